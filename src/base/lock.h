@@ -1,0 +1,44 @@
+/*
+ * Mutexes with an owner and a written order (docs/hacking/locking.md).
+ *
+ * Not recursive: taking a lock that the thread holds is an assertion failure, and so is taking a lock
+ * whose rank is not above every lock the thread holds already.
+ */
+#ifndef OSTRICH_BASE_LOCK_H
+#define OSTRICH_BASE_LOCK_H
+
+#include <pthread.h>
+
+#include "base/base.h"
+
+/* Locks are taken in ascending rank. Gaps are for locks of subsystems. */
+enum {
+    LOCK_RANK_MACHINE = 10,  /* the main lock domain: most devices and the main loop's handlers */
+    LOCK_RANK_DEVICE = 20,   /* a device with a domain of its own */
+    LOCK_RANK_IRQCHIP = 30,  /* interrupt controllers */
+    LOCK_RANK_MEM = 40,      /* memory map changes */
+    LOCK_RANK_CODE = 50,     /* translated code, page by page */
+    LOCK_RANK_LOOP = 60,     /* an event loop's queues */
+    LOCK_RANK_LEAF = 100,    /* may be taken anywhere; nothing is taken under it */
+};
+
+typedef struct Lock {
+    pthread_mutex_t mutex;
+    pthread_t owner;
+    _Atomic bool held;
+    int rank;
+    const char *name;
+    struct Lock *outer; /* the lock the owner took before this one */
+} Lock;
+
+void lock_init(Lock *lock, const char *name, int rank);
+void lock_fini(Lock *lock);
+void lock_acquire(Lock *lock);
+bool lock_try(Lock *lock);
+void lock_release(Lock *lock);
+/* Whether the calling thread holds it. */
+bool lock_held(const Lock *lock);
+/* Waits on cond with the lock released meanwhile; the lock must be the innermost one held. */
+void lock_wait(Lock *lock, pthread_cond_t *cond);
+
+#endif

@@ -1,0 +1,127 @@
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+const LogItem log_items[] = {
+    { "in_asm", LOG_IN_ASM, "guest instructions of each block that is translated" },
+    { "out_asm", LOG_OUT_ASM, "host code made for each block" },
+    { "op", LOG_OP, "intermediate operations of each block" },
+    { "op_opt", LOG_OP_OPT, "intermediate operations after optimization" },
+    { "int", LOG_INT, "interrupts and exceptions, one line each" },
+    { "exec", LOG_EXEC, "address of each block before it runs (much output)" },
+    { "cpu", LOG_CPU, "CPU registers before each block (much output)" },
+    { "mmu", LOG_MMU, "page walks and soft-TLB flushes" },
+    { "cpu_reset", LOG_CPU_RESET, "CPU state at each reset" },
+    { "unimp", LOG_UNIMP, "what the guest used and this program lacks" },
+    { "guest_errors", LOG_GUEST_ERRORS, "wrong accesses and commands of the guest" },
+    { "page", LOG_PAGE, "guest memory layout at start" },
+    { "nochain", LOG_NOCHAIN, "do not link blocks to each other" },
+    { "pcall", LOG_PCALL, "protected-mode far calls, returns and task switches" },
+    { "fpu", LOG_FPU, "include FPU registers in the cpu log" },
+    { NULL, 0, NULL },
+};
+
+_Atomic unsigned log_mask;
+
+static FILE *log_file;
+static _Atomic unsigned guest_error_budget = 10000;
+
+Error *log_parse_items(const char *items, unsigned *ret_mask)
+{
+    g_auto(GStrv) names = g_strsplit(items, ",", -1);
+    unsigned mask = 0;
+
+    for (char **name = names; *name; name++) {
+        const LogItem *item = log_items;
+        while (item->name && strcmp(item->name, *name)) {
+            item++;
+        }
+        if (item->name) {
+            mask |= item->mask;
+        } else if (!strcmp(*name, "all")) {
+            mask |= ~(unsigned)LOG_NOCHAIN;
+        } else {
+            const char *known[ARRAY_SIZE(log_items)];
+            for (size_t i = 0; i < ARRAY_SIZE(log_items); i++) {
+                known[i] = log_items[i].name;
+            }
+            const char *near = nearest_in(*name, known);
+            return error_new("-d: unknown log item '%s'%s%s%s (see -d help)", *name,
+                             near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
+        }
+    }
+    *ret_mask = mask;
+    return NULL;
+}
+
+Error *log_open(const char *path)
+{
+    FILE *file = stderr;
+    if (path) {
+        g_autofree char *name = NULL;
+        const char *percent = strstr(path, "%d");
+        if (percent) {
+            name = g_strdup_printf("%.*s%d%s", (int)(percent - path), path, (int)getpid(),
+                                   percent + 2);
+        } else {
+            name = g_strdup(path);
+        }
+        file = fopen(name, "we");
+        if (!file) {
+            return error_new_errno(errno, "-D: cannot write the log file '%s'", name);
+        }
+        setvbuf(file, NULL, _IOLBF, 0);
+    }
+    if (log_file && log_file != stderr) {
+        fclose(log_file);
+    }
+    log_file = file;
+    return NULL;
+}
+
+static void log_vprintf(const char *fmt, va_list ap)
+{
+    vfprintf(log_file ? log_file : stderr, fmt, ap);
+}
+
+void log_printf(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    log_vprintf(fmt, ap);
+    va_end(ap);
+}
+
+void guest_error(const char *fmt, ...)
+{
+    if (!log_enabled(LOG_GUEST_ERRORS)) {
+        return;
+    }
+    unsigned left = guest_error_budget;
+    do {
+        if (left == 0) {
+            return;
+        }
+    } while (!atomic_compare_exchange_weak(&guest_error_budget, &left, left - 1));
+    va_list ap;
+    va_start(ap, fmt);
+    g_autofree char *line = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    log_printf("guest error: %s%s\n", line, left == 1 ? " (no more of these will be shown)" : "");
+}
+
+void log_unimp(const char *fmt, ...)
+{
+    if (!log_enabled(LOG_UNIMP)) {
+        return;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    g_autofree char *line = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    log_printf("unimplemented: %s\n", line);
+}
