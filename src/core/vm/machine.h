@@ -1,0 +1,211 @@
+/*
+ * The machine: everything that one emulated computer is made of. There are no globals; a device reaches
+ * the machine through dev->machine.
+ *
+ * Run states and what may call them: machine_start, machine_stop, machine_reset run on the main loop
+ * with the machine lock held. A vCPU or a device asks for a change with machine_request_*(), from any
+ * thread; the main loop carries it out. vCPUs are stopped while a reset runs.
+ */
+#ifndef OSTRICH_CORE_VM_MACHINE_H
+#define OSTRICH_CORE_VM_MACHINE_H
+
+#include "core/dev/dev.h"
+#include "core/vm/vcpu.h"
+
+typedef struct MachineType MachineType;
+typedef struct MachineConfig MachineConfig;
+typedef struct Accel Accel; /* accel/accel.h */
+
+typedef enum RunState {
+    RUN_STATE_PRELAUNCH,
+    RUN_STATE_RUNNING,
+    RUN_STATE_PAUSED,
+    RUN_STATE_DEBUG,
+    RUN_STATE_SUSPENDED,
+    RUN_STATE_SHUTDOWN,
+    RUN_STATE_INMIGRATE,
+    RUN_STATE_POSTMIGRATE,
+    RUN_STATE_FINISH_MIGRATE,
+    RUN_STATE_SAVE_VM,
+    RUN_STATE_RESTORE_VM,
+    RUN_STATE_IO_ERROR,
+    RUN_STATE_WATCHDOG,
+    RUN_STATE_GUEST_PANICKED,
+    RUN_STATE_INTERNAL_ERROR,
+    RUN_STATES,
+} RunState;
+const char *run_state_name(RunState state); /* as QMP spells it */
+
+typedef enum ShutdownCause {
+    SHUTDOWN_NONE,
+    SHUTDOWN_HOST_ERROR,
+    SHUTDOWN_HOST_QMP_QUIT,
+    SHUTDOWN_HOST_QMP_SYSTEM_RESET,
+    SHUTDOWN_HOST_SIGNAL,
+    SHUTDOWN_HOST_UI,
+    SHUTDOWN_GUEST_SHUTDOWN,
+    SHUTDOWN_GUEST_RESET,
+    SHUTDOWN_GUEST_PANIC,
+    SHUTDOWN_SUBSYSTEM_RESET,
+    SHUTDOWN_SNAPSHOT_LOAD,
+} ShutdownCause;
+const char *shutdown_cause_name(ShutdownCause cause); /* as QMP spells it */
+bool shutdown_cause_is_guest(ShutdownCause cause);
+
+/* What the command line says about the machine; plain data, filled by cli/, owned by the machine. */
+struct MachineConfig {
+    uint64_t ram_size, max_ram_size;
+    unsigned ram_slots;
+    unsigned cpus, max_cpus, sockets, dies, clusters, cores, threads;
+    char *cpu_model;      /* "qemu64,+avx"; NULL: the machine's default */
+    char *firmware;       /* -bios */
+    char *kernel, *initrd, *append, *dtb;
+    char *boot_order, *boot_once; /* letters */
+    bool boot_menu, boot_menu_set, boot_strict;
+    int64_t boot_splash_time, boot_reboot_timeout; /* ms, -1: unset */
+    char *boot_splash;
+    char *name, *process_name;
+    Uuid uuid;
+    bool graphics;        /* false: -nographic */
+    char *vga;            /* "std", "none", ...; NULL: default */
+    bool usb;
+    bool no_defaults;
+    bool acpi, hpet, i8042, pit, pic;
+    OnOffAuto smm, vmport;
+    bool dump_guest_core, mem_merge;
+    char *memory_backend;
+    const RamOptions *ram_options;
+    enum { RTC_BASE_UTC, RTC_BASE_LOCALTIME, RTC_BASE_DATE } rtc_base;
+    int64_t rtc_date;     /* seconds since 1970, with RTC_BASE_DATE */
+    ClockId rtc_clock;
+    bool rtc_slew;        /* driftfix=slew */
+    GPtrArray *data_dirs; /* char *: -L, then the built-in ones */
+    GPtrArray *option_roms;
+    GPtrArray *fw_cfg_items; /* char *: arguments of -fw_cfg */
+    GPtrArray *smbios;       /* char *: arguments of -smbios */
+    GPtrArray *acpi_tables;
+    bool win2k_hack, fd_bootchk;
+};
+
+struct Machine {
+    const MachineType *type;
+    MachineConfig *config;
+    Object *root;       /* "/" */
+    Object *object;     /* /machine */
+    Lock lock;          /* the main lock domain */
+    Clocks *clocks;
+    Loop *loop;         /* the main loop; holds `lock` in callbacks */
+    MemSystem *mem;
+    MemRegion memory, io; /* roots: 2^64 bytes, 64 KiB of ports */
+    AddressSpace *as, *io_as;
+    List buses;         /* those without a parent device */
+    GPtrArray *vcpus;   /* Vcpu *, by index */
+    const struct AccelType *accel_type;
+    Accel *accel;
+    GHashTable *globals;   /* GPtrArray of Global by driver name */
+    List reset_handlers, notifiers, device_order;
+    RunState state;
+    bool no_reboot, no_shutdown, start_paused;
+    ShutdownCause requested_shutdown, requested_reset;
+    bool requested_powerdown, requested_suspend, requested_stop;
+    Work requests;
+    int exit_code;
+    void *board;          /* the board's own state */
+    struct FwCfg *fw_cfg; /* firmware/fw_cfg.h; NULL: none */
+    void *services;       /* GHashTable: key -> pointer; see machine_service */
+};
+
+/* A board: name, versions, what it builds. */
+struct MachineType {
+    const char *name, *alias, *desc;
+    bool is_default;
+    const char *deprecated; /* why, or NULL */
+    unsigned max_cpus;
+    uint64_t default_ram;
+    const char *default_cpu, *default_nic, *default_display;
+    const char *block_default; /* "ide", "virtio", "none" */
+    const char *ram_id;
+    bool no_serial, no_parallel, no_floppy, no_cdrom;
+    const struct CompatProp *compat; /* driver, property, value; NULL driver ends */
+    const Prop *props;               /* -M options beyond the common ones; offsets into the board */
+    size_t board_size;
+    const void *data;
+    Error *(*build)(Machine *machine); /* memory, buses, built-in devices */
+    /* After -device and before the first reset: firmware tables. */
+    Error *(*finish)(Machine *machine);
+};
+typedef struct CompatProp {
+    const char *driver, *prop, *value;
+} CompatProp;
+SECTION_DECLARE(machine_types, MachineType);
+#define MACHINE_REGISTER(type) SECTION_ENTRY(machine_types, MachineType, type)
+const MachineType *machine_type_find(const char *name_or_alias);
+Error *machine_type_lookup(const char *name_or_alias, const MachineType **ret_type) MUST_USE;
+char *machine_types_help(void);
+
+MachineConfig *machine_config_new(void);
+/* Takes config. The loop and clocks are made here. */
+Machine *machine_new(const MachineType *type, MachineConfig *config);
+void machine_free(Machine *machine);
+/* -global and compat: applied when a device of that driver is made. */
+void machine_add_global(Machine *machine, const char *driver, const char *prop, const char *value);
+Error *machine_check_globals(Machine *machine) MUST_USE; /* names that no device has */
+
+/* --- services: pointers that one part of the machine offers to others, by a name constant --- */
+void machine_set_service(Machine *machine, const char *name, void *ptr);
+void *machine_service(Machine *machine, const char *name);
+
+/* --- life --- */
+void machine_start(Machine *machine);           /* vCPUs run */
+void machine_stop(Machine *machine, RunState state); /* returns when every vCPU stands still */
+void machine_reset(Machine *machine, ShutdownCause cause);
+bool machine_running(const Machine *machine);
+void machine_set_state(Machine *machine, RunState state);
+/* Stops all vCPUs for a moment and lets them go; nests. Machine lock. */
+void machine_pause_vcpus(Machine *machine);
+void machine_resume_vcpus(Machine *machine);
+
+/* Any thread. */
+void machine_request_reset(Machine *machine, ShutdownCause cause);
+void machine_request_shutdown(Machine *machine, ShutdownCause cause);
+void machine_request_powerdown(Machine *machine);
+void machine_request_suspend(Machine *machine); /* S3 entered */
+void machine_request_wakeup(Machine *machine, const char *reason);
+void machine_request_stop(Machine *machine, RunState state);
+
+/* Reset handlers run after all devices, in order of registration. */
+typedef struct ResetHandler {
+    void (*fn)(void *opaque);
+    void *opaque;
+    ListNode node;
+} ResetHandler;
+void machine_add_reset(Machine *machine, ResetHandler *handler, void (*fn)(void *opaque), void *opaque);
+
+typedef enum MachineEvent {
+    MACHINE_EVENT_STATE,     /* run state changed */
+    MACHINE_EVENT_RESET,
+    MACHINE_EVENT_POWERDOWN, /* the power button */
+    MACHINE_EVENT_SHUTDOWN,
+    MACHINE_EVENT_SUSPEND,
+    MACHINE_EVENT_WAKEUP,
+    MACHINE_EVENT_DEVICE_ADDED,
+    MACHINE_EVENT_DEVICE_DELETED,
+    MACHINE_EVENT_EXIT,
+} MachineEvent;
+typedef struct MachineNotifier {
+    void (*fn)(struct MachineNotifier *notifier, MachineEvent event, void *data);
+    ListNode node;
+} MachineNotifier;
+void machine_notifier_add(Machine *machine, MachineNotifier *notifier);
+void machine_notify(Machine *machine, MachineEvent event, void *data);
+/* Events for QMP: name and a JSON object text (NULL: no data). Set by the monitor, called anywhere under the lock. */
+void machine_emit(Machine *machine, const char *event, const char *json_data);
+void machine_set_emitter(Machine *machine, void (*fn)(void *opaque, const char *event, const char *json), void *opaque);
+
+/* A data file (firmware, ROM, keymap): searched in config->data_dirs. Caller frees; the error names where it looked and the Debian package. */
+Error *machine_find_file(Machine *machine, const char *name, char **ret_path) MUST_USE;
+
+/* Devices in the order they were plugged (save, load, reset use it). NULL ends. */
+Device *machine_device_next(Machine *machine, Device *after);
+
+#endif

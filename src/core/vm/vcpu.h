@@ -1,0 +1,91 @@
+/*
+ * The vCPU handle: what devices, monitors and the machine know about a CPU. The architectural state
+ * lives in cpu/<isa>; the accelerator runs it on the vCPU's own thread.
+ */
+#ifndef OSTRICH_CORE_VM_VCPU_H
+#define OSTRICH_CORE_VM_VCPU_H
+
+#include <pthread.h>
+
+#include "core/dev/dev.h"
+
+typedef struct Vcpu Vcpu;
+
+/*
+ * Bits of *vcpu->exit_req. Any thread sets them with vcpu_kick(); the accelerator looks at the word at
+ * its poll points and clears what it has dealt with. The values are part of the translator's contract
+ * (nonzero: leave translated code soon).
+ */
+enum {
+    VCPU_REQ_IRQ = BIT(0),    /* external interrupt line is up: ask the interrupt controller */
+    VCPU_REQ_NMI = BIT(1),
+    VCPU_REQ_SMI = BIT(2),
+    VCPU_REQ_INIT = BIT(3),
+    VCPU_REQ_SIPI = BIT(4),
+    VCPU_REQ_WORK = BIT(5),   /* queued work */
+    VCPU_REQ_STOP = BIT(6),   /* pause */
+    VCPU_REQ_RESET = BIT(7),
+    VCPU_REQ_APIC = BIT(8),   /* the local APIC has a deliverable vector */
+    VCPU_REQ_DEBUG = BIT(9),
+    VCPU_REQ_TIMER = BIT(10),
+    VCPU_REQ_TLB = BIT(11),   /* flush the soft TLB */
+    VCPU_REQ_MCE = BIT(12),
+};
+
+/* What cpu/<isa> gives for every CPU of its kind; all functions run on the vCPU's thread or while it is stopped. */
+typedef struct CpuOps {
+    const char *arch; /* "x86_64" */
+    void (*reset)(Vcpu *vcpu);
+    char *(*describe)(Vcpu *vcpu, bool fpu);         /* info registers; caller frees */
+    char *(*describe_tlb)(Vcpu *vcpu);               /* info tlb */
+    char *(*describe_mem)(Vcpu *vcpu);               /* info mem */
+    uint64_t (*pc)(Vcpu *vcpu);                      /* linear address of the next instruction */
+    /* Guest-virtual to physical without side effects; false: not mapped. */
+    bool (*translate)(Vcpu *vcpu, uint64_t va, uint64_t *ret_pa);
+    void (*finish)(Vcpu *vcpu);                      /* frees vcpu->arch */
+    bool (*has_work)(Vcpu *vcpu);                    /* a halted CPU must wake up */
+    /* A register by the name that print and x/i use ("rip", "eax", ...); false: none. */
+    bool (*reg)(Vcpu *vcpu, const char *name, uint64_t *ret_value);
+} CpuOps;
+
+struct Vcpu {
+    Device dev; /* CPUs are devices: /machine/unattached/device[N] */
+    Machine *machine;
+    unsigned index;
+    uint32_t apic_id; /* x86: also its id in ACPI tables and topology */
+    const CpuOps *ops;
+    void *arch; /* X86Cpu * */
+    void *accel_data;
+    AddressSpace *as, *io; /* what the CPU sees */
+    _Atomic uint32_t *exit_req; /* in the architectural state's hot header */
+
+    /* Thread and pause protocol; guarded by run_lock. */
+    pthread_t thread;
+    pid_t thread_id;
+    pthread_mutex_t run_lock;
+    pthread_cond_t wake;    /* the vCPU waits here when halted or stopped */
+    pthread_cond_t stopped_cond;
+    bool created, stop, stopped, exit;
+    _Atomic bool halted;    /* HLT or waiting for SIPI */
+    List work;              /* VcpuWork */
+};
+
+/* Sets request bits and wakes the CPU if it is halted. Any thread; also async signal safe but for the wake. */
+void vcpu_kick(Vcpu *vcpu, uint32_t requests);
+/* Queues fn(vcpu, opaque) to run on the CPU's thread at its next poll point, with no lock held. */
+void vcpu_run_async(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
+/* The same and waits; on the CPU's own thread it runs at once. Caller holds no device lock but the machine's. */
+void vcpu_run_sync(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
+/* The vCPU whose thread this is, or NULL. */
+Vcpu *vcpu_self(void);
+
+/* --- for accelerators --- */
+/* Runs queued work; called by the vCPU thread when it sees VCPU_REQ_WORK. */
+void vcpu_run_queued(Vcpu *vcpu);
+/*
+ * Sleeps while the CPU is halted without work or the machine is paused; handles stop, reset and exit
+ * requests. Returns false when the thread must end. Called between runs, no lock held.
+ */
+bool vcpu_wait_until_runnable(Vcpu *vcpu);
+
+#endif

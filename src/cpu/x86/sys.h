@@ -1,0 +1,45 @@
+/*
+ * Control, debug and model-specific registers, CPUID, SMM.
+ */
+#ifndef OSTRICH_CPU_X86_SYS_H
+#define OSTRICH_CPU_X86_SYS_H
+
+#include "cpu/x86/cpu.h"
+
+void x86_write_cr(X86Cpu *cpu, unsigned n, uint64_t value); /* raises #GP; flushes what must be flushed */
+uint64_t x86_read_cr(X86Cpu *cpu, unsigned n);
+void x86_write_dr(X86Cpu *cpu, unsigned n, uint64_t value);
+uint64_t x86_read_dr(X86Cpu *cpu, unsigned n);
+void x86_rdmsr(X86Cpu *cpu, uint32_t index, uint64_t *ret_value);
+void x86_wrmsr(X86Cpu *cpu, uint32_t index, uint64_t value);
+void x86_xsetbv(X86Cpu *cpu, uint32_t index, uint64_t value);
+void x86_cpuid(const X86Cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ret_regs[4]); /* eax ebx ecx edx */
+uint64_t x86_tsc(X86Cpu *cpu);
+void x86_smi_enter(X86Cpu *cpu);
+void x86_rsm(X86Cpu *cpu);
+/* Writes RFLAGS as POPF does: which bits may change depends on CPL, IOPL and mode. */
+void x86_write_flags(X86Cpu *cpu, uint64_t value, uint64_t mask);
+/* Hardware breakpoints: bits of DR6 that an access or fetch hits; 0: none. */
+uint64_t x86_debug_match(X86Cpu *cpu, uint64_t va, unsigned size, unsigned rw);
+static inline bool x86_has(const X86Cpu *cpu, unsigned word, unsigned bit)
+{
+    return cpu->features[word] >> bit & 1;
+}
+
+/* --- models --- */
+struct X86Model {
+    const char *name, *desc, *alias_of, *vendor, *model_name;
+    uint32_t level, xlevel, family, model, stepping;
+    uint32_t features[X86_FEAT_WORDS];
+    const char *deprecated;
+};
+extern const X86Model x86_models[]; /* ends with a NULL name */
+/* "qemu64,+avx,-sse3,level=7": sets the model's fields of cpu. Features that cannot be offered are masked with a warning, or refused with enforce. */
+Error *x86_apply_model(X86Cpu *cpu, const char *spec) MUST_USE;
+/* What this build can execute on this host, per feature word. */
+void x86_supported_features(uint32_t ret_features[X86_FEAT_WORDS]);
+char *x86_models_help(void);
+/* Flag names of a word; NULL where a bit has none. */
+const char *x86_feature_name(unsigned word, unsigned bit);
+
+#endif
