@@ -114,7 +114,16 @@ static inline MemResult pci_dma_write(PciDevice *pci, uint64_t addr, const void 
     return mem_write(pci->dma, addr, buf, length);
 }
 
-/* Message-signalled interrupt delivery: a store of data at addr 0xfeexxxxx reaches the local APICs. */
+/*
+ * Message-signalled interrupt delivery: a store of data at addr 0xfeexxxxx reaches the local APICs. The
+ * board (or its interrupt controllers) sets the machine's service "msi" to an MsiSink; without one,
+ * devices offer no MSI capabilities. Any thread.
+ */
+typedef struct MsiSink {
+    void (*send)(void *opaque, uint64_t addr, uint32_t data);
+    void *opaque;
+} MsiSink;
 void msi_send(Machine *machine, uint64_t addr, uint32_t data);
+bool msi_available(Machine *machine);
 
 #endif
