@@ -28,9 +28,9 @@
 #define NORETURN           __attribute__((noreturn))
 #define THREAD_LOCAL       _Thread_local
 
-#define KiB 1024ull
-#define MiB (1024ull * KiB)
-#define GiB (1024ull * MiB)
+#define KiB ((uint64_t)1024)
+#define MiB (1024 * KiB)
+#define GiB (1024 * MiB)
 
 #define NS_PER_SEC 1000000000ll
 #define NS_PER_MS  1000000ll

@@ -97,8 +97,9 @@ typedef enum MemResult { MEM_OK = 0, MEM_UNASSIGNED, MEM_ERROR } MemResult;
 
 /*
  * addr is the offset in the region; size 1, 2, 4 or 8. The core splits and joins accesses to the sizes
- * that `min` and `max` allow (0: 1 and 4... 8 must be asked for), keeps them aligned unless `unaligned`,
- * and passes little-endian values. A read that is refused gives all ones.
+ * that `min` and `max` allow, keeps them aligned unless `unaligned`, and passes little-endian values. A
+ * read narrower than `min` reads the whole and picks its bytes; a write narrower than `min` passes zeros
+ * in the other bytes. An access that is refused reads all ones.
  */
 typedef struct MemOps {
     uint64_t (*read)(void *opaque, uint64_t addr, unsigned size);
@@ -128,8 +129,7 @@ struct MemRegion {
     uint64_t target_offset;
     MemSystem *mem;
     Lock *lock; /* domain of the callbacks; NULL: none is taken */
-    void *owner; /* the Device, for info mtree and the re-entrancy guard; may be NULL */
-    _Atomic bool busy; /* a callback of the owner's DMA is under way */
+    void *owner; /* the Device, for info mtree and mem_as_set_owner(); may be NULL */
 };
 
 /* size 0 means the whole 64-bit space. name is copied. ops, opaque, block and target are borrowed. */
@@ -160,6 +160,8 @@ void mem_region_set_rom(MemRegion *region, bool rom);
 AddressSpace *mem_as_new(MemSystem *mem, const char *name, MemRegion *root);
 void mem_as_free(AddressSpace *as);
 const char *mem_as_name(const AddressSpace *as);
+/* The device whose DMA goes through it: accesses that would reach I/O regions of that owner are refused. */
+void mem_as_set_owner(AddressSpace *as, void *owner);
 
 /* Any length; crosses regions. Unassigned reads give all ones. */
 MemResult mem_read(AddressSpace *as, uint64_t addr, void *buf, uint64_t length);
