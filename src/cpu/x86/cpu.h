@@ -250,6 +250,8 @@ struct X86Cpu {
     void *interp;       /* decoded-instruction cache, private to interp.c */
     void *dbt;          /* the translator's */
     void *apic;         /* the local APIC device (hw/intc), through apic.h */
+    void *native;       /* host stubs of vector and x87 instructions, private to native.c */
+    const IrqLine *ferr; /* borrowed; NULL: not wired */
 
     uint64_t insn_count; /* instructions retired by the interpreter */
     uint64_t counters[32]; /* info jit: enum in dbt/run */
