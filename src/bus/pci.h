@@ -50,7 +50,10 @@ struct PciDevice {
     MemRegion dma_root;       /* bus master view: alias of memory, enabled by PCI_COMMAND_MASTER */
     AddressSpace *dma;        /* for the device's own accesses */
     uint8_t cap_next;         /* where the next capability goes */
-    bool intx_level;
+    bool intx_level;          /* of the pin, as the device drives it */
+    bool intx_asserted;       /* counted at the root: level and not disabled */
+    IrqLine intx;
+    PciBus *secondary;        /* behind a bridge; else NULL */
     uint16_t msi_cap, msix_cap;
     struct PciMsix *msix;
     /* Hooks, set in plug; may be NULL. Called with the machine lock. */
@@ -59,6 +62,8 @@ struct PciDevice {
 };
 
 extern const ObjectType pci_device_object_type;
+/* "addr": slot[.function], hexadecimal; int32_t, -1 lets the bus choose. */
+extern const PropKind prop_pci_addr;
 #define PCI_DEVICE_OBJECT(nm, tp, pr) .object = { .name = nm, .parent = &pci_device_object_type, .size = sizeof(tp), .props = pr }
 
 /* region belongs to the device (device_region_io etc.); its size must be a power of two. In plug. */
@@ -92,6 +97,9 @@ struct PciBus {
     void (*set_irq)(void *opaque, unsigned irq, int level);
     void *irq_opaque;
     int irq_count[32];
+    /* Asked and told when a device comes or goes on a bus that guests hot-plug; may be NULL. */
+    void (*hotplug)(void *opaque, PciDevice *pci, bool added);
+    void *hotplug_opaque;
 };
 
 /* Root bus; service "pci". */
@@ -101,6 +109,8 @@ PciDevice *pci_find(PciBus *root, uint8_t bus, uint8_t devfn);
 /* Configuration access as the host bridge makes it: bus/devfn/register; all ones when nobody is there. */
 uint32_t pci_config_read(PciBus *root, uint8_t bus, uint8_t devfn, uint32_t addr, unsigned size);
 void pci_config_write(PciBus *root, uint8_t bus, uint8_t devfn, uint32_t addr, uint32_t value, unsigned size);
+/* Maps and unmaps BARs and the ROM after config[] was changed by other means than a guest's write. */
+void pci_update_mappings(PciDevice *pci);
 /* Text of info pci. Caller frees. */
 char *pci_describe(Machine *machine);
 
