@@ -55,7 +55,8 @@ typedef struct Timer {
     int64_t expires; /* ns on `clock`; meaningful while armed */
     ClockId clock;
     bool armed;
-    ListNode node; /* the loop's, in order of expiry */
+    size_t slot;   /* the loop's: place in its heap, 0: not there */
+    ListNode node; /* the loop's: due in the current round */
 } Timer;
 
 void timer_init(Timer *timer, Loop *loop, ClockId clock, LoopFn *fn, void *opaque);
