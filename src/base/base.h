@@ -41,13 +41,14 @@
  * linker section. SECTION_FOREACH walks the pointers; their order is the linker's, so whoever shows
  * them sorts by name.
  */
-#define SECTION_ENTRY(section, type, ptr)                                                          \
-    static const type *const G_PASTE(section_entry_, __COUNTER__)                                  \
-        __attribute__((used, retain, section(#section))) = (ptr)
-#define SECTION_DECLARE(section, type)                                                             \
-    extern const type *const __start_##section[] __attribute__((weak));                            \
-    extern const type *const __stop_##section[] __attribute__((weak))
-#define SECTION_FOREACH(section, type, it)                                                         \
-    for (const type *const *it = __start_##section; it < __stop_##section; it++)
+#define SECTION_ENTRY(sect, type, ptr)                                                             \
+    static const type *const SECTION_NAME_(section_entry_, __COUNTER__)                            \
+        __attribute__((used, retain, section(#sect))) = (ptr)
+#define SECTION_NAME_(a, b) G_PASTE(a, b)
+#define SECTION_DECLARE(sect, type)                                                                \
+    extern const type *const __start_##sect[] __attribute__((weak));                               \
+    extern const type *const __stop_##sect[] __attribute__((weak))
+#define SECTION_FOREACH(sect, type, it)                                                            \
+    for (const type *const *it = __start_##sect; it < __stop_##sect; it++)
 
 #endif
