@@ -17,6 +17,12 @@ typedef struct IsaBus {
     const struct IsaDmaOps *dma_ops;
 } IsaBus;
 
+/* DeviceType.extra of an ISA device: its OpenFirmware kind and where its first port stands (a uint32_t). */
+typedef struct IsaIdent {
+    const char *fw_name;
+    size_t iobase;
+} IsaIdent;
+
 /* parent: the bridge, NULL for a board without one. Sets the machine's service "isa". */
 void isa_bus_init(IsaBus *isa, Machine *machine, Device *parent, MemRegion *memory, MemRegion *io);
 IsaBus *isa_bus_of(Machine *machine); /* NULL when there is none */
