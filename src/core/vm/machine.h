@@ -103,13 +103,19 @@ struct Machine {
     const struct AccelType *accel_type;
     Accel *accel;
     GHashTable *globals;   /* GPtrArray of Global by driver name */
-    List reset_handlers, notifiers, device_order;
+    List reset_handlers, notifiers;
+    GQueue *device_order; /* Device *, as plugged */
     RunState state;
     bool no_reboot, no_shutdown, start_paused;
     ShutdownCause requested_shutdown, requested_reset;
     bool requested_powerdown, requested_suspend, requested_stop;
     Work requests;
+    bool requested_wakeup;
+    RunState requested_stop_state;
+    unsigned pause_depth;
     int exit_code;
+    void (*emit)(void *opaque, const char *event, const char *json);
+    void *emit_opaque;
     void *board;          /* the board's own state */
     struct FwCfg *fw_cfg; /* firmware/fw_cfg.h; NULL: none */
     void *services;       /* GHashTable: key -> pointer; see machine_service */
@@ -156,12 +162,15 @@ void machine_set_service(Machine *machine, const char *name, void *ptr);
 void *machine_service(Machine *machine, const char *name);
 
 /* --- life --- */
+/* Makes the vCPU threads; they stand still until machine_start(). Once, after the board is built. */
+void machine_launch_vcpus(Machine *machine);
 void machine_start(Machine *machine);           /* vCPUs run */
 void machine_stop(Machine *machine, RunState state); /* returns when every vCPU stands still */
 void machine_reset(Machine *machine, ShutdownCause cause);
 bool machine_running(const Machine *machine);
 void machine_set_state(Machine *machine, RunState state);
 /* Stops all vCPUs for a moment and lets them go; nests. Machine lock. */
+/* Not on a vCPU's thread. The machine lock is released while it waits for them. */
 void machine_pause_vcpus(Machine *machine);
 void machine_resume_vcpus(Machine *machine);
 

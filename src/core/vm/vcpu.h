@@ -78,6 +78,9 @@ void vcpu_run_async(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaq
 void vcpu_run_sync(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
 /* The vCPU whose thread this is, or NULL. */
 Vcpu *vcpu_self(void);
+/* Sets up and tears down the thread protocol's fields; for whoever makes a Vcpu (cpu/<isa>). */
+void vcpu_init(Vcpu *vcpu, Machine *machine, unsigned index);
+void vcpu_fini(Vcpu *vcpu);
 
 /* --- for accelerators --- */
 /* Runs queued work; called by the vCPU thread when it sees VCPU_REQ_WORK. */

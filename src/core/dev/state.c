@@ -1,0 +1,151 @@
+/*
+ * Saved state as bytes. Each row: name length (u8), name, kind (u8), element size (u32), count (u32), then
+ * the elements, little endian. A struct's elements are sequences of rows that end with an empty name.
+ * On load rows are found by name; a row that the stream lacks keeps its reset value when it is newer than
+ * the stream, and an unknown row is an error.
+ */
+#include "core/dev/state.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/endian.h"
+
+static void put_u32(GByteArray *out, uint32_t value)
+{
+    uint8_t bytes[4];
+    st32_le(bytes, value);
+    g_byte_array_append(out, bytes, 4);
+}
+
+static void put_u64(GByteArray *out, uint64_t value)
+{
+    uint8_t bytes[8];
+    st64_le(bytes, value);
+    g_byte_array_append(out, bytes, 8);
+}
+
+static void save_element(const StateField *field, const void *at, GByteArray *out)
+{
+    switch (field->kind) {
+    case STATE_KIND_TIMER: {
+        const Timer *timer = at;
+        put_u64(out, timer_armed(timer) ? (uint64_t)timer->expires : UINT64_MAX);
+        break;
+    }
+    case STATE_KIND_STRUCT:
+        state_save(field->fields, at, out);
+        break;
+    default:
+        g_byte_array_append(out, at, field->size);
+        break;
+    }
+}
+
+void state_save(const StateField *fields, const void *base, GByteArray *out)
+{
+    static const uint8_t end = 0;
+    for (const StateField *field = fields; field && field->name; field++) {
+        if (field->not_state) {
+            continue;
+        }
+        uint8_t head[2] = { (uint8_t)strlen(field->name), (uint8_t)field->kind };
+        g_byte_array_append(out, &head[0], 1);
+        g_byte_array_append(out, (const uint8_t *)field->name, head[0]);
+        g_byte_array_append(out, &head[1], 1);
+        put_u32(out, field->size);
+        put_u32(out, field->count);
+        for (uint32_t i = 0; i < MAX(field->count, 1u); i++) {
+            save_element(field, (const char *)base + field->offset + (size_t)i * field->size, out);
+        }
+    }
+    g_byte_array_append(out, &end, 1);
+}
+
+static Error *truncated(const char *who)
+{
+    return error_new("%s: the saved state ends too early", who);
+}
+
+static Error *check_range(const char *who, const StateField *field, const uint8_t *bytes)
+{
+    if (field->kind == STATE_KIND_BOOL && *bytes > 1) {
+        return error_new("%s: saved '%s' is not a truth value", who, field->name);
+    }
+    if (field->max > field->min && field->kind <= STATE_KIND_U64) {
+        uint64_t value = ld_le(bytes, field->size);
+        if (value < field->min || value > field->max) {
+            return error_new("%s: saved '%s' is %" PRIu64 ", outside %" PRIu64 " to %" PRIu64, who, field->name,
+                             value, field->min, field->max);
+        }
+    }
+    return NULL;
+}
+
+static Error *load_element(const char *who, const StateField *field, void *at, const uint8_t **data,
+                           const uint8_t *end)
+{
+    size_t size = field->kind == STATE_KIND_TIMER ? 8 : field->size;
+
+    if (field->kind == STATE_KIND_STRUCT) {
+        return state_load(who, field->fields, at, data, end);
+    }
+    if ((size_t)(end - *data) < size) {
+        return truncated(who);
+    }
+    TRY(check_range(who, field, *data));
+    if (field->kind == STATE_KIND_TIMER) {
+        int64_t expires = (int64_t)ld64_le(*data);
+        if (expires == -1) {
+            timer_cancel(at);
+        } else {
+            timer_set(at, expires);
+        }
+    } else {
+        memcpy(at, *data, size);
+    }
+    *data += size;
+    return NULL;
+}
+
+static const StateField *find_row(const StateField *fields, const char *name, size_t length)
+{
+    for (const StateField *field = fields; field && field->name; field++) {
+        if (!field->not_state && strlen(field->name) == length && !memcmp(field->name, name, length)) {
+            return field;
+        }
+    }
+    return NULL;
+}
+
+Error *state_load(const char *who, const StateField *fields, void *base, const uint8_t **data,
+                  const uint8_t *end)
+{
+    for (;;) {
+        if (*data >= end) {
+            return truncated(who);
+        }
+        size_t length = *(*data)++;
+        if (length == 0) {
+            return NULL;
+        }
+        if ((size_t)(end - *data) < length + 9) {
+            return truncated(who);
+        }
+        const char *name = (const char *)*data;
+        const StateField *field = find_row(fields, name, length);
+        const uint8_t *head = *data + length;
+        if (!field) {
+            return error_new("%s: the saved state has '%.*s', which this version does not know", who,
+                             (int)length, name);
+        }
+        if (head[0] != field->kind || ld32_le(head + 1) != field->size || ld32_le(head + 5) != field->count) {
+            return error_new("%s: saved '%s' has another shape", who, field->name);
+        }
+        *data = head + 9;
+        for (uint32_t i = 0; i < MAX(field->count, 1u); i++) {
+            TRY(load_element(who, field, (char *)base + field->offset + (size_t)i * field->size, data, end));
+        }
+    }
+}
