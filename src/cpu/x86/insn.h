@@ -10,7 +10,7 @@
 
 typedef enum X86OperandKind {
     OPND_NONE,
-    OPND_REG,   /* general register: reg 0..15; for bytes without REX 4..7 of high: AH CH DH BH */
+    OPND_REG,   /* general register: reg 0..15; with OPND_HIGH8 reg is 4..7 and stands for AH CH DH BH */
     OPND_MEM,   /* the instruction's memory operand */
     OPND_IMM,   /* insn->imm */
     OPND_IMM2,  /* insn->imm2 (ENTER, far pointers' selector, EXTRQ) */
@@ -62,7 +62,7 @@ typedef struct X86Insn {
     int64_t disp;       /* also moffs */
     int64_t imm, imm2;
     uint8_t cond;       /* condition code 0..15 of Jcc, SETcc, CMOVcc */
-    uint8_t map, opcode, modrm; /* encoding: map 0 one byte, 1 0F, 2 0F38, 3 0F3A, 4.. x87 */
+    uint8_t map, opcode, modrm; /* encoding: map 0 one byte (x87 too), 1 0F, 2 0F38, 3 0F3A */
     uint8_t vex_l, vex_v, evex_aaa, evex_b;
     uint8_t rex;        /* low four bits W R X B, whatever prefix carried them */
     uint8_t modrm_offset, imm_offset, opcode_offset; /* where in the bytes; 0: none */
@@ -89,6 +89,9 @@ enum { /* X86InsnDesc.props */
     INSN_X87_WAIT = BIT(9),  /* checks pending x87 exceptions */
     INSN_NO_LINEAR_MEM = BIT(10), /* the memory operand is an address only (LEA, NOP, INVLPG) */
     INSN_REAL_UD = BIT(11),  /* #UD outside protected mode or in V86 */
+    INSN_ELSE = BIT(12),     /* without its feature it is BSF/BSR (TZCNT, LZCNT), not #UD */
+    INSN_COND = BIT(13),     /* insn->cond says which flags it reads */
+    INSN_VSIB = BIT(14),     /* insn->index is a vector register */
 };
 
 struct X86InsnDesc {
@@ -97,11 +100,25 @@ struct X86InsnDesc {
     uint8_t cls;             /* X86Class */
     uint16_t props;
     uint16_t flags_read;     /* X86_CF..X86_OF, X86_DF */
-    uint16_t flags_written;  /* set, cleared or by result (not always, for shifts by CL: see flags_maybe) */
+    uint16_t flags_written;  /* set, cleared or by result (not always, for shifts by CL: see flags_maybe); with
+                              * those that are undefined but change on real processors */
     uint16_t flags_maybe;    /* written only sometimes (shift by zero): the old value lives on */
     uint16_t flags_undefined;
     uint8_t feature_word, feature_bit; /* X86_FEAT_*; 0xff: always there */
 };
+
+/* Rows of insn.tab, 1 to x86_insn_count - 1: descriptors and encodings (for the generator of random tests). */
+typedef struct X86Encoding {
+    uint8_t map, opcode, opcodes; /* opcodes: 8 with a register, 16 with a condition in the low bits */
+    bool vex;
+    uint8_t prefixes;             /* mandatory prefixes allowed: bit 0 none, 1 66, 2 F3, 3 F2 */
+    uint8_t vex_l, wide;          /* 0xff: any, here and below */
+    bool modrm;
+    uint8_t mod, reg, rm;         /* mod: 0 memory, 1 register */
+} X86Encoding;
+extern const unsigned x86_insn_count;
+extern const X86InsnDesc x86_insn_descs[];
+extern const X86Encoding x86_encodings[];
 
 enum { DECODE_OK = 0, DECODE_UD, DECODE_GP_LENGTH /* over 15 bytes */, DECODE_MORE /* bytes ran out */ };
 
