@@ -25,12 +25,13 @@ void x86_fpu_check_sse(X86Cpu *cpu);
 void x86_fpu_check_avx(X86Cpu *cpu);
 
 /*
- * Every row of classes x87, MMX, SSE and AVX goes to x86_op_native, the ones that no host instruction can
- * stand for too (FNSTENV, FLDENV, FNSAVE, FRSTOR, FNINIT, MASKMOVDQU, VMASKMOV, gathers, ...: it tells them
- * by their encoding), and FWAIT, EMMS, VZEROUPPER. The rows of the 0F AE group and XSAVES and the like
- * have handlers of their own below. CLASS_BMI, CRC32, POPCNT, MOVBE, PREFETCH, CLFLUSH, fences: integer.
+ * Every row of classes x87, MMX, SSE and AVX may go to x86_op_native, also the ones that no host
+ * instruction can stand for (FNSTENV, FLDENV, FNSAVE, FRSTOR, FNINIT, EMMS, VZEROUPPER, MASKMOVDQU,
+ * VMASKMOV, gathers): it tells them by their encoding. The rows of the 0F AE group, XSAVEC, XSAVES and
+ * XRSTORS have handlers of their own below. CLASS_BMI, CRC32, POPCNT, MOVBE, PREFETCH: integer.
  */
 X86Handler x86_op_native;
+X86Handler x86_op_fwait, x86_op_maskmovq, x86_op_maskmovdqu, x86_op_gather;
 X86Handler x86_op_fxsave, x86_op_fxrstor, x86_op_ldmxcsr, x86_op_stmxcsr; /* also VLDMXCSR, VSTMXCSR */
 X86Handler x86_op_xsave, x86_op_xsaveopt, x86_op_xsavec, x86_op_xsaves, x86_op_xrstor, x86_op_xrstors;
 
