@@ -171,6 +171,7 @@ static void init_dma(PciDevice *pci)
     pci->dma_root.owner = &pci->dev;
     mem_region_set_enabled(&pci->dma_root, false);
     pci->dma = mem_as_new(machine->mem, device_label(&pci->dev), &pci->dma_root);
+    mem_as_set_owner(pci->dma, &pci->dev);
 }
 
 static void pci_detach(Bus *base, Device *dev)
@@ -185,10 +186,7 @@ static void pci_detach(Bus *base, Device *dev)
     }
     pci_set_irq(pci, 0);
     for (unsigned i = 0; i < PCI_ROM_SLOT; i++) {
-        if (pci->bar[i].region) {
-            mem_region_unmap(pci->bar[i].region);
-            pci->bar[i].region = NULL;
-        }
+        pci->bar[i].region = NULL; /* the device's own, gone already */
     }
     pci_rom_unload(pci);
     pci_msi_fini(pci);
