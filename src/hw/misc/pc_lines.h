@@ -1,0 +1,18 @@
+/*
+ * Lines of a PC's board that several chips drive.
+ */
+#ifndef OSTRICH_HW_MISC_PC_LINES_H
+#define OSTRICH_HW_MISC_PC_LINES_H
+
+#include "core/vm/machine.h"
+
+/* The board offers an IrqLine under this service; level 1: bit 20 of addresses passes. */
+#define PC_A20_SERVICE "a20"
+
+/* Whoever changed its output last decides. Machine lock. */
+static inline void pc_set_a20(Machine *machine, bool open)
+{
+    irq_set((IrqLine *)machine_service(machine, PC_A20_SERVICE), open);
+}
+
+#endif
