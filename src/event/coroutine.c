@@ -31,6 +31,7 @@ struct Coroutine {
     Work work;
     _Atomic bool woken;
     bool suspended, finished;
+    bool in_place; /* blocking calls are made on the spot: see co_run() */
 };
 
 static THREAD_LOCAL Coroutine *running;
@@ -150,6 +151,44 @@ void co_start(Loop *loop, CoFn *fn, void *opaque)
     }
 }
 
+typedef struct CoRun {
+    CoFn *fn;
+    void *opaque;
+    bool done, in_place;
+} CoRun;
+
+static void run_co(void *opaque)
+{
+    CoRun *run = opaque;
+    running->in_place = run->in_place;
+    run->fn(run->opaque);
+    run->done = true;
+}
+
+void co_run(Loop *loop, CoFn *fn, void *opaque)
+{
+    bool locked = loop->lock && lock_held(loop->lock);
+    CoRun run = { .fn = fn, .opaque = opaque, .in_place = loop->depth > 0 };
+
+    assert(!running && loop_is_mine(loop));
+    if (loop->lock && !locked) {
+        lock_acquire(loop->lock);
+    }
+    co_start(loop, run_co, &run);
+    while (!run.done) {
+        if (loop->lock) {
+            lock_release(loop->lock);
+        }
+        loop_run_once(loop, -1);
+        if (loop->lock) {
+            lock_acquire(loop->lock);
+        }
+    }
+    if (loop->lock && !locked) {
+        lock_release(loop->lock);
+    }
+}
+
 Coroutine *co_self(void)
 {
     return running;
@@ -237,6 +276,9 @@ static void call_done(void *opaque, int result)
 int co_blocking(int (*fn)(void *opaque), void *opaque)
 {
     CoWait wait = { .co = running, .fn = fn, .opaque = opaque };
+    if (running->in_place) {
+        return fn(opaque);
+    }
     loop_submit_blocking(running->loop, call_blocking, call_done, &wait);
     wait_for(&wait);
     return wait.result;

@@ -16,6 +16,12 @@ typedef void CoFn(void *opaque);
 
 /* Runs fn(opaque) as a coroutine. On the loop's own thread it starts at once, elsewhere deferred. */
 void co_start(Loop *loop, CoFn *fn, void *opaque);
+/*
+ * Runs fn(opaque) as a coroutine and returns when it has finished; on the loop's own thread, which is not
+ * running another coroutine. At start-up and in tools, this runs the loop meanwhile. Inside a callback of the loop,
+ * blocking calls are made in place instead, so other callbacks run only if fn must wait for their work.
+ */
+void co_run(Loop *loop, CoFn *fn, void *opaque);
 Coroutine *co_self(void); /* NULL outside */
 Loop *co_loop(void);      /* of the running coroutine */
 /* Suspends. A co_wake() that came before the yield makes it return at once (one wake is remembered). */

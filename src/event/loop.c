@@ -315,13 +315,16 @@ bool loop_run_once(Loop *loop, int64_t timeout_ns)
     if (loop->lock) {
         lock_acquire(loop->lock);
     }
+    loop->depth++;
     for (int i = 0; i < count; i++) {
         ran |= source_dispatch(events[i].data.ptr, events[i].events);
     }
     ran |= always_ready_run(loop);
     ran |= timers_run(loop);
     ran |= work_run(loop);
-    reap_sources(loop);
+    if (--loop->depth == 0) {
+        reap_sources(loop); /* an outer round may hold events of these */
+    }
     if (loop->lock) {
         lock_release(loop->lock);
     }

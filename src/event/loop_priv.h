@@ -30,6 +30,7 @@ struct Loop {
     Lock queue_lock;
     _Atomic(pthread_t) owner;
     _Atomic bool quit, sleeping;
+    unsigned depth; /* rounds under way: 2 when a callback waits in co_run(); the loop's thread only */
     int epoll_fd, event_fd;
     int step_fd; /* timerfd that reports jumps of the wall clock; -1 until a host timer is set */
 

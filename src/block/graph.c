@@ -1,0 +1,604 @@
+/* Nodes: naming, opening with their children, closing. */
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "block/node_priv.h"
+#include "value/json.h"
+
+/* Backing chains may not be deeper, so that a chain that bites its own tail ends. */
+enum { MAX_DEPTH = 200, PROBE_BYTES = 2048 };
+
+BlockGraph *block_graph_new(Loop *loop)
+{
+    BlockGraph *graph = g_new0(BlockGraph, 1);
+    graph->loop = loop;
+    list_init(&graph->nodes);
+    list_init(&graph->backends);
+    list_init(&graph->drives);
+    return graph;
+}
+
+static void wait_closed_co(void *opaque)
+{
+    BlockGraph *graph = opaque;
+    while (graph->closing) {
+        co_sleep_ns(CLOCK_REALTIME_NS, 100 * NS_PER_US);
+    }
+}
+
+void block_graph_free(BlockGraph *graph)
+{
+    if (graph) {
+        co_run(graph->loop, wait_closed_co, graph);
+        assert(list_empty(&graph->backends));
+        g_free(graph);
+    }
+}
+
+Loop *block_graph_loop(const BlockGraph *graph)
+{
+    return graph->loop;
+}
+
+BlockNode *block_node_find(BlockGraph *graph, const char *name)
+{
+    LIST_FOREACH(node, &graph->nodes, BlockNode, in_graph) {
+        if (node->open && !strcmp(node->name, name)) {
+            return node;
+        }
+    }
+    return NULL;
+}
+
+BlockNode *block_node_next(BlockGraph *graph, BlockNode *after)
+{
+    ListNode *next = after ? after->in_graph.next : graph->nodes.head.next;
+    return next == &graph->nodes.head ? NULL : container_of(next, BlockNode, in_graph);
+}
+
+BlockNode *node_child(const BlockNode *node, const char *name)
+{
+    LIST_FOREACH(edge, &node->children, BlockEdge, in_parent) {
+        if (!strcmp(edge->name, name)) {
+            return edge->node;
+        }
+    }
+    return NULL;
+}
+
+BlockNode *node_storage(BlockNode *node)
+{
+    while (node->file) {
+        node = node->file->node;
+    }
+    return node;
+}
+
+uint64_t node_allocated_size(BlockNode *node)
+{
+    if (node->driver->allocated_size) {
+        return node->driver->allocated_size(node);
+    }
+    return node->file ? node_allocated_size(node->file->node) : UINT64_MAX;
+}
+
+/* --- references --- */
+
+BlockNode *node_ref(BlockNode *node)
+{
+    node->refs++;
+    return node;
+}
+
+static void node_free(BlockNode *node)
+{
+    list_remove(&node->in_graph);
+    g_free(node->state);
+    g_free(node->name);
+    g_free(node->filename);
+    g_free(node->backing_filename);
+    g_free(node->backing_format);
+    g_free(node);
+}
+
+static void node_close_co(BlockNode *node)
+{
+    node->closing = true;
+    node_drain_co(node);
+    if (node->open) {
+        if (!node->read_only) {
+            node_flush_co(node);
+        }
+        node->open = false;
+        if (node->driver->close_co) {
+            node->driver->close_co(node);
+        }
+    }
+    for (BlockEdge *edge; (edge = LIST_FIRST(&node->children, BlockEdge, in_parent));) {
+        node_detach_child_co(edge);
+    }
+    node_free(node);
+}
+
+void node_unref_co(BlockNode *node)
+{
+    if (node && --node->refs == 0) {
+        node_close_co(node);
+    }
+}
+
+static void close_later_co(void *opaque)
+{
+    BlockNode *node = opaque;
+    BlockGraph *graph = node->graph;
+    node_close_co(node);
+    graph->closing--;
+}
+
+void node_unref(BlockNode *node)
+{
+    if (!node || --node->refs) {
+        return;
+    }
+    if (co_self()) {
+        node_close_co(node);
+    } else {
+        node->graph->closing++;
+        co_start(node->graph->loop, close_later_co, node);
+    }
+}
+
+/* --- file names --- */
+
+static const char *skip_protocol(const char *name)
+{
+    const char *p = name;
+    while (g_ascii_isalnum(*p) || *p == '+' || *p == '-' || *p == '.') {
+        p++;
+    }
+    return p > name && *p == ':' ? p + 1 : NULL;
+}
+
+char *block_resolve_backing(const char *image, const char *backing)
+{
+    const char *slash = strrchr(image, '/');
+    if (backing[0] == '/' || !slash || g_str_has_prefix(backing, "json:") || skip_protocol(backing)) {
+        return g_strdup(backing);
+    }
+    return g_strdup_printf("%.*s%s", (int)(slash + 1 - image), image, backing);
+}
+
+/* Turns a "filename" without a driver into the options of a protocol node. */
+static Error *options_from_filename(const char *filename, KeyValues *opts)
+{
+    struct stat st;
+    const char *path = filename;
+
+    if (g_str_has_prefix(filename, "json:")) {
+        Value *value;
+        KeyValues *parsed;
+        Error *err = json_parse(filename + 5, strlen(filename + 5), &value);
+        if (err) {
+            return error_prefix(err, "Could not parse the JSON options of '%s': ", filename);
+        }
+        err = keyvalues_from_value(value, &parsed);
+        value_free(value);
+        TRY(err);
+        for (guint i = 0; i < parsed->items->len; i++) {
+            KeyValue *item = g_ptr_array_index(parsed->items, i);
+            if (!keyvalues_has(opts, item->key)) {
+                keyvalues_set(opts, item->key, item->value);
+            }
+        }
+        keyvalues_free(parsed);
+        return NULL;
+    }
+    const char *rest = skip_protocol(filename);
+    if (rest && memchr(filename, '/', (size_t)(rest - filename)) == NULL) {
+        g_autofree char *protocol = g_strndup(filename, (gsize)(rest - 1 - filename));
+        const BlockDriver *driver = block_driver_find(protocol);
+        if (!strcmp(protocol, "file")) {
+            path = rest;
+        } else if (driver && driver->protocol) {
+            keyvalues_set(opts, "driver", protocol);
+            keyvalues_set(opts, "filename", rest);
+            return NULL;
+        } else {
+            return error_new("Unknown protocol '%s'", protocol);
+        }
+    }
+    bool device = stat(path, &st) == 0 && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode));
+    keyvalues_set(opts, "driver", device ? "host_device" : "file");
+    keyvalues_set(opts, "filename", path);
+    return NULL;
+}
+
+/* --- opening --- */
+
+static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, unsigned depth,
+                           BlockNode **ret_node);
+
+static Error *take_common_options(BlockNode *node, KeyValues *opts)
+{
+    bool auto_read_only;
+
+    TRY(block_take_bool(opts, "read-only", false, &node->read_only));
+    TRY(block_take_bool(opts, "auto-read-only", false, &auto_read_only));
+    TRY(block_take_bool(opts, "force-share", false, &node->force_share));
+    TRY(block_take_bool(opts, "cache.direct", false, &node->direct));
+    TRY(block_take_bool(opts, "cache.no-flush", false, &node->no_flush));
+    if (node->force_share && !node->read_only) {
+        return error_new("force-share=on can only be used with read-only images");
+    }
+    g_autofree char *discard = keyvalues_take(opts, "discard");
+    if (discard) {
+        if (!strcmp(discard, "unmap") || !strcmp(discard, "on")) {
+            node->unmap = true;
+        } else if (strcmp(discard, "ignore") && strcmp(discard, "off")) {
+            return error_new("Invalid discard option '%s': ignore or unmap is expected", discard);
+        }
+    }
+    g_autofree char *detect = keyvalues_take(opts, "detect-zeroes");
+    if (detect) {
+        static const char *const names[] = { "off", "on", "unmap" };
+        unsigned i = 0;
+        while (i < 3 && strcmp(detect, names[i])) {
+            i++;
+        }
+        if (i == 3) {
+            return error_new("Invalid detect-zeroes option '%s': off, on or unmap is expected", detect);
+        }
+        node->detect_zeroes = (DetectZeroes)i;
+        if (i == DETECT_ZEROES_UNMAP && !node->unmap) {
+            return error_new("setting detect-zeroes to unmap is not allowed without setting discard "
+                             "operation to unmap");
+        }
+    }
+    return NULL;
+}
+
+static Error *take_name(BlockNode *node, KeyValues *opts)
+{
+    g_autofree char *name = keyvalues_take(opts, "node-name");
+    if (!name) {
+        node->name = g_strdup_printf("#block%03u", node->graph->next_name++);
+        return NULL;
+    }
+    if (!g_ascii_isalpha(name[0]) || strlen(name) > 31 ||
+        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") != strlen(name)) {
+        return error_new("Invalid node-name: '%s' (a letter, then letters, digits, '-', '.', '_'; at most "
+                         "31 characters)", name);
+    }
+    if (block_node_find(node->graph, name)) {
+        return error_new("Duplicate nodes with node-name='%s'", name);
+    }
+    node->name = g_steal_pointer(&name);
+    return NULL;
+}
+
+static void inherit(KeyValues *child, const char *key, bool value)
+{
+    if (!keyvalues_has(child, key)) {
+        keyvalues_set(child, key, value ? "on" : "off");
+    }
+}
+
+static void inherit_options(const BlockNode *node, KeyValues *child, bool read_only)
+{
+    inherit(child, "read-only", read_only);
+    inherit(child, "force-share", node->force_share);
+    inherit(child, "cache.direct", node->direct);
+    inherit(child, "cache.no-flush", node->no_flush);
+}
+
+/* A child given by name ("file=NODE") or by options ("file.x=..."). NULL in *ret: neither was given. */
+static Error *child_from_options_co(BlockNode *node, KeyValues *opts, const char *name, bool protocol,
+                                    bool read_only, unsigned depth, BlockNode **ret)
+{
+    g_autofree char *prefix = g_strconcat(name, ".", NULL);
+    g_autofree char *reference = keyvalues_take(opts, name);
+    g_autoptr(KeyValues) sub = block_take_prefix(opts, prefix);
+
+    *ret = NULL;
+    if (reference) {
+        BlockNode *child = block_node_find(node->graph, reference);
+        if (sub->items->len) {
+            return error_new("'%s' is given both as a reference and by options", name);
+        }
+        if (!child) {
+            return error_new("Cannot find device='' nor node-name='%s'", reference);
+        }
+        *ret = node_ref(child);
+        return NULL;
+    }
+    if (sub->items->len) {
+        inherit_options(node, sub, read_only);
+        if (!keyvalues_has(sub, "discard") && protocol) {
+            keyvalues_set(sub, "discard", "unmap");
+        }
+        return open_node_co(node->graph, sub, protocol, depth + 1, ret);
+    }
+    return NULL;
+}
+
+static Error *open_file_co(BlockNode *node, KeyValues *opts, unsigned depth, BlockNode **ret_file)
+{
+    g_autofree char *filename = keyvalues_take(opts, "filename");
+
+    if (filename) {
+        if (keyvalues_has(opts, "file") || keyvalues_has(opts, "file.filename")) {
+            return error_new("'filename' and 'file' cannot be given together");
+        }
+        keyvalues_set(opts, "file.filename", filename);
+    }
+    TRY(child_from_options_co(node, opts, "file", true, node->read_only, depth, ret_file));
+    return *ret_file ? NULL : error_new("A block device must be specified for \"file\"");
+}
+
+static Error *open_backing_co(BlockNode *node, KeyValues *opts, unsigned depth)
+{
+    const char *given = keyvalues_get(opts, "backing");
+    BlockNode *backing = NULL;
+
+    if (given && !*given) {
+        keyvalues_remove(opts, "backing");
+        return NULL;
+    }
+    if (!given && node->backing_filename) {
+        bool overridden = keyvalues_has(opts, "backing.driver") ||
+                          block_has_prefix(opts, "backing.file") || keyvalues_has(opts, "backing.filename");
+        if (!overridden) {
+            g_autofree char *path = block_resolve_backing(node->filename, node->backing_filename);
+            keyvalues_set(opts, "backing.filename", path);
+            if (node->backing_format && !keyvalues_has(opts, "backing.driver") &&
+                !g_str_has_prefix(path, "json:")) {
+                keyvalues_set(opts, "backing.driver", node->backing_format);
+            }
+        }
+    }
+    Error *err = child_from_options_co(node, opts, "backing", false, true, depth, &backing);
+    if (err) {
+        return error_prefix(err, "Could not open backing file: ");
+    }
+    if (!backing) {
+        return NULL;
+    }
+    err = node_attach_child(node, backing, "backing", CHILD_BACKING, &node->backing);
+    if (err) {
+        node_unref_co(backing);
+    }
+    return err;
+}
+
+/* The driver of a format over an open file, by its first bytes. */
+static Error *probe_co(BlockNode *file, const BlockDriver **ret_driver)
+{
+    uint8_t data[PROBE_BYTES] = { 0 };
+    size_t length = (size_t)MIN(file->size, sizeof(data));
+    int ret = length ? node_pread_co(file, 0, length, data) : 0;
+
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not read image for determining its format");
+    }
+    *ret_driver = block_probe(data, length, file->filename);
+    return NULL;
+}
+
+static Error *open_format_co(BlockNode *node, KeyValues *opts, unsigned depth)
+{
+    BlockNode *file;
+
+    TRY(open_file_co(node, opts, depth, &file));
+    Error *err = NULL;
+    if (!node->driver) {
+        err = probe_co(file, &node->driver);
+        node->probed = true;
+    }
+    node->filename = g_strdup(file->filename);
+    if (!err) {
+        err = node_attach_child(node, file, "file", node->driver->filter ? CHILD_FILTERED : CHILD_FILE,
+                                &node->file);
+    }
+    if (err) {
+        node_unref_co(file);
+        return err;
+    }
+    return NULL;
+}
+
+static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
+{
+    const BlockDriver *driver = node->driver;
+
+    node->state = driver->state_size ? g_malloc0(driver->state_size) : NULL;
+    TRY(driver->open_co(node, opts));
+    node->open = true;
+    if (!node->limits.request_align) {
+        node->limits.request_align = 1;
+    }
+    if (driver->supports_backing) {
+        TRY(open_backing_co(node, opts, depth));
+    }
+    TRY(block_check_leftover(opts, node));
+    return node_claims_update(node);
+}
+
+static Error *open_steps_co(BlockNode *node, KeyValues *opts, bool protocol, unsigned depth)
+{
+    g_autofree char *driver = keyvalues_take(opts, "driver");
+
+    if (depth > MAX_DEPTH) {
+        return error_new("The chain of images is longer than %d: does an image back itself?", MAX_DEPTH);
+    }
+    if (driver) {
+        TRY(block_driver_lookup(driver, &node->driver));
+    }
+    TRY(take_name(node, opts));
+    TRY(take_common_options(node, opts));
+    if (protocol && node->driver && !node->driver->protocol) {
+        protocol = false; /* a format over a format */
+    }
+    if (!protocol && !(node->driver && node->driver->protocol)) {
+        TRY(open_format_co(node, opts, depth));
+    } else if (!node->driver) {
+        return error_new("Must specify either driver or file");
+    }
+    return open_driver_co(node, opts, depth);
+}
+
+/* opts is used up. */
+static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, unsigned depth,
+                           BlockNode **ret_node)
+{
+    const char *filename = keyvalues_get(opts, "filename");
+    g_autofree char *shown = g_strdup(filename);
+
+    /* A name alone: the protocol's driver for it; json: may bring a driver for the format. */
+    if (filename && !keyvalues_has(opts, "driver") && (protocol || g_str_has_prefix(filename, "json:"))) {
+        g_autofree char *name = keyvalues_take(opts, "filename");
+        TRY(options_from_filename(name, opts));
+    }
+    BlockNode *node = g_new0(BlockNode, 1);
+    node->graph = graph;
+    node->refs = 1;
+    list_init(&node->children);
+    list_init(&node->parents);
+    list_init(&node->requests);
+    co_queue_init(&node->drained);
+    list_append(&graph->nodes, &node->in_graph);
+    Error *err = open_steps_co(node, opts, protocol, depth);
+    if (err) {
+        node_unref_co(node);
+        if (!protocol && shown && !g_str_has_prefix(shown, "json:")) {
+            err = error_prefix(err, "Could not open '%s': ", shown);
+        }
+        return err;
+    }
+    if (!node->filename) {
+        node->filename = g_strdup("");
+    }
+    *ret_node = node;
+    return NULL;
+}
+
+Error *block_open_options_co(BlockGraph *graph, const KeyValues *opts, BlockNode **ret_node)
+{
+    g_autoptr(KeyValues) copy = keyvalues_copy(opts);
+    return open_node_co(graph, copy, false, 0, ret_node);
+}
+
+Error *block_open_file_co(BlockGraph *graph, const char *filename, const char *format, unsigned flags,
+                          const KeyValues *more, BlockNode **ret_node)
+{
+    g_autoptr(KeyValues) opts = more ? keyvalues_copy(more) : keyvalues_new();
+
+    keyvalues_set(opts, "filename", filename);
+    if (format) {
+        keyvalues_set(opts, "driver", format);
+    }
+    inherit(opts, "read-only", !(flags & OPEN_WRITE));
+    inherit(opts, "force-share", (flags & OPEN_FORCE_SHARE) != 0);
+    inherit(opts, "cache.no-flush", (flags & OPEN_NO_FLUSH) != 0);
+    inherit(opts, "cache.direct", (flags & OPEN_DIRECT) != 0);
+    if (flags & OPEN_NO_BACKING) {
+        keyvalues_set(opts, "backing", "");
+    }
+    if (!keyvalues_has(opts, "discard")) {
+        keyvalues_set(opts, "discard", "unmap");
+    }
+    return open_node_co(graph, opts, (flags & OPEN_PROTOCOL) != 0, 0, ret_node);
+}
+
+/* --- the same from outside coroutines --- */
+
+typedef struct OpenCall {
+    BlockGraph *graph;
+    const char *filename, *format;
+    unsigned flags;
+    const KeyValues *opts;
+    BlockNode *node;
+    Error *err;
+} OpenCall;
+
+static void open_options_call_co(void *opaque)
+{
+    OpenCall *call = opaque;
+    call->err = block_open_options_co(call->graph, call->opts, &call->node);
+}
+
+Error *block_open_options(BlockGraph *graph, const KeyValues *opts, BlockNode **ret_node)
+{
+    OpenCall call = { .graph = graph, .opts = opts };
+    co_run(graph->loop, open_options_call_co, &call);
+    TRY(call.err);
+    *ret_node = call.node;
+    return NULL;
+}
+
+static void open_file_call_co(void *opaque)
+{
+    OpenCall *call = opaque;
+    call->err = block_open_file_co(call->graph, call->filename, call->format, call->flags, call->opts,
+                                   &call->node);
+}
+
+Error *block_open_file(BlockGraph *graph, const char *filename, const char *format, unsigned flags,
+                       const KeyValues *more, BlockNode **ret_node)
+{
+    OpenCall call = { .graph = graph, .filename = filename, .format = format, .flags = flags, .opts = more };
+    co_run(graph->loop, open_file_call_co, &call);
+    TRY(call.err);
+    *ret_node = call.node;
+    return NULL;
+}
+
+/* --- creating --- */
+
+Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
+                       const KeyValues *given)
+{
+    g_autoptr(KeyValues) opts = keyvalues_copy(given), protocol = keyvalues_new();
+
+    if (!driver->create_co) {
+        return error_new("Format driver '%s' does not support image creation", driver->name);
+    }
+    TRY(options_from_filename(filename, protocol));
+    const BlockDriver *storage;
+    TRY(block_driver_lookup(keyvalues_get(protocol, "driver"), &storage));
+    const char *path = keyvalues_get(protocol, "filename");
+    if (driver->protocol) {
+        return driver->create_co(graph, path, NULL, opts);
+    }
+    if (!storage->create_co) {
+        return error_new("Protocol driver '%s' does not support image creation", storage->name);
+    }
+    /* The format makes the file as long as it needs; raw passes size and preallocation through. */
+    g_autoptr(KeyValues) file_opts = keyvalues_new();
+    if (driver->filter) {
+        static const char *const passed[] = { "size", "preallocation", "nocow", "extent_size_hint" };
+        for (size_t i = 0; i < ARRAY_SIZE(passed); i++) {
+            g_autofree char *value = keyvalues_take(opts, passed[i]);
+            if (value) {
+                keyvalues_set(file_opts, passed[i], value);
+            }
+        }
+    } else {
+        keyvalues_set(file_opts, "size", "0");
+        g_autofree char *nocow = keyvalues_take(opts, "nocow");
+        if (nocow) {
+            keyvalues_set(file_opts, "nocow", nocow);
+        }
+    }
+    TRY(storage->create_co(graph, path, NULL, file_opts));
+    BlockNode *file;
+    TRY(block_open_file_co(graph, filename, NULL, OPEN_PROTOCOL | OPEN_WRITE | OPEN_NO_FLUSH, NULL, &file));
+    BlockEdge *edge;
+    Error *err = block_root_attach(file, "create", CLAIM_ALL, CLAIM_READ, &edge);
+    if (!err) {
+        err = driver->create_co(graph, filename, file, opts);
+        block_root_detach(edge);
+    }
+    node_unref_co(file);
+    return err;
+}

@@ -1,0 +1,41 @@
+/* What the files of the graph's core share. */
+#ifndef OSTRICH_BLOCK_NODE_PRIV_H
+#define OSTRICH_BLOCK_NODE_PRIV_H
+
+#include "block/node.h"
+
+struct BlockGraph {
+    Loop *loop;
+    List nodes;
+    List backends;  /* BlockBackend */
+    List drives;    /* Drive */
+    unsigned next_name;
+    unsigned closing; /* nodes being closed in coroutines of their own */
+    void (*stop)(void *opaque);
+    void (*emit)(void *opaque, const char *event, Value *data);
+    void *hooks_opaque;
+};
+
+struct NodeRequest {
+    BlockNode *node;
+    uint64_t offset, bytes;
+    Coroutine *co;
+    bool write, serialising;
+    struct NodeRequest *waiting_for;
+    CoQueue waiters;
+    ListNode in_node;
+};
+
+/* Removes and returns the options that begin with prefix, without it. Never NULL. */
+KeyValues *block_take_prefix(KeyValues *opts, const char *prefix);
+bool block_has_prefix(const KeyValues *opts, const char *prefix);
+/* An error that names the first option that is left. */
+Error *block_check_leftover(const KeyValues *opts, const BlockNode *node) MUST_USE;
+
+/* Brings the claims of the node's children in line with those on the node. */
+Error *node_claims_update(BlockNode *node) MUST_USE;
+void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigned *ret_used, unsigned *ret_shared);
+
+const BlockDriver *block_probe(const uint8_t *data, size_t length, const char *filename);
+
+#endif

@@ -1,0 +1,522 @@
+/*
+ * Drivers "file" and "host_device": a file or a block device of the host. Calls that may block run on
+ * worker threads; reads of what the page cache holds are made in place.
+ *
+ * Missing: pr-manager, media change of host CD drives.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "block/node.h"
+#include "block/protocol/file_lock.h"
+
+typedef struct FileState {
+    int fd;
+    bool device, locking;
+    bool no_punch, no_zero_range, no_nowait;
+    FileLocks locks;
+} FileState;
+
+/* --- data --- */
+
+enum { IOV_PART = 64 };
+
+typedef struct FileCall {
+    int fd;
+    uint64_t offset, bytes;
+    struct iovec iov[IOV_PART];
+    int iov_count;
+    int mode; /* of fallocate */
+} FileCall;
+
+static int call_readv(void *opaque)
+{
+    FileCall *call = opaque;
+    ssize_t got;
+    do {
+        got = preadv(call->fd, call->iov, call->iov_count, (off_t)call->offset);
+    } while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : (int)got;
+}
+
+static int call_writev(void *opaque)
+{
+    FileCall *call = opaque;
+    ssize_t put;
+    do {
+        put = pwritev(call->fd, call->iov, call->iov_count, (off_t)call->offset);
+    } while (put < 0 && errno == EINTR);
+    return put < 0 ? -errno : (int)put;
+}
+
+static int call_fallocate(void *opaque)
+{
+    FileCall *call = opaque;
+    int ret;
+    do {
+        ret = fallocate(call->fd, call->mode, (off_t)call->offset, (off_t)call->bytes);
+    } while (ret < 0 && errno == EINTR);
+    return ret < 0 ? -errno : 0;
+}
+
+static int call_sync(void *opaque)
+{
+    FileCall *call = opaque;
+    return fdatasync(call->fd) < 0 ? -errno : 0;
+}
+
+/* What the page cache has is read without a thread. */
+static int read_cached(FileState *s, FileCall *call)
+{
+    if (s->no_nowait) {
+        return -EAGAIN;
+    }
+    ssize_t got = preadv2(call->fd, call->iov, call->iov_count, (off_t)call->offset, RWF_NOWAIT);
+    if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)) {
+        s->no_nowait = true;
+    }
+    return got <= 0 ? -EAGAIN : (int)got;
+}
+
+static int file_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+{
+    FileState *s = node->state;
+    FileCall call = { .fd = s->fd };
+
+    while (bytes) {
+        size_t part;
+        call.offset = offset;
+        call.iov_count = (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
+        int ret = read_cached(s, &call);
+        if (ret == -EAGAIN) {
+            ret = co_blocking(call_readv, &call);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        if (ret == 0) { /* the file is shorter than thought */
+            block_vec_zero(vec, at, (size_t)bytes);
+            return 0;
+        }
+        offset += (unsigned)ret;
+        at += (size_t)ret;
+        bytes -= (unsigned)ret;
+    }
+    return 0;
+}
+
+static int file_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
+                           unsigned flags)
+{
+    FileState *s = node->state;
+    FileCall call = { .fd = s->fd };
+
+    while (bytes) {
+        size_t part;
+        call.offset = offset;
+        call.iov_count = (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
+        int ret = co_blocking(call_writev, &call);
+        if (ret <= 0) {
+            return ret < 0 ? ret : -EIO;
+        }
+        offset += (unsigned)ret;
+        at += (size_t)ret;
+        bytes -= (unsigned)ret;
+    }
+    return 0;
+}
+
+static int file_flush_co(BlockNode *node)
+{
+    FileState *s = node->state;
+    FileCall call = { .fd = s->fd };
+    return co_blocking(call_sync, &call);
+}
+
+static bool unsupported(int ret)
+{
+    return ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -ENODEV || ret == -EINVAL || ret == -EPERM ||
+           ret == -ENOTTY;
+}
+
+static int fallocate_co(FileState *s, int mode, uint64_t offset, uint64_t bytes)
+{
+    FileCall call = { .fd = s->fd, .mode = mode, .offset = offset, .bytes = bytes };
+    return co_blocking(call_fallocate, &call);
+}
+
+static int file_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    FileState *s = node->state;
+    int ret = -ENOTSUP;
+
+    if (offset >= node->size && !s->device) { /* beyond the end: a hole */
+        return ftruncate(s->fd, (off_t)(offset + bytes)) < 0 ? -errno : 0;
+    }
+    if ((flags & REQ_MAY_UNMAP) && !s->no_punch && offset + bytes <= node->size) {
+        ret = fallocate_co(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+        s->no_punch = unsupported(ret);
+    }
+    if (unsupported(ret) && !s->no_zero_range) {
+        ret = fallocate_co(s, FALLOC_FL_ZERO_RANGE, offset, bytes);
+        s->no_zero_range = unsupported(ret);
+    }
+    if (unsupported(ret) && !s->no_punch && !s->device && offset + bytes <= node->size) {
+        ret = fallocate_co(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+        s->no_punch = unsupported(ret);
+    }
+    return unsupported(ret) ? -ENOTSUP : ret;
+}
+
+static int call_discard_device(void *opaque)
+{
+    FileCall *call = opaque;
+    uint64_t range[2] = { call->offset, call->bytes };
+    return ioctl(call->fd, BLKDISCARD, range) < 0 ? -errno : 0;
+}
+
+static int file_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    FileState *s = node->state;
+    int ret;
+
+    if (s->device) {
+        FileCall call = { .fd = s->fd, .offset = offset, .bytes = bytes };
+        ret = co_blocking(call_discard_device, &call);
+    } else if (s->no_punch) {
+        return -ENOTSUP;
+    } else {
+        ret = fallocate_co(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+        s->no_punch = unsupported(ret);
+    }
+    return unsupported(ret) ? -ENOTSUP : ret;
+}
+
+/* Holes by SEEK_DATA and SEEK_HOLE. */
+static int file_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
+{
+    FileState *s = node->state;
+    *ret_status = (BlockStatus){ .flags = STATUS_DATA | STATUS_ALLOCATED | STATUS_OFFSET,
+                                 .bytes = bytes, .map = offset, .file = node };
+    off_t data = s->device ? -1 : lseek(s->fd, (off_t)offset, SEEK_DATA);
+    if (data < 0 && (s->device || errno != ENXIO)) {
+        return 0; /* not known: data */
+    }
+    if (data < 0 || (uint64_t)data > offset) {
+        ret_status->flags = STATUS_ZERO | STATUS_ALLOCATED | STATUS_OFFSET;
+        if (data > 0) {
+            ret_status->bytes = MIN(bytes, (uint64_t)data - offset);
+        }
+        return 0;
+    }
+    off_t hole = lseek(s->fd, (off_t)offset, SEEK_HOLE);
+    if (hole > 0 && (uint64_t)hole > offset) {
+        ret_status->bytes = MIN(bytes, (uint64_t)hole - offset);
+    }
+    return 0;
+}
+
+/* --- size --- */
+
+typedef struct GrowCall {
+    int fd;
+    uint64_t from, to;
+    Preallocation prealloc;
+} GrowCall;
+
+static int write_zeroes_full(int fd, uint64_t from, uint64_t to)
+{
+    g_autofree char *zeroes = g_malloc0(1 << 20);
+    while (from < to) {
+        ssize_t put = pwrite(fd, zeroes, (size_t)MIN(to - from, 1 << 20), (off_t)from);
+        if (put < 0 && errno != EINTR) {
+            return -errno;
+        }
+        from += put > 0 ? (uint64_t)put : 0;
+    }
+    return fsync(fd) < 0 ? -errno : 0;
+}
+
+static int call_grow(void *opaque)
+{
+    GrowCall *call = opaque;
+    if (call->to > call->from && call->prealloc == PREALLOC_FALLOC) {
+        int err = posix_fallocate(call->fd, (off_t)call->from, (off_t)(call->to - call->from));
+        return -err;
+    }
+    if (call->to > call->from && call->prealloc == PREALLOC_FULL) {
+        return write_zeroes_full(call->fd, call->from, call->to);
+    }
+    return ftruncate(call->fd, (off_t)call->to) < 0 ? -errno : 0;
+}
+
+static Error *grow_co(const char *filename, int fd, uint64_t from, uint64_t to, Preallocation prealloc)
+{
+    if (prealloc == PREALLOC_METADATA) {
+        return error_new("Unsupported preallocation mode '%s'", block_preallocation_name(prealloc));
+    }
+    if (prealloc != PREALLOC_OFF && to < from) {
+        return error_new("Preallocation can't be used for shrinking files");
+    }
+    GrowCall call = { .fd = fd, .from = from, .to = to, .prealloc = prealloc };
+    int ret = co_blocking(call_grow, &call);
+    if (ret < 0) {
+        int undone = ftruncate(fd, (off_t)from);
+        (void)undone;
+        return error_new_errno(ret, "Could not resize file '%s'", filename);
+    }
+    return NULL;
+}
+
+static Error *file_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
+{
+    FileState *s = node->state;
+    if (s->device) {
+        return size <= node->size ? NULL : error_new("Cannot grow device files");
+    }
+    TRY(grow_co(node->filename, s->fd, node->size, size, prealloc));
+    node->size = size;
+    return NULL;
+}
+
+static uint64_t file_allocated_size(BlockNode *node)
+{
+    FileState *s = node->state;
+    struct stat st;
+    return fstat(s->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : UINT64_MAX;
+}
+
+/* --- opening --- */
+
+static Error *device_geometry(BlockNode *node, FileState *s)
+{
+    uint64_t size;
+    int sector = 512;
+
+    if (ioctl(s->fd, BLKGETSIZE64, &size) < 0) {
+        off_t end = lseek(s->fd, 0, SEEK_END);
+        if (end < 0) {
+            return error_new_errno(errno, "Could not get the size of '%s'", node->filename);
+        }
+        size = (uint64_t)end;
+    } else if (ioctl(s->fd, BLKSSZGET, &sector) < 0) {
+        sector = 512;
+    }
+    node->size = size;
+    if (node->direct) {
+        node->limits.request_align = (uint32_t)sector;
+        node->limits.memory_align = 4096;
+    }
+    return NULL;
+}
+
+/* With O_DIRECT: what the file system says it wants, else the safe value. */
+static void direct_alignment(BlockNode *node, FileState *s)
+{
+    node->limits.request_align = 4096;
+    node->limits.memory_align = 4096;
+#ifdef STATX_DIOALIGN
+    struct statx stx;
+    if (statx(s->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN) &&
+        IS_POW2(stx.stx_dio_offset_align) && stx.stx_dio_offset_align <= 65536) {
+        node->limits.request_align = stx.stx_dio_offset_align;
+        node->limits.memory_align = MAX(stx.stx_dio_mem_align, 1);
+    }
+#endif
+}
+
+static Error *file_geometry(BlockNode *node, FileState *s)
+{
+    struct stat st;
+
+    if (fstat(s->fd, &st) < 0) {
+        return error_new_errno(errno, "Could not stat '%s'", node->filename);
+    }
+    s->device = S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode);
+    if (s->device != !strcmp(node->driver->name, "host_device")) {
+        if (S_ISDIR(st.st_mode)) {
+            return error_new("'%s' is a directory, not an image", node->filename);
+        }
+        return error_new("'file' driver requires '%s' to be a regular file%s", node->filename,
+                         s->device ? " (use driver=host_device)" : "");
+    }
+    if (s->device) {
+        return device_geometry(node, s);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return error_new("'file' driver requires '%s' to be a regular file", node->filename);
+    }
+    node->size = (uint64_t)st.st_size;
+    if (node->direct) {
+        direct_alignment(node, s);
+    }
+    return NULL;
+}
+
+static Error *check_aio(BlockNode *node, KeyValues *opts)
+{
+    g_autofree char *aio = keyvalues_take(opts, "aio");
+    if (!aio || !strcmp(aio, "threads") || !strcmp(aio, "io_uring")) {
+        return NULL;
+    }
+    if (strcmp(aio, "native")) {
+        return error_new("Invalid parameter 'aio=%s': threads, native or io_uring is expected", aio);
+    }
+    return node->direct ? NULL : error_new("aio=native was specified, but it requires cache.direct=on, "
+                                           "which was not specified.");
+}
+
+static Error *take_locking(KeyValues *opts, FileState *s)
+{
+    g_autofree char *locking = keyvalues_take(opts, "locking");
+    s->locking = !locking || strcmp(locking, "off");
+    if (locking && strcmp(locking, "auto") && strcmp(locking, "on") && strcmp(locking, "off")) {
+        return error_new("Invalid parameter 'locking=%s': auto, on or off is expected", locking);
+    }
+    if (s->locking && !file_locks_work(s->fd)) {
+        if (locking && !strcmp(locking, "on")) {
+            return error_new("This file system has no open file description locks");
+        }
+        s->locking = false;
+    }
+    return NULL;
+}
+
+static Error *file_prepare(BlockNode *node, FileState *s, KeyValues *opts)
+{
+    bool unused;
+    uint64_t unused_number;
+
+    TRY(take_locking(opts, s));
+    TRY(check_aio(node, opts));
+    TRY(block_take_bool(opts, "x-check-cache-dropped", false, &unused));
+    TRY(block_take_bool(opts, "drop-cache", true, &unused));
+    TRY(block_take_num(opts, "aio-max-batch", 0, &unused_number));
+    TRY(file_geometry(node, s));
+    node->limits.max_transfer = 1 << 30;
+    return NULL;
+}
+
+static Error *file_open_co(BlockNode *node, KeyValues *opts)
+{
+    FileState *s = node->state;
+    g_autofree char *filename = keyvalues_take(opts, "filename");
+
+    if (!filename) {
+        return error_new("The '%s' block driver requires a file name", node->driver->name);
+    }
+    node->filename = g_strdup(filename);
+    int flags = (node->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | (node->direct ? O_DIRECT : 0);
+    int fd_set = -1;
+    if (sscanf(filename, "/dev/fdset/%d", &fd_set) == 1) {
+        return error_new("File descriptor sets are not available ('%s')", filename);
+    }
+    s->fd = open(filename, flags);
+    if (s->fd < 0) {
+        return error_new_errno(errno, "Could not open '%s'", filename);
+    }
+    Error *err = file_prepare(node, s, opts);
+    if (err) {
+        close(s->fd);
+    }
+    return err;
+}
+
+static void file_close_co(BlockNode *node)
+{
+    FileState *s = node->state;
+    close(s->fd);
+}
+
+static Error *file_set_claims(BlockNode *node, unsigned used, unsigned shared)
+{
+    FileState *s = node->state;
+    if (!s->locking || node->force_share) {
+        return NULL;
+    }
+    return file_locks_set(s->fd, node->filename, &s->locks, used, CLAIM_ALL & ~shared);
+}
+
+/* --- creating --- */
+
+/* A new file is emptied only once its locks say that nobody uses it. */
+static Error *create_locked_co(int fd, const char *filename, uint64_t size, Preallocation prealloc, bool nocow)
+{
+    FileLocks locks = { 0 };
+    if (file_locks_work(fd)) {
+        TRY(file_locks_set(fd, filename, &locks, CLAIM_WRITE | CLAIM_RESIZE,
+                           CLAIM_READ | CLAIM_WRITE | CLAIM_RESIZE));
+    }
+    if (ftruncate(fd, 0) < 0) {
+        return error_new_errno(errno, "Could not clear '%s'", filename);
+    }
+    if (nocow) { /* best effort, as only some file systems copy on write */
+        int attr = 0;
+        if (ioctl(fd, FS_IOC_GETFLAGS, &attr) == 0) {
+            attr |= FS_NOCOW_FL;
+            (void)!ioctl(fd, FS_IOC_SETFLAGS, &attr);
+        }
+    }
+    return grow_co(filename, fd, 0, size, prealloc);
+}
+
+static Error *file_create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts)
+{
+    uint64_t size, hint;
+    bool nocow;
+    Preallocation prealloc = PREALLOC_OFF;
+
+    TRY(block_take_size(opts, "size", 0, &size));
+    TRY(block_take_size(opts, "extent_size_hint", 0, &hint));
+    TRY(block_take_bool(opts, "nocow", false, &nocow));
+    g_autofree char *mode = keyvalues_take(opts, "preallocation");
+    if (mode) {
+        TRY(block_parse_preallocation(mode, &prealloc));
+    }
+    int fd = open(filename, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        return error_new_errno(errno, "Could not create '%s'", filename);
+    }
+    Error *err = create_locked_co(fd, filename, size, prealloc, nocow);
+    close(fd);
+    return err;
+}
+
+static const BlockOption file_options[] = {
+    { "filename", OPT_STR, "Name of the file" },
+    { "aio", OPT_STR, "How requests are made: threads, native, io_uring" },
+    { "locking", OPT_STR, "Locks between processes: auto, on, off (default: auto)" },
+    { 0 },
+};
+static const BlockOption file_create_options[] = {
+    { "extent_size_hint", OPT_SIZE, "Extent size hint for the image file, 0 to disable" },
+    { "nocow", OPT_BOOL, "Turn off copy-on-write (valid only on btrfs)" },
+    { "preallocation", OPT_STR, "Preallocation mode (allowed values: off, falloc, full)" },
+    { "size", OPT_SIZE, "Virtual disk size" },
+    { 0 },
+};
+
+BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .state_size = sizeof(FileState), .protocol = true,
+             .extends = true, .options = file_options, .create_options = file_create_options,
+             .open_co = file_open_co, .close_co = file_close_co, .create_co = file_create_co,
+             .preadv_co = file_preadv_co, .pwritev_co = file_pwritev_co,
+             .write_zeroes_co = file_write_zeroes_co, .discard_co = file_discard_co,
+             .flush_co = file_flush_co, .status_co = file_status_co, .truncate_co = file_truncate_co,
+             .set_claims = file_set_claims, .allocated_size = file_allocated_size);
+
+BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the host",
+             .state_size = sizeof(FileState), .protocol = true, .options = file_options,
+             .open_co = file_open_co, .close_co = file_close_co, .preadv_co = file_preadv_co,
+             .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
+             .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
+             .truncate_co = file_truncate_co, .set_claims = file_set_claims,
+             .allocated_size = file_allocated_size);

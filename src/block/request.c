@@ -1,0 +1,545 @@
+/*
+ * The request path: every read, write, zero, discard and flush of a node comes through here. This is where
+ * ranges are checked, requests padded to the driver's alignment, buffers bounced, long requests cut.
+ *
+ * Invariant 1: a driver sees only requests inside the node, aligned to limits.request_align.
+ * Invariant 2: a request that reads before it writes (padding), discards or zeroes is `serialising`: it
+ *              waits for every earlier request that overlaps it, and later ones wait for it. Requests
+ *              only ever wait for earlier ones, so there is no cycle.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "block/node_priv.h"
+
+enum { ZERO_BUFFER = 1024 * 1024, BOUNCE_MAX = 1024 * 1024 };
+
+/* --- tracking --- */
+
+static bool overlap(const NodeRequest *a, const NodeRequest *b)
+{
+    return a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes;
+}
+
+static NodeRequest *earlier_conflict(const NodeRequest *req)
+{
+    LIST_FOREACH(other, &req->node->requests, NodeRequest, in_node) {
+        if (other == req) {
+            return NULL;
+        }
+        if ((other->serialising || req->serialising) && (other->write || req->write) && overlap(other, req)) {
+            return other;
+        }
+    }
+    return NULL;
+}
+
+static void request_begin(NodeRequest *req, BlockNode *node, uint64_t offset, uint64_t bytes, bool write,
+                          uint32_t serialise_align)
+{
+    *req = (NodeRequest){ .node = node, .offset = offset, .bytes = bytes, .write = write };
+    if (serialise_align) {
+        uint64_t end = offset + bytes;
+        req->serialising = true;
+        req->offset = offset - offset % serialise_align;
+        req->bytes = (end + serialise_align - 1) / serialise_align * serialise_align - req->offset;
+        node->serialising++;
+    }
+    co_queue_init(&req->waiters);
+    list_append(&node->requests, &req->in_node);
+    if (node->serialising) {
+        for (NodeRequest *other; (other = earlier_conflict(req));) {
+            co_queue_wait(&other->waiters);
+        }
+    }
+}
+
+static void request_end(NodeRequest *req)
+{
+    BlockNode *node = req->node;
+    if (req->serialising) {
+        node->serialising--;
+    }
+    list_remove(&req->in_node);
+    co_queue_wake_all(&req->waiters);
+    if (list_empty(&node->requests)) {
+        co_queue_wake_all(&node->drained);
+    }
+}
+
+void node_drain_co(BlockNode *node)
+{
+    while (!list_empty(&node->requests)) {
+        co_queue_wait(&node->drained);
+    }
+}
+
+static int check_range(uint64_t offset, uint64_t bytes)
+{
+    return range_inside(offset, bytes, INT64_MAX) ? 0 : -EINVAL;
+}
+
+/* --- buffers --- */
+
+static void *buffer_new(const BlockNode *node, size_t size)
+{
+    size_t align = MAX(node->limits.memory_align, 64);
+    return aligned_alloc(align, ALIGN_UP(size, align));
+}
+
+/* --- reading --- */
+
+/* Aligned and inside the node, in pieces the driver takes. */
+static int read_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+{
+    uint64_t max = node->limits.max_transfer ? node->limits.max_transfer : bytes;
+    while (bytes) {
+        uint64_t part = MIN(bytes, max);
+        int ret = node->driver->preadv_co(node, offset, part, vec, at);
+        if (ret < 0) {
+            return ret;
+        }
+        offset += part;
+        bytes -= part;
+        at += part;
+    }
+    return 0;
+}
+
+/* Through a buffer of bounded size, for whatever alignment. The node's end is rounded up to its alignment. */
+static int read_bounced_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+{
+    uint32_t align = node->limits.request_align;
+    uint64_t pos = ALIGN_DOWN(offset, align), end = offset + bytes;
+    size_t size = (size_t)MIN(ALIGN_UP(end, align) - pos, BOUNCE_MAX);
+    char *buffer = buffer_new(node, size);
+    int ret = buffer ? 0 : -ENOMEM;
+
+    while (pos < end && ret >= 0) {
+        size_t part = (size_t)MIN(ALIGN_UP(end, align) - pos, size);
+        BLOCK_VEC_BUFFER(bounce, buffer, part);
+        ret = read_aligned_co(node, pos, part, &bounce, 0);
+        if (ret >= 0) {
+            uint64_t from = MAX(pos, offset), to = MIN(pos + part, end);
+            block_vec_from_buffer(vec, at + (size_t)(from - offset), buffer + (from - pos),
+                                  (size_t)(to - from));
+        }
+        pos += part;
+    }
+    free(buffer);
+    return ret;
+}
+
+static bool is_aligned(const BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    return IS_ALIGNED(offset | bytes, (uint64_t)node->limits.request_align);
+}
+
+int node_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+{
+    NodeRequest req;
+    int ret = check_range(offset, bytes);
+
+    if (ret < 0 || !bytes) {
+        return ret;
+    }
+    if (offset + bytes > node->size) { /* a shorter file reads as zeroes */
+        uint64_t inside = offset < node->size ? node->size - offset : 0;
+        block_vec_zero(vec, at + (size_t)inside, (size_t)(bytes - inside));
+        bytes = inside;
+        if (!bytes) {
+            return 0;
+        }
+    }
+    request_begin(&req, node, offset, bytes, false, 0);
+    if (is_aligned(node, offset, bytes) && block_vec_is_aligned(vec, at, (size_t)bytes, node->limits.memory_align)) {
+        ret = read_aligned_co(node, offset, bytes, vec, at);
+    } else {
+        ret = read_bounced_co(node, offset, bytes, vec, at);
+    }
+    request_end(&req);
+    return ret;
+}
+
+int node_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer)
+{
+    BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
+    return node_preadv_co(node, offset, bytes, &vec, 0);
+}
+
+/* --- writing --- */
+
+static int check_writable(const BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    if (node->read_only) {
+        return -EPERM;
+    }
+    int ret = check_range(offset, bytes);
+    if (ret < 0) {
+        return ret;
+    }
+    return offset + bytes <= node->size || node->driver->extends ? 0 : -EIO;
+}
+
+static void written(BlockNode *node, uint64_t end)
+{
+    node->write_generation++;
+    if (end > node->size && node->driver->extends) {
+        node->size = end;
+    }
+}
+
+/* Flushes after the write when the driver cannot do FUA by itself. */
+static int finish_fua_co(BlockNode *node, unsigned flags, uint64_t supported)
+{
+    return (flags & REQ_FUA) && !(supported & REQ_FUA) ? node_flush_co(node) : 0;
+}
+
+static int write_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
+                            unsigned flags)
+{
+    uint64_t max = node->limits.max_transfer ? node->limits.max_transfer : bytes;
+    unsigned passed = flags & (unsigned)(node->driver->write_flags | REQ_COMPRESSED);
+
+    while (bytes) {
+        uint64_t part = MIN(bytes, max);
+        int ret = node->driver->pwritev_co(node, offset, part, vec, at, passed);
+        if (ret < 0) {
+            return ret;
+        }
+        offset += part;
+        bytes -= part;
+        at += part;
+        written(node, offset);
+    }
+    return 0;
+}
+
+/* One bounce buffer: what the range needs around it is read first. */
+static int write_padded_part_co(BlockNode *node, char *buffer, uint64_t pos, size_t size, uint64_t offset,
+                                uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags)
+{
+    uint32_t align = node->limits.request_align;
+    uint64_t from = MAX(pos, offset), to = MIN(pos + size, offset + bytes);
+    int ret = 0;
+
+    BLOCK_VEC_BUFFER(whole, buffer, size);
+    if (from > pos) {
+        memset(buffer, 0, align);
+        if (pos < node->size) {
+            ret = read_aligned_co(node, pos, align, &whole, 0);
+        }
+    }
+    if (ret >= 0 && to < pos + size && (from == pos || size > align)) {
+        memset(buffer + size - align, 0, align);
+        if (pos + size - align < node->size) {
+            ret = read_aligned_co(node, pos + size - align, align, &whole, size - align);
+        }
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    block_vec_to_buffer(vec, at + (size_t)(from - offset), buffer + (from - pos), (size_t)(to - from));
+    return write_aligned_co(node, pos, size, &whole, 0, flags);
+}
+
+static int write_bounced_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
+                            unsigned flags)
+{
+    uint32_t align = node->limits.request_align;
+    uint64_t pos = ALIGN_DOWN(offset, align), end = ALIGN_UP(offset + bytes, align);
+    size_t size = (size_t)MIN(end - pos, BOUNCE_MAX);
+    char *buffer = buffer_new(node, size);
+    int ret = buffer ? 0 : -ENOMEM;
+
+    while (pos < end && ret >= 0) {
+        size_t part = (size_t)MIN(end - pos, size);
+        ret = write_padded_part_co(node, buffer, pos, part, offset, bytes, vec, at, flags);
+        pos += part;
+    }
+    free(buffer);
+    return ret;
+}
+
+int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
+                    unsigned flags)
+{
+    NodeRequest req;
+    int ret = check_writable(node, offset, bytes);
+
+    if (ret < 0 || !bytes) {
+        return ret;
+    }
+    if (node->detect_zeroes && !(flags & REQ_COMPRESSED) && block_vec_is_zero(vec, at, (size_t)bytes)) {
+        unsigned unmap = node->detect_zeroes == DETECT_ZEROES_UNMAP ? REQ_MAY_UNMAP : 0;
+        return node_write_zeroes_co(node, offset, bytes, (flags & REQ_FUA) | unmap);
+    }
+    bool aligned = is_aligned(node, offset, bytes);
+    request_begin(&req, node, offset, bytes, true, aligned ? 0 : node->limits.request_align);
+    if (aligned && block_vec_is_aligned(vec, at, (size_t)bytes, node->limits.memory_align)) {
+        ret = write_aligned_co(node, offset, bytes, vec, at, flags);
+    } else {
+        ret = write_bounced_co(node, offset, bytes, vec, at, flags);
+    }
+    request_end(&req);
+    return ret < 0 ? ret : finish_fua_co(node, flags, node->driver->write_flags);
+}
+
+int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer, unsigned flags)
+{
+    BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
+    return node_pwritev_co(node, offset, bytes, &vec, 0, flags);
+}
+
+/* --- zeroes and discard --- */
+
+static int write_zero_bytes_co(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    size_t size = (size_t)MIN(bytes + 2 * node->limits.request_align, ZERO_BUFFER);
+    size_t align = MAX(node->limits.memory_align, 64);
+    char *zeroes = aligned_alloc(align, ALIGN_UP(size, align));
+    int ret = zeroes ? 0 : -ENOMEM;
+
+    if (zeroes) {
+        memset(zeroes, 0, size);
+    }
+    while (bytes && ret >= 0) {
+        uint64_t part = MIN(bytes, size);
+        BLOCK_VEC_BUFFER(vec, zeroes, (size_t)part);
+        if (is_aligned(node, offset, part)) {
+            ret = write_aligned_co(node, offset, part, &vec, 0, 0);
+        } else {
+            ret = write_bounced_co(node, offset, part, &vec, 0, 0);
+        }
+        offset += part;
+        bytes -= part;
+    }
+    free(zeroes);
+    return ret;
+}
+
+/* A run of whole units of the driver's zeroing granularity, or the pieces around it. */
+static int zeroes_part_co(BlockNode *node, uint64_t offset, uint64_t bytes, bool whole, unsigned flags)
+{
+    if (whole && node->driver->write_zeroes_co) {
+        unsigned passed = flags & ((unsigned)node->driver->zero_flags | REQ_MAY_UNMAP | REQ_NO_FALLBACK);
+        if (!node->unmap) {
+            passed &= ~(unsigned)REQ_MAY_UNMAP;
+        }
+        int ret = node->driver->write_zeroes_co(node, offset, bytes, passed);
+        if (ret != -ENOTSUP) {
+            written(node, offset + bytes);
+            return ret;
+        }
+    }
+    return flags & REQ_NO_FALLBACK ? -ENOTSUP : write_zero_bytes_co(node, offset, bytes);
+}
+
+static int zeroes_cut_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    uint64_t align = MAX(node->limits.zeroes_align, node->limits.request_align);
+    uint64_t max = node->limits.max_zeroes ? node->limits.max_zeroes : UINT64_MAX;
+
+    while (bytes) {
+        uint64_t part;
+        uint64_t misaligned = offset % align;
+        bool whole = !misaligned && bytes >= align;
+        if (whole) {
+            part = MIN(bytes - bytes % align, max - max % align);
+        } else if (offset + bytes == node->size && !misaligned) {
+            part = bytes; /* the last unit may be cut by the end */
+            whole = true;
+        } else {
+            part = MIN(bytes, align - misaligned);
+        }
+        int ret = zeroes_part_co(node, offset, part, whole, flags);
+        if (ret < 0) {
+            return ret;
+        }
+        offset += part;
+        bytes -= part;
+    }
+    return 0;
+}
+
+static uint32_t serialise_unit(const BlockNode *node)
+{
+    return MAX(node->limits.cluster_size, node->limits.request_align);
+}
+
+int node_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    NodeRequest req;
+    int ret = check_writable(node, offset, bytes);
+
+    if (ret < 0 || !bytes) {
+        return ret;
+    }
+    request_begin(&req, node, offset, bytes, true, serialise_unit(node));
+    ret = zeroes_cut_co(node, offset, bytes, flags);
+    request_end(&req);
+    return ret < 0 ? ret : finish_fua_co(node, flags, node->driver->zero_flags);
+}
+
+int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    NodeRequest req;
+    int ret = check_writable(node, offset, bytes);
+
+    if (ret < 0 || !bytes) {
+        return ret;
+    }
+    if (!node->unmap || !node->driver->discard_co) {
+        return 0;
+    }
+    uint64_t align = MAX(node->limits.discard_align, node->limits.request_align);
+    uint64_t end = MIN(offset + bytes, node->size);
+    uint64_t from = (offset + align - 1) / align * align;
+    uint64_t to = end == node->size ? end : end - end % align;
+    if (from >= to) {
+        return 0;
+    }
+    request_begin(&req, node, from, to - from, true, serialise_unit(node));
+    ret = node->driver->discard_co(node, from, to - from);
+    node->write_generation++;
+    request_end(&req);
+    return ret == -ENOTSUP ? 0 : ret;
+}
+
+/* --- flush --- */
+
+/* Skipped when nothing was written since the last one; with cache.no-flush only caches are written back. */
+int node_flush_co(BlockNode *node)
+{
+    uint64_t generation = node->write_generation;
+    int ret = 0;
+
+    if (node->read_only) {
+        return 0;
+    }
+    if (node->driver->write_back_co) {
+        ret = node->driver->write_back_co(node);
+    }
+    if (ret < 0 || node->no_flush || generation == node->flushed_generation) {
+        return ret;
+    }
+    NodeRequest req;
+    request_begin(&req, node, 0, 0, false, 0);
+    if (node->driver->flush_co) {
+        ret = node->driver->flush_co(node);
+    } else if (node->file) {
+        ret = node_flush_co(node->file->node);
+    }
+    request_end(&req);
+    if (ret >= 0 && generation > node->flushed_generation) {
+        node->flushed_generation = generation;
+    }
+    return ret;
+}
+
+/* --- status --- */
+
+int node_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
+{
+    BlockStatus status = { 0 };
+
+    if (offset >= node->size) {
+        *ret_status = (BlockStatus){ .flags = STATUS_ZERO | STATUS_EOF, .bytes = bytes };
+        return 0;
+    }
+    bytes = MIN(bytes, node->size - offset);
+    if (!node->driver->status_co) {
+        *ret_status = (BlockStatus){ .flags = STATUS_DATA | STATUS_ALLOCATED, .bytes = bytes };
+        return 0;
+    }
+    uint64_t from = ALIGN_DOWN(offset, (uint64_t)node->limits.request_align);
+    int ret = node->driver->status_co(node, from, bytes + (offset - from), &status);
+    if (ret < 0) {
+        return ret;
+    }
+    assert(status.bytes > offset - from);
+    status.bytes = MIN(status.bytes - (offset - from), bytes);
+    if (status.flags & STATUS_OFFSET) {
+        status.map += offset - from;
+    }
+    /* Data of a format may be a hole of the file. */
+    if ((status.flags & STATUS_DATA) && (status.flags & STATUS_OFFSET) && !(status.flags & STATUS_ZERO) &&
+        status.file && status.file != node) {
+        BlockStatus below;
+        ret = node_status_co(status.file, status.map, status.bytes, &below);
+        if (ret >= 0 && (status.flags & STATUS_RAW)) {
+            status.bytes = MIN(status.bytes, below.bytes);
+            status.flags = (below.flags & ~(unsigned)(STATUS_OFFSET | STATUS_EOF)) |
+                           (status.flags & (STATUS_OFFSET | STATUS_ALLOCATED));
+            if (below.flags & STATUS_OFFSET) {
+                status.map = below.map;
+                status.file = below.file;
+            }
+        } else if (ret >= 0 && (below.flags & STATUS_ZERO)) {
+            status.bytes = MIN(status.bytes, below.bytes);
+            status.flags |= STATUS_ZERO;
+        } else if (ret >= 0) {
+            status.bytes = MIN(status.bytes, below.bytes);
+        }
+    }
+    *ret_status = status;
+    return 0;
+}
+
+int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint64_t bytes,
+                         BlockStatus *ret_status, unsigned *ret_depth)
+{
+    unsigned depth = 0;
+    bool shorter = false;
+    BlockStatus status = { .bytes = bytes };
+
+    for (BlockNode *layer = node; layer && layer != base; layer = layer->backing ? layer->backing->node : NULL) {
+        int ret = node_status_co(layer, offset, bytes, &status);
+        if (ret < 0) {
+            return ret;
+        }
+        if (layer != node && (status.flags & STATUS_EOF)) {
+            /* A backing image that ends here: zeroes, made by the layer above. */
+            status.flags = STATUS_ZERO | STATUS_ALLOCATED;
+            shorter = true;
+        }
+        bytes = status.bytes;
+        if ((status.flags & (STATUS_ALLOCATED | STATUS_EOF)) || shorter) {
+            *ret_status = status;
+            *ret_depth = shorter ? depth - 1 : depth;
+            return 0;
+        }
+        depth++;
+    }
+    status.bytes = bytes;
+    status.flags &= ~(unsigned)STATUS_ALLOCATED;
+    if (!base) {
+        status.flags |= STATUS_ZERO; /* nobody has it */
+    }
+    *ret_status = status;
+    *ret_depth = depth ? depth - 1 : 0;
+    return 0;
+}
+
+Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
+{
+    if (node->read_only) {
+        return error_new("Image is read-only");
+    }
+    if (size > INT64_MAX) {
+        return error_new("Image size %" PRIu64 " is too large", size);
+    }
+    if (!node->driver->truncate_co) {
+        return error_new("Image format driver does not support resize");
+    }
+    NodeRequest req;
+    uint64_t from = MIN(size, node->size);
+    request_begin(&req, node, from, MAX(size, node->size) - from + 1, true, 1);
+    Error *err = node->driver->truncate_co(node, size, prealloc);
+    node->write_generation++;
+    request_end(&req);
+    return err;
+}
