@@ -1,0 +1,41 @@
+/*
+ * ACPI tables for the guest: built into one blob, with a script that tells the firmware how to place and
+ * patch it (the table loader of fw_cfg).
+ */
+#ifndef OSTRICH_FIRMWARE_ACPI_H
+#define OSTRICH_FIRMWARE_ACPI_H
+
+#include "core/vm/machine.h"
+#include "firmware/aml.h"
+
+typedef struct AcpiTables {
+    GByteArray *blob;   /* file etc/acpi/tables */
+    GByteArray *loader; /* file etc/table-loader */
+    GArray *offsets;    /* uint32_t: tables that the RSDT names */
+} AcpiTables;
+
+/* What differs between PCs. */
+typedef struct AcpiPcInfo {
+    uint64_t pci_hole_start, pci_hole_end;     /* 32-bit window, end exclusive */
+    uint64_t pci_hole64_start, pci_hole64_end; /* 0: none */
+    bool hpet, smm, s3, s4, ioapic;
+    uint16_t pm_base, gpe_base;
+    uint8_t gpe_bytes;
+    const char *const *ports; /* NULL-terminated ISA parts that exist: "COM1", "LPT1", "FDC0", "KBD" */
+} AcpiPcInfo;
+
+/* Builds everything and adds the fw_cfg files; -acpitable ones come along. */
+Error *acpi_build_pc(Machine *machine, const AcpiPcInfo *info) MUST_USE;
+
+/* --- for the builders --- */
+void acpi_tables_init(AcpiTables *tables);
+void acpi_tables_fini(AcpiTables *tables);
+/* Begins a table; its length, checksum and place in the RSDT are handled by acpi_table_end(). */
+guint acpi_table_begin(AcpiTables *tables, const char signature[4], uint8_t revision);
+void acpi_table_end(AcpiTables *tables, guint start);
+void acpi_put(AcpiTables *tables, uint64_t value, unsigned size);
+/* The field of `size` bytes at offset holds an offset in the blob that becomes an address. */
+void acpi_pointer(AcpiTables *tables, guint offset, unsigned size, uint32_t target);
+void acpi_pc_dsdt(Machine *machine, const AcpiPcInfo *info, AcpiTables *tables);
+
+#endif

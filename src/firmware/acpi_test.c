@@ -1,0 +1,117 @@
+#include "firmware/acpi.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+
+#include "base/endian.h"
+#include "firmware/fw_cfg.h"
+
+static const MachineType test_machine = { .name = "test", .desc = "test machine" };
+static const char *const ports[] = { "COM1", "COM2", "LPT1", "FDC0", "KBD", NULL };
+static const AcpiPcInfo info = { .pci_hole_start = 0x20000000, .pci_hole_end = 0xfec00000, .pci_hole64_start = 0x100000000,
+                                 .pci_hole64_end = 0x180000000, .hpet = true, .s3 = true, .s4 = true, .ioapic = true,
+                                 .pm_base = 0x600, .gpe_base = 0xafe0, .gpe_bytes = 4, .ports = ports };
+
+static Machine *build(void)
+{
+    Machine *machine = machine_new(&test_machine, machine_config_new());
+    lock_acquire(&machine->lock);
+    fw_cfg_create(machine);
+    Error *err = acpi_build_pc(machine, &info);
+    g_assert_null(err);
+    return machine;
+}
+
+static void destroy(Machine *machine)
+{
+    lock_release(&machine->lock);
+    machine_free(machine);
+}
+
+/* Every table that the script checksums has a valid header, and the pointers stay inside the blob. */
+static void test_loader_script(void)
+{
+    Machine *machine = build();
+    size_t script_length, blob_length;
+    const uint8_t *script = fw_cfg_file_data(machine->fw_cfg, "etc/table-loader", &script_length);
+    const uint8_t *blob = fw_cfg_file_data(machine->fw_cfg, "etc/acpi/tables", &blob_length);
+    unsigned checksums = 0, pointers = 0;
+
+    g_assert_cmpuint(script_length % 128, ==, 0);
+    for (size_t at = 0; at < script_length; at += 128) {
+        const uint8_t *e = script + at;
+        if (ld32_le(e) == 3 && !strcmp((const char *)e + 4, "etc/acpi/tables")) {
+            uint32_t start = ld32_le(e + 64), length = ld32_le(e + 68);
+            g_assert_cmpuint(start + length, <=, blob_length);
+            g_assert_cmpuint(ld32_le(blob + start + 4), ==, length);
+            g_assert_cmpuint(ld32_le(e + 60), ==, start + 9);
+            checksums++;
+        } else if (ld32_le(e) == 2) {
+            uint32_t offset = ld32_le(e + 116);
+            bool in_tables = !strcmp((const char *)e + 4, "etc/acpi/tables");
+            g_assert_cmpuint(offset + e[120], <=, in_tables ? blob_length : 20u);
+            pointers++;
+        }
+    }
+    g_assert_cmpuint(checksums, ==, 6); /* DSDT FACP APIC HPET WAET RSDT */
+    g_assert_cmpuint(pointers, ==, 3 + 4 + 1);
+    destroy(machine);
+}
+
+static void write_table(const uint8_t *blob, const char *signature, size_t blob_length, const char *dir)
+{
+    for (size_t at = 0; at + 36 <= blob_length; at += 8) {
+        if (!memcmp(blob + at, signature, 4)) {
+            uint32_t length = ld32_le(blob + at + 4);
+            g_autofree uint8_t *table = g_memdup2(blob + at, length);
+            uint8_t sum = 0;
+            for (uint32_t i = 0; i < length; i++) {
+                sum += table[i];
+            }
+            table[9] = (uint8_t)-sum;
+            g_autofree char *path = g_strdup_printf("%s/%.4s.dat", dir, signature);
+            g_assert_true(g_file_set_contents(path, (char *)table, length, NULL));
+            return;
+        }
+    }
+    g_assert_not_reached();
+}
+
+/* Debian's iasl takes the tables apart, and its output compiles again without an error. */
+static void test_iasl(void)
+{
+    static const char *const tables[] = { "DSDT", "FACP", "APIC", "HPET", "WAET" };
+    g_autofree char *iasl = g_find_program_in_path("iasl");
+    if (!iasl) {
+        g_test_skip("iasl (package acpica-tools) is not installed");
+        return;
+    }
+    Machine *machine = build();
+    size_t length;
+    const uint8_t *blob = fw_cfg_file_data(machine->fw_cfg, "etc/acpi/tables", &length);
+    g_autofree char *dir = g_dir_make_tmp("acpi-XXXXXX", NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(tables); i++) {
+        write_table(blob, tables[i], length, dir);
+        g_autofree char *command = g_strdup_printf(
+            "cd %s && %s -d %s.dat >log 2>&1 && %s -ve %s.dsl >>log 2>&1 || { cat log; exit 1; }", dir, iasl,
+            tables[i], iasl, tables[i]);
+        g_assert_cmpint(system(command), ==, 0);
+        g_autofree char *log_path = g_build_filename(dir, "log", NULL);
+        g_autofree char *log = NULL;
+        g_assert_true(g_file_get_contents(log_path, &log, NULL, NULL));
+        if (strstr(log, "Error") && !strstr(log, " 0 Errors")) {
+            g_error("%s", log);
+        }
+    }
+    g_autofree char *clean = g_strdup_printf("rm -rf %s", dir);
+    g_assert_cmpint(system(clean), ==, 0);
+    destroy(machine);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/firmware/acpi/loader-script", test_loader_script);
+    g_test_add_func("/firmware/acpi/iasl", test_iasl);
+    return g_test_run();
+}
