@@ -4,6 +4,7 @@
  */
 #include "firmware/smbios.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -367,8 +368,7 @@ static void memory(Builder *b, const SmbiosInfo *info)
         begin(b, 17, (uint16_t)(0x1100 + i));
         put(b, 0x1000, 2);
         put(b, 0xfffe, 2);
-        put(b, 0xffff, 4); /* total and data width are unknown */
-        b->out->data[b->out->len - 2] = b->out->data[b->out->len - 1] = 0xff;
+        put(b, 0xffffffff, 4); /* total and data width are unknown */
         put(b, MIN(size, (uint64_t)0x7fff), 2);
         put(b, 9, 1); /* DIMM */
         put(b, 0, 1);
