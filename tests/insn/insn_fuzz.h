@@ -1,0 +1,121 @@
+/*
+ * Random instruction sequences, run by the host's processor and by an engine of ours (the interpreter or
+ * the translator) from the same state, and compared. See docs/hacking/insn-fuzz.md.
+ *
+ * A case is made from one 64-bit number alone, so a failure is reproduced by --one.
+ */
+#ifndef TESTS_INSN_INSN_FUZZ_H
+#define TESTS_INSN_INSN_FUZZ_H
+
+#include "cpu/x86/cpu.h"
+#include "cpu/x86/insn.h"
+
+/* Addresses, the same in the native child and in the guest; below 2 GiB for 32-bit code. */
+#define FUZZ_CODE      0x20000000ull /* FUZZ_BATCH slots; readable and executable */
+#define FUZZ_SLOT      512u
+#define FUZZ_DATA      0x21000000ull /* writable pages, then a read-only one; what is around is not mapped */
+#define FUZZ_DATA_SIZE 8192u
+#define FUZZ_RO        (FUZZ_DATA + FUZZ_DATA_SIZE)
+#define FUZZ_RO_SIZE   4096u
+#define FUZZ_EXIT32    0x22000000ull /* the way back from 32-bit code, native only */
+#define FUZZ_GS_BASE   (FUZZ_DATA + 0x800)
+#define FUZZ_LINE      64u
+#define FUZZ_LINES     (FUZZ_DATA_SIZE / FUZZ_LINE)
+
+enum { FUZZ_BATCH = 256, FUZZ_INSNS = 20, FUZZ_TEMPLATES = 16, FUZZ_XSAVE = 832 };
+
+/* How a run ended. */
+enum { FUZZ_END = 0x100, FUZZ_HANG = 0x101, FUZZ_CRASH = 0x102 };
+
+typedef struct FuzzState {
+    uint8_t xsave[FUZZ_XSAVE] __attribute__((aligned(64))); /* standard format: x87, SSE, AVX */
+    uint64_t gpr[16];
+    uint64_t rip, rflags;
+    uint32_t vector; /* exception, or FUZZ_END: ran to the end */
+    uint32_t error;
+    uint64_t cr2;
+} FuzzState;
+
+typedef struct FuzzInsn {
+    uint8_t bytes[15];
+    uint8_t length;
+    int8_t target;          /* branches: index of the instruction to go to, -1: not patched */
+    uint8_t target_offset, target_size; /* of the displacement in bytes[] */
+    uint8_t rip_offset;     /* of a rip-relative displacement in bytes[], 0: none */
+    uint32_t rip_target;
+    uint16_t undefined;     /* flags that are undefined before this instruction */
+} FuzzInsn;
+
+typedef struct FuzzCase {
+    uint64_t seed;
+    bool code32;
+    uint8_t count;
+    uint8_t template;
+    uint16_t undefined; /* flags that are undefined at the end */
+    uint16_t length;    /* of code, without what leads to the exit */
+    FuzzInsn insn[FUZZ_INSNS];
+    uint16_t offset[FUZZ_INSNS + 1];
+    uint8_t code[FUZZ_SLOT];
+    FuzzState in;
+} FuzzCase;
+
+typedef struct FuzzResult {
+    FuzzState out;
+    unsigned lines; /* of memory that changed */
+    struct { uint16_t line; uint8_t bytes[FUZZ_LINE]; } line[FUZZ_LINES];
+} FuzzResult;
+
+/* --- values.c --- */
+typedef struct Rng { uint64_t s; } Rng;
+uint64_t rng_next(Rng *rng);
+static inline unsigned rng_below(Rng *rng, unsigned n)
+{
+    return (unsigned)((rng_next(rng) >> 32) * n >> 32);
+}
+static inline bool rng_chance(Rng *rng, unsigned percent)
+{
+    return rng_below(rng, 100) < percent;
+}
+/* Fills in registers, flags, x87 and vector state. */
+void value_state(Rng *rng, bool code32, FuzzState *ret_state);
+/* Contents of the writable pages and of the read-only one. */
+void gen_template(unsigned n, uint8_t *data);
+void gen_readonly(uint8_t *data);
+
+/* --- gen.c --- */
+typedef struct FuzzGen FuzzGen;
+/* classes: bits of FuzzClass; features: the words both sides have. */
+FuzzGen *gen_new(uint32_t classes, const uint32_t features[X86_FEAT_WORDS], bool code32, unsigned *ret_skipped);
+void gen_free(FuzzGen *gen);
+unsigned gen_rows(const FuzzGen *gen);
+/* Rows that occurred in cases so far. */
+unsigned gen_covered(const FuzzGen *gen);
+void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *ret_case);
+/* Lays out insn[] into code[] for a slot: what leads to the exit is not appended. */
+void gen_assemble(FuzzCase *c, unsigned slot);
+/* Names of --class; bits are BIT(X86Class). 0 when unknown. */
+uint32_t gen_class_of(const char *name);
+
+/* --- native.c: the host's processor, in a child process --- */
+typedef struct FuzzNative FuzzNative;
+FuzzNative *native_new(void);
+void native_free(FuzzNative *native);
+/* Runs a batch; false: the child died at case *ret_died (it was started again). */
+bool native_run(FuzzNative *native, const FuzzCase *cases, unsigned count, const FuzzResult **ret_results,
+                unsigned *ret_died);
+
+/* --- guest.c: our CPU --- */
+typedef struct FuzzGuest FuzzGuest;
+struct InsnEngine;
+FuzzGuest *guest_new(const struct InsnEngine *engine);
+void guest_free(FuzzGuest *guest);
+const uint32_t *guest_features(const FuzzGuest *guest);
+void guest_load_code(FuzzGuest *guest, const FuzzCase *cases, unsigned count);
+void guest_run(FuzzGuest *guest, const FuzzCase *c, unsigned slot, FuzzResult *ret_result);
+
+/* --- compare.c --- */
+/* True when equal. text: differences are described there; may be NULL. */
+bool compare_results(const FuzzCase *c, unsigned slot, const FuzzResult *native, const FuzzResult *ours, GString *text);
+void compare_print_case(const FuzzCase *c, GString *text);
+
+#endif
