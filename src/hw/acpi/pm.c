@@ -72,10 +72,9 @@ static void pm_sleep(AcpiPm *pm)
 
 /* --- PM1 blocks --- */
 
-static uint64_t pm_block_read(void *opaque, uint64_t addr, unsigned size)
+static uint16_t pm_block_get(AcpiPm *pm, unsigned reg)
 {
-    AcpiPm *pm = opaque;
-    switch (addr) {
+    switch (reg) {
     case 0:
         pm_timer_catch_up(pm);
         return pm->sts;
@@ -88,16 +87,14 @@ static uint64_t pm_block_read(void *opaque, uint64_t addr, unsigned size)
     }
 }
 
-static void pm_block_write(void *opaque, uint64_t addr, uint64_t value, unsigned size)
+static void pm_block_set(AcpiPm *pm, unsigned reg, uint16_t value)
 {
-    AcpiPm *pm = opaque;
-    switch (addr) {
+    pm_timer_catch_up(pm);
+    switch (reg) {
     case 0:
-        pm_timer_catch_up(pm);
         pm->sts &= ~value;
         break;
     case 2:
-        pm_timer_catch_up(pm);
         pm->en = value;
         break;
     case 4:
@@ -112,8 +109,24 @@ static void pm_block_write(void *opaque, uint64_t addr, uint64_t value, unsigned
     pm_update(pm);
 }
 
-/* 16-bit registers; the core joins and splits other sizes. */
-static const MemOps pm_block_ops = { .read = pm_block_read, .write = pm_block_write, .min = 2, .max = 2 };
+static uint64_t pm_block_read(void *opaque, uint64_t addr, unsigned size)
+{
+    uint16_t value = pm_block_get(opaque, addr & ~1u);
+    return size == 2 ? value : value >> 8 * (addr & 1) & 0xff;
+}
+
+static void pm_block_write(void *opaque, uint64_t addr, uint64_t value, unsigned size)
+{
+    unsigned reg = addr & ~1u, shift = 8 * (addr & 1);
+    if (size == 1) {
+        /* The other byte of a register that is not write-one-to-clear stays. */
+        uint16_t keep = reg == 0 ? 0 : pm_block_get(opaque, reg) & ~(0xff << shift);
+        value = value << shift | keep;
+    }
+    pm_block_set(opaque, reg, value);
+}
+
+static const MemOps pm_block_ops = { .read = pm_block_read, .write = pm_block_write, .max = 2 };
 
 static uint64_t pm_timer_read(void *opaque, uint64_t addr, unsigned size)
 {

@@ -1,0 +1,22 @@
+/*
+ * The I/O APIC. All functions: any thread.
+ */
+#ifndef OSTRICH_HW_INTC_IOAPIC_H
+#define OSTRICH_HW_INTC_IOAPIC_H
+
+#include "core/dev/dev.h"
+
+#define IOAPIC_SERVICE "ioapic"
+#define IOAPIC_PINS 24
+
+typedef struct IoApic IoApic;
+
+IoApic *ioapic_of(Machine *machine); /* NULL when there is none */
+/* Input pin; an IrqFn, opaque is the IoApic. */
+void ioapic_set_irq(void *ioapic, int pin, int level);
+/* A local APIC ended a level-triggered vector. */
+void ioapic_eoi(IoApic *ioapic, uint8_t vector);
+/* Text for info irq and info pic. Caller frees. */
+char *ioapic_describe(IoApic *ioapic);
+
+#endif
