@@ -1,0 +1,41 @@
+/* Looking up accelerators by name. */
+#include "accel/accel.h"
+
+const AccelType *accel_type_find(const char *name)
+{
+    SECTION_FOREACH(accel_types, AccelType, it) {
+        if (strcmp((*it)->name, name) == 0) {
+            return *it;
+        }
+    }
+    return NULL;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const AccelType *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+char *accel_types_help(void)
+{
+    g_autoptr(GPtrArray) types = g_ptr_array_new();
+    SECTION_FOREACH(accel_types, AccelType, it) {
+        if ((*it)->usable == NULL) {
+            g_ptr_array_add(types, (gpointer)*it);
+            continue;
+        }
+        Error *err = (*it)->usable();
+        if (err == NULL) {
+            g_ptr_array_add(types, (gpointer)*it);
+        }
+        error_free(err);
+    }
+    g_ptr_array_sort(types, by_name);
+    GString *text = g_string_new("Accelerators supported in QEMU binary:\n");
+    for (unsigned i = 0; i < types->len; i++) {
+        const AccelType *type = g_ptr_array_index(types, i);
+        g_string_append_printf(text, "%s\n", type->name);
+    }
+    return g_string_free(text, FALSE);
+}

@@ -1,0 +1,109 @@
+/*
+ * From uops to host code (DBT.md sections 5 to 9), one pass, block by block.
+ *
+ * Registers: rbp points at the context (ir/env.h), rcx and r14 are scratch, guest registers live where
+ * host_of_guest[] says; r8 to r11 of the guest stay in memory. EFLAGS hold the guest's arithmetic flags
+ * wherever they are live. The stack pointer is the C stack, 16-byte aligned between instructions.
+ *
+ * Hot code and cold code (slow paths, exits) go to two areas within reach of each other and the thunks.
+ */
+#ifndef OSTRICH_DBT_BACK_LOWER_H
+#define OSTRICH_DBT_BACK_LOWER_H
+
+#include "dbt/back/x86_64/encode.h"
+#include "dbt/ir/uop.h"
+
+enum { HOST_SPILLED = 0x80 };
+extern const uint8_t host_of_guest[16];
+
+/* How a slow path was entered; argument of the engine's slow function. */
+enum {
+    SLOW_WRITE = 1,
+    SLOW_FLAGS = 2, /* EFLAGS were live */
+    SLOW_INTERP = 4,
+    SLOW_KINDS = 5,
+};
+/* Why JIT code was left: the low byte of what the entry thunk returns; the payload lies above bit 32. */
+enum {
+    LEAVE_LINK,     /* payload: exit number; may be linked */
+    LEAVE_POLL,     /* payload: exit number; exit_req was set */
+    LEAVE_GUARD,    /* payload: block number; its page may be mapped elsewhere */
+    LEAVE_INDIRECT, /* hot.rip holds the target */
+    LEAVE_INTERP,   /* payload: site number; interpret it and go on anywhere */
+    LEAVE_DISPATCH, /* hot.rip is right */
+    LEAVE_KINDS,
+};
+
+/* Addresses of the generated thunks, and what code needs to know about the vCPU's tables. */
+typedef struct HostEnv {
+    const uint8_t *slow[SLOW_KINDS];
+    const uint8_t *leave[LEAVE_KINDS];
+    const uint8_t *vec_load, *vec_load_flags;
+    uint8_t *enter;
+    uint32_t slots;      /* 32-bit address of the page-id table */
+    uint32_t jump_cache; /* of the current mode's jump cache */
+    uint32_t masks;      /* 32-bit address of pext masks: TLB index, ~0xfff, 0xfff */
+    int32_t temp, vec, mxcsr; /* context-relative: 8 spare bytes, vector registers, MXCSR */
+    bool bmi2;
+} HostEnv;
+enum { JUMP_CACHE_BITS = 14, PAGE_SLOT_BITS = 12 };
+typedef struct JumpCacheEntry {
+    uint64_t va;
+    const uint8_t *code;
+} JumpCacheEntry;
+
+/* What lowering tells about a block. */
+typedef struct LowerSite { /* where a guest instruction may leave to C and come back */
+    uint32_t resume;       /* run address of what follows the instruction, as an offset from the hot start */
+    uint8_t uop;           /* index of the uop */
+    uint8_t kind;          /* SLOW_* */
+    uint8_t *fault;        /* run address of a trapping instruction, or NULL */
+    const uint8_t *stub;   /* run address of its slow path */
+} LowerSite;
+typedef struct LowerExit {
+    uint8_t *field;        /* write address of the rel32 that linking patches */
+    const uint8_t *stub;   /* run address of what it says when not linked */
+    uint64_t target;
+    uint8_t uop;
+} LowerExit;
+
+enum { LOWER_MAX_SITES = 192, LOWER_MAX_EXITS = 80 };
+typedef struct Lowered {
+    uint8_t *guarded, *entry; /* run addresses */
+    uint8_t *hot_end;
+    unsigned site_count, exit_count;
+    LowerSite sites[LOWER_MAX_SITES];
+    LowerExit exits[LOWER_MAX_EXITS];
+} Lowered;
+
+typedef struct LowerBlock {
+    const Uop *uops;
+    unsigned count;
+    uint8_t flags_in;
+    bool mode64;
+    uint64_t pc;
+    uint32_t number;     /* of the block: payload of guard exits */
+    uint32_t page_id;
+    uint32_t slot;       /* index in the page-id table */
+    uint32_t first_site, first_exit; /* numbers of the block's first ones */
+} LowerBlock;
+
+/* Upper bounds of the bytes that a block may need in each area. */
+enum { LOWER_HOT_MAX = 64 * 160, LOWER_COLD_MAX = 64 * 160 };
+void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *cold, Lowered *ret_lowered);
+
+/* thunks.c: generates entry, exit and slow-path thunks. slow_fn(opaque, va, return_address, kind) gives
+ * the address to go on at. */
+typedef const uint8_t *SlowFn(void *opaque, uint64_t va, const uint8_t *return_address, uint64_t kind);
+void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, void *opaque);
+/* Enters translated code; returns LEAVE_* with its payload. */
+typedef uint64_t EnterFn(void *context, const uint8_t *code);
+/* Site number behind a slow path's return address. */
+static inline uint32_t lower_site_at(const uint8_t *return_address, unsigned kind)
+{
+    uint32_t site;
+    memcpy(&site, return_address + (kind & SLOW_INTERP ? 0 : 5), 4);
+    return site;
+}
+
+#endif

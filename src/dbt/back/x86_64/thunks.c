@@ -1,0 +1,183 @@
+/*
+ * The hand-written parts of translated code: entering it, leaving it, and calling C from it. They are
+ * generated at start-up because they contain addresses.
+ */
+#include "dbt/back/x86_64/lower.h"
+
+#include "dbt/ir/env.h"
+
+const uint8_t host_of_guest[16] = {
+    H_RAX, H_R12, H_RDX, H_RBX, H_R13, H_R15, H_RSI, H_RDI,
+    HOST_SPILLED, HOST_SPILLED, HOST_SPILLED, HOST_SPILLED, H_R8, H_R9, H_R10, H_R11,
+};
+
+static EncRm env_at(int32_t disp)
+{
+    return enc_mem(H_RBP, disp);
+}
+
+static void save_gprs(Asm *a)
+{
+    for (unsigned r = 0; r < 16; r++) {
+        if (host_of_guest[r] != HOST_SPILLED) {
+            enc_store(a, 8, env_at(ENV_GPR + 8 * r), host_of_guest[r]);
+        }
+    }
+}
+
+static void load_gprs(Asm *a)
+{
+    for (unsigned r = 0; r < 16; r++) {
+        if (host_of_guest[r] != HOST_SPILLED) {
+            enc_load(a, 8, host_of_guest[r], env_at(ENV_GPR + 8 * r));
+        }
+    }
+}
+
+/* EFLAGS to hot.rflags; after save_gprs: destroys rax and rcx. */
+static void save_flags(Asm *a)
+{
+    enc_u8(a, 0x9f);                                    /* lahf */
+    enc_op(a, 0x90 | E_0F | E_BYTE_RM, 0, enc_reg(H_RAX)); /* seto al */
+    enc_op(a, 0xb6 | E_0F, H_RCX, enc_reg(H_RAX));      /* movzx ecx, al */
+    enc_shl_imm(a, 4, H_RCX, 11);
+    enc_op(a, 0xb6 | E_0F, H_RAX, enc_reg(4));          /* movzx eax, ah */
+    enc_alu(a, ALU_OR, 4, H_RCX, enc_reg(H_RAX));
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), ENV_ARITH_FLAGS);
+    enc_load(a, 4, H_RAX, env_at(ENV_RFLAGS));
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RAX), ~ENV_ARITH_FLAGS);
+    enc_alu(a, ALU_OR, 4, H_RAX, enc_reg(H_RCX));
+    enc_store(a, 4, env_at(ENV_RFLAGS), H_RAX);
+}
+
+/* hot.rflags to EFLAGS; before load_gprs. */
+static void load_flags(Asm *a)
+{
+    enc_load(a, 4, H_RAX, env_at(ENV_RFLAGS));
+    enc_mov(a, 4, H_RCX, H_RAX);
+    enc_shr_imm(a, 4, H_RCX, 11);
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), 1);
+    enc_op(a, 0x88 | E_HIGH, H_RAX, enc_reg(4));      /* mov ah, al */
+    enc_alu_imm(a, ALU_ADD, 1, enc_reg(H_RCX), 0x7f); /* overflows when cl was 1 */
+    enc_u8(a, 0x9e);                                  /* sahf */
+}
+
+static void xmm_all(Asm *a, const HostEnv *env, bool load)
+{
+    for (unsigned i = 0; i < 16; i++) {
+        enc_op(a, (load ? 0x10 : 0x11) | E_0F, i, env_at(env->vec + 64 * i)); /* movups */
+    }
+}
+
+/* Puts live guest vectors away and gives C its MXCSR; remembers in ENV_VEC_WAS whether there were any. */
+static void save_vectors(Asm *a, const HostEnv *env)
+{
+    enc_load(a, 1, H_RAX, env_at(ENV_VEC_LIVE));
+    enc_store(a, 1, env_at(ENV_VEC_WAS), H_RAX);
+    enc_op(a, 0x84 | E_BYTE_REG | E_BYTE_RM, H_RAX, enc_reg(H_RAX));
+    uint8_t *none = enc_jcc(a, CC_E, NULL);
+    xmm_all(a, env, false);
+    enc_op(a, 0xae | E_0F, 3, env_at(env->mxcsr)); /* stmxcsr */
+    enc_op(a, 0xae | E_0F, 2, enc_abs(env->masks + 32)); /* ldmxcsr */
+    enc_store_imm(a, 1, env_at(ENV_VEC_LIVE), 0);
+    enc_patch_rel32(none, a->run_delta, enc_here(a));
+}
+
+static void load_vectors(Asm *a, const HostEnv *env)
+{
+    enc_op(a, 0xae | E_0F, 2, env_at(env->mxcsr));
+    xmm_all(a, env, true);
+    enc_store_imm(a, 1, env_at(ENV_VEC_LIVE), 1);
+}
+
+static const uint8_t saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
+
+static void emit_enter(HostEnv *env, Asm *a)
+{
+    env->enter = enc_here(a);
+    for (unsigned i = 0; i < ARRAY_SIZE(saved); i++) {
+        enc_push(a, saved[i]);
+    }
+    enc_alu_imm(a, ALU_SUB, 8, enc_reg(H_RSP), 8);
+    enc_mov(a, 8, H_RBP, H_RDI);
+    enc_store(a, 8, env_at(ENV_RESUME), H_RSI);
+    load_flags(a);
+    load_gprs(a);
+    enc_jmp_mem(a, env_at(ENV_RESUME));
+}
+
+/* Tail of every leave thunk: rax is the result's low half, the payload lies in ENV_PAYLOAD. */
+static void emit_return(Asm *a, unsigned why)
+{
+    enc_load(a, 4, H_RAX, env_at(ENV_PAYLOAD));
+    enc_shl_imm(a, 8, H_RAX, 32);
+    if (why != 0) {
+        enc_alu_imm(a, ALU_OR, 8, enc_reg(H_RAX), why);
+    }
+    enc_alu_imm(a, ALU_ADD, 8, enc_reg(H_RSP), 8);
+    for (unsigned i = ARRAY_SIZE(saved); i-- > 0;) {
+        enc_pop(a, saved[i]);
+    }
+    enc_u8(a, 0xc3);
+}
+
+static void emit_leave(HostEnv *env, Asm *a, unsigned why)
+{
+    enc_align(a, 16);
+    env->leave[why] = enc_here(a);
+    if (why == LEAVE_INDIRECT) {
+        enc_store(a, 8, env_at(ENV_RIP), H_R14);
+    } else if (why != LEAVE_DISPATCH) { /* called; the payload follows the call */
+        enc_pop(a, H_RCX);
+        enc_load(a, 4, H_RCX, enc_mem(H_RCX, 0));
+        enc_store(a, 4, env_at(ENV_PAYLOAD), H_RCX);
+    }
+    save_gprs(a);
+    save_flags(a);
+    save_vectors(a, env);
+    emit_return(a, why);
+}
+
+static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, void *opaque)
+{
+    enc_align(a, 16);
+    env->slow[kind] = enc_here(a);
+    if (kind < SLOW_FLAGS) { /* the check left the page offset in r14, the entry's displacement in rcx */
+        enc_alu(a, ALU_ADD, 8, H_R14,
+                enc_mem_index(H_RBP, H_RCX, 0, kind & SLOW_WRITE ? ENV_TLB_WRITE : ENV_TLB_READ));
+    }
+    enc_pop(a, H_RCX);
+    enc_store(a, 8, env_at(ENV_PAYLOAD), H_RCX);
+    save_gprs(a);
+    save_flags(a);
+    save_vectors(a, env);
+    enc_mov_imm(a, H_RDI, (uintptr_t)opaque);
+    enc_mov(a, 8, H_RSI, H_R14);
+    enc_load(a, 8, H_RDX, env_at(ENV_PAYLOAD));
+    enc_mov_imm(a, H_RCX, kind);
+    enc_mov_imm(a, H_RAX, (uintptr_t)fn);
+    enc_op(a, 0xff, 2, enc_reg(H_RAX));
+    enc_store(a, 8, env_at(ENV_RESUME), H_RAX);
+    enc_alu_imm(a, ALU_CMP, 1, env_at(ENV_VEC_WAS), 0);
+    uint8_t *none = enc_jcc(a, CC_E, NULL);
+    load_vectors(a, env);
+    enc_patch_rel32(none, a->run_delta, enc_here(a));
+    load_flags(a);
+    load_gprs(a);
+    enc_jmp_mem(a, env_at(ENV_RESUME));
+}
+
+void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, void *opaque)
+{
+    emit_enter(env, a);
+    for (unsigned why = 0; why < LEAVE_KINDS; why++) {
+        emit_leave(env, a, why);
+    }
+    for (unsigned kind = 0; kind < SLOW_KINDS; kind++) {
+        emit_slow(env, a, kind, slow_fn, opaque);
+    }
+    enc_align(a, 16);
+    env->vec_load = enc_here(a); /* touches neither flags nor general registers */
+    load_vectors(a, env);
+    enc_u8(a, 0xc3);
+}

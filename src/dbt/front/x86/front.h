@@ -1,0 +1,42 @@
+/*
+ * From x86 instructions to uops: reads a superblock, a run of instructions of one page that goes on
+ * behind conditional branches that are not taken, and says what each does. What this file does not know
+ * becomes UOP_INTERP, so adding an instruction to the interpreter is enough to run it.
+ */
+#ifndef OSTRICH_DBT_FRONT_X86_H
+#define OSTRICH_DBT_FRONT_X86_H
+
+#include "cpu/x86/cpu.h"
+#include "cpu/x86/insn.h"
+#include "dbt/ir/uop.h"
+
+enum { FRONT_MAX_INSNS = 48, FRONT_MAX_UOPS = FRONT_MAX_INSNS + 1 };
+#define FRONT_MODE_NO_VEC BIT(31) /* translator's mode bit: vectors are left to the interpreter */
+
+/* Bytes of guest code at va without side effects; NULL when not known. */
+typedef const uint8_t *FrontPeek(void *opaque, uint64_t va, unsigned *ret_available);
+
+typedef struct FrontBlock {
+    uint64_t pc;
+    uint32_t mode;
+    const X86Cpu *cpu; /* for its features */
+    FrontPeek *peek;
+    void *opaque;
+    const uint8_t *bytes; /* at pc */
+    unsigned available;   /* to the end of the page */
+
+    unsigned insn_count, uop_count;
+    unsigned length;      /* bytes covered */
+    uint8_t flags_in;
+    uint16_t offset[FRONT_MAX_INSNS + 1]; /* of each instruction, from pc */
+    X86Insn insns[FRONT_MAX_INSNS];
+    Uop uops[FRONT_MAX_UOPS];
+} FrontBlock;
+
+/* True for modes that translate() takes. */
+bool front_mode_ok(uint32_t mode);
+/* Fills the block from pc, mode, cpu, peek, bytes. False: the first instruction must be interpreted (it
+ * crosses the page, or is invalid). */
+bool front_translate(FrontBlock *block);
+
+#endif

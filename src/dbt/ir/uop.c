@@ -1,0 +1,189 @@
+/* Micro-operations: their table, flag liveness, verifier and text form. See uop.h. */
+#include <inttypes.h>
+
+#include "dbt/ir/uop.h"
+
+enum { HAS_REG = 1, HAS_IMM = 2, SIDE = 4, TARGET = 8, STACK = 16, MEM = 32, INDIRECT = 64, CODE = 128 };
+
+static const struct {
+    const char *name;
+    uint8_t traits;
+} table[UOP_KINDS] = {
+    [UOP_NOP] = { "nop", 0 },
+    [UOP_OP] = { "op", HAS_REG | CODE },
+    [UOP_MOVI] = { "movi", HAS_REG | HAS_IMM },
+    [UOP_LEA] = { "lea", HAS_REG | MEM },
+    [UOP_BYTES] = { "bytes", HAS_IMM },
+    [UOP_BSWAP] = { "bswap", HAS_REG },
+    [UOP_SHIFT_CL] = { "shift_cl", HAS_REG | CODE },
+    [UOP_CMPXCHG_PAIR] = { "cmpxchg_pair", MEM | CODE },
+    [UOP_PUSH] = { "push", HAS_REG | STACK },
+    [UOP_PUSH_MEM] = { "push_mem", MEM | STACK },
+    [UOP_POP] = { "pop", HAS_REG | STACK },
+    [UOP_LEAVE] = { "leave", STACK },
+    [UOP_VEC] = { "vec", HAS_REG | CODE },
+    [UOP_FLAG_IF] = { "flag_if", HAS_IMM },
+    [UOP_INTERP] = { "interp", 0 },
+    [UOP_JCC] = { "jcc", TARGET | SIDE },
+    [UOP_JCXZ] = { "jcxz", TARGET | SIDE },
+    [UOP_JMP] = { "jmp", TARGET },
+    [UOP_CALL] = { "call", TARGET | STACK },
+    [UOP_RET] = { "ret", STACK | INDIRECT },
+    [UOP_JMP_REG] = { "jmp_reg", HAS_REG | INDIRECT },
+    [UOP_JMP_MEM] = { "jmp_mem", MEM | INDIRECT },
+    [UOP_CALL_REG] = { "call_reg", HAS_REG | STACK | INDIRECT },
+    [UOP_CALL_MEM] = { "call_mem", MEM | STACK | INDIRECT },
+    [UOP_INTERP_END] = { "interp_end", 0 },
+};
+
+static bool touches_memory(const Uop *u)
+{
+    return u->kind != UOP_LEA && ((u->attr & UA_MEM) || (table[u->kind].traits & STACK));
+}
+
+bool uop_clobbers(const Uop *u)
+{
+    return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF;
+}
+
+uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque)
+{
+    /* Flags that an exit not asked about yet may need; asked when a clobbering uop is met before they are
+     * all defined. */
+    uint8_t live = FL_ALL, unknown = 0;
+    unsigned pending[64], npending = 0;
+    for (unsigned i = count; i-- > 0;) {
+        Uop *u = &uops[i];
+        uint8_t traits = table[u->kind].traits;
+        u->exit_live = FL_ALL;
+        if (i == count - 1 && uop_ends_block(u)) {
+            live = 0;
+            unknown = 0;
+        }
+        if (traits & INDIRECT) {
+            live = 0; /* contract of section 6: nothing is passed in flags */
+        } else if (u->kind == UOP_CALL || u->kind == UOP_JMP) {
+            live = 0;
+            unknown = FL_ALL;
+            pending[0] = i;
+            npending = 1;
+        } else if (u->kind == UOP_INTERP_END) {
+            live = FL_ALL;
+        } else if (traits & SIDE) {
+            unknown = FL_ALL & ~live;
+            if (npending < ARRAY_SIZE(pending)) {
+                pending[npending++] = i;
+            } else {
+                live |= unknown;
+            }
+        }
+        if ((traits & TARGET) && (u->attr & UA_BACKWARD)) {
+            u->exit_live = exit_live(opaque, u, u->imm);
+            live |= u->exit_live;
+            unknown = npending > 1 ? unknown & ~live : 0;
+            npending -= npending > 0 && pending[npending - 1] == i;
+        }
+        if (unknown && (uop_clobbers(u) || i == 0) && (unknown & ~u->defs)) {
+            for (unsigned k = 0; k < npending && unknown; k++) {
+                Uop *exit = &uops[pending[k]];
+                exit->exit_live = exit_live(opaque, exit, exit->imm);
+                live |= exit->exit_live & unknown;
+                unknown &= ~live;
+            }
+            unknown = 0;
+            npending = 0;
+        }
+        live = (live & ~u->defs) | u->uses;
+        unknown &= ~(u->defs | live);
+        if (unknown == 0) {
+            npending = 0;
+        }
+        u->live_in = live | unknown;
+    }
+    return count == 0 ? FL_ALL : uops[0].live_in;
+}
+
+const char *uop_verify(const Uop *uops, unsigned count)
+{
+    if (count == 0) {
+        return "empty block";
+    }
+    for (unsigned i = 0; i < count; i++) {
+        const Uop *u = &uops[i];
+        if (u->kind >= UOP_KINDS) {
+            return "unknown kind";
+        }
+        if (uop_ends_block(u) != (i == count - 1)) {
+            return "a block has one end, its last uop";
+        }
+        if ((table[u->kind].traits & MEM) && !(u->attr & UA_MEM)) {
+            return "memory operand missing";
+        }
+        if ((table[u->kind].traits & CODE) && u->code == 0 && u->kind != UOP_OP) {
+            return "opcode missing";
+        }
+        if ((u->attr & UA_MEM) && u->kind != UOP_LEA && u->mem_size == 0) {
+            return "access without size";
+        }
+        if ((u->attr & (UA_REG_R | UA_REG_W)) && u->reg > 15) {
+            return "register out of range";
+        }
+        if (i > 0 && u->insn < uops[i - 1].insn) {
+            return "instructions out of order";
+        }
+    }
+    return NULL;
+}
+
+static const char *const reg_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
+
+static void text_mem(GString *s, const Uop *u)
+{
+    static const char *const segs[] = { "", "fs:", "gs:" };
+    g_string_append_printf(s, " %s[", segs[u->seg % 3]);
+    if (u->base < 16) {
+        g_string_append_printf(s, "%s+", reg_names[u->base]);
+    }
+    if (u->index < 16) {
+        g_string_append_printf(s, "%s*%d+", reg_names[u->index], 1 << u->scale);
+    }
+    g_string_append_printf(s, "0x%" PRIx64 "].%u", (uint64_t)u->disp, u->mem_size);
+}
+
+static void text_uop(GString *s, const Uop *u)
+{
+    static const char *const groups[] = { "-", "c", "o", "co" };
+    uint8_t traits = table[u->kind].traits;
+    g_string_append_printf(s, "%2u %s.%u", u->insn, table[u->kind].name, u->size);
+    if (traits & CODE) {
+        g_string_append_printf(s, " %x", u->code);
+    }
+    if (u->attr & (UA_REG_R | UA_REG_W)) {
+        g_string_append_printf(s, " %s%s", u->attr & UA_REG_XMM ? "x" : "", reg_names[u->reg & 15]);
+    } else if (traits & CODE) {
+        g_string_append_printf(s, " /%u", u->reg);
+    }
+    if (u->attr & UA_MEM) {
+        text_mem(s, u);
+    } else if (u->attr & (UA_RM_R | UA_RM_W)) {
+        g_string_append_printf(s, " %s%s", u->attr & UA_RM_XMM ? "x" : "", reg_names[u->rm & 15]);
+    }
+    if (u->imm_size || (traits & (HAS_IMM | TARGET))) {
+        g_string_append_printf(s, " 0x%" PRIx64, u->imm);
+    }
+    if (u->kind == UOP_JCC) {
+        g_string_append_printf(s, " cc%u", u->cond);
+    }
+    g_string_append_printf(s, " use=%s def=%s live=%s\n", groups[u->uses & 3], groups[u->defs & 3],
+                           groups[u->live_in & 3]);
+}
+
+char *uop_text(const Uop *uops, unsigned count)
+{
+    GString *s = g_string_new(NULL);
+    for (unsigned i = 0; i < count; i++) {
+        text_uop(s, &uops[i]);
+    }
+    return g_string_free(s, FALSE);
+}

@@ -1,0 +1,98 @@
+/*
+ * Micro-operations: what lies between decoded guest instructions and host code (DBT.md section 4).
+ *
+ * Guest registers are first-class operands, and the arithmetic flags are an implicit value in two groups
+ * that liveness tracks. UOP_OP carries a host instruction (its opcode with the meaning of the register
+ * fields); everything with a meaning of its own has its own kind. The table in uop.c is the specification
+ * that the verifier and the text form use.
+ */
+#ifndef OSTRICH_DBT_IR_UOP_H
+#define OSTRICH_DBT_IR_UOP_H
+
+#include "base/base.h"
+
+typedef enum UopKind {
+    UOP_NOP,
+    UOP_OP,       /* host instruction: reg field, r/m (register or memory), immediate */
+    UOP_MOVI,     /* reg = imm */
+    UOP_LEA,      /* reg = address */
+    UOP_BYTES,    /* host instruction without ModRM on rax, rdx and flags: imm holds the bytes */
+    UOP_BSWAP,    /* reg */
+    UOP_SHIFT_CL, /* as OP, the count is guest CL */
+    UOP_CMPXCHG_PAIR, /* CMPXCHG8B, CMPXCHG16B */
+    UOP_PUSH,     /* reg, or imm */
+    UOP_PUSH_MEM,
+    UOP_POP,      /* reg */
+    UOP_LEAVE,
+    UOP_VEC,      /* as OP; xmm registers where the attributes say */
+    UOP_FLAG_IF,  /* imm: new value of IF; CPL and IOPL allow it */
+    UOP_INTERP,   /* the interpreter executes the guest instruction; control comes back */
+    /* Ends of a block. */
+    UOP_JCC,      /* to imm when cond; a side exit: the block goes on */
+    UOP_JCXZ,     /* to imm when the count register (size bytes) is 0; kind in cond: 0 JCXZ, 1 LOOP, 2 LOOPE, 3 LOOPNE */
+    UOP_JMP,      /* to imm */
+    UOP_CALL,     /* pushes disp, goes to imm */
+    UOP_RET,      /* pops; imm more bytes */
+    UOP_JMP_REG, UOP_JMP_MEM, UOP_CALL_REG, UOP_CALL_MEM, /* indirect; CALL: imm is the return address */
+    UOP_INTERP_END, /* the interpreter executes it, then the dispatcher looks where it went */
+    UOP_KINDS,
+} UopKind;
+
+enum { FL_C = 1, FL_OSZAP = 2, FL_ALL = 3 }; /* groups of arithmetic flags */
+
+enum { /* Uop.attr */
+    UA_MEM = BIT(0),      /* r/m is memory: base, index, scale, disp, seg */
+    UA_REG_R = BIT(1), UA_REG_W = BIT(2), /* the reg field is a register, read, written */
+    UA_RM_R = BIT(3), UA_RM_W = BIT(4),
+    UA_REG_HIGH = BIT(5), UA_RM_HIGH = BIT(6), /* AH CH DH BH */
+    UA_NO_MEM_FORM = BIT(7), /* the memory form means something else than the register form: BT, XCHG */
+    UA_REG_XMM = BIT(8), UA_RM_XMM = BIT(9),
+    UA_ALIGN = BIT(10),   /* memory operand must be aligned to its size */
+    UA_TRAPS = BIT(11),   /* the host instruction may raise SIGFPE: DIV */
+    UA_VEX = BIT(12),     /* VEX encoding: vex fields */
+    UA_YMM = BIT(13),
+    UA_REG_GPR32 = BIT(14),
+    UA_BACKWARD = BIT(15), /* a branch that needs a poll */
+};
+
+enum { UOP_NO_REG = 0xff };
+
+typedef struct Uop {
+    uint8_t kind;
+    uint8_t insn;       /* index of the guest instruction in the block */
+    uint8_t size;       /* operand size in bytes */
+    uint8_t mem_size;   /* bytes accessed */
+    uint16_t attr;
+    uint8_t reg, rm;    /* guest registers 0..15, or the opcode extension in reg */
+    uint32_t code;      /* opcode, as back/x86_64/encode.h writes it: map and prefix bits included */
+    uint8_t imm_size;   /* bytes of imm to append */
+    uint8_t cond;
+    uint8_t uses, defs; /* FL_*; defs: surely written */
+    uint8_t live_in;    /* FL_*: by uop_liveness() */
+    uint8_t exit_live;  /* FL_* at the branch target */
+    uint8_t base, index, scale, seg; /* seg: 0 flat, 1 FS, 2 GS */
+    uint8_t asize;
+    uint8_t vex_v, vex_w;
+    int64_t disp;
+    uint64_t imm;
+} Uop;
+
+/* How much is known about the flags where a block leaves. */
+typedef uint8_t UopExitLive(void *opaque, const Uop *uop, uint64_t target);
+/*
+ * Fills live_in of each uop, from the last to the first; returns the groups live at the block's entry.
+ * exit_live says which groups matter at a target; it is only asked where the answer changes code.
+ */
+uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque);
+/* True when the uop contains an inline check, jump-cache probe or poll that would destroy live flags. */
+bool uop_clobbers(const Uop *uop);
+static inline bool uop_ends_block(const Uop *uop)
+{
+    return uop->kind >= UOP_JMP;
+}
+/* NULL, or what is wrong with the sequence. */
+const char *uop_verify(const Uop *uops, unsigned count);
+/* One line per uop. Caller frees. */
+char *uop_text(const Uop *uops, unsigned count);
+
+#endif

@@ -1,0 +1,151 @@
+/*
+ * The translator as an accelerator: -accel tcg.
+ *
+ * Each vCPU has a translator of its own. thread=single lets one vCPU run at a time, taking turns.
+ */
+#include <stdatomic.h>
+
+#include "accel/accel.h"
+#include "cpu/x86/cpu.h"
+#include "cpu/x86/exc.h"
+#include "cpu/x86/interp.h"
+#include "dbt/run/engine.h"
+
+enum { THREAD_MULTI, THREAD_SINGLE };
+enum { ENGINE_AUTO, ENGINE_INTERP };
+
+static const EnumName thread_names[] = { { "multi", THREAD_MULTI }, { "single", THREAD_SINGLE }, { NULL, 0 } };
+static const EnumName engine_names[] = { { "auto", ENGINE_AUTO }, { "interp", ENGINE_INTERP }, { NULL, 0 } };
+
+typedef struct TcgAccel {
+    Accel accel;
+    int thread, engine;
+    uint32_t tb_size; /* MiB; 0: default */
+    bool one_insn_per_tb, split_wx;
+    pthread_mutex_t turn; /* thread=single: who holds it runs */
+} TcgAccel;
+
+static const Prop props[] = {
+    PROP_ENUM("thread", TcgAccel, thread, thread_names, THREAD_MULTI, .help = "one host thread for each vCPU, or one at a time"),
+    PROP_U32("tb-size", TcgAccel, tb_size, 0, .help = "size of the code cache in MiB"),
+    PROP_BOOL("one-insn-per-tb", TcgAccel, one_insn_per_tb, false, .help = "run one instruction at a time, untranslated"),
+    PROP_BOOL("split-wx", TcgAccel, split_wx, false, .help = "map the code cache twice, never writable and executable"),
+    PROP_ENUM("engine", TcgAccel, engine, engine_names, ENGINE_AUTO, .flags = PROP_UNSTABLE, .help = "what executes instructions"),
+    { 0 },
+};
+
+enum { DEFAULT_TB_MIB = 128, MIN_TB_MIB = 1, MAX_TB_MIB = 1024 };
+
+static TcgAccel *tcg_of(const Vcpu *vcpu)
+{
+    return (TcgAccel *)vcpu->machine->accel;
+}
+
+static Error *init(Accel *accel)
+{
+    TcgAccel *tcg = (TcgAccel *)accel;
+    pthread_mutex_init(&tcg->turn, NULL);
+    return NULL;
+}
+
+static void fini(Accel *accel)
+{
+    pthread_mutex_destroy(&((TcgAccel *)accel)->turn);
+}
+
+static bool interprets(const TcgAccel *tcg)
+{
+    return tcg->engine == ENGINE_INTERP || tcg->one_insn_per_tb;
+}
+
+static Error *vcpu_init_tcg(Accel *accel, Vcpu *vcpu)
+{
+    TcgAccel *tcg = (TcgAccel *)accel;
+    X86Cpu *cpu = x86_cpu_of(vcpu);
+    vcpu->exit_req = &x86_hot(cpu)->exit_req;
+    if (interprets(tcg)) {
+        return NULL;
+    }
+    uint32_t mib = tcg->tb_size == 0 ? DEFAULT_TB_MIB : MIN(MAX(tcg->tb_size, (uint32_t)MIN_TB_MIB), (uint32_t)MAX_TB_MIB);
+    Dbt *dbt = NULL;
+    TRY(dbt_new(cpu, mib * MiB, tcg->split_wx, &dbt));
+    vcpu->accel_data = dbt;
+    return NULL;
+}
+
+static void vcpu_fini_tcg(Vcpu *vcpu)
+{
+    dbt_free(vcpu->accel_data);
+    vcpu->accel_data = NULL;
+}
+
+/* The interpreter alone, until the thread is asked for something or the CPU halts. */
+static void interpret(X86Cpu *cpu)
+{
+    for (;;) {
+        uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req);
+        if (requests & (VCPU_REQ_WORK | VCPU_REQ_STOP | VCPU_REQ_RESET)) {
+            return;
+        }
+        if (requests != 0) {
+            x86_take_events(cpu);
+        }
+        if (atomic_load(&cpu->vcpu->halted)) {
+            return;
+        }
+        X86Exit why = x86_interp_run(cpu, 1 << 20, false);
+        if (why == X86_EXIT_HALT || why == X86_EXIT_REQUEST || why == X86_EXIT_DEBUG) {
+            return;
+        }
+    }
+}
+
+static void vcpu_thread(Vcpu *vcpu)
+{
+    TcgAccel *tcg = tcg_of(vcpu);
+    X86Cpu *cpu = x86_cpu_of(vcpu);
+    while (vcpu_wait_until_runnable(vcpu)) {
+        if (tcg->thread == THREAD_SINGLE) {
+            pthread_mutex_lock(&tcg->turn);
+        }
+        if (vcpu->accel_data == NULL) {
+            interpret(cpu);
+        } else {
+            dbt_run(vcpu->accel_data);
+        }
+        if (tcg->thread == THREAD_SINGLE) {
+            pthread_mutex_unlock(&tcg->turn);
+        }
+    }
+}
+
+static char *describe(Accel *accel)
+{
+    GString *text = g_string_new(NULL);
+    GPtrArray *vcpus = accel->machine->vcpus;
+    for (unsigned i = 0; vcpus != NULL && i < vcpus->len; i++) {
+        Vcpu *vcpu = g_ptr_array_index(vcpus, i);
+        if (vcpu->accel_data != NULL) {
+            g_autofree char *one = dbt_describe(vcpu->accel_data);
+            g_string_append_printf(text, "CPU %u\n%s", i, one);
+        }
+    }
+    if (text->len == 0) {
+        g_string_append(text, "nothing is translated\n");
+    }
+    return g_string_free(text, FALSE);
+}
+
+static const AccelType tcg_type = {
+    .name = "tcg",
+    .desc = "dynamic translation",
+    .size = sizeof(TcgAccel),
+    .props = props,
+    .init = init,
+    .fini = fini,
+    .vcpu_init = vcpu_init_tcg,
+    .vcpu_fini = vcpu_fini_tcg,
+    .vcpu_thread = vcpu_thread,
+    .describe = describe,
+};
+ACCEL_REGISTER(&tcg_type);

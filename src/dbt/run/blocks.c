@@ -1,0 +1,458 @@
+/* Finding, making, linking and dropping blocks. See engine.h. */
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "cpu/x86/mmu.h"
+#include "dbt/run/engine.h"
+
+/* --- hashes --- */
+
+static uint32_t hash64(uint64_t v, unsigned bits)
+{
+    return (uint32_t)((v * 0x9e3779b97f4a7c15ull) >> (64 - bits));
+}
+
+static uint32_t *block_bucket(Dbt *d, uint64_t pc, uint32_t map)
+{
+    return &d->hash[hash64(pc + ((uint64_t)map << 40), DBT_HASH_BITS)];
+}
+
+static CodePage *page_find(Dbt *d, uint64_t ram, bool create)
+{
+    uint32_t i = hash64(ram >> MEM_PAGE_BITS, DBT_PAGE_BITS);
+    for (;;) {
+        CodePage *p = &d->pages[i];
+        if (p->ram == ram + 1) {
+            return p;
+        }
+        if (p->ram == 0) {
+            if (!create) {
+                return NULL;
+            }
+            p->ram = ram + 1;
+            d->page_count++;
+            return p;
+        }
+        i = (i + 1) & ((1 << DBT_PAGE_BITS) - 1);
+    }
+}
+
+/* --- maps and slots --- */
+
+static uint32_t map_find(Dbt *d, uint64_t va, uint64_t ram, const uint8_t *host, RamBlock *block)
+{
+    uint32_t *bucket = &d->map_hash[hash64(va ^ ram << 20 ^ d->mode, DBT_MAP_HASH_BITS)];
+    for (uint32_t n = *bucket; n != 0; n = d->maps[n].next) {
+        const CodeMap *m = &d->maps[n];
+        if (m->va == va && m->ram == ram && m->mode == d->mode) {
+            return n;
+        }
+    }
+    if (d->map_count == DBT_MAX_MAPS) {
+        return 0;
+    }
+    uint32_t n = d->map_count++;
+    d->maps[n] = (CodeMap){ .va = va, .ram = ram, .mode = d->mode, .next = *bucket, .host = host, .block = block };
+    *bucket = n;
+    return n;
+}
+
+static uint32_t slot_of(uint64_t va)
+{
+    return (uint32_t)(va >> MEM_PAGE_BITS) & ((1 << PAGE_SLOT_BITS) - 1);
+}
+
+void dbt_unmapped(Dbt *d, uint64_t va)
+{
+    if (va == ~0ull) {
+        if (d->slots_used) {
+            memset(d->low->slots, 0, sizeof(d->low->slots));
+            d->slots_used = false;
+        }
+    } else {
+        d->low->slots[slot_of(va)] = 0;
+    }
+}
+
+static void clear_jump_cache(Dbt *d, unsigned mode)
+{
+    for (unsigned i = 0; i < 1 << JUMP_CACHE_BITS; i++) {
+        d->low->jump_cache[mode][i].va = ~0ull >> 2; /* no canonical address */
+    }
+}
+
+void dbt_select_mode(Dbt *d)
+{
+    X86Cpu *cpu = d->cpu;
+    uint32_t mode = x86_hot(cpu)->mode;
+    if ((cpu->fx.mxcsr & 0x1f80) != 0x1f80) {
+        mode |= FRONT_MODE_NO_VEC;
+    }
+    if (likely(mode == d->mode && d->mode_count != 0)) {
+        return;
+    }
+    unsigned n = 0;
+    while (n < d->mode_count && d->modes[n] != mode) {
+        n++;
+    }
+    if (n == d->mode_count) {
+        if (n == DBT_MODES) { /* rare: forget everything rather than manage more */
+            dbt_flush(d);
+            d->mode_count = n = 0;
+        }
+        d->modes[n] = mode;
+        d->mode_count++;
+        clear_jump_cache(d, n);
+    }
+    d->mode = mode;
+    d->mode_index = n;
+    d->env.jump_cache = (uint32_t)(uintptr_t)d->low->jump_cache[n];
+}
+
+/* --- linking --- */
+
+static uint8_t *run_at(Dbt *d, uint32_t offset)
+{
+    return d->cache.run + offset;
+}
+
+static void patch(Dbt *d, const DbtExit *exit, const uint8_t *target)
+{
+    enc_patch_rel32(d->cache.write + exit->field, d->cache.run - d->cache.write, target);
+}
+
+void dbt_link(Dbt *d, uint32_t number, DbtBlock *to)
+{
+    DbtExit *exit = &d->exits[number];
+    const DbtBlock *from = &d->blocks[exit->block];
+    if (exit->to != 0 || !from->valid || to->pc != exit->target || d->maps[from->map].mode != d->maps[to->map].mode ||
+        log_enabled(LOG_NOCHAIN)) {
+        return;
+    }
+    patch(d, exit, run_at(d, from->map == to->map ? to->entry : to->guarded));
+    exit->to = (uint32_t)(to - d->blocks);
+    exit->incoming_next = to->incoming;
+    to->incoming = number + 1;
+    d->stats.links++;
+}
+
+static void unlink_incoming(Dbt *d, DbtBlock *b)
+{
+    for (uint32_t n = b->incoming; n != 0;) {
+        DbtExit *exit = &d->exits[n - 1];
+        n = exit->incoming_next;
+        exit->to = 0;
+        patch(d, exit, run_at(d, exit->stub));
+    }
+    b->incoming = 0;
+}
+
+/* Takes the outgoing links of a block off the lists of their targets. */
+static void unlink_outgoing(Dbt *d, DbtBlock *b)
+{
+    for (uint32_t i = b->first_exit; i < b->first_exit + b->exit_count; i++) {
+        DbtExit *exit = &d->exits[i];
+        if (exit->to == 0) {
+            continue;
+        }
+        uint32_t *at = &d->blocks[exit->to].incoming;
+        while (*at != 0 && *at != i + 1) {
+            at = &d->exits[*at - 1].incoming_next;
+        }
+        if (*at != 0) {
+            *at = exit->incoming_next;
+        }
+        exit->to = 0;
+        patch(d, exit, run_at(d, exit->stub));
+    }
+}
+
+/* --- dropping --- */
+
+static uint64_t granules_of(unsigned offset, unsigned length)
+{
+    unsigned first = offset >> 6, last = MIN(offset + length - 1, 4095u) >> 6;
+    return (~0ull >> (63 - last)) & (~0ull << first);
+}
+
+/* The entry from the jump cache becomes a way to the dispatcher, which finds another block. */
+static void tombstone(Dbt *d, DbtBlock *b)
+{
+    Asm a = code_cache_asm(&d->cache, b->guarded);
+    enc_call(&a, d->env.leave[LEAVE_GUARD]);
+    enc_u32(&a, (uint32_t)(b - d->blocks));
+}
+
+static void drop_block(Dbt *d, DbtBlock *b)
+{
+    b->valid = false;
+    unlink_incoming(d, b);
+    unlink_outgoing(d, b);
+    tombstone(d, b);
+    uint32_t number = (uint32_t)(b - d->blocks);
+    for (uint32_t *at = block_bucket(d, b->pc, b->map); *at != 0; at = &d->blocks[*at].hash_next) {
+        if (*at == number) {
+            *at = b->hash_next;
+            break;
+        }
+    }
+    d->stats.invalidated++;
+}
+
+static void page_written(Dbt *d, uint64_t ram, unsigned offset, unsigned length)
+{
+    CodePage *page = page_find(d, ram, false);
+    if (page == NULL || !(page->granules & granules_of(offset, length))) {
+        return;
+    }
+    uint64_t granules = 0;
+    bool dropped = false;
+    uint32_t *at = &page->blocks;
+    while (*at != 0) {
+        DbtBlock *b = &d->blocks[*at];
+        if (b->offset < offset + length && offset < (unsigned)b->offset + b->length) {
+            *at = b->page_next;
+            drop_block(d, b);
+            dropped = true;
+        } else {
+            granules |= granules_of(b->offset, b->length);
+            at = &b->page_next;
+        }
+    }
+    page->granules = granules;
+    page->writes += dropped;
+}
+
+void dbt_code_written(Dbt *d, uint64_t ram, uint64_t length)
+{
+    while (length != 0) {
+        unsigned offset = ram & (MEM_PAGE_SIZE - 1);
+        uint64_t chunk = MIN(length, MEM_PAGE_SIZE - offset);
+        page_written(d, ram - offset, offset, (unsigned)chunk);
+        ram += chunk;
+        length -= chunk;
+    }
+}
+
+void dbt_flush(Dbt *d)
+{
+    if (d->block_count > 1) {
+        d->stats.flushes++;
+    }
+    code_cache_reset(&d->cache);
+    memset(d->hash, 0, sizeof(d->hash));
+    memset(d->map_hash, 0, sizeof(d->map_hash));
+    memset(d->pages, 0, sizeof(d->pages));
+    memset(d->low->slots, 0, sizeof(d->low->slots));
+    for (unsigned m = 0; m < d->mode_count; m++) {
+        clear_jump_cache(d, m);
+    }
+    d->block_count = d->map_count = 1;
+    d->exit_count = d->site_count = d->fault_count = d->insn_count = d->page_count = 0;
+    d->flush_wanted = false;
+}
+
+/* --- making --- */
+
+static const uint8_t *peek(void *opaque, uint64_t va, unsigned *ret_available)
+{
+    Dbt *d = opaque;
+    uint32_t n = d->low->slots[slot_of(va)];
+    const CodeMap *m = &d->maps[n];
+    if (n == 0 || m->va != (va & ~(MEM_PAGE_SIZE - 1)) || m->host == NULL) {
+        return NULL;
+    }
+    *ret_available = (unsigned)(MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1)));
+    return m->host + (va & (MEM_PAGE_SIZE - 1));
+}
+
+static bool room(Dbt *d)
+{
+    return code_cache_has_room(&d->cache, LOWER_HOT_MAX, LOWER_COLD_MAX) && d->block_count < DBT_MAX_BLOCKS &&
+           d->exit_count + LOWER_MAX_EXITS < DBT_MAX_EXITS && d->site_count + LOWER_MAX_SITES < DBT_MAX_SITES &&
+           d->fault_count + LOWER_MAX_SITES < DBT_MAX_FAULTS && d->insn_count + FRONT_MAX_INSNS < DBT_MAX_INSNS &&
+           d->map_count < DBT_MAX_MAPS && d->page_count < (1 << DBT_PAGE_BITS) / 2;
+}
+
+static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
+{
+    const FrontBlock *f = &d->front;
+    for (unsigned i = 0; i < d->lowered.site_count; i++) {
+        const LowerSite *s = &d->lowered.sites[i];
+        const Uop *u = &f->uops[s->uop];
+        unsigned insn = u->insn;
+        DbtSite *site = &d->sites[d->site_count++];
+        *site = (DbtSite){
+            .block = number,
+            .resume = b->guarded + s->resume,
+            .offset = f->offset[insn],
+            .length = f->insns[insn].length,
+            .trap = s->fault != NULL,
+        };
+        if (s->kind & SLOW_INTERP) {
+            d->insns[d->insn_count] = f->insns[insn];
+            site->insn = &d->insns[d->insn_count++];
+        }
+        if (s->fault != NULL) {
+            d->faults[d->fault_count++] = (DbtFault){ (uint32_t)(s->fault - d->cache.run), (uint32_t)(s->stub - d->cache.run) };
+        }
+    }
+    b->site_count = d->lowered.site_count;
+}
+
+static void record_exits(Dbt *d, DbtBlock *b, uint32_t number)
+{
+    for (unsigned i = 0; i < d->lowered.exit_count; i++) {
+        const LowerExit *e = &d->lowered.exits[i];
+        d->exits[d->exit_count++] = (DbtExit){
+            .target = e->target,
+            .field = (uint32_t)(e->field - d->cache.write),
+            .stub = (uint32_t)(e->stub - d->cache.run),
+            .block = number,
+        };
+    }
+    b->exit_count = d->lowered.exit_count;
+}
+
+static void log_block(Dbt *d, const DbtBlock *b)
+{
+    const FrontBlock *f = &d->front;
+    if (log_enabled(LOG_IN_ASM)) {
+        log_printf("IN: mode %08x\n", d->mode);
+        for (unsigned i = 0; i < f->insn_count; i++) {
+            char text[128];
+            uint64_t pc = f->pc + f->offset[i];
+            log_printf("0x%08" PRIx64 ":  %s\n", pc, x86_insn_text(&f->insns[i], pc, text, sizeof(text)));
+        }
+    }
+    if (log_enabled(LOG_OP)) {
+        g_autofree char *text = uop_text(f->uops, f->uop_count);
+        log_printf("OP:\n%s", text);
+    }
+    if (log_enabled(LOG_OUT_ASM)) {
+        GString *hex = g_string_new(NULL);
+        const uint8_t *code = run_at(d, b->guarded);
+        for (const uint8_t *p = code; p < d->lowered.hot_end; p++) {
+            g_string_append_printf(hex, "%02x", *p);
+        }
+        log_printf("OUT: %p [size=%zu]\n%s\n", (const void *)code, (size_t)(d->lowered.hot_end - code), hex->str);
+        g_string_free(hex, TRUE);
+    }
+}
+
+static void emit(Dbt *d, DbtBlock *b, uint32_t number)
+{
+    const FrontBlock *f = &d->front;
+    LowerBlock block = {
+        .uops = f->uops,
+        .count = f->uop_count,
+        .flags_in = f->flags_in,
+        .mode64 = (d->mode & X86_MODE_CS64) != 0,
+        .pc = f->pc,
+        .number = number,
+        .page_id = b->map,
+        .slot = slot_of(f->pc),
+        .first_site = d->site_count,
+        .first_exit = d->exit_count,
+    };
+    Asm hot = code_cache_asm(&d->cache, d->cache.hot), cold = code_cache_asm(&d->cache, d->cache.cold);
+    lower_block(&d->env, &block, &hot, &cold, &d->lowered);
+    d->cache.hot = (size_t)(hot.p - d->cache.write);
+    d->cache.cold = (size_t)(cold.p - d->cache.write);
+    b->guarded = (uint32_t)(d->lowered.guarded - d->cache.run);
+    b->entry = (uint32_t)(d->lowered.entry - d->cache.run);
+    b->first_site = block.first_site;
+    b->first_exit = block.first_exit;
+    record_sites(d, b, number);
+    record_exits(d, b, number);
+}
+
+static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
+{
+    const CodeMap *m = &d->maps[map];
+    FrontBlock *f = &d->front;
+    unsigned offset = pc & (MEM_PAGE_SIZE - 1);
+    f->pc = pc;
+    f->mode = d->mode;
+    f->cpu = d->cpu;
+    f->peek = peek;
+    f->opaque = d;
+    f->bytes = m->host + offset;
+    f->available = (unsigned)MEM_PAGE_SIZE - offset;
+    /* From here on a store to the page is noticed, so what is read now stays true. */
+    uint64_t page_number = (m->ram - m->block->id) >> MEM_PAGE_BITS;
+    if (!(atomic_load(&m->block->flags[page_number]) & RAM_CODE)) {
+        atomic_fetch_or(&m->block->flags[page_number], RAM_CODE);
+        x86_tlb_clean_page(d->cpu, m->block, page_number << MEM_PAGE_BITS);
+    }
+    if (!front_translate(f)) {
+        return NULL;
+    }
+    uint32_t number = d->block_count++;
+    DbtBlock *b = &d->blocks[number];
+    *b = (DbtBlock){ .pc = pc, .map = map, .offset = offset, .length = f->length, .insn_count = f->insn_count,
+                     .flags_in = f->flags_in, .valid = true };
+    emit(d, b, number);
+    uint32_t *bucket = block_bucket(d, pc, map);
+    b->hash_next = *bucket;
+    *bucket = number;
+    CodePage *page = page_find(d, m->ram, true);
+    page->granules |= granules_of(offset, f->length);
+    b->page_next = page->blocks;
+    page->blocks = number;
+    d->stats.blocks++;
+    d->stats.insns += f->insn_count;
+    if (log_enabled(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP)) {
+        log_block(d, b);
+    }
+    return b;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+DbtBlock *dbt_find(Dbt *d)
+{
+    X86Cpu *cpu = d->cpu;
+    uint64_t pc = x86_hot(cpu)->rip, pa, offset;
+    RamBlock *ram_block;
+    const uint8_t *host = x86_fetch_page(cpu, pc, &pa, &ram_block, &offset);
+    d->stats.fetches++;
+    if (host == NULL || ram_block == NULL) {
+        return NULL;
+    }
+    if (unlikely(!room(d))) {
+        dbt_flush(d);
+    }
+    uint64_t page_va = pc & ~(MEM_PAGE_SIZE - 1);
+    uint32_t map = map_find(d, page_va, ram_block->id + offset, host, ram_block);
+    DbtBlock *b = NULL;
+    for (uint32_t n = *block_bucket(d, pc, map); n != 0; n = d->blocks[n].hash_next) {
+        if (d->blocks[n].pc == pc && d->blocks[n].map == map) {
+            b = &d->blocks[n];
+            break;
+        }
+    }
+    if (b == NULL) {
+        uint64_t start = now_ns();
+        b = make_block(d, pc, map);
+        d->stats.translate_ns += now_ns() - start;
+        if (b == NULL) {
+            return NULL;
+        }
+    }
+    d->low->slots[slot_of(pc)] = map;
+    d->slots_used = true;
+    if (b->flags_in == 0) {
+        JumpCacheEntry *e = &d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)];
+        e->va = pc;
+        e->code = run_at(d, b->guarded);
+    }
+    return b;
+}

@@ -1,0 +1,250 @@
+/* Life of a vCPU's translator, and its loop. See engine.h. */
+#include "dbt/run/engine.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "cpu/x86/exc.h"
+#include "cpu/x86/mmu.h"
+
+/* Requests that are the thread's business, not the processor's. */
+#define THREAD_REQUESTS (VCPU_REQ_WORK | VCPU_REQ_STOP | VCPU_REQ_RESET)
+
+static void *reserve(size_t size, int flags)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+typedef struct Table {
+    size_t member, size;
+    int flags;
+} Table;
+
+static const Table tables[] = {
+    { offsetof(Dbt, low), sizeof(DbtLow), MAP_32BIT },
+    { offsetof(Dbt, blocks), DBT_MAX_BLOCKS * sizeof(DbtBlock), 0 },
+    { offsetof(Dbt, exits), DBT_MAX_EXITS * sizeof(DbtExit), 0 },
+    { offsetof(Dbt, sites), DBT_MAX_SITES * sizeof(DbtSite), 0 },
+    { offsetof(Dbt, faults), DBT_MAX_FAULTS * sizeof(DbtFault), 0 },
+    { offsetof(Dbt, maps), DBT_MAX_MAPS * sizeof(CodeMap), 0 },
+    { offsetof(Dbt, insns), DBT_MAX_INSNS * sizeof(X86Insn), 0 },
+};
+
+static void **table_at(Dbt *d, const Table *t)
+{
+    return (void **)(void *)((char *)d + t->member);
+}
+
+static Error *reserve_tables(Dbt *d)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
+        *table_at(d, &tables[i]) = reserve(tables[i].size, tables[i].flags);
+        if (*table_at(d, &tables[i]) == NULL) {
+            return error_new_errno(errno, "cannot reserve the translator's tables");
+        }
+    }
+    return NULL;
+}
+
+static void make_thunks(Dbt *d)
+{
+    HostEnv *env = &d->env;
+    uint64_t *masks = d->low->masks;
+    masks[0] = (uint64_t)(X86_TLB_SIZE - 1) << MEM_PAGE_BITS;
+    masks[1] = ~(uint64_t)(MEM_PAGE_SIZE - 1);
+    masks[2] = MEM_PAGE_SIZE - 1;
+    masks[3] = 15;
+    masks[4] = 0x1f80; /* MXCSR for C */
+    masks[5] = 31;
+    env->masks = (uint32_t)(uintptr_t)masks;
+    env->slots = (uint32_t)(uintptr_t)d->low->slots;
+    env->temp = (int32_t)offsetof(X86Cpu, counters[31]) - (int32_t)X86_CPU_AREA;
+    env->vec = (int32_t)offsetof(X86Cpu, vec) - (int32_t)X86_CPU_AREA;
+    env->mxcsr = (int32_t)offsetof(X86Cpu, fx.mxcsr) - (int32_t)X86_CPU_AREA;
+    env->bmi2 = __builtin_cpu_supports("bmi2");
+    Asm a = code_cache_asm(&d->cache, 0);
+    thunks_emit(env, &a, dbt_slow, d);
+    code_cache_start(&d->cache, (size_t)(a.p - d->cache.write));
+}
+
+static void hook_unmapped(X86Cpu *cpu, uint64_t va, bool global)
+{
+    dbt_unmapped(cpu->dbt, va);
+}
+
+static void hook_written(X86Cpu *cpu, RamBlock *block, uint64_t offset, unsigned length)
+{
+    dbt_code_written(cpu->dbt, block->id + offset, length);
+}
+
+static const X86CodeHooks hooks = { .written = hook_written, .unmapped = hook_unmapped };
+
+Error *dbt_new(X86Cpu *cpu, size_t cache_size, bool split, Dbt **ret_dbt)
+{
+    Dbt *d = reserve(sizeof(Dbt), 0);
+    if (d == NULL) {
+        return error_new_errno(errno, "cannot allocate the translator");
+    }
+    d->cpu = cpu;
+    Error *err = reserve_tables(d);
+    if (err == NULL) {
+        err = code_cache_init(&d->cache, cache_size, split);
+    }
+    if (err != NULL) {
+        dbt_free(d);
+        return err;
+    }
+    make_thunks(d);
+    dbt_flush(d);
+    cpu->dbt = d;
+    x86_set_code_hooks(cpu, &hooks);
+    dbt_catch_signals();
+    *ret_dbt = d;
+    return NULL;
+}
+
+void dbt_free(Dbt *d)
+{
+    if (d == NULL) {
+        return;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
+        void *p = *table_at(d, &tables[i]);
+        if (p != NULL) {
+            munmap(p, tables[i].size);
+        }
+    }
+    code_cache_fini(&d->cache);
+    munmap(d, sizeof(Dbt));
+}
+
+/* --- the loop --- */
+
+/* False: leave dbt_run(). */
+static bool handle_requests(Dbt *d)
+{
+    X86Cpu *cpu = d->cpu;
+    uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req);
+    if (requests & THREAD_REQUESTS) {
+        return false;
+    }
+    x86_take_events(cpu);
+    return !atomic_load(&cpu->vcpu->halted);
+}
+
+/* Instructions that no block holds: other modes, page crossings, interrupt shadows. */
+static bool interpret_some(Dbt *d, uint64_t count)
+{
+    d->stats.interp_insns += count;
+    X86Exit why = x86_interp_run(d->cpu, count, true);
+    d->cpu->fault_jmp = &d->jmp;
+    return why == X86_EXIT_NONE || why == X86_EXIT_MODE;
+}
+
+static const uint8_t *code_for(Dbt *d)
+{
+    uint64_t pc = x86_hot(d->cpu)->rip;
+    JumpCacheEntry *e = &d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)];
+    if (likely(e->va == pc)) {
+        return e->code; /* the guard there sees to the mapping */
+    }
+    DbtBlock *b = dbt_find(d);
+    return b == NULL ? NULL : d->cache.run + b->entry;
+}
+
+/* Control left a block by a direct exit: link it to where it goes. */
+static const uint8_t *follow_exit(Dbt *d, uint32_t number)
+{
+    uint64_t target = d->exits[number].target;
+    uint64_t flushes = d->stats.flushes;
+    x86_hot(d->cpu)->rip = target;
+    DbtBlock *b = dbt_find(d);
+    if (b == NULL) {
+        return NULL;
+    }
+    if (d->stats.flushes == flushes) {
+        dbt_link(d, number, b);
+    }
+    return d->cache.run + b->entry;
+}
+
+/* Takes one turn: runs code from here until it leaves. False: leave dbt_run(). */
+static bool turn(Dbt *d, const uint8_t *code)
+{
+    X86Cpu *cpu = d->cpu;
+    while (code != NULL) {
+        d->stats.runs++;
+        EnterFn *enter = (EnterFn *)(void *)d->env.enter;
+        uint64_t result = enter(cpu->tlb, code);
+        uint32_t payload = (uint32_t)(result >> 32);
+        unsigned why = (uint8_t)result;
+        d->stats.leave[why]++;
+        code = NULL;
+        switch (why) {
+        case LEAVE_LINK:
+            code = follow_exit(d, payload);
+            if (code == NULL) {
+                return interpret_some(d, 1);
+            }
+            break;
+        case LEAVE_POLL:
+            x86_hot(cpu)->rip = d->exits[payload].target;
+            break;
+        case LEAVE_GUARD: {
+            x86_hot(cpu)->rip = d->blocks[payload].pc;
+            DbtBlock *b = dbt_find(d);
+            code = b == NULL ? NULL : d->cache.run + b->entry;
+            break;
+        }
+        case LEAVE_INTERP:
+            dbt_interpret_site(d, payload);
+            break;
+        }
+    }
+    return true;
+}
+
+void dbt_run(Dbt *d)
+{
+    X86Cpu *cpu = d->cpu;
+    dbt_set_current(d);
+    cpu->fault_jmp = &d->jmp;
+    if (setjmp(d->jmp) != 0) {
+        cpu->fault_jmp = &d->jmp;
+        x86_deliver_fault(cpu);
+    }
+    for (;;) {
+        if (unlikely(atomic_load_explicit(&x86_hot(cpu)->exit_req, memory_order_relaxed) != 0) && !handle_requests(d)) {
+            break;
+        }
+        if (unlikely(atomic_load_explicit(&cpu->vcpu->halted, memory_order_relaxed))) {
+            break;
+        }
+        if (unlikely(d->flush_wanted)) {
+            dbt_flush(d);
+        }
+        uint32_t mode = x86_hot(cpu)->mode;
+        if (unlikely(!front_mode_ok(mode))) {
+            if (!interpret_some(d, 4096)) {
+                break;
+            }
+            continue;
+        }
+        if (unlikely(cpu->int_shadow != 0)) {
+            if (!interpret_some(d, 1)) {
+                break;
+            }
+            continue;
+        }
+        dbt_select_mode(d);
+        const uint8_t *code = code_for(d);
+        if (code == NULL ? !interpret_some(d, 1) : !turn(d, code)) {
+            break;
+        }
+    }
+    cpu->fault_jmp = NULL;
+    dbt_set_current(NULL);
+}

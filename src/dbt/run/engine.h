@@ -1,0 +1,141 @@
+/*
+ * The translator's run-time of one vCPU: its blocks, where they are linked, the code they came from, and
+ * the loop that runs them (DBT.md sections 8 to 10, 14).
+ *
+ * Everything here belongs to the vCPU's own thread. Blocks are never moved or reused before the whole
+ * cache is emptied, so numbers stay good until then; dbt_flush() happens only between blocks.
+ */
+#ifndef OSTRICH_DBT_RUN_ENGINE_H
+#define OSTRICH_DBT_RUN_ENGINE_H
+
+#include "cpu/x86/interp.h"
+#include "dbt/back/x86_64/lower.h"
+#include "dbt/front/x86/front.h"
+#include "dbt/run/cache.h"
+
+/*
+ * A guest page as code sees it: where it is mapped, what lies there, in which mode. Its number is the
+ * page id that guards compare (0 is none).
+ */
+typedef struct CodeMap {
+    uint64_t va;     /* of the page */
+    uint64_t ram;    /* ram address of the page */
+    uint32_t mode;
+    uint32_t next;   /* in the hash chain */
+    const uint8_t *host;
+    RamBlock *block;
+} CodeMap;
+
+typedef struct DbtBlock {
+    uint64_t pc;
+    uint32_t map;          /* CodeMap number */
+    uint32_t hash_next, page_next; /* block numbers */
+    uint32_t incoming;     /* first exit that is linked here, + 1 */
+    uint32_t first_exit, first_site;
+    uint32_t guarded, entry; /* offsets in the cache */
+    uint16_t offset, length; /* bytes of the page covered */
+    uint16_t exit_count, site_count;
+    uint16_t insn_count;
+    bool valid;
+    uint8_t flags_in;
+} DbtBlock;
+
+typedef struct DbtExit {
+    uint64_t target;
+    uint32_t field;    /* offset of the rel32 */
+    uint32_t stub;     /* offset of what it says when not linked */
+    uint32_t block;    /* the one it belongs to */
+    uint32_t to;       /* block it is linked to; 0: not linked */
+    uint32_t incoming_next;
+} DbtExit;
+
+typedef struct DbtSite {
+    uint32_t block;
+    uint32_t resume;   /* offset in the cache */
+    uint16_t offset;   /* of the instruction from the block's pc */
+    uint8_t length;
+    bool trap;
+    const X86Insn *insn; /* for those that the interpreter runs; NULL: decode it when needed */
+} DbtSite;
+
+typedef struct DbtFault { /* an instruction that may raise SIGFPE */
+    uint32_t at, stub; /* offsets; in ascending order of at */
+} DbtFault;
+
+/* Blocks that came from a page of RAM. */
+typedef struct CodePage {
+    uint64_t ram;      /* ram address + 1; 0: free */
+    uint64_t granules; /* bit n: bytes 64n..64n+63 are covered by a valid block */
+    uint32_t blocks;   /* first one, by page_next */
+    uint32_t writes;   /* invalidations seen */
+} CodePage;
+
+typedef struct DbtStats {
+    uint64_t blocks, insns, links, flushes, invalidated, translate_ns;
+    uint64_t leave[LEAVE_KINDS], slow_miss, slow_interp, interp_insns, fetches, runs;
+} DbtStats;
+
+enum { DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16 };
+
+typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
+    uint64_t masks[8];
+    uint32_t slots[1 << PAGE_SLOT_BITS];
+    JumpCacheEntry jump_cache[DBT_MODES][1 << JUMP_CACHE_BITS];
+} DbtLow;
+
+typedef struct Dbt {
+    X86Cpu *cpu;
+    CodeCache cache;
+    HostEnv env;
+    DbtLow *low;
+    jmp_buf jmp;
+    uint32_t modes[DBT_MODES];
+    unsigned mode_count, mode_index; /* index of the mode being run */
+    uint32_t mode;                   /* its key */
+
+    DbtBlock *blocks;  /* [0] is none */
+    DbtExit *exits;
+    DbtSite *sites;
+    DbtFault *faults;
+    CodeMap *maps;
+    X86Insn *insns;
+    uint32_t block_count, exit_count, site_count, fault_count, map_count, insn_count;
+    uint32_t hash[1 << DBT_HASH_BITS];
+    uint32_t map_hash[1 << DBT_MAP_HASH_BITS];
+    CodePage pages[1 << DBT_PAGE_BITS];
+    uint32_t page_count;
+    bool slots_used;
+    bool flush_wanted;
+    bool check;       /* self-check */
+    DbtStats stats;
+    FrontBlock front;
+    Lowered lowered;
+} Dbt;
+
+enum { DBT_MAX_BLOCKS = 1 << 19, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
+       DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
+
+Error *dbt_new(X86Cpu *cpu, size_t cache_size, bool split, Dbt **ret_dbt) MUST_USE;
+void dbt_free(Dbt *dbt);
+/* Runs the CPU until it halts, or something is asked of its thread. */
+void dbt_run(Dbt *dbt);
+
+/* --- blocks.c --- */
+/* The block for hot.rip in the mode word, translated if need be; NULL: interpret an instruction. Raises. */
+DbtBlock *dbt_find(Dbt *dbt);
+void dbt_select_mode(Dbt *dbt);
+void dbt_link(Dbt *dbt, uint32_t exit, DbtBlock *to);
+void dbt_flush(Dbt *dbt);
+/* Bytes of RAM changed: blocks made from them go. */
+void dbt_code_written(Dbt *dbt, uint64_t ram, uint64_t length);
+void dbt_unmapped(Dbt *dbt, uint64_t va);
+/* --- slow.c --- */
+SlowFn dbt_slow;
+/* Executes the instruction of a site, wherever that leads. */
+void dbt_interpret_site(Dbt *dbt, uint32_t site);
+void dbt_catch_signals(void);
+void dbt_set_current(Dbt *dbt);
+/* --- stats.c --- */
+char *dbt_describe(Dbt *dbt);
+
+#endif

@@ -1,0 +1,139 @@
+/*
+ * What translated code calls when its fast path fails, and the signals that it may raise.
+ */
+#include <signal.h>
+#include <stdatomic.h>
+#include <ucontext.h>
+
+#include "cpu/x86/exc.h"
+#include "cpu/x86/mmu.h"
+#include "dbt/run/engine.h"
+
+static THREAD_LOCAL Dbt *current;
+
+void dbt_set_current(Dbt *d)
+{
+    current = d;
+}
+
+/* The instruction of a site: kept, or read again from the page it came from. False: its bytes changed. */
+static bool site_insn(Dbt *d, const DbtSite *site, X86Insn *buf, const X86Insn **ret_insn)
+{
+    if (site->insn != NULL) {
+        *ret_insn = site->insn;
+        return true;
+    }
+    const DbtBlock *b = &d->blocks[site->block];
+    const CodeMap *m = &d->maps[b->map];
+    *ret_insn = buf;
+    return b->valid && x86_decode(buf, m->host + b->offset + site->offset, site->length, m->mode) == DECODE_OK &&
+           buf->length == site->length;
+}
+
+static uint64_t site_pc(const Dbt *d, const DbtSite *site)
+{
+    uint64_t pc = d->blocks[site->block].pc + site->offset;
+    return d->mode & X86_MODE_CS64 ? pc : (uint32_t)pc;
+}
+
+/* True when execution may go on behind the instruction in the same block. */
+static bool interpret(Dbt *d, const DbtSite *site)
+{
+    X86Cpu *cpu = d->cpu;
+    X86Insn buf;
+    const X86Insn *insn;
+    uint64_t next = x86_hot(cpu)->rip + site->length;
+    uint32_t mode = x86_hot(cpu)->mode;
+    if (!(mode & X86_MODE_CS64)) {
+        next = (uint32_t)next;
+    }
+    if (!site_insn(d, site, &buf, &insn)) {
+        return false; /* the dispatcher starts again at this instruction */
+    }
+    bool straight = x86_interp_one(cpu, insn);
+    cpu->fault_jmp = &d->jmp;
+    return straight && x86_hot(cpu)->rip == next && x86_hot(cpu)->mode == mode && cpu->int_shadow == 0 &&
+           d->blocks[site->block].valid && !d->flush_wanted;
+}
+
+const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address, uint64_t kind)
+{
+    Dbt *d = opaque;
+    X86Cpu *cpu = d->cpu;
+    const DbtSite *site = &d->sites[lower_site_at(return_address, (unsigned)kind)];
+    x86_hot(cpu)->rip = site_pc(d, site);
+    if (!(kind & SLOW_INTERP) && !site->trap) {
+        bool write = kind & SLOW_WRITE;
+        X86Tlbe *e = &cpu->tlb[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
+        if (va - (write ? e->wtag : e->rtag) >= MEM_PAGE_SIZE) {
+            uint64_t pa;
+            d->stats.slow_miss++;
+            x86_mmu_fill(cpu, va, write ? X86_WRITE : X86_READ, X86_AS_CPL, &pa);
+            if (va - (write ? e->wtag : e->rtag) < MEM_PAGE_SIZE) {
+                return return_address; /* a jump to the check */
+            }
+        }
+    }
+    d->stats.slow_interp++;
+    if (interpret(d, site)) {
+        return d->cache.run + site->resume;
+    }
+    return d->env.leave[LEAVE_DISPATCH];
+}
+
+void dbt_interpret_site(Dbt *d, uint32_t number)
+{
+    const DbtSite *site = &d->sites[number];
+    x86_hot(d->cpu)->rip = site_pc(d, site);
+    x86_interp_one(d->cpu, site->insn);
+    d->cpu->fault_jmp = &d->jmp;
+}
+
+/* --- signals --- */
+
+static struct sigaction old_fpe;
+
+/* The slow path of the instruction at this address of the cache, or NULL. */
+static const uint8_t *fault_stub(const Dbt *d, const uint8_t *at)
+{
+    uint64_t offset = (uint64_t)(at - d->cache.run);
+    if (offset >= d->cache.hot) {
+        return NULL;
+    }
+    uint32_t lo = 0, hi = d->fault_count;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (d->faults[mid].at < offset) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo < d->fault_count && d->faults[lo].at == offset ? d->cache.run + d->faults[lo].stub : NULL;
+}
+
+static void on_fpe(int signal_number, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    if (current != NULL) {
+        const uint8_t *stub = fault_stub(current, (const uint8_t *)(uintptr_t)uc->uc_mcontext.gregs[REG_RIP]);
+        if (stub != NULL) {
+            uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)stub;
+            return;
+        }
+    }
+    if ((old_fpe.sa_flags & SA_SIGINFO) && old_fpe.sa_sigaction != NULL) {
+        old_fpe.sa_sigaction(signal_number, info, context);
+        return;
+    }
+    signal(signal_number, SIG_DFL); /* not ours: end as without us */
+}
+
+void dbt_catch_signals(void)
+{
+    static atomic_flag done = ATOMIC_FLAG_INIT;
+    if (!atomic_flag_test_and_set(&done)) {
+        struct sigaction action = { .sa_sigaction = on_fpe, .sa_flags = SA_SIGINFO | SA_NODEFER };
+        sigaction(SIGFPE, &action, &old_fpe);
+    }
+}

@@ -1,0 +1,31 @@
+/* Text of `info jit`. */
+#include <inttypes.h>
+
+#include "dbt/run/engine.h"
+
+char *dbt_describe(Dbt *d)
+{
+    static const char *const leave[LEAVE_KINDS] = {
+        [LEAVE_LINK] = "unlinked branch", [LEAVE_POLL] = "request",        [LEAVE_GUARD] = "page guard",
+        [LEAVE_INDIRECT] = "indirect",    [LEAVE_INTERP] = "interpreted end", [LEAVE_DISPATCH] = "slow path",
+    };
+    const DbtStats *s = &d->stats;
+    GString *t = g_string_new("Translation buffer state:\n");
+    size_t hot = d->cache.hot - d->cache.hot_start, cold = d->cache.cold - d->cache.hot_end;
+    g_string_append_printf(t, "gen code size       %zu/%zu\n", hot + cold, d->cache.size);
+    g_string_append_printf(t, "TB count            %u\n", d->block_count - 1);
+    g_string_append_printf(t, "TB translated       %" PRIu64 " (%" PRIu64 " instructions, %" PRIu64 " us)\n", s->blocks,
+                           s->insns, s->translate_ns / 1000);
+    g_string_append_printf(t, "hot code            %zu bytes, cold %zu bytes\n", hot, cold);
+    g_string_append_printf(t, "direct links        %" PRIu64 "\n", s->links);
+    g_string_append_printf(t, "TB flush count      %" PRIu64 "\n", s->flushes);
+    g_string_append_printf(t, "TB invalidate count %" PRIu64 "\n", s->invalidated);
+    g_string_append_printf(t, "entries to code     %" PRIu64 "\n", s->runs);
+    for (unsigned i = 0; i < LEAVE_KINDS; i++) {
+        g_string_append_printf(t, "left: %-13s %" PRIu64 "\n", leave[i], s->leave[i]);
+    }
+    g_string_append_printf(t, "code page lookups   %" PRIu64 "\n", s->fetches);
+    g_string_append_printf(t, "TLB misses          %" PRIu64 "\n", s->slow_miss);
+    g_string_append_printf(t, "interpreted: blocks %" PRIu64 ", elsewhere %" PRIu64 "\n", s->slow_interp, s->interp_insns);
+    return g_string_free(t, FALSE);
+}
