@@ -343,9 +343,12 @@ static void append_exit(uint8_t *p, bool code32)
         uint32_t to = (uint32_t)FUZZ_EXIT32;
         memcpy(p + 1, &to, 4);
     } else {
-        memcpy(p, "\xff\x25\0\0\0\0", 6);
+        /* The pointer is aligned, as AC may be set. */
         uint64_t to = (uintptr_t)fuzz_native_exit;
-        memcpy(p + 6, &to, 8);
+        uint8_t *pointer = (uint8_t *)ALIGN_UP((uintptr_t)(p + 6), 8);
+        memcpy(p, "\xff\x25\0\0\0\0", 6);
+        p[2] = (uint8_t)(pointer - (p + 6));
+        memcpy(pointer, &to, 8);
     }
 }
 

@@ -129,7 +129,7 @@ static void record_pointers(X86Cpu *cpu, const X86Insn *insn, const NativeStub *
     fx->fip = x86_hot(cpu)->rip;
     cpu->fcs = selectors ? cpu->seg[X86_CS].sel : 0;
     if (fx->fsw & FSW_ES) {
-        fx->fop = stub->fop;
+        fx->fop = (uint16_t)((insn->opcode & 7) << 8 | insn->modrm);
     }
     bool every = !(cpu->features[X86_FEAT_7_EBX] & BIT(6)); /* else FDP is for unmasked exceptions only */
     if (stub->mem_size && (every || (fx->fsw & FSW_ES))) {
@@ -146,6 +146,9 @@ static void stub_run(X86Cpu *cpu, const X86Insn *insn, const NativeStub *stub, v
     uint64_t old_fip = cpu->fx.fip, old_fdp = cpu->fx.fdp, flags;
     if (unlikely((stub->props & STUB_MXCSR) && (cpu->fx.mxcsr & MXCSR_DEFAULT) != MXCSR_DEFAULT)) {
         if (native_run_guarded(cpu, stub, mem, hot->rflags & X86_ARITH, &flags)) {
+            if (stub->props & STUB_FX) {
+                fpu_enter_mmx(cpu); /* comes before the conversion */
+            }
             x86_raise(cpu, hot->mode & X86_MODE_OSXMMEXCPT ? EXC_XM : EXC_UD);
         }
     } else {
@@ -164,16 +167,53 @@ static void run_buffered(X86Cpu *cpu, const X86Insn *insn, const NativeStub *stu
 {
     uint8_t buf[64] __attribute__((aligned(64))) = { 0 };
     unsigned size = stub->mem_size;
-    if (!(stub->props & STUB_MEM_WRITE)) {
+    if (stub->props & STUB_MEM_WRITE) {
+        x86_check(cpu, va, size, X86_WRITE, X86_AS_CPL);
+        stub_run(cpu, insn, stub, buf);
+        x86_store_bytes(cpu, va, buf, size, X86_AS_CPL);
+    } else {
         x86_load_bytes(cpu, va, buf, size, X86_AS_CPL);
         stub_run(cpu, insn, stub, buf);
+    }
+}
+
+/*
+ * An x87 store of 10 bytes, or one of which exceptions are unmasked: any but the inexact result keeps the value from being
+ * stored, and then the address is never looked at. If it is, a fault there leaves the x87 state alone.
+ */
+static void run_x87_store(X86Cpu *cpu, const X86Insn *insn, const NativeStub *stub)
+{
+    uint8_t buf[64] __attribute__((aligned(64))) = { 0 };
+    struct { uint8_t bytes[offsetof(X86Fx, xmm)]; } before, after;
+    uint16_t fcs = cpu->fcs, fds = cpu->fds;
+    memcpy(&before, &cpu->fx, sizeof(before));
+    stub_run(cpu, insn, stub, buf);
+    if (cpu->fx.fsw & ~cpu->fx.fcw & 0x1f) {
         return;
     }
-    x86_check(cpu, va, size, X86_WRITE, X86_AS_CPL);
-    stub_run(cpu, insn, stub, buf);
-    /* Unmasked x87 exceptions but inexact result keep the value from being stored. */
-    if (!(stub->props & STUB_X87) || !(cpu->fx.fsw & ~cpu->fx.fcw & 0x1f)) {
+    memcpy(&after, &cpu->fx, sizeof(after));
+    uint16_t new_fcs = cpu->fcs, new_fds = cpu->fds;
+    memcpy(&cpu->fx, &before, sizeof(before));
+    cpu->fcs = fcs;
+    cpu->fds = fds;
+    unsigned size = stub->mem_size;
+    uint64_t va = x86_ea(cpu, insn, size, true);
+    if (size == 10) { /* two stores; the second may fault */
+        x86_store(cpu, va, ld64_le(buf), 8);
+        x86_store(cpu, va + 8, ld16_le(buf + 8), 2);
+    } else {
         x86_store_bytes(cpu, va, buf, size, X86_AS_CPL);
+    }
+    memcpy(&cpu->fx, &after, sizeof(after));
+    cpu->fcs = new_fcs;
+    cpu->fds = new_fds;
+}
+
+/* Misalignment comes before a non-canonical address, which may be #SS. */
+void fpu_check_alignment(X86Cpu *cpu, const X86Insn *insn, unsigned size)
+{
+    if ((x86_ea_offset(cpu, insn) + cpu->seg[insn->seg].base) & (size - 1)) {
+        x86_gp(cpu, 0);
     }
 }
 
@@ -200,10 +240,17 @@ void x86_op_native(X86Cpu *cpu, const X86Insn *insn)
         return;
     }
     bool write = stub->props & STUB_MEM_WRITE;
-    uint64_t va = x86_ea(cpu, insn, size, write);
-    if ((stub->props & STUB_ALIGN) && (va & (size - 1))) {
-        x86_gp(cpu, 0);
+    if (write && (stub->props & STUB_MMX)) {
+        fpu_set_fsw(cpu, cpu->fx.fsw & (uint16_t)~FSW_TOP); /* even when the store faults */
     }
+    if (write && (stub->props & STUB_X87) && (size == 10 || (cpu->fx.fcw & FSW_FLAGS) != FSW_FLAGS)) {
+        run_x87_store(cpu, insn, stub);
+        return;
+    }
+    if (stub->props & STUB_ALIGN) {
+        fpu_check_alignment(cpu, insn, size);
+    }
+    uint64_t va = x86_ea(cpu, insn, size, write);
     void *host = x86_tlb_hit(cpu, va, size, write);
     if (likely(host != NULL)) {
         stub_run(cpu, insn, stub, host);

@@ -6,6 +6,12 @@
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/native_priv.h"
 
+void fpu_enter_mmx(X86Cpu *cpu)
+{
+    fpu_set_fsw(cpu, cpu->fx.fsw & (uint16_t)~FSW_TOP);
+    cpu->fx.ftw = 0xff;
+}
+
 /* Linear address of `offset` bytes behind the memory operand, checked for `size` bytes. */
 static uint64_t ea_at(X86Cpu *cpu, const X86Insn *insn, int64_t offset, unsigned size, bool write)
 {
@@ -30,23 +36,23 @@ static unsigned vvvv(X86Cpu *cpu, const X86Insn *insn)
     return insn->vex_v & (x86_hot(cpu)->mode & X86_MODE_CS64 ? 15 : 7);
 }
 
-/* --- byte masks: the address is [rDI] --- */
+/*
+ * Byte masks; the address is [rDI]. The manual leaves open whether bytes that are masked off can fault;
+ * Intel's processors check all of the operand, the upper half first.
+ */
 static void mask_move_bytes(X86Cpu *cpu, const X86Insn *insn, const uint8_t *data, const uint8_t *mask, unsigned count)
 {
     X86Insn at = *insn;
     at.base = X86_RDI;
     at.index = X86_NO_REG;
     at.disp = 0;
-    uint64_t va[16];
-    for (unsigned i = 0; i < count; i++) {
-        if (mask[i] & 0x80) {
-            va[i] = ea_at(cpu, &at, i, 1, true);
-            x86_check(cpu, va[i], 1, X86_WRITE, X86_AS_CPL);
-        }
+    uint64_t va = x86_ea(cpu, &at, count, true);
+    for (unsigned half = count; half; half -= 8) {
+        x86_check(cpu, va + half - 8, 8, X86_WRITE, X86_AS_CPL);
     }
     for (unsigned i = 0; i < count; i++) {
         if (mask[i] & 0x80) {
-            x86_store(cpu, va[i], data[i], 1);
+            x86_store(cpu, va + i, data[i], 1);
         }
     }
 }
@@ -58,15 +64,13 @@ static void op_maskmovdqu(X86Cpu *cpu, const X86Insn *insn)
 
 static void op_maskmovq(X86Cpu *cpu, const X86Insn *insn)
 {
-    X86Fx *fx = &cpu->fx;
-    unsigned top = (fx->fsw & FSW_TOP) >> 11;
-    mask_move_bytes(cpu, insn, fx->st[((insn->modrm >> 3 & 7) - top) & 7], fx->st[((insn->modrm & 7) - top) & 7], 8);
-    fpu_set_fsw(cpu, fx->fsw & (uint16_t)~FSW_TOP);
-    fx->ftw = 0xff;
+    fpu_enter_mmx(cpu); /* even when the store faults */
+    mask_move_bytes(cpu, insn, cpu->fx.st[insn->modrm >> 3 & 7], cpu->fx.st[insn->modrm & 7], 8);
 }
 
-static void op_emms(X86Cpu *cpu, const X86Insn *insn)
+void fpu_op_emms(X86Cpu *cpu, const X86Insn *insn)
 {
+    fpu_enter_mmx(cpu);
     cpu->fx.ftw = 0;
 }
 
@@ -175,7 +179,7 @@ X86Handler *fpu_vector_special(const X86Insn *insn)
 {
     bool vex = insn->prefixes & PFX_VEX;
     if (insn->map == 1 && insn->opcode == 0x77) {
-        return vex ? op_vzero : op_emms;
+        return vex ? op_vzero : fpu_op_emms;
     }
     if (insn->map == 1 && insn->opcode == 0xf7) {
         return insn->desc->cls == CLASS_MMX ? op_maskmovq : op_maskmovdqu;

@@ -121,14 +121,24 @@ void x86_op_fwait(X86Cpu *cpu, const X86Insn *insn)
 }
 
 /* --- environment --- */
+static bool wide_layout(const X86Insn *insn)
+{
+    return insn->osize != 2;
+}
+
+/* Address of the operand. As in Intel's processors its first word is tried first, its last byte then. */
+static uint64_t env_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write)
+{
+    uint64_t va = x86_ea(cpu, insn, size, write);
+    x86_check(cpu, va, wide_layout(insn) ? 4 : 2, write ? X86_WRITE : X86_READ, X86_AS_CPL);
+    x86_check(cpu, va + size - 1, 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
+    return va;
+}
+
 static bool real_layout(const X86Cpu *cpu)
 {
     uint32_t mode = x86_hot((X86Cpu *)cpu)->mode;
     return !(mode & X86_MODE_PE) || (mode & X86_MODE_VM86);
-}
-static bool wide_layout(const X86Insn *insn)
-{
-    return insn->osize != 2;
 }
 static unsigned env_size(const X86Insn *insn)
 {
@@ -200,7 +210,7 @@ static void op_fnstenv(X86Cpu *cpu, const X86Insn *insn)
 {
     uint8_t buf[28];
     unsigned size = env_size(insn);
-    uint64_t va = x86_ea(cpu, insn, size, true);
+    uint64_t va = env_address(cpu, insn, size, true);
     env_pack(cpu, wide_layout(insn), buf);
     x86_store_bytes(cpu, va, buf, size, X86_AS_CPL);
     cpu->fx.fcw |= FSW_FLAGS;
@@ -211,7 +221,7 @@ static void op_fldenv(X86Cpu *cpu, const X86Insn *insn)
 {
     uint8_t buf[28];
     unsigned size = env_size(insn);
-    x86_load_bytes(cpu, x86_ea(cpu, insn, size, false), buf, size, X86_AS_CPL);
+    x86_load_bytes(cpu, env_address(cpu, insn, size, false), buf, size, X86_AS_CPL);
     env_unpack(cpu, wide_layout(insn), buf);
 }
 
@@ -219,7 +229,7 @@ static void op_fnsave(X86Cpu *cpu, const X86Insn *insn)
 {
     uint8_t buf[28 + 80];
     unsigned env = env_size(insn), size = env + 80;
-    uint64_t va = x86_ea(cpu, insn, size, true);
+    uint64_t va = env_address(cpu, insn, size, true);
     env_pack(cpu, wide_layout(insn), buf);
     for (unsigned i = 0; i < 8; i++) {
         memcpy(buf + env + 10 * i, cpu->fx.st[i], 10);
@@ -232,7 +242,7 @@ static void op_frstor(X86Cpu *cpu, const X86Insn *insn)
 {
     uint8_t buf[28 + 80];
     unsigned env = env_size(insn), size = env + 80;
-    x86_load_bytes(cpu, x86_ea(cpu, insn, size, false), buf, size, X86_AS_CPL);
+    x86_load_bytes(cpu, env_address(cpu, insn, size, false), buf, size, X86_AS_CPL);
     env_unpack(cpu, wide_layout(insn), buf);
     for (unsigned i = 0; i < 8; i++) {
         memcpy(cpu->fx.st[i], buf + env + 10 * i, 10);
@@ -263,9 +273,6 @@ static X86Handler *x87_memory(const X86Insn *insn)
 
 X86Handler *fpu_x87_special(const X86Insn *insn)
 {
-    if (insn->opcode == 0x9b) {
-        return x86_op_fwait;
-    }
     if (native_has_mem(insn)) {
         return x87_memory(insn);
     }

@@ -58,6 +58,20 @@ unsigned native_pp(const X86Insn *insn)
 
 #ifdef __x86_64__
 
+/* The last byte names a fourth register: VBLENDV. */
+static bool has_is4(const X86Insn *insn)
+{
+    return (insn->prefixes & PFX_VEX) && insn->map == 3 && insn->opcode >= 0x4a && insn->opcode <= 0x4c;
+}
+
+static uint8_t immediate(const X86Insn *insn)
+{
+    if (has_is4(insn)) {
+        return insn->bytes[insn->length - 1];
+    }
+    return insn->imm_offset ? insn->bytes[insn->imm_offset] : 0;
+}
+
 /* --- emitting --- */
 typedef struct Emit {
     Native *native;
@@ -292,10 +306,10 @@ static void emit_insn(Emit *e, const X86Insn *insn, const Use *use, bool code64)
     if (insn->modrm_offset) {
         emit_modrm(e, insn, use);
     }
-    if (insn->imm_offset) {
-        uint8_t imm = insn->bytes[insn->imm_offset];
-        bool is4 = (insn->prefixes & PFX_VEX) && insn->map == 3 && insn->opcode >= 0x4a && insn->opcode <= 0x4c;
-        emit8(e, is4 && !code64 ? imm & 0x7f : imm);
+    if (has_is4(insn)) {
+        emit8(e, immediate(insn) & (code64 ? 0xff : 0x7f));
+    } else if (insn->imm_offset) {
+        emit8(e, immediate(insn));
     }
 }
 
@@ -407,6 +421,7 @@ Error *x86_fpu_init(X86Cpu *cpu)
     g_autofree Native *native = g_malloc0(sizeof(*native));
     TRY(code_map(native));
     x86_fpu_supported_features(native->host_features);
+    native->host_features[X86_FEAT_1_EDX] |= BIT(15); /* FCMOV, FCOMI: CMOV is everywhere */
     code_start(native);
     cpu->native = g_steal_pointer(&native);
     return NULL;
@@ -429,8 +444,7 @@ static uint64_t stub_key(const X86Insn *insn, uint32_t mode)
     bool mem = native_has_mem(insn);
     uint8_t modrm = mem ? insn->modrm & 0x38 : insn->modrm;
     unsigned rex = mem ? insn->rex & 12 : insn->rex & 15;
-    uint8_t imm = insn->imm_offset ? insn->bytes[insn->imm_offset] : 0;
-    uint64_t key = insn->opcode | (uint64_t)modrm << 8 | (uint64_t)imm << 16 | (uint64_t)rex << 24 |
+    uint64_t key = insn->opcode | (uint64_t)modrm << 8 | (uint64_t)immediate(insn) << 16 | (uint64_t)rex << 24 |
                    (uint64_t)insn->op << 28;
     key |= (uint64_t)(insn->vex_v & 15) << 44 | (uint64_t)(insn->vex_l & 1) << 48 | (uint64_t)native_pp(insn) << 49;
     key |= (uint64_t)mem << 51 | (uint64_t)((insn->prefixes & PFX_VEX) != 0) << 52;
@@ -485,17 +499,18 @@ static void stub_build(X86Cpu *cpu, const X86Insn *insn, NativeStub *stub)
         stub->props = STUB_UD;
         return;
     }
+    if (use.x87 ? (insn->desc->props & INSN_X87_WAIT) : use.mmx || stub->handler == fpu_op_emms) {
+        stub->props |= STUB_WAITS;
+    }
     if (stub->handler) {
         return;
     }
-    stub->props |= use.mmx || use.x87 ? STUB_FX | STUB_WAITS : 0;
+    stub->props |= use.mmx || use.x87 ? STUB_FX : 0;
+    stub->props |= use.mmx && !use.vec_load ? STUB_MMX : 0;
     stub->props |= use.flags_out ? STUB_FLAGS_OUT : 0;
     stub->props |= use.mxcsr ? STUB_MXCSR : 0;
     stub->flags_mask = insn->desc->flags_written & X86_ARITH;
-    if (use.x87) {
-        stub->props |= STUB_X87;
-        stub->fop = (insn->opcode & 7) << 8 | insn->modrm;
-    }
+    stub->props |= use.x87 ? STUB_X87 : 0;
     Emit e = { native, native->rw + native->used };
     stub->run = (NativeFn *)(native->rx + native->used);
     emit_stub(&e, insn, &use, x86_hot(cpu)->mode & X86_MODE_CS64);

@@ -21,6 +21,7 @@ enum { /* NativeStub.props */
     STUB_ALIGN = BIT(5),      /* #GP unless the memory operand is aligned to its size */
     STUB_UD = BIT(6),         /* absent from the CPU model or from the host */
     STUB_FX = BIT(7),         /* goes through the whole x87 state */
+    STUB_MMX = BIT(8),        /* MMX registers only */
 };
 
 #define NATIVE_STUB_MAX 512 /* bytes of the longest stub, generously */
@@ -31,7 +32,6 @@ typedef struct NativeStub {
     X86Handler *handler; /* done in C instead of run */
     uint32_t mode_set, mode_clear; /* bits of the mode word that must be so, else native_refuse() */
     uint16_t flags_mask;           /* of RFLAGS, STUB_FLAGS_OUT */
-    uint16_t fop;
     uint16_t props;
     uint8_t mem_size; /* 0: no memory operand */
 } NativeStub;
@@ -45,6 +45,7 @@ bool native_run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem, uint64_t
 X86Handler *fpu_special_handler(const X86Insn *insn);
 X86Handler *fpu_x87_special(const X86Insn *insn);
 X86Handler *fpu_vector_special(const X86Insn *insn);
+X86Handler fpu_op_emms;
 
 /* The parts of an encoding as the host needs them. */
 unsigned native_pp(const X86Insn *insn); /* 0 none, 1 66, 2 F3, 3 F2 */
@@ -71,12 +72,16 @@ enum { FSW_FLAGS = 0x3f, FSW_SF = 0x40, FSW_ES = 0x80, FSW_TOP = 0x3800, FSW_B =
 void fpu_update_summary(X86Cpu *cpu);
 /* Turns st[] and the tags so that they fit the TOP in `fsw`, the physical registers staying where they are. */
 void fpu_set_fsw(X86Cpu *cpu, uint16_t fsw);
+/* What every MMX instruction does to the x87 state: TOP = 0, all registers in use. */
+void fpu_enter_mmx(X86Cpu *cpu);
 /* Full tag word from the abridged one and the registers. */
 uint16_t fpu_full_tags(const X86Cpu *cpu);
 /* Abridged tag byte from a full tag word. */
 uint8_t fpu_abridged_tags(uint16_t full);
 /* Reports the pending x87 exception: #MF, or FERR# (then it may return: the exception is ignored). */
 void fpu_raise_pending(X86Cpu *cpu);
+/* #GP unless the memory operand is aligned to `size`; comes before #SS and #GP for the address. */
+void fpu_check_alignment(X86Cpu *cpu, const X86Insn *insn, unsigned size);
 /* Lets FERR# follow the exception summary downwards. */
 void fpu_ferr_update(X86Cpu *cpu);
 

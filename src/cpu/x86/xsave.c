@@ -4,6 +4,7 @@
  * Components: x87, SSE, AVX and PKRU. Whether one is in use (XINUSE) is found by comparing it with its
  * initial state; XSAVEOPT and XSAVES use that and do not track modifications.
  */
+#include "base/bits.h"
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/native_priv.h"
 #include "cpu/x86/sys.h"
@@ -126,7 +127,7 @@ static void x87_unpack(X86Cpu *cpu, const X86Insn *insn, const uint8_t *buf)
     fx->ftw = buf[4];
     fx->fop = ld16_le(buf + 6) & 0x7ff;
     if (insn->rex & 8) {
-        fx->fip = ld64_le(buf + 8);
+        fx->fip = sign_extend64(ld64_le(buf + 8), 57);
         fx->fdp = ld64_le(buf + 16);
         cpu->fcs = cpu->fds = 0;
     } else {
@@ -203,10 +204,10 @@ void x86_op_stmxcsr(X86Cpu *cpu, const X86Insn *insn)
 static uint64_t fx_address(X86Cpu *cpu, const X86Insn *insn, bool write)
 {
     x86_fpu_check_x87(cpu, false);
+    x86_ea(cpu, insn, 1, write);
+    fpu_check_alignment(cpu, insn, 16);
     uint64_t va = x86_ea(cpu, insn, 512, write);
-    if (va & 15) {
-        x86_gp(cpu, 0);
-    }
+    x86_check(cpu, va + 511, 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
     return va;
 }
 
@@ -265,11 +266,9 @@ static uint64_t requested(X86Cpu *cpu)
 
 static uint64_t xsave_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write)
 {
-    uint64_t va = x86_ea(cpu, insn, size, write);
-    if (va & 63) {
-        x86_gp(cpu, 0);
-    }
-    return va;
+    x86_ea(cpu, insn, 1, write);
+    fpu_check_alignment(cpu, insn, 64);
+    return x86_ea(cpu, insn, size, write);
 }
 
 static void store_component(X86Cpu *cpu, uint64_t va, unsigned component)
