@@ -248,6 +248,9 @@ struct X86Cpu {
     unsigned context;
     void *mmu;          /* X86Mmu, private to mmu.c */
     void *interp;       /* decoded-instruction cache, private to interp.c */
+    uint64_t next_rip;  /* interpreter: where the instruction under way goes on; handlers that branch set it */
+    bool interp_stop;   /* interpreter: leave the run of decoded instructions after this one */
+    void *code;         /* codepage.c */
     void *dbt;          /* the translator's */
     void *apic;         /* the local APIC device (hw/intc), through apic.h */
     void *native;       /* host stubs of vector and x87 instructions, private to native.c */

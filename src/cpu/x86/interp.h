@@ -25,9 +25,17 @@ bool x86_interp_one(X86Cpu *cpu, const X86Insn *insn);
 
 /* --- for the files that hold semantics --- */
 typedef void X86Handler(X86Cpu *cpu, const X86Insn *insn);
-/* Generated from insn.tab: handler of every X86_OP_*. Handlers do not touch rip unless they branch:
- * x86_set_rip() marks that. */
+/* Generated from insn.tab: handler of every X86_OP_*. Handlers do not touch hot.rip; those that branch set
+ * cpu->next_rip, which is rip + length when they are called. */
 extern X86Handler *const x86_handlers[];
+/* After a function that set hot.rip itself (far transfers, IRET): go on there. */
+static inline void x86_set_rip(X86Cpu *cpu)
+{
+    cpu->next_rip = x86_hot(cpu)->rip;
+    cpu->interp_stop = true;
+}
+void x86_interp_new(X86Cpu *cpu);  /* made by x86_interp_run() when missing */
+void x86_interp_free(X86Cpu *cpu); /* accepts a CPU without one */
 /* Linear address of the memory operand, limits and canonical form checked for `size` bytes (raises #GP/#SS). */
 uint64_t x86_ea(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write);
 /* The effective address without segment: LEA. */
