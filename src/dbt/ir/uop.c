@@ -22,6 +22,7 @@ static const struct {
     [UOP_POP] = { "pop", HAS_REG | STACK },
     [UOP_LEAVE] = { "leave", STACK },
     [UOP_VEC] = { "vec", HAS_REG | CODE },
+    [UOP_BMI] = { "bmi", HAS_REG | CODE },
     [UOP_FLAG_IF] = { "flag_if", HAS_IMM },
     [UOP_INTERP] = { "interp", 0 },
     [UOP_JCC] = { "jcc", TARGET | SIDE },

@@ -25,6 +25,7 @@ typedef enum UopKind {
     UOP_POP,      /* reg */
     UOP_LEAVE,
     UOP_VEC,      /* as OP; xmm registers where the attributes say */
+    UOP_BMI,      /* VEX-encoded on general registers: reg, vex_v, r/m */
     UOP_FLAG_IF,  /* imm: new value of IF; CPL and IOPL allow it */
     UOP_INTERP,   /* the interpreter executes the guest instruction; control comes back */
     /* Ends of a block. */

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "cpu/x86/mmu.h"
+#include "dbt/ir/env.h"
 #include "dbt/run/engine.h"
 
 /* --- hashes --- */
@@ -108,6 +109,7 @@ void dbt_select_mode(Dbt *d)
     }
     d->mode = mode;
     d->mode_index = n;
+    *((uint8_t *)(x86_tail(cpu) + 1) + ENV_VEC_WIDE) = (mode & X86_MODE_AVX) != 0;
     d->env.jump_cache = (uint32_t)(uintptr_t)d->low->jump_cache[n];
 }
 

@@ -65,6 +65,7 @@ static void make_thunks(Dbt *d)
     env->vec = (int32_t)offsetof(X86Cpu, vec) - (int32_t)X86_CPU_AREA;
     env->mxcsr = (int32_t)offsetof(X86Cpu, fx.mxcsr) - (int32_t)X86_CPU_AREA;
     env->bmi2 = __builtin_cpu_supports("bmi2");
+    env->avx = __builtin_cpu_supports("avx");
     Asm a = code_cache_asm(&d->cache, 0);
     thunks_emit(env, &a, dbt_slow, d);
     code_cache_start(&d->cache, (size_t)(a.p - d->cache.write));

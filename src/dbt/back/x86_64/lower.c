@@ -617,13 +617,18 @@ static void vectors_live(Lower *l)
     enc_jmp(l->cold, enc_here(a));
 }
 
+static void encode_vex(Lower *l, unsigned reg, unsigned v, EncRm rm)
+{
+    const Uop *u = l->u;
+    unsigned pp = u->code & E_66 ? 1 : u->code & E_F3 ? 2 : u->code & E_F2 ? 3 : 0;
+    enc_vex(l->hot, (u->code & E_MAP) >> 8, pp, u->vex_w, (u->attr & UA_YMM) != 0, (uint8_t)u->code, reg, v, rm);
+}
+
 static void vec_encode(Lower *l, unsigned reg, EncRm rm)
 {
     const Uop *u = l->u;
     if (u->attr & UA_VEX) {
-        unsigned pp = u->code & E_66 ? 1 : u->code & E_F3 ? 2 : u->code & E_F2 ? 3 : 0;
-        enc_vex(l->hot, (u->code & E_MAP) >> 8, pp, u->vex_w, (u->attr & UA_YMM) != 0, (uint8_t)u->code, reg, u->vex_v,
-                rm);
+        encode_vex(l, reg, u->vex_v, rm);
     } else {
         enc_op(l->hot, u->code, reg, rm);
     }
@@ -635,6 +640,12 @@ static void lower_vec(Lower *l)
     const Uop *u = l->u;
     Asm *a = l->hot;
     vectors_live(l);
+    if (u->attr & UA_NO_MEM_FORM) { /* VZEROUPPER has no operands */
+        enc_u8(a, 0xc5);
+        enc_u8(a, u->attr & UA_YMM ? 0xfc : 0xf8);
+        enc_u8(a, (uint8_t)u->code);
+        return;
+    }
     unsigned reg = u->reg;
     bool gpr_reg = reg_is_register(u) && !(u->attr & UA_REG_XMM);
     if (u->attr & UA_MEM) { /* the reg field is a vector here, or a general register that is written */
@@ -665,6 +676,41 @@ static void lower_vec(Lower *l)
     }
     if (gpr_reg && spilled(u->reg) && (u->attr & UA_REG_W)) {
         enc_store(a, 8, guest_slot(u->reg), H_RCX);
+    }
+}
+
+/* dest is reg, or vex_v where reg is an extension. At most one scratch register is left beside memory. */
+static void lower_bmi(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    bool reg_dest = (u->attr & UA_REG_W) != 0;
+    bool mulx = (u->code & (E_MAP | 0xff)) == (E_0F38 | 0xf6);
+    EncRm rm;
+    unsigned temp = H_RCX;
+    if (u->attr & UA_MEM) {
+        rm = only_rcx(l, access_mem(l, false));
+        temp = H_R14;
+    } else {
+        rm = spilled(u->rm) ? guest_slot(u->rm) : enc_reg(host_of_guest[u->rm]);
+    }
+    bool has_v = u->imm_size == 0; /* RORX has none */
+    unsigned v = 0, reg = u->reg;
+    if (has_v) {
+        v = spilled(u->vex_v) ? H_R14 : host_of_guest[u->vex_v];
+        if (spilled(u->vex_v) && reg_dest && !mulx) {
+            enc_load(a, 8, H_R14, guest_slot(u->vex_v));
+        }
+    }
+    if (reg_dest) {
+        reg = spilled(u->reg) ? temp : host_of_guest[u->reg];
+    }
+    encode_vex(l, reg, v, rm);
+    append_imm(a, u);
+    if (reg_dest && spilled(u->reg)) {
+        enc_store(a, 8, guest_slot(u->reg), temp);
+    } else if (!reg_dest && spilled(u->vex_v)) {
+        enc_store(a, 8, guest_slot(u->vex_v), H_R14);
     }
 }
 
@@ -871,6 +917,9 @@ static void lower_uop(Lower *l)
         break;
     case UOP_VEC:
         lower_vec(l);
+        break;
+    case UOP_BMI:
+        lower_bmi(l);
         break;
     case UOP_FLAG_IF:
         lower_flag_if(l);

@@ -62,11 +62,39 @@ static void load_flags(Asm *a)
     enc_u8(a, 0x9e);                                  /* sahf */
 }
 
-static void xmm_all(Asm *a, const HostEnv *env, bool load)
+static void move_vectors(Asm *a, const HostEnv *env, bool load, bool wide)
 {
     for (unsigned i = 0; i < 16; i++) {
-        enc_op(a, (load ? 0x10 : 0x11) | E_0F, i, env_at(env->vec + 64 * i)); /* movups */
+        EncRm home = env_at(env->vec + 64 * (int)i);
+        if (wide) {
+            enc_vex(a, 1, 0, false, true, load ? 0x10 : 0x11, i, 0, home); /* vmovups */
+        } else {
+            enc_op(a, (load ? 0x10 : 0x11) | E_0F, i, home); /* movups */
+        }
     }
+}
+
+/* All vector registers, in the width that the guest has; leaves flags when they are to be kept. */
+static void move_all_vectors(Asm *a, const HostEnv *env, bool load)
+{
+    if (!env->avx) {
+        move_vectors(a, env, load, false);
+        return;
+    }
+    enc_op(a, 0xb6 | E_0F, H_RCX, env_at(ENV_VEC_WIDE));
+    uint8_t *narrow = enc_jrcxz(a);
+    uint8_t *wide = enc_jmp(a, NULL);
+    enc_here_rel8(a, narrow);
+    move_vectors(a, env, load, false);
+    uint8_t *done = enc_jmp(a, NULL);
+    enc_patch_rel32(wide, a->run_delta, enc_here(a));
+    move_vectors(a, env, load, true);
+    if (!load) {
+        enc_u8(a, 0xc5); /* vzeroupper, for the C code that follows */
+        enc_u8(a, 0xf8);
+        enc_u8(a, 0x77);
+    }
+    enc_patch_rel32(done, a->run_delta, enc_here(a));
 }
 
 /* Puts live guest vectors away and gives C its MXCSR; remembers in ENV_VEC_WAS whether there were any. */
@@ -76,17 +104,18 @@ static void save_vectors(Asm *a, const HostEnv *env)
     enc_store(a, 1, env_at(ENV_VEC_WAS), H_RAX);
     enc_op(a, 0x84 | E_BYTE_REG | E_BYTE_RM, H_RAX, enc_reg(H_RAX));
     uint8_t *none = enc_jcc(a, CC_E, NULL);
-    xmm_all(a, env, false);
+    move_all_vectors(a, env, false);
     enc_op(a, 0xae | E_0F, 3, env_at(env->mxcsr)); /* stmxcsr */
     enc_op(a, 0xae | E_0F, 2, enc_abs(env->masks + 32)); /* ldmxcsr */
     enc_store_imm(a, 1, env_at(ENV_VEC_LIVE), 0);
     enc_patch_rel32(none, a->run_delta, enc_here(a));
 }
 
+/* Leaves flags and all registers but rcx. */
 static void load_vectors(Asm *a, const HostEnv *env)
 {
     enc_op(a, 0xae | E_0F, 2, env_at(env->mxcsr));
-    xmm_all(a, env, true);
+    move_all_vectors(a, env, true);
     enc_store_imm(a, 1, env_at(ENV_VEC_LIVE), 1);
 }
 
@@ -177,7 +206,7 @@ void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, void *opaque)
         emit_slow(env, a, kind, slow_fn, opaque);
     }
     enc_align(a, 16);
-    env->vec_load = enc_here(a); /* touches neither flags nor general registers */
+    env->vec_load = enc_here(a); /* touches neither flags nor guest registers */
     load_vectors(a, env);
     enc_u8(a, 0xc3);
 }

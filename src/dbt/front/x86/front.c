@@ -625,15 +625,27 @@ static bool map_0f38(Front *f)
 
 /* --- vectors --- */
 
-static bool vec_mode_ok(uint32_t mode)
+static bool vec_mode_ok(uint32_t mode, bool vex)
 {
+    if (vex && !(mode & X86_MODE_AVX)) {
+        return false;
+    }
     return !(mode & (X86_MODE_TS | X86_MODE_EM | FRONT_MODE_NO_VEC)) && (mode & X86_MODE_OSFXSR);
 }
 
 /* Implicit operands that lowering does not know. */
 static bool vec_implicit(const X86Insn *insn)
 {
-    return (insn->map == 1 && insn->opcode == 0xf7) || (insn->map == 3 && insn->opcode >= 0x60 && insn->opcode <= 0x63);
+    uint8_t opcode = insn->opcode;
+    switch (insn->map) {
+    case 1: /* MASKMOVDQU */
+        return opcode == 0xf7;
+    case 2: /* gathers and masked moves, of which only parts may fault */
+        return (insn->prefixes & PFX_VEX) &&
+               ((opcode >= 0x90 && opcode <= 0x93) || (opcode >= 0x2c && opcode <= 0x2f) || opcode == 0x8c || opcode == 0x8e);
+    default: /* PCMPxSTRx */
+        return opcode >= 0x60 && opcode <= 0x63;
+    }
 }
 
 /* With a general register as the first operand: is it the r/m one? */
@@ -642,13 +654,41 @@ static bool gpr_is_rm(const X86Insn *insn)
     return (insn->map == 1 && insn->opcode == 0x7e) || (insn->map == 3 && insn->opcode >= 0x14 && insn->opcode <= 0x17);
 }
 
+/* The mandatory prefix that a VEX prefix implies. */
+static uint32_t vex_prefix(const X86Insn *insn)
+{
+    static const uint32_t prefixes[4] = { 0, E_66, E_F3, E_F2 };
+    unsigned n = 0;
+    while (n < 12 && insn->bytes[n] != 0xc4 && insn->bytes[n] != 0xc5) {
+        n++;
+    }
+    return prefixes[insn->bytes[n + (insn->bytes[n] == 0xc4 ? 2 : 1)] & 3];
+}
+
+/* Opcode, map and mandatory prefix as the assembler wants them. */
+static uint32_t host_code(const X86Insn *insn)
+{
+    if (insn->prefixes & PFX_VEX) {
+        return insn->opcode | (insn->map == 1 ? E_0F : insn->map == 2 ? E_0F38 : E_0F3A) | vex_prefix(insn);
+    }
+    return insn->opcode | (insn->map == 1 ? E_0F : insn->map == 2 ? E_0F38 : E_0F3A) | (insn->rex & 8 ? E_W : 0) |
+           (insn->prefixes & PFX_REP ? E_F3 : insn->prefixes & PFX_REPNE ? E_F2 : insn->prefixes & PFX_OPSIZE ? E_66 : 0);
+}
+
 static bool vec(Front *f)
 {
     X86Insn *insn = f->insn;
     Uop *u = f->u;
-    if (!vec_mode_ok(f->b->mode) || !(insn->desc->props & INSN_NATIVE) || vec_implicit(insn) ||
-        (insn->prefixes & (PFX_VEX | PFX_EVEX)) || insn->map == 0 || insn->map > 3) {
+    bool vex = (insn->prefixes & PFX_VEX) != 0;
+    if (!vec_mode_ok(f->b->mode, vex) || !(insn->desc->props & INSN_NATIVE) || insn->map == 0 || insn->map > 3 ||
+        vec_implicit(insn)) {
         return false;
+    }
+    if (vex && insn->map == 1 && insn->opcode == 0x77) { /* VZEROUPPER, VZEROALL */
+        u->kind = UOP_VEC;
+        u->attr = UA_VEX | UA_NO_MEM_FORM | (insn->vex_l ? UA_YMM : 0);
+        u->code = 0x77 | E_0F;
+        return true;
     }
     bool mem = (insn->modrm >> 6) != 3;
     u->kind = UOP_VEC;
@@ -675,19 +715,20 @@ static bool vec(Front *f)
             break;
         case OPND_MEM:
             u->mem_size = o->size;
-            u->attr |= access * UA_RM_R | (insn->desc->props & INSN_ALIGN && o->size == 16 ? UA_ALIGN : 0);
+            u->attr |= access * UA_RM_R | (insn->desc->props & INSN_ALIGN && o->size >= 16 ? UA_ALIGN : 0);
             if (!put_mem(f)) {
                 return false;
             }
             break;
         case OPND_IMM:
             u->imm_size = 1;
-            u->imm = (uint64_t)insn->imm;
             break;
         default:
             return false;
         }
     }
+    u->imm_size |= insn->map == 3;
+    u->imm = insn->bytes[insn->length - 1];
     bool gpr_reg = (u->attr & (UA_REG_R | UA_REG_W)) != 0;
     u->attr = gpr_reg ? u->attr & ~UA_REG_XMM : u->attr | UA_REG_XMM;
     if (!(u->attr & (UA_RM_R | UA_RM_W))) {
@@ -696,10 +737,44 @@ static bool vec(Front *f)
     if ((u->attr & UA_REG_R) && (u->attr & UA_MEM)) {
         return false;
     }
-    u->code = insn->opcode | (insn->map == 1 ? E_0F : insn->map == 2 ? E_0F38 : E_0F3A) | (insn->rex & 8 ? E_W : 0) |
-              (insn->prefixes & PFX_REP ? E_F3 : insn->prefixes & PFX_REPNE ? E_F2 :
-               insn->prefixes & PFX_OPSIZE ? E_66 : 0);
+    u->attr |= vex ? UA_VEX | (insn->vex_l ? UA_YMM : 0) : 0;
+    u->code = host_code(insn);
+    u->vex_v = insn->vex_v;
+    u->vex_w = (insn->rex & 8) != 0;
     return true;
+}
+
+/* --- VEX-encoded instructions on general registers --- */
+
+static bool bmi(Front *f)
+{
+    X86Insn *insn = f->insn;
+    Uop *u = f->u;
+    bool dest_is_v = insn->map == 2 && insn->opcode == 0xf3; /* BLSR, BLSMSK, BLSI */
+    bool mulx = insn->map == 2 && insn->opcode == 0xf6;
+    if (!(insn->prefixes & PFX_VEX) || insn->vex_l || (insn->map != 2 && insn->map != 3)) {
+        return false;
+    }
+    u->kind = UOP_BMI;
+    u->attr = UA_VEX | UA_RM_R;
+    u->reg = (insn->modrm >> 3 & 7) | (insn->rex & 4) << 1;
+    u->rm = (insn->modrm & 7) | (insn->rex & 1) << 3;
+    u->vex_v = insn->vex_v;
+    u->vex_w = (insn->rex & 8) != 0;
+    u->size = u->mem_size = u->vex_w ? 8 : 4;
+    u->code = host_code(insn);
+    u->imm = insn->bytes[insn->length - 1];
+    u->imm_size = insn->map == 3;
+    if (!dest_is_v) {
+        u->attr |= UA_REG_W;
+    }
+    if (mulx && ((u->reg & 12) == 8 || (u->vex_v & 12) == 8)) {
+        return false; /* two results, and one is in memory */
+    }
+    if (u->vex_v > 15 || u->reg > 15) {
+        return false;
+    }
+    return (insn->modrm >> 6) == 3 || put_mem(f);
 }
 
 /* --- blocks --- */
@@ -718,8 +793,11 @@ static bool native_insn(Front *f)
     }
     bool general = (insn->map == 1 && (insn->opcode == 0xc3 || insn->opcode == 0xb8)) ||
                    (insn->map == 2 && insn->opcode >= 0xf0);
-    if (insn->desc->cls == CLASS_SSE && !general) {
+    if ((insn->desc->cls == CLASS_SSE || insn->desc->cls == CLASS_AVX) && !general) {
         return vec(f);
+    }
+    if (insn->desc->cls == CLASS_BMI && (insn->prefixes & PFX_VEX)) {
+        return bmi(f);
     }
     if ((insn->prefixes & PFX_VEX) || insn->desc->cls == CLASS_X87 || insn->desc->cls == CLASS_MMX) {
         return false;

@@ -1,0 +1,162 @@
+/*
+ * Golden tests of translated code: guest bytes in, uops and host code out, as text.
+ *
+ * A file holds cases:  "= name mode hex-bytes" followed by the expected text. `codegen FILE` compares,
+ * `codegen --update FILE` writes the file anew; a change of generated code is then a visible diff, with
+ * the count of host instructions and bytes. Addresses are made up, so the text does not depend on the run.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "cpu/x86/insn.h"
+#include "dbt/back/x86_64/lower.h"
+#include "dbt/front/x86/front.h"
+
+enum { HOT_AT = 0x10000, COLD_AT = 0x20000, THUNKS_AT = 0x1000, AREA = 16384 };
+#define GUEST_PC 0x401000ull
+
+static X86Cpu features_cpu;
+
+static uint8_t *fake(unsigned n)
+{
+    return (uint8_t *)(uintptr_t)(THUNKS_AT + 0x100 * n);
+}
+
+static HostEnv fake_env(void)
+{
+    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .vec = -0x1800,
+                    .mxcsr = -0x900, .bmi2 = true };
+    unsigned n = 0;
+    for (unsigned i = 0; i < SLOW_KINDS; i++) {
+        env.slow[i] = fake(n++);
+    }
+    for (unsigned i = 0; i < LEAVE_KINDS; i++) {
+        env.leave[i] = fake(n++);
+    }
+    env.vec_load = fake(n);
+    return env;
+}
+
+/* Guest bytes with room behind them, as a page would have. */
+static unsigned parse_hex(const char *hex, uint8_t *bytes)
+{
+    unsigned n = 0;
+    while (n < 256 && g_ascii_isxdigit(hex[0]) && g_ascii_isxdigit(hex[1])) {
+        bytes[n++] = (uint8_t)(g_ascii_xdigit_value(hex[0]) << 4 | g_ascii_xdigit_value(hex[1]));
+        hex += 2;
+    }
+    return n;
+}
+
+static void host_text(GString *out, const uint8_t *code, size_t size, uint64_t at)
+{
+    unsigned count = 0;
+    GString *lines = g_string_new(NULL);
+    for (size_t pos = 0; pos < size; count++) {
+        X86Insn insn;
+        char text[128];
+        if (x86_decode(&insn, code + pos, (unsigned)MIN(size - pos, 15), X86_MODE_CS64 | X86_MODE_SS32) != DECODE_OK) {
+            g_string_append(lines, "  (data)\n");
+            break;
+        }
+        g_string_append_printf(lines, "  %s\n", x86_insn_text(&insn, at + pos, text, sizeof(text)));
+        pos += insn.length;
+    }
+    g_string_append_printf(out, "host: %u instructions, %zu bytes\n%s", count, size, lines->str);
+    g_string_free(lines, TRUE);
+}
+
+static char *translate(const char *mode, const char *hex)
+{
+    static FrontBlock front;
+    static Lowered lowered;
+    uint8_t bytes[256 + 16] = { 0 }, hot_area[AREA], cold_area[AREA];
+    bool wide = strcmp(mode, "32") != 0;
+    memset(&front, 0, sizeof(front));
+    front.pc = GUEST_PC;
+    front.mode = X86_MODE_PE | X86_MODE_SS32 | X86_MODE_FLAT | X86_MODE_PG | X86_MODE_OSFXSR | X86_MODE_AVX |
+                 X86_MODE_IOPL_OK |
+                 (wide ? X86_MODE_CS64 | X86_MODE_LMA : X86_MODE_CS32);
+    front.cpu = &features_cpu;
+    front.bytes = bytes;
+    front.available = parse_hex(hex, bytes);
+    if (!front_translate(&front)) {
+        return g_strdup("(interpreted)\n");
+    }
+    HostEnv env = fake_env();
+    Asm hot = { .p = hot_area, .run_delta = (ptrdiff_t)HOT_AT - (ptrdiff_t)(uintptr_t)hot_area };
+    Asm cold = { .p = cold_area, .run_delta = (ptrdiff_t)COLD_AT - (ptrdiff_t)(uintptr_t)cold_area };
+    LowerBlock block = { .uops = front.uops, .count = front.uop_count, .flags_in = front.flags_in, .mode64 = wide,
+                         .pc = front.pc, .number = 1, .page_id = 1, .slot = 1 };
+    lower_block(&env, &block, &hot, &cold, &lowered);
+    GString *out = g_string_new(NULL);
+    for (unsigned i = 0; i < front.insn_count; i++) {
+        char text[128];
+        uint64_t pc = front.pc + front.offset[i];
+        g_string_append_printf(out, "  %s\n", x86_insn_text(&front.insns[i], pc, text, sizeof(text)));
+    }
+    g_autofree char *uops = uop_text(front.uops, front.uop_count);
+    g_string_append_printf(out, "uops:\n%s", uops);
+    size_t skip = (size_t)(lowered.entry - lowered.guarded);
+    host_text(out, hot_area + skip, (size_t)(hot.p - hot_area) - skip, HOT_AT + skip);
+    return g_string_free(out, FALSE);
+}
+
+/* The file with its expected texts made again. */
+static char *regenerate(const char *contents)
+{
+    GString *out = g_string_new(NULL);
+    g_auto(GStrv) lines = g_strsplit(contents, "\n", -1);
+    for (unsigned i = 0; lines[i] != NULL; i++) {
+        if (lines[i][0] == '#') {
+            g_string_append_printf(out, "%s\n", lines[i]);
+        } else if (lines[i][0] == '=') {
+            g_auto(GStrv) words = g_strsplit(lines[i], " ", 4);
+            if (g_strv_length(words) == 4) {
+                g_autofree char *text = translate(words[2], words[3]);
+                g_string_append_printf(out, "%s\n%s", lines[i], text);
+            }
+        }
+    }
+    return g_string_free(out, FALSE);
+}
+
+static void show_difference(const char *expected, const char *got)
+{
+    g_auto(GStrv) a = g_strsplit(expected, "\n", -1), b = g_strsplit(got, "\n", -1);
+    const char *name = "";
+    for (unsigned i = 0; a[i] != NULL && b[i] != NULL; i++) {
+        if (a[i][0] == '=') {
+            name = a[i];
+        }
+        if (strcmp(a[i], b[i]) != 0) {
+            fprintf(stderr, "%s\n  expected: %s\n  got:      %s\n", name, a[i], b[i]);
+            return;
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    bool update = argc > 1 && strcmp(argv[1], "--update") == 0;
+    memset(features_cpu.features, 0xff, sizeof(features_cpu.features));
+    int status = 0;
+    for (int i = 1 + update; i < argc; i++) {
+        g_autofree char *contents = NULL;
+        if (!g_file_get_contents(argv[i], &contents, NULL, NULL)) {
+            fprintf(stderr, "codegen: cannot read %s\n", argv[i]);
+            return 2;
+        }
+        g_autofree char *made = regenerate(contents);
+        if (update) {
+            g_file_set_contents(argv[i], made, -1, NULL);
+        } else if (strcmp(contents, made) != 0) {
+            show_difference(contents, made);
+            status = 1;
+        }
+    }
+    return status;
+}
