@@ -140,20 +140,33 @@ static void record_pointers(X86Cpu *cpu, const X86Insn *insn, const NativeStub *
     }
 }
 
+static uint64_t run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem, uint64_t flags)
+{
+    uint64_t result;
+    switch (native_run_guarded(cpu, stub, mem, flags, &result)) {
+    case NATIVE_DONE:
+        return result;
+    case NATIVE_INVALID:
+        x86_ud(cpu);
+    default:
+        if (stub->props & STUB_FX) {
+            fpu_enter_mmx(cpu); /* comes before the conversion */
+        }
+        x86_raise(cpu, x86_hot(cpu)->mode & X86_MODE_OSXMMEXCPT ? EXC_XM : EXC_UD);
+    }
+}
+
+static bool wants_guard(const X86Cpu *cpu, const NativeStub *stub)
+{
+    return (stub->props & STUB_NEW) ||
+           ((stub->props & STUB_MXCSR) && (cpu->fx.mxcsr & MXCSR_DEFAULT) != MXCSR_DEFAULT);
+}
+
 static void stub_run(X86Cpu *cpu, const X86Insn *insn, const NativeStub *stub, void *mem)
 {
     X86Hot *hot = x86_hot(cpu);
-    uint64_t old_fip = cpu->fx.fip, old_fdp = cpu->fx.fdp, flags;
-    if (unlikely((stub->props & STUB_MXCSR) && (cpu->fx.mxcsr & MXCSR_DEFAULT) != MXCSR_DEFAULT)) {
-        if (native_run_guarded(cpu, stub, mem, hot->rflags & X86_ARITH, &flags)) {
-            if (stub->props & STUB_FX) {
-                fpu_enter_mmx(cpu); /* comes before the conversion */
-            }
-            x86_raise(cpu, hot->mode & X86_MODE_OSXMMEXCPT ? EXC_XM : EXC_UD);
-        }
-    } else {
-        flags = stub->run(cpu, mem, hot->rflags & X86_ARITH);
-    }
+    uint64_t old_fip = cpu->fx.fip, old_fdp = cpu->fx.fdp, flags = hot->rflags & X86_ARITH;
+    flags = unlikely(wants_guard(cpu, stub)) ? run_guarded(cpu, stub, mem, flags) : stub->run(cpu, mem, flags);
     if (stub->props & STUB_FLAGS_OUT) {
         hot->rflags = (hot->rflags & ~(uint64_t)stub->flags_mask) | (flags & stub->flags_mask);
     }
@@ -175,6 +188,14 @@ static void run_buffered(X86Cpu *cpu, const X86Insn *insn, const NativeStub *stu
         x86_load_bytes(cpu, va, buf, size, X86_AS_CPL);
         stub_run(cpu, insn, stub, buf);
     }
+}
+
+/* VCVTPS2PH: its floating-point exceptions come before those of the store. */
+static void run_converting_store(X86Cpu *cpu, const X86Insn *insn, const NativeStub *stub)
+{
+    uint8_t buf[64] __attribute__((aligned(64)));
+    stub_run(cpu, insn, stub, buf);
+    x86_store_bytes(cpu, x86_ea(cpu, insn, stub->mem_size, true), buf, stub->mem_size, X86_AS_CPL);
 }
 
 /*
@@ -245,6 +266,10 @@ void x86_op_native(X86Cpu *cpu, const X86Insn *insn)
     }
     if (write && (stub->props & STUB_X87) && (size == 10 || (cpu->fx.fcw & FSW_FLAGS) != FSW_FLAGS)) {
         run_x87_store(cpu, insn, stub);
+        return;
+    }
+    if (write && (stub->props & STUB_MXCSR)) {
+        run_converting_store(cpu, insn, stub);
         return;
     }
     if (stub->props & STUB_ALIGN) {

@@ -85,6 +85,7 @@ static void op_maskmov_load(X86Cpu *cpu, const X86Insn *insn)
     unsigned size = insn->opcode == 0x2d || (insn->opcode == 0x8c && (insn->rex & 8)) ? 8 : 4;
     const X86Vec *mask = &cpu->vec[vvvv(cpu, insn)];
     X86Vec result = { 0 };
+    x86_ea(cpu, insn, vector_bytes(insn), false);
     for (unsigned i = 0; i < vector_bytes(insn) / size; i++) {
         if (element_selected(mask, i, size)) {
             st_le(result.b + i * size, x86_load(cpu, ea_at(cpu, insn, i * size, size, false), size), size);
@@ -99,6 +100,7 @@ static void op_maskmov_store(X86Cpu *cpu, const X86Insn *insn)
     const X86Vec *mask = &cpu->vec[vvvv(cpu, insn)], *data = &cpu->vec[native_modrm_reg(insn)];
     unsigned count = vector_bytes(insn) / size;
     uint64_t va[8];
+    x86_ea(cpu, insn, vector_bytes(insn), true);
     for (unsigned i = 0; i < count; i++) {
         if (element_selected(mask, i, size)) {
             va[i] = ea_at(cpu, insn, i * size, size, true);
@@ -131,15 +133,18 @@ static void op_gather(X86Cpu *cpu, const X86Insn *insn)
     X86Insn at = *insn;
     at.index = X86_NO_REG;
     /* The mask is made whole first: an element is all ones or all zeros. */
-    for (unsigned i = 0; i < count; i++) {
+    unsigned mask_bytes = vector_bytes(insn);
+    for (unsigned i = 0; i < mask_bytes / size; i++) {
         memset(mask->b + i * size, element_selected(mask, i, size) ? 0xff : 0, size);
     }
+    clear_above(mask, mask_bytes);
     for (unsigned i = 0; i < count; i++) {
         if (element_selected(mask, i, size)) {
             int64_t offset = index_size == 8 ? (int64_t)index->q[i] : (int32_t)index->d[i];
             uint64_t va = ea_at(cpu, &at, (int64_t)((uint64_t)offset << scale), size, false);
             st_le(vec->b + i * size, x86_load(cpu, va, size), size);
             memset(mask->b + i * size, 0, size);
+            clear_above(vec, MAX(16, count * size));
         }
     }
     clear_above(vec, count * size);

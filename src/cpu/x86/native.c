@@ -13,7 +13,8 @@
  *
  * An unmasked SIMD exception: the host raises it too. native_run_guarded() runs such stubs with a SIGFPE
  * handler in place which takes over MXCSR and leaves through the common fault exit; nothing else is
- * committed, as every store of a stub follows its instruction.
+ * committed, as every store of a stub follows its instruction. A stub's first run is guarded as well: an
+ * encoding that the decoder takes and this host does not is #UD, not the end of the program.
  */
 #include "cpu/x86/native_priv.h"
 
@@ -507,6 +508,7 @@ static void stub_build(X86Cpu *cpu, const X86Insn *insn, NativeStub *stub)
     }
     stub->props |= use.mmx || use.x87 ? STUB_FX : 0;
     stub->props |= use.mmx && !use.vec_load ? STUB_MMX : 0;
+    stub->props |= STUB_NEW;
     stub->props |= use.flags_out ? STUB_FLAGS_OUT : 0;
     stub->props |= use.mxcsr ? STUB_MXCSR : 0;
     stub->flags_mask = insn->desc->flags_written & X86_ARITH;
@@ -535,35 +537,43 @@ const NativeStub *native_stub(X86Cpu *cpu, const X86Insn *insn)
     return stub;
 }
 
-/* --- unmasked SIMD exceptions --- */
+/* --- running with the host's exceptions caught --- */
 typedef struct Guard {
     const uint8_t *code;
     uint32_t mxcsr;
-    bool raised;
+    NativeOutcome outcome;
 } Guard;
 
-/* Only meaningful inside native_run_guarded(): which stub run of this thread a SIGFPE belongs to. */
+/* Only meaningful inside native_run_guarded(): which stub run of this thread a signal belongs to. */
 static THREAD_LOCAL Guard *guard_active;
-static struct sigaction guard_previous;
+static struct sigaction guard_previous[2]; /* SIGFPE, SIGILL */
+
+static void guard_pass_on(int signal, siginfo_t *info, void *context)
+{
+    const struct sigaction *previous = &guard_previous[signal == SIGILL];
+    if (previous->sa_flags & SA_SIGINFO) {
+        previous->sa_sigaction(signal, info, context);
+    } else if (previous->sa_handler != SIG_DFL && previous->sa_handler != SIG_IGN) {
+        previous->sa_handler(signal);
+    } else {
+        struct sigaction dfl = { .sa_handler = SIG_DFL };
+        sigaction(signal, &dfl, NULL); /* the instruction faults again and ends the program */
+    }
+}
 
 static void guard_signal(int signal, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
     Guard *guard = guard_active;
     uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
-    if (guard && rip - (uintptr_t)guard->code < CODE_SIZE) {
-        guard->mxcsr = uc->uc_mcontext.fpregs->mxcsr;
-        guard->raised = true;
-        uc->uc_mcontext.fpregs->mxcsr = MXCSR_DEFAULT;
-        uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(guard->code + FAULT_EXIT);
-    } else if (guard_previous.sa_flags & SA_SIGINFO) {
-        guard_previous.sa_sigaction(signal, info, context);
-    } else if (guard_previous.sa_handler != SIG_DFL && guard_previous.sa_handler != SIG_IGN) {
-        guard_previous.sa_handler(signal);
-    } else {
-        struct sigaction dfl = { .sa_handler = SIG_DFL };
-        sigaction(SIGFPE, &dfl, NULL); /* the instruction faults again and ends the program */
+    if (!guard || rip - (uintptr_t)guard->code >= CODE_SIZE) {
+        guard_pass_on(signal, info, context);
+        return;
     }
+    guard->mxcsr = uc->uc_mcontext.fpregs->mxcsr;
+    guard->outcome = signal == SIGFPE ? NATIVE_SIMD_EXCEPTION : NATIVE_INVALID;
+    uc->uc_mcontext.fpregs->mxcsr = MXCSR_DEFAULT;
+    uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(guard->code + FAULT_EXIT);
 }
 
 static void guard_install(void)
@@ -572,27 +582,32 @@ static void guard_install(void)
     if (g_once_init_enter(&once)) {
         struct sigaction sa = { .sa_sigaction = guard_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
         sigemptyset(&sa.sa_mask);
-        sigaction(SIGFPE, &sa, &guard_previous);
+        sigaction(SIGFPE, &sa, &guard_previous[0]);
+        sigaction(SIGILL, &sa, &guard_previous[1]);
         g_once_init_leave(&once, 1);
     }
 }
 
-bool native_run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem, uint64_t flags, uint64_t *ret_flags)
+NativeOutcome native_run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem, uint64_t flags, uint64_t *ret_flags)
 {
     Native *native = cpu->native;
-    Guard guard = { .code = native->rx };
+    Guard guard = { .code = native->rx, .outcome = NATIVE_DONE };
     guard_install();
     guard_active = &guard;
     __asm__ volatile("" ::: "memory");
     uint64_t result = stub->run(cpu, mem, flags);
     __asm__ volatile("" ::: "memory");
     guard_active = NULL;
-    if (guard.raised) {
+    NativeStub *own = &native->cache[stub - native->cache];
+    if (guard.outcome == NATIVE_SIMD_EXCEPTION) {
         cpu->fx.mxcsr = guard.mxcsr;
-        return true;
+    } else if (guard.outcome == NATIVE_INVALID) {
+        own->props |= STUB_UD;
+    } else {
+        *ret_flags = result;
     }
-    *ret_flags = result;
-    return false;
+    own->props &= (uint16_t)~STUB_NEW;
+    return guard.outcome;
 }
 
 #else /* other hosts offer no FPU features, so every instruction of these classes is #UD */
@@ -609,9 +624,9 @@ const NativeStub *native_stub(X86Cpu *cpu, const X86Insn *insn)
     static const NativeStub absent = { .props = STUB_UD };
     return &absent;
 }
-bool native_run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem, uint64_t flags, uint64_t *ret_flags)
+NativeOutcome native_run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem, uint64_t flags, uint64_t *ret_flags)
 {
-    return false;
+    return NATIVE_INVALID;
 }
 
 #endif

@@ -22,6 +22,7 @@ enum { /* NativeStub.props */
     STUB_UD = BIT(6),         /* absent from the CPU model or from the host */
     STUB_FX = BIT(7),         /* goes through the whole x87 state */
     STUB_MMX = BIT(8),        /* MMX registers only */
+    STUB_NEW = BIT(9),        /* never run: the host may not know it */
 };
 
 #define NATIVE_STUB_MAX 512 /* bytes of the longest stub, generously */
@@ -38,8 +39,13 @@ typedef struct NativeStub {
 
 /* The stub of an instruction, built when it is new. Valid until the next call. */
 const NativeStub *native_stub(X86Cpu *cpu, const X86Insn *insn);
-/* Runs a stub of which SIMD exceptions may be unmasked; true when one was raised (nothing is committed but MXCSR). */
-bool native_run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem, uint64_t flags, uint64_t *ret_flags);
+typedef enum NativeOutcome {
+    NATIVE_DONE,
+    NATIVE_SIMD_EXCEPTION, /* nothing is committed but MXCSR */
+    NATIVE_INVALID,        /* the host has no such instruction */
+} NativeOutcome;
+/* Runs a stub that is new or of which SIMD exceptions may be unmasked. */
+NativeOutcome native_run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem, uint64_t flags, uint64_t *ret_flags);
 
 /* Which C handler an encoding of the FPU classes needs instead of a stub; NULL: none. */
 X86Handler *fpu_special_handler(const X86Insn *insn);
