@@ -1,0 +1,42 @@
+/* Shared by the files of virtio queues. */
+#ifndef OSTRICH_BUS_VIRTQ_PRIV_H
+#define OSTRICH_BUS_VIRTQ_PRIV_H
+
+#include "bus/virtio.h"
+
+enum { VIRTQ_DESC_NEXT = 1, VIRTQ_DESC_WRITE = 2, VIRTQ_DESC_INDIRECT = 4 };
+enum { VIRTQ_DESC_SIZE = 16 };
+
+/* A chain under construction: host memory of its descriptors. */
+typedef struct VirtqChain {
+    Virtqueue *vq;
+    struct iovec iov[VIRTIO_QUEUE_SIZE_MAX + 8];
+    unsigned count, out_count, descriptors;
+    uint64_t out_bytes, in_bytes;
+} VirtqChain;
+
+void virtq_forget_mapping(Virtqueue *vq);
+/* Maps `length` bytes of guest memory as one piece, or breaks the device. */
+uint8_t *virtq_map_area(Virtqueue *vq, uint64_t addr, uint64_t length, bool write);
+/* Bytes of an area that the device wrote. */
+void virtq_area_written(Virtqueue *vq, uint8_t *host, uint64_t length);
+/* Adds one descriptor; false: the device is broken. */
+bool virtq_chain_add(VirtqChain *chain, uint64_t addr, uint32_t length, bool in);
+VirtqElement *virtq_element_new(const VirtqChain *chain, size_t size, uint16_t id, uint16_t slots);
+
+bool virtq_split_map(Virtqueue *vq);
+bool virtq_split_empty(Virtqueue *vq);
+VirtqElement *virtq_split_pop(Virtqueue *vq, size_t size);
+void virtq_split_push(Virtqueue *vq, uint16_t id, uint32_t written);
+bool virtq_split_should_notify(Virtqueue *vq);
+void virtq_split_set_notification(Virtqueue *vq, bool on);
+
+bool virtq_packed_map(Virtqueue *vq);
+bool virtq_packed_empty(Virtqueue *vq);
+VirtqElement *virtq_packed_pop(Virtqueue *vq, size_t size);
+void virtq_packed_push(Virtqueue *vq, uint16_t id, uint16_t slots, uint32_t written);
+bool virtq_packed_should_notify(Virtqueue *vq);
+void virtq_packed_set_notification(Virtqueue *vq, bool on);
+void virtq_packed_unpop(Virtqueue *vq, uint16_t slots);
+
+#endif
