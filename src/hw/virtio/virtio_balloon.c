@@ -1,0 +1,186 @@
+/*
+ * virtio-balloon (virtio 1.2, 5.5): the guest gives pages away and takes them back; the host's memory of given
+ * pages is released. Statistics queue and deflate-on-oom are offered. Missing: free page hinting, reporting.
+ */
+#include "hw/virtio/virtio_balloon.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/endian.h"
+#include "bus/virtio.h"
+
+enum { F_STATS_VQ = 1, F_DEFLATE_ON_OOM = 2 };
+enum { PFN_SHIFT = 12, CONFIG = 8, STAT_ENTRY = 10, STATS = 16 };
+#define SERVICE "balloon"
+
+typedef struct VirtioBalloon {
+    VirtioDevice vdev;
+    bool deflate_on_oom;
+    uint32_t num_pages, actual;
+    Virtqueue *inflate, *deflate, *stats_vq;
+    uint64_t stats[STATS];
+    VirtqElement *stats_elem; /* held until statistics are wanted */
+} VirtioBalloon;
+
+static VirtioBalloon *of_vdev(VirtioDevice *vdev)
+{
+    return container_of(vdev, VirtioBalloon, vdev);
+}
+
+/* The page's content is gone afterwards; a later touch finds zeros. */
+static void release_page(VirtioDevice *vdev, uint32_t pfn)
+{
+    uint64_t length = MEM_PAGE_SIZE, offset;
+    void *host = mem_map(vdev->dev.machine->as, (uint64_t)pfn << PFN_SHIFT, &length, true);
+    if (!host || length < MEM_PAGE_SIZE) {
+        return;
+    }
+    RamBlock *block = ram_block_of(vdev->dev.machine->mem, host, &offset);
+    if (block && !block->shared && block->fd < 0) {
+        madvise(host, MEM_PAGE_SIZE, MADV_DONTNEED);
+        mem_unmap(vdev->dev.machine->as, host, MEM_PAGE_SIZE, MEM_PAGE_SIZE);
+    }
+}
+
+static void pages_notified(VirtioDevice *vdev, Virtqueue *vq)
+{
+    VirtioBalloon *balloon = of_vdev(vdev);
+    VirtqElement *elem;
+
+    while ((elem = virtq_pop(vq, sizeof(*elem)))) {
+        uint8_t pfn[4];
+        for (uint64_t at = 0; at + 4 <= elem->out_bytes && vq == balloon->inflate; at += 4) {
+            iov_to_buf(elem->out, elem->out_count, at, pfn, 4);
+            release_page(vdev, ld32_le(pfn));
+        }
+        virtq_push(elem, 0);
+    }
+    virtq_notify(vq);
+}
+
+static void stats_notified(VirtioDevice *vdev, Virtqueue *vq)
+{
+    VirtioBalloon *balloon = of_vdev(vdev);
+    VirtqElement *elem;
+    uint8_t entry[STAT_ENTRY];
+
+    while ((elem = virtq_pop(vq, sizeof(*elem)))) {
+        if (balloon->stats_elem) {
+            virtq_push(balloon->stats_elem, 0);
+        }
+        for (uint64_t at = 0; at + STAT_ENTRY <= elem->out_bytes; at += STAT_ENTRY) {
+            iov_to_buf(elem->out, elem->out_count, at, entry, STAT_ENTRY);
+            if (ld16_le(entry) < STATS) {
+                balloon->stats[ld16_le(entry)] = ld64_le(entry + 2);
+            }
+        }
+        balloon->stats_elem = elem;
+    }
+}
+
+static void get_config(VirtioDevice *vdev, uint8_t *config)
+{
+    st32_le(config, of_vdev(vdev)->num_pages);
+    st32_le(config + 4, of_vdev(vdev)->actual);
+}
+
+static uint64_t ram_bytes(Machine *machine)
+{
+    return machine->config->ram_size;
+}
+
+static void config_written(VirtioDevice *vdev, unsigned offset, unsigned size)
+{
+    VirtioBalloon *balloon = of_vdev(vdev);
+    uint32_t actual = ld32_le(vdev->config + 4);
+    if (actual != balloon->actual) {
+        balloon->actual = actual;
+        uint64_t given = (uint64_t)actual << PFN_SHIFT, ram = ram_bytes(vdev->dev.machine);
+        g_autofree char *json = g_strdup_printf("{\"actual\": %" G_GUINT64_FORMAT "}", ram > given ? ram - given : 0);
+        machine_emit(vdev->dev.machine, "BALLOON_CHANGE", json);
+    }
+}
+
+static void reset(VirtioDevice *vdev)
+{
+    VirtioBalloon *balloon = of_vdev(vdev);
+    if (balloon->stats_elem) {
+        virtq_discard(balloon->stats_elem);
+        balloon->stats_elem = NULL;
+    }
+    memset(balloon->stats, 0xff, sizeof(balloon->stats));
+}
+
+static Error *plug(VirtioDevice *vdev)
+{
+    VirtioBalloon *balloon = of_vdev(vdev);
+    if (machine_service(vdev->dev.machine, SERVICE)) {
+        return error_new("%s: only one balloon is possible", device_label(&vdev->dev));
+    }
+    machine_set_service(vdev->dev.machine, SERVICE, balloon);
+    vdev->host_features = BIT64(F_STATS_VQ) | (balloon->deflate_on_oom ? BIT64(F_DEFLATE_ON_OOM) : 0);
+    balloon->inflate = virtio_add_queue(vdev, 128, pages_notified);
+    balloon->deflate = virtio_add_queue(vdev, 128, pages_notified);
+    balloon->stats_vq = virtio_add_queue(vdev, 128, stats_notified);
+    return NULL;
+}
+
+static void unplug(VirtioDevice *vdev)
+{
+    if (machine_service(vdev->dev.machine, SERVICE) == of_vdev(vdev)) {
+        reset(vdev);
+        machine_set_service(vdev->dev.machine, SERVICE, NULL);
+    }
+}
+
+static Error *find(Machine *machine, VirtioBalloon **ret_balloon)
+{
+    VirtioBalloon *balloon = machine_service(machine, SERVICE);
+    if (!balloon) {
+        return error_new_class(ERROR_DEVICE_NOT_ACTIVE, "No balloon device has been activated");
+    }
+    *ret_balloon = balloon;
+    return NULL;
+}
+
+Error *balloon_actual(Machine *machine, uint64_t *ret_bytes)
+{
+    VirtioBalloon *balloon = NULL;
+    TRY(find(machine, &balloon));
+    uint64_t given = (uint64_t)balloon->actual << PFN_SHIFT, ram = ram_bytes(machine);
+    *ret_bytes = ram > given ? ram - given : 0;
+    return NULL;
+}
+
+Error *balloon_set_target(Machine *machine, uint64_t bytes)
+{
+    VirtioBalloon *balloon = NULL;
+    TRY(find(machine, &balloon));
+    uint64_t ram = ram_bytes(machine);
+    if (bytes == 0) {
+        return error_new("Parameter 'target' expects a size");
+    }
+    balloon->num_pages = (uint32_t)((ram - MIN(bytes, ram)) >> PFN_SHIFT);
+    virtio_config_changed(&balloon->vdev);
+    return NULL;
+}
+
+static const VirtioKind kind = { .name = "virtio-balloon", .id = VIRTIO_ID_BALLOON, .config_size = CONFIG, .plug = plug, .unplug = unplug,
+                                 .reset = reset, .get_config = get_config, .config_written = config_written };
+
+static const Prop props[] = {
+    PROP_BOOL("deflate-on-oom", VirtioBalloon, deflate_on_oom, false, .help = "Let the guest take pages back when memory is short"),
+    { 0 },
+};
+static const StateField state[] = {
+    VIRTIO_STATE(VirtioBalloon),
+    STATE_U32(VirtioBalloon, num_pages),
+    STATE_U32(VirtioBalloon, actual),
+    STATE_NOT(VirtioBalloon, stats, "asked for again"),
+    STATE_NOT(VirtioBalloon, stats_elem, "asked for again"),
+    { 0 },
+};
+
+VIRTIO_PCI_DEVICE(virtio_balloon, "virtio-balloon", "virtio-balloon", kind, VirtioBalloon, props, state, DEV_MISC,
+                  "Virtio memory balloon", virtio_pci_ident_balloon);
