@@ -25,8 +25,11 @@ typedef struct CodePages {
     X86CodeWritten *written;
     void *opaque;
     Machine *machine;
+    MemSystem *mem; /* whose code listener is set; NULL: not yet */
     unsigned refs;
 } CodePages;
+
+static void written_behind(void *opaque, RamBlock *block, uint64_t offset, uint64_t length);
 
 static const char service[] = "x86-code-pages";
 
@@ -62,6 +65,10 @@ static BlockPages *need_block(CodePages *code, RamBlock *block)
         b->pages = block->size >> MEM_PAGE_BITS;
         b->page = g_new0(CodePage, b->pages);
         b->next = code->blocks;
+        if (code->mem == NULL) {
+            code->mem = block->mem;
+            mem_set_code_listener(code->mem, written_behind, code);
+        }
         atomic_store_explicit(&code->blocks, b, memory_order_release);
     }
     pthread_mutex_unlock(&code->lock);
@@ -226,7 +233,6 @@ void x86_code_attach(X86Cpu *cpu)
         code->machine = machine;
         if (machine != NULL) {
             machine_set_service(machine, service, code);
-            mem_set_code_listener(machine->mem, written_behind, code);
         }
     }
     code->refs++;
@@ -243,7 +249,9 @@ void x86_code_detach(X86Cpu *cpu)
     }
     if (code->machine != NULL) {
         machine_set_service(code->machine, service, NULL);
-        mem_set_code_listener(code->machine->mem, NULL, NULL);
+    }
+    if (code->mem != NULL) {
+        mem_set_code_listener(code->mem, NULL, NULL);
     }
     for (BlockPages *b = code->blocks, *next; b != NULL; b = next) {
         next = b->next;

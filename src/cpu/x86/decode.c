@@ -575,10 +575,8 @@ int x86_decode(X86Insn *insn, const uint8_t *bytes, unsigned available, uint32_t
     if (unlikely(id == 0)) {
         return refuse(&d, insn, d.seen, available);
     }
-    if (unlikely(d.opcode == 0x90 && d.map == 0 && d.rex & 1)) {
+    if (unlikely(d.opcode == 0x90 && d.map == 0 && d.rex & 1 && !d.rep)) {
         d.opcode = 0x91; /* row of the exchanges: register 0 with REX.B */
-        d.rep = false;
-        d.vex_pp = 0;
         id = find_row(&d);
         d.opcode = 0x90;
     }

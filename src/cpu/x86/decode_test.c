@@ -42,6 +42,7 @@ static const struct {
     { M64, "90", "nop" },
     { M64, "41 90", "xchg r8d,eax" },
     { M64, "48 90", "nop" },
+    { M64, "f3 41 90", "pause" },
     { M64, "f3 90", "pause" },
     { M64, "f3 0f 1e fa", "endbr64" },
     { M64, "0f 1f 84 00 00 00 00 00", "nop [rax+rax*1]" },

@@ -27,12 +27,13 @@ void x86_op_jmp_ind(X86Cpu *cpu, const X86Insn *insn)
     x86_jump(cpu, x86_operand_get(cpu, insn, 0), insn->osize);
 }
 
-/* The target is checked before the return address is written. */
+/* A bad target is found when the return address is already written, but rsp has not moved: as on hosts. */
 static void call(X86Cpu *cpu, const X86Insn *insn, uint64_t target)
 {
-    uint64_t next = cpu->next_rip;
+    uint64_t *rsp = &x86_gpr(cpu)[X86_RSP], to = *rsp;
+    x86_push_at(cpu, &to, cpu->next_rip, insn->osize);
     x86_jump(cpu, target, insn->osize);
-    x86_push(cpu, next, insn->osize);
+    *rsp = to;
 }
 
 void x86_op_call(X86Cpu *cpu, const X86Insn *insn)
@@ -100,6 +101,7 @@ static void far_pointer(X86Cpu *cpu, const X86Insn *insn, uint16_t *ret_selector
         return;
     }
     uint64_t va = x86_ea(cpu, insn, size + 2, false);
+    x86_ea(cpu, insn, size, false); /* alignment is that of the offset */
     *ret_offset = x86_load(cpu, va, size);
     *ret_selector = (uint16_t)x86_load(cpu, va + size, 2);
 }

@@ -257,8 +257,9 @@ void x86_op_scas(X86Cpu *cpu, const X86Insn *insn)
 
 static bool cmps_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
 {
-    uint64_t a = x86_load(cpu, source_address(cpu, insn, r), r->size);
-    uint64_t b = x86_load(cpu, target_address(cpu, r, false), r->size);
+    uint64_t source = source_address(cpu, insn, r), target = target_address(cpu, r, false);
+    uint64_t b = x86_load(cpu, target, r->size); /* hosts read the target first */
+    uint64_t a = x86_load(cpu, source, r->size);
     advance(cpu, insn, X86_RSI, r->step);
     advance(cpu, insn, X86_RDI, r->step);
     return compare(cpu, insn, a, b, r->size);
