@@ -15,7 +15,8 @@ typedef struct InsnEngine {
     void (*code_changed)(X86Cpu *cpu, void *opaque);
     /*
      * Runs from hot.rip until the CPU halts: every exception leads to a HLT at CPL 0, and a sequence ends
-     * with HLT at CPL 3, which is #GP. Returns false when it did not halt after `limit` instructions or so.
+     * with a jump to where nothing is mapped. Returns false when it did not halt after `limit` instructions
+     * or so.
      */
     bool (*run)(X86Cpu *cpu, void *opaque, uint64_t limit);
 } InsnEngine;

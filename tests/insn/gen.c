@@ -343,6 +343,25 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index)
     }
 }
 
+static void append_exit(FuzzCase *c)
+{
+    uint8_t *p = c->code + c->length;
+    uint64_t to = fuzz_exit_address(c->code32);
+    if (c->code32) { /* far, to 64-bit code */
+        memcpy(p, "\xea\0\0\0\0\x33\0", 7);
+        st32_le(p + 1, (uint32_t)to);
+        c->total = c->length + 7;
+        return;
+    }
+    /* jmp [rip + n]; the pointer is aligned, as AC may be set. */
+    unsigned pointer = ALIGN_UP(c->length + 6u, 8);
+    memset(p, 0, pointer - c->length);
+    memcpy(p, "\xff\x25", 2);
+    p[2] = (uint8_t)(pointer - (c->length + 6));
+    st64_le(c->code + pointer, to);
+    c->total = (uint16_t)(pointer + 8);
+}
+
 void gen_assemble(FuzzCase *c, unsigned slot)
 {
     unsigned at = 0;
@@ -368,6 +387,7 @@ void gen_assemble(FuzzCase *c, unsigned slot)
             }
         }
     }
+    append_exit(c);
 }
 
 void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *c)

@@ -183,9 +183,7 @@ const uint32_t *guest_features(const FuzzGuest *g)
 void guest_load_code(FuzzGuest *g, const FuzzCase *cases, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
-        uint8_t *p = g->block->host + PHYS_CODE + i * FUZZ_SLOT;
-        memcpy(p, cases[i].code, cases[i].length);
-        p[cases[i].length] = 0xf4; /* hlt: #GP */
+        memcpy(g->block->host + PHYS_CODE + i * FUZZ_SLOT, cases[i].code, cases[i].total);
     }
     ram_written(g->block, PHYS_CODE, FUZZ_BATCH * FUZZ_SLOT);
     if (g->engine->code_changed) {
@@ -256,9 +254,11 @@ static void save_state(FuzzGuest *g, const FuzzCase *c, unsigned slot, bool halt
     out->rflags = ld64_le(frame + 16);
     out->gpr[X86_RSP] = ld64_le(frame + 24);
     out->cr2 = vector == EXC_PF ? cpu->cr2 : 0;
-    if (vector == EXC_GP && out->rip == FUZZ_CODE + slot * FUZZ_SLOT + c->length) {
+    if (vector == EXC_PF && out->rip == fuzz_exit_address(c->code32)) {
         out->vector = FUZZ_END;
+        out->rip = FUZZ_CODE + slot * FUZZ_SLOT + c->length;
         out->error = 0;
+        out->cr2 = 0;
     }
 }
 

@@ -17,7 +17,7 @@
 #define FUZZ_DATA_SIZE 8192u
 #define FUZZ_RO        (FUZZ_DATA + FUZZ_DATA_SIZE)
 #define FUZZ_RO_SIZE   4096u
-#define FUZZ_EXIT32    0x22000000ull /* the way back from 32-bit code, native only */
+#define FUZZ_EXIT32    0x5a5a5000ull /* the way back from 32-bit code, native only */
 #define FUZZ_GS_BASE   (FUZZ_DATA + 0x800)
 #define FUZZ_LINE      64u
 #define FUZZ_LINES     (FUZZ_DATA_SIZE / FUZZ_LINE)
@@ -52,7 +52,8 @@ typedef struct FuzzCase {
     uint8_t count;
     uint8_t template;
     uint16_t undefined; /* flags that are undefined at the end */
-    uint16_t length;    /* of code, without what leads to the exit */
+    uint16_t length;    /* of code, without the jump that leads to the exit */
+    uint16_t total;     /* with it */
     FuzzInsn insn[FUZZ_INSNS];
     uint16_t offset[FUZZ_INSNS + 1];
     uint8_t code[FUZZ_SLOT];
@@ -91,12 +92,14 @@ unsigned gen_rows(const FuzzGen *gen);
 /* Rows that occurred in cases so far. */
 unsigned gen_covered(const FuzzGen *gen);
 void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *ret_case);
-/* Lays out insn[] into code[] for a slot: what leads to the exit is not appended. */
+/* Lays out insn[] into code[] for a slot, and a jump to fuzz_exit_address() behind it. */
 void gen_assemble(FuzzCase *c, unsigned slot);
 /* Names of --class; bits are BIT(X86Class). 0 when unknown. */
 uint32_t gen_class_of(const char *name);
 
 /* --- native.c: the host's processor, in a child process --- */
+/* Where a case goes at its end. The guest has nothing there: a page fault that stands for the end. */
+uint64_t fuzz_exit_address(bool code32);
 typedef struct FuzzNative FuzzNative;
 FuzzNative *native_new(void);
 void native_free(FuzzNative *native);

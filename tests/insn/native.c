@@ -335,21 +335,9 @@ void native_free(FuzzNative *native)
     g_free(native);
 }
 
-/* The jump behind the last instruction. */
-static void append_exit(uint8_t *p, bool code32)
+uint64_t fuzz_exit_address(bool code32)
 {
-    if (code32) {
-        memcpy(p, "\xea\0\0\0\0\x33\0", 7);
-        uint32_t to = (uint32_t)FUZZ_EXIT32;
-        memcpy(p + 1, &to, 4);
-    } else {
-        /* The pointer is aligned, as AC may be set. */
-        uint64_t to = (uintptr_t)fuzz_native_exit;
-        uint8_t *pointer = (uint8_t *)ALIGN_UP((uintptr_t)(p + 6), 8);
-        memcpy(p, "\xff\x25\0\0\0\0", 6);
-        p[2] = (uint8_t)(pointer - (p + 6));
-        memcpy(pointer, &to, 8);
-    }
+    return code32 ? FUZZ_EXIT32 : (uintptr_t)fuzz_native_exit;
 }
 
 bool native_run(FuzzNative *native, const FuzzCase *cases, unsigned count, const FuzzResult **ret_results,
@@ -358,9 +346,7 @@ bool native_run(FuzzNative *native, const FuzzCase *cases, unsigned count, const
     Shared *shared = native->shared;
     memcpy(shared->cases, cases, count * sizeof(FuzzCase));
     for (unsigned i = 0; i < count; i++) {
-        uint8_t *p = native->code + i * FUZZ_SLOT;
-        memcpy(p, cases[i].code, cases[i].length);
-        append_exit(p + cases[i].length, cases[i].code32);
+        memcpy(native->code + i * FUZZ_SLOT, cases[i].code, cases[i].total);
     }
     shared->count = count;
     char byte = 0;

@@ -230,6 +230,13 @@ static void run_x87_store(X86Cpu *cpu, const X86Insn *insn, const NativeStub *st
     cpu->fds = new_fds;
 }
 
+uint64_t fpu_ea_at(X86Cpu *cpu, const X86Insn *insn, int64_t offset, unsigned size, bool write)
+{
+    X86Insn at = *insn;
+    at.disp += offset;
+    return x86_ea(cpu, &at, size, write);
+}
+
 /* Misalignment comes before a non-canonical address, which may be #SS. */
 void fpu_check_alignment(X86Cpu *cpu, const X86Insn *insn, unsigned size)
 {

@@ -12,14 +12,6 @@ void fpu_enter_mmx(X86Cpu *cpu)
     cpu->fx.ftw = 0xff;
 }
 
-/* Linear address of `offset` bytes behind the memory operand, checked for `size` bytes. */
-static uint64_t ea_at(X86Cpu *cpu, const X86Insn *insn, int64_t offset, unsigned size, bool write)
-{
-    X86Insn at = *insn;
-    at.disp += offset;
-    return x86_ea(cpu, &at, size, write);
-}
-
 /* Bits above those a VEX instruction of this length writes become zero. */
 static void clear_above(X86Vec *vec, unsigned bytes)
 {
@@ -46,13 +38,14 @@ static void mask_move_bytes(X86Cpu *cpu, const X86Insn *insn, const uint8_t *dat
     at.base = X86_RDI;
     at.index = X86_NO_REG;
     at.disp = 0;
-    uint64_t va = x86_ea(cpu, &at, count, true);
+    uint64_t va[2];
     for (unsigned half = count; half; half -= 8) {
-        x86_check(cpu, va + half - 8, 8, X86_WRITE, X86_AS_CPL);
+        va[half / 8 - 1] = fpu_ea_at(cpu, &at, half - 8, 8, true);
+        x86_check(cpu, va[half / 8 - 1], 8, X86_WRITE, X86_AS_CPL);
     }
     for (unsigned i = 0; i < count; i++) {
         if (mask[i] & 0x80) {
-            x86_store(cpu, va + i, data[i], 1);
+            x86_store(cpu, va[i / 8] + i % 8, data[i], 1);
         }
     }
 }
@@ -80,15 +73,38 @@ static bool element_selected(const X86Vec *mask, unsigned i, unsigned size)
     return mask->b[i * size + size - 1] & 0x80;
 }
 
+/*
+ * Address of a masked operand. Canonical form is required of the whole as soon as one element is
+ * selected; elements follow each other linearly, whatever the address size. False: none is selected.
+ */
+static bool masked_address(X86Cpu *cpu, const X86Insn *insn, const X86Vec *mask, unsigned size, bool write,
+                           uint64_t *ret_va)
+{
+    for (unsigned i = 0; i < vector_bytes(insn) / size; i++) {
+        if (element_selected(mask, i, size)) {
+            *ret_va = x86_ea(cpu, insn, vector_bytes(insn), write);
+            return true;
+        }
+    }
+    return false;
+}
+
+static uint64_t element_address(X86Cpu *cpu, uint64_t va, unsigned offset)
+{
+    va += offset;
+    return x86_hot(cpu)->mode & X86_MODE_CS64 ? va : (uint32_t)va;
+}
+
 static void op_maskmov_load(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->opcode == 0x2d || (insn->opcode == 0x8c && (insn->rex & 8)) ? 8 : 4;
     const X86Vec *mask = &cpu->vec[vvvv(cpu, insn)];
     X86Vec result = { 0 };
-    x86_ea(cpu, insn, vector_bytes(insn), false);
-    for (unsigned i = 0; i < vector_bytes(insn) / size; i++) {
+    uint64_t va = 0;
+    bool any = masked_address(cpu, insn, mask, size, false, &va);
+    for (unsigned i = 0; any && i < vector_bytes(insn) / size; i++) {
         if (element_selected(mask, i, size)) {
-            st_le(result.b + i * size, x86_load(cpu, ea_at(cpu, insn, i * size, size, false), size), size);
+            st_le(result.b + i * size, x86_load(cpu, element_address(cpu, va, i * size), size), size);
         }
     }
     cpu->vec[native_modrm_reg(insn)] = result;
@@ -99,17 +115,18 @@ static void op_maskmov_store(X86Cpu *cpu, const X86Insn *insn)
     unsigned size = insn->opcode == 0x2f || (insn->opcode == 0x8e && (insn->rex & 8)) ? 8 : 4;
     const X86Vec *mask = &cpu->vec[vvvv(cpu, insn)], *data = &cpu->vec[native_modrm_reg(insn)];
     unsigned count = vector_bytes(insn) / size;
-    uint64_t va[8];
-    x86_ea(cpu, insn, vector_bytes(insn), true);
+    uint64_t va;
+    if (!masked_address(cpu, insn, mask, size, true, &va)) {
+        return;
+    }
     for (unsigned i = 0; i < count; i++) {
         if (element_selected(mask, i, size)) {
-            va[i] = ea_at(cpu, insn, i * size, size, true);
-            x86_check(cpu, va[i], size, X86_WRITE, X86_AS_CPL);
+            x86_check(cpu, element_address(cpu, va, i * size), size, X86_WRITE, X86_AS_CPL);
         }
     }
     for (unsigned i = 0; i < count; i++) {
         if (element_selected(mask, i, size)) {
-            x86_store(cpu, va[i], ld_le(data->b + i * size, size), size);
+            x86_store(cpu, element_address(cpu, va, i * size), ld_le(data->b + i * size, size), size);
         }
     }
 }
@@ -141,10 +158,10 @@ static void op_gather(X86Cpu *cpu, const X86Insn *insn)
     for (unsigned i = 0; i < count; i++) {
         if (element_selected(mask, i, size)) {
             int64_t offset = index_size == 8 ? (int64_t)index->q[i] : (int32_t)index->d[i];
-            uint64_t va = ea_at(cpu, &at, (int64_t)((uint64_t)offset << scale), size, false);
+            uint64_t va = fpu_ea_at(cpu, &at, (int64_t)((uint64_t)offset << scale), size, false);
             st_le(vec->b + i * size, x86_load(cpu, va, size), size);
             memset(mask->b + i * size, 0, size);
-            clear_above(vec, MAX(16, count * size));
+            clear_above(vec, vector_bytes(insn));
         }
     }
     clear_above(vec, count * size);

@@ -131,7 +131,7 @@ static uint64_t env_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, boo
 {
     uint64_t va = x86_ea(cpu, insn, size, write);
     x86_check(cpu, va, wide_layout(insn) ? 4 : 2, write ? X86_WRITE : X86_READ, X86_AS_CPL);
-    x86_check(cpu, va + size - 1, 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
+    x86_check(cpu, fpu_ea_at(cpu, insn, size - 1, 1, write), 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
     return va;
 }
 

@@ -88,6 +88,9 @@ uint8_t fpu_abridged_tags(uint16_t full);
 void fpu_raise_pending(X86Cpu *cpu);
 /* #GP unless the memory operand is aligned to `size`; comes before #SS and #GP for the address. */
 void fpu_check_alignment(X86Cpu *cpu, const X86Insn *insn, unsigned size);
+/* Linear address of `offset` bytes behind the memory operand, checked for `size` bytes; the sum wraps at the
+ * address size. */
+uint64_t fpu_ea_at(X86Cpu *cpu, const X86Insn *insn, int64_t offset, unsigned size, bool write);
 /* Lets FERR# follow the exception summary downwards. */
 void fpu_ferr_update(X86Cpu *cpu);
 

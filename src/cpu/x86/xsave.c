@@ -207,7 +207,7 @@ static uint64_t fx_address(X86Cpu *cpu, const X86Insn *insn, bool write)
     x86_ea(cpu, insn, 1, write);
     fpu_check_alignment(cpu, insn, 16);
     uint64_t va = x86_ea(cpu, insn, 512, write);
-    x86_check(cpu, va + 511, 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
+    x86_check(cpu, fpu_ea_at(cpu, insn, 511, 1, write), 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
     return va;
 }
 
