@@ -1,0 +1,767 @@
+/*
+ * "ide-hd": an ATA disk.
+ *
+ * ATA/ATAPI-6 (T13/1410D), 8: commands; DATA SET MANAGEMENT from ACS-2. PIO reads fetch as much of the command as the
+ * buffer holds at once and hand it out block by block; PIO writes are gathered the same way.
+ * Missing: security, host protected area (SET MAX), device configuration overlay, CFA, streaming.
+ */
+#include "base/endian.h"
+#include "hw/ide/ide.h"
+
+enum { TRIM_ENTRY = 8, CHS_CYLS_MAX = 16383, BIOS_HEADS = 16, BIOS_SECS = 63 };
+#define LBA28_MAX 0x0fffffffu
+
+/* --- addresses --- */
+
+static bool is_lba48(uint8_t command)
+{
+    switch (command) {
+    case 0x24: /* READ SECTORS EXT */
+    case 0x25: /* READ DMA EXT */
+    case 0x27: /* READ NATIVE MAX EXT */
+    case 0x29: /* READ MULTIPLE EXT */
+    case 0x34: /* WRITE SECTORS EXT */
+    case 0x35: /* WRITE DMA EXT */
+    case 0x39: /* WRITE MULTIPLE EXT */
+    case 0x3d: /* WRITE DMA FUA EXT */
+    case 0x42: /* READ VERIFY EXT */
+    case 0xce: /* WRITE MULTIPLE FUA EXT */
+        return true;
+    default:
+        return false;
+    }
+}
+
+static uint64_t get_lba(const IdeDrive *drive, bool lba48)
+{
+    uint32_t low = drive->lba_low.now, mid = drive->lba_mid.now, high = drive->lba_high.now;
+    if (lba48) {
+        return low | mid << 8 | high << 16 | (uint64_t)drive->lba_low.hob << 24 | (uint64_t)drive->lba_mid.hob << 32 |
+               (uint64_t)drive->lba_high.hob << 40;
+    }
+    if (drive->select & ATA_LBA) {
+        return low | mid << 8 | high << 16 | (drive->select & 15u) << 24;
+    }
+    /* Sector 0 does not exist: it becomes an address beyond every disk. */
+    uint64_t cylinder = mid | high << 8;
+    return low == 0 ? UINT64_MAX
+                    : (cylinder * drive->cur_heads + (drive->select & 15)) * drive->cur_secs + low - 1;
+}
+
+static void set_lba(IdeDrive *drive, uint64_t lba, bool lba48)
+{
+    if (lba48 || (drive->select & ATA_LBA)) {
+        drive->lba_low.now = (uint8_t)lba;
+        drive->lba_mid.now = (uint8_t)(lba >> 8);
+        drive->lba_high.now = (uint8_t)(lba >> 16);
+        if (lba48) {
+            drive->lba_low.hob = (uint8_t)(lba >> 24);
+            drive->lba_mid.hob = (uint8_t)(lba >> 32);
+            drive->lba_high.hob = (uint8_t)(lba >> 40);
+        } else {
+            drive->select = (drive->select & 0xf0) | (lba >> 24 & 15);
+        }
+        return;
+    }
+    uint32_t per_cylinder = MAX(drive->cur_heads * drive->cur_secs, 1);
+    uint32_t cylinder = (uint32_t)(lba / per_cylinder), rest = (uint32_t)(lba % per_cylinder);
+    drive->lba_mid.now = (uint8_t)cylinder;
+    drive->lba_high.now = (uint8_t)(cylinder >> 8);
+    drive->select = (drive->select & 0xf0) | (rest / MAX(drive->cur_secs, 1) & 15);
+    drive->lba_low.now = (uint8_t)(rest % MAX(drive->cur_secs, 1) + 1);
+}
+
+static uint32_t get_count(const IdeDrive *drive, bool lba48)
+{
+    uint32_t count = lba48 ? drive->nsector.now | drive->nsector.hob << 8 : drive->nsector.now;
+    return count ? count : lba48 ? 65536 : 256;
+}
+
+/* Takes the range from the registers; false: it failed. */
+static bool begin_range(IdeDrive *drive, bool writing)
+{
+    bool lba48 = is_lba48(drive->command);
+    drive->lba = get_lba(drive, lba48);
+    drive->left = get_count(drive, lba48);
+    drive->writing = writing;
+    drive->fua = false;
+    if (drive->lba > drive->sectors || drive->left > drive->sectors - drive->lba) {
+        disk_conf_count_invalid(&drive->conf, !writing);
+        ide_fail(drive, ATA_IDNF);
+        return false;
+    }
+    return true;
+}
+
+static void range_failed(IdeDrive *drive)
+{
+    set_lba(drive, drive->lba, is_lba48(drive->command));
+    drive->nsector.now = (uint8_t)drive->left;
+    ide_fail(drive, drive->writing ? ATA_ABRT : ATA_UNC);
+}
+
+static void range_done(IdeDrive *drive)
+{
+    set_lba(drive, drive->lba - 1, is_lba48(drive->command));
+    drive->nsector.now = drive->nsector.hob = 0;
+    ide_complete(drive);
+}
+
+/* --- PIO --- */
+
+static void read_fetch(IdeDrive *drive);
+
+static void read_taken(IdeDrive *drive);
+
+/* Offers the next DRQ block of what the buffer holds. */
+static void read_offer(IdeDrive *drive)
+{
+    uint32_t bytes = MIN(drive->block * IDE_SECTOR, drive->filled - drive->next), start = drive->next;
+    drive->lba += bytes / IDE_SECTOR;
+    drive->left -= bytes / IDE_SECTOR;
+    drive->next += bytes;
+    if (drive->left == 0) { /* nothing follows the last block: the registers are final now */
+        set_lba(drive, drive->lba - 1, is_lba48(drive->command));
+        drive->nsector.now = drive->nsector.hob = 0;
+    }
+    ide_pio(drive, start, bytes, true, false, read_taken);
+}
+
+static void read_taken(IdeDrive *drive)
+{
+    if (drive->next < drive->filled) {
+        read_offer(drive);
+    } else if (drive->left > 0) {
+        read_fetch(drive);
+    }
+}
+
+static void read_fetched(IdeDrive *drive)
+{
+    if (drive->result < 0) {
+        range_failed(drive);
+        return;
+    }
+    drive->filled = (uint32_t)drive->vec.iov_len;
+    drive->next = 0;
+    read_offer(drive);
+}
+
+static void read_fetch(IdeDrive *drive)
+{
+    uint32_t sectors = MIN(drive->left, (uint32_t)IDE_BUFFER_SECTORS);
+    drive->vec = (struct iovec) { drive->buffer, sectors * IDE_SECTOR };
+    ide_read(drive, drive->lba * IDE_SECTOR, &drive->vec, 1, read_fetched);
+}
+
+static void write_ask(IdeDrive *drive, bool quiet);
+
+static void write_stored(IdeDrive *drive)
+{
+    if (drive->result < 0) {
+        range_failed(drive);
+        return;
+    }
+    drive->lba += drive->filled / IDE_SECTOR;
+    drive->left -= drive->filled / IDE_SECTOR;
+    drive->filled = 0;
+    if (drive->left == 0) {
+        range_done(drive);
+    } else {
+        write_ask(drive, false);
+    }
+}
+
+/* A block came: the buffer is written when it is full or holds the rest. */
+static void write_given(IdeDrive *drive)
+{
+    drive->filled = drive->next;
+    uint32_t gathered = drive->filled / IDE_SECTOR;
+    if (gathered < drive->left && gathered + drive->block <= IDE_BUFFER_SECTORS) {
+        write_ask(drive, false);
+        return;
+    }
+    drive->vec = (struct iovec) { drive->buffer, drive->filled };
+    ide_write(drive, drive->lba * IDE_SECTOR, &drive->vec, 1, write_stored);
+}
+
+static void write_ask(IdeDrive *drive, bool quiet)
+{
+    uint32_t sectors = MIN(drive->block, drive->left - drive->filled / IDE_SECTOR);
+    uint32_t start = drive->filled;
+    drive->next = start + sectors * IDE_SECTOR;
+    ide_pio(drive, start, sectors * IDE_SECTOR, false, quiet, write_given);
+}
+
+static void pio_command(IdeDrive *drive, bool writing, uint32_t block, bool fua)
+{
+    if (block == 0) {
+        ide_fail(drive, ATA_ABRT);
+        return;
+    }
+    if (!begin_range(drive, writing)) {
+        return;
+    }
+    drive->block = block;
+    drive->fua = fua;
+    if (writing) {
+        write_ask(drive, true);
+    } else {
+        read_fetch(drive);
+    }
+}
+
+/* --- DMA --- */
+
+static void dma_step(IdeDrive *drive);
+
+static void dma_finish(IdeDrive *drive, bool error)
+{
+    IdeBus *ide = drive->ide.channel;
+    drive->dma = false;
+    ide->ops->dma_end(ide->host, error);
+    if (error) {
+        range_failed(drive);
+    } else {
+        range_done(drive);
+    }
+}
+
+static void dma_moved(IdeDrive *drive)
+{
+    IdeBus *ide = drive->ide.channel;
+    bool good = drive->result >= 0;
+    ide->ops->dma_unmap(ide->host, good ? drive->filled : 0);
+    if (good) {
+        drive->lba += drive->filled / IDE_SECTOR;
+        drive->left -= drive->filled / IDE_SECTOR;
+    }
+    drive->filled = 0;
+    if (!good || drive->left == 0) {
+        dma_finish(drive, !good);
+    } else {
+        dma_step(drive);
+    }
+}
+
+static void dma_step(IdeDrive *drive)
+{
+    IdeBus *ide = drive->ide.channel;
+    const struct iovec *iov;
+    unsigned count;
+    uint32_t bytes = ide->ops->dma_map(ide->host, drive->left * IDE_SECTOR, IDE_SECTOR, !drive->writing, &iov, &count);
+    if (bytes < IDE_SECTOR || bytes % IDE_SECTOR) { /* the guest's list is too short, or cannot be read */
+        if (bytes) {
+            ide->ops->dma_unmap(ide->host, 0);
+        }
+        dma_finish(drive, true);
+        return;
+    }
+    drive->filled = bytes;
+    if (drive->writing) {
+        ide_write(drive, drive->lba * IDE_SECTOR, iov, count, dma_moved);
+    } else {
+        ide_read(drive, drive->lba * IDE_SECTOR, iov, count, dma_moved);
+    }
+}
+
+static void dma_command(IdeDrive *drive, bool writing, bool fua)
+{
+    if (!ide_has_dma(drive)) {
+        ide_fail(drive, ATA_ABRT);
+    } else if (begin_range(drive, writing)) {
+        drive->fua = fua;
+        drive->dma = true;
+        ide_dma(drive, dma_step);
+    }
+}
+
+/* --- DATA SET MANAGEMENT: the buffer holds ranges of 48 bits of LBA and 16 of count --- */
+
+static void trim_next(IdeDrive *drive)
+{
+    if (drive->result < 0) {
+        ide_fail(drive, ATA_ABRT);
+        return;
+    }
+    while (drive->next < drive->filled) {
+        uint64_t entry = ld64_le(drive->buffer + drive->next);
+        uint64_t lba = entry & 0xffffffffffffull, count = entry >> 48;
+        drive->next += TRIM_ENTRY;
+        if (count == 0) {
+            continue;
+        }
+        if (lba > drive->sectors || count > drive->sectors - lba) {
+            ide_fail(drive, ATA_IDNF);
+            return;
+        }
+        ide_discard(drive, lba * IDE_SECTOR, count * IDE_SECTOR, trim_next);
+        return;
+    }
+    drive->filled = 0;
+    ide_complete(drive);
+}
+
+static void trim_dma(IdeDrive *drive)
+{
+    IdeBus *ide = drive->ide.channel;
+    uint32_t total = drive->left * IDE_SECTOR, have = 0;
+    while (have < total) {
+        const struct iovec *iov;
+        unsigned count;
+        uint32_t bytes = ide->ops->dma_map(ide->host, total - have, 1, false, &iov, &count);
+        if (bytes == 0) {
+            break;
+        }
+        for (unsigned i = 0; i < count; i++) {
+            memcpy(drive->buffer + have, iov[i].iov_base, iov[i].iov_len);
+            have += (uint32_t)iov[i].iov_len;
+        }
+        ide->ops->dma_unmap(ide->host, bytes);
+    }
+    drive->dma = false;
+    ide->ops->dma_end(ide->host, have < total);
+    if (have < total) {
+        ide_fail(drive, ATA_ABRT);
+        return;
+    }
+    drive->filled = total;
+    drive->next = 0;
+    drive->result = 0;
+    trim_next(drive);
+}
+
+static void trim_command(IdeDrive *drive)
+{
+    drive->left = drive->nsector.now | drive->nsector.hob << 8;
+    if (!(drive->features.now & 1) || drive->left == 0 || drive->left > IDE_BUFFER_SECTORS || !ide_has_dma(drive)) {
+        ide_fail(drive, ATA_ABRT);
+        return;
+    }
+    drive->writing = drive->dma = true;
+    ide_dma(drive, trim_dma);
+}
+
+/* --- IDENTIFY DEVICE --- */
+
+static void put_capacity(const IdeDrive *drive, uint16_t *words)
+{
+    uint64_t total = drive->sectors, lba28 = MIN(total, LBA28_MAX);
+    uint32_t cyls = drive->cur_heads && drive->cur_secs
+                        ? (uint32_t)MIN(total / (drive->cur_heads * drive->cur_secs), 65535) : 0;
+    uint32_t chs = cyls * drive->cur_heads * drive->cur_secs;
+    words[1] = (uint16_t)drive->cyls;
+    words[3] = (uint16_t)drive->heads;
+    words[6] = (uint16_t)drive->secs;
+    words[54] = (uint16_t)MIN(cyls, CHS_CYLS_MAX);
+    words[55] = drive->cur_heads;
+    words[56] = drive->cur_secs;
+    words[57] = (uint16_t)chs;
+    words[58] = (uint16_t)(chs >> 16);
+    words[60] = (uint16_t)lba28;
+    words[61] = (uint16_t)(lba28 >> 16);
+    for (unsigned i = 0; i < 4; i++) {
+        words[100 + i] = (uint16_t)(total >> (16 * i));
+    }
+}
+
+static void put_features(const IdeDrive *drive, uint16_t *words)
+{
+    bool cache = blk_write_cache(disk_blk(&drive->conf));
+    uint16_t has_wwn = drive->wwn ? 0x0100 : 0;
+    words[80] = 0x00f0;                       /* ATA/ATAPI-4 to 7 */
+    words[81] = 0x0016;
+    words[82] = 0x4021;                       /* NOP, write cache, SMART */
+    words[83] = 0x7400;                       /* FLUSH CACHE (EXT), LBA48 */
+    words[84] = 0x4000 | 0x0040 | has_wwn;    /* FUA commands, world wide name */
+    words[85] = 0x4000 | (cache ? 0x20 : 0) | (drive->smart ? 1 : 0);
+    words[86] = 0x3400;
+    words[87] = words[84];
+    words[93] = 0x6001;                       /* device 0 passed its diagnostics, 80-conductor cable */
+}
+
+static void identify(IdeDrive *drive)
+{
+    uint16_t words[256] = { 0 };
+    unsigned exponent = (unsigned)__builtin_ctzll(drive->conf.physical_block_size / IDE_SECTOR);
+    words[0] = 0x0040;
+    words[4] = (uint16_t)(IDE_SECTOR * drive->secs);
+    words[5] = IDE_SECTOR;
+    ide_identify_text(words + 10, 10, drive->serial);
+    words[20] = 3;
+    words[21] = IDE_SECTOR; /* cache size in sectors */
+    words[22] = 4;
+    ide_identify_text(words + 23, 4, drive->version);
+    ide_identify_text(words + 27, 20, drive->model);
+    words[47] = 0x8000 | IDE_MULTIPLE_MAX;
+    words[48] = 1;
+    words[49] = 0x0a00 | (ide_has_dma(drive) ? 0x0100 : 0);
+    words[51] = words[52] = 0x0200;
+    words[53] = 0x0007;
+    words[59] = drive->multiple ? 0x0100 | drive->multiple : 0;
+    ide_identify_modes(drive, words);
+    words[64] = 0x0003;
+    words[65] = words[66] = words[67] = words[68] = 120;
+    put_capacity(drive, words);
+    put_features(drive, words);
+    if (exponent) {
+        words[106] = 0x6000 | exponent;
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        words[108 + i] = (uint16_t)(drive->wwn >> (16 * (3 - i)));
+    }
+    words[169] = ide_has_dma(drive) ? 1 : 0; /* TRIM */
+    words[217] = drive->rotation_rate;
+    for (unsigned i = 0; i < 256; i++) {
+        st16_le(drive->buffer + i * 2, words[i]);
+    }
+    ide_pio(drive, 0, IDE_SECTOR, true, false, NULL);
+}
+
+/* --- SMART --- */
+
+/* Normalized attributes of a disk that never ages: id, flags, value, worst, raw, threshold. */
+static const uint8_t smart_attributes[][12] = {
+    { 0x01, 0x03, 0x00, 0x64, 0x64 }, /* raw read error rate */
+    { 0x03, 0x03, 0x00, 0x64, 0x64 }, /* spin-up time */
+    { 0x04, 0x02, 0x00, 0x64, 0x64, 0x64 }, /* start/stop count */
+    { 0x05, 0x03, 0x00, 0x64, 0x64 }, /* reallocated sectors */
+    { 0x09, 0x03, 0x00, 0x64, 0x64, 1 }, /* power-on hours */
+    { 0x0c, 0x03, 0x00, 0x64, 0x64 }, /* power cycles */
+    { 0xbe, 0x03, 0x00, 0x45, 0x45, 31 }, /* airflow temperature */
+};
+
+static void smart_checksum(uint8_t *page)
+{
+    uint8_t sum = 0;
+    for (unsigned i = 0; i < 511; i++) {
+        sum += page[i];
+    }
+    page[511] = (uint8_t)-sum;
+}
+
+static void smart_page(IdeDrive *drive, bool thresholds)
+{
+    static const uint8_t threshold[] = { 0x06, 0, 0x14, 0x24, 0, 0, 0x32 };
+    uint8_t *page = drive->buffer;
+    memset(page, 0, IDE_SECTOR);
+    page[0] = 1;
+    for (unsigned i = 0; i < ARRAY_SIZE(smart_attributes); i++) {
+        uint8_t *row = page + 2 + i * 12;
+        if (thresholds) {
+            row[0] = smart_attributes[i][0];
+            row[1] = threshold[i];
+        } else {
+            memcpy(row, smart_attributes[i], 12);
+        }
+    }
+    if (!thresholds) {
+        page[362] = 0x02 | (drive->smart_autosave ? 0x80 : 0);
+        page[364] = 288 & 0xff; /* seconds for offline collection */
+        page[365] = 288 >> 8;
+        page[367] = 0x5b; /* offline and self-test capabilities */
+        page[368] = 0x03;
+        page[370] = 0x01; /* error logging */
+        page[372] = 2;    /* minutes of the short self-test */
+        page[373] = 54;
+    }
+    smart_checksum(page);
+    ide_pio(drive, 0, IDE_SECTOR, true, false, NULL);
+}
+
+static void smart_log(IdeDrive *drive)
+{
+    uint8_t *page = drive->buffer;
+    memset(page, 0, IDE_SECTOR);
+    switch (drive->lba_low.now) {
+    case 0x00: /* directory: logs 1 and 6 have a sector each */
+        page[0] = 1;
+        page[2] = page[12] = 1;
+        break;
+    case 0x01: /* summary error log: empty */
+    case 0x06: /* self-test log: empty */
+        page[0] = 1;
+        smart_checksum(page);
+        break;
+    default:
+        ide_fail(drive, ATA_ABRT);
+        return;
+    }
+    ide_pio(drive, 0, IDE_SECTOR, true, false, NULL);
+}
+
+static void smart(IdeDrive *drive)
+{
+    enum { READ_DATA = 0xd0, READ_THRESHOLDS, AUTOSAVE, SAVE, EXECUTE, READ_LOG, ENABLE = 0xd8, DISABLE, STATUS };
+    bool enable = drive->features.now == ENABLE;
+    if (drive->lba_mid.now != 0x4f || drive->lba_high.now != 0xc2 || (!drive->smart && !enable)) {
+        ide_fail(drive, ATA_ABRT);
+        return;
+    }
+    switch (drive->features.now) {
+    case READ_DATA:
+    case READ_THRESHOLDS:
+        smart_page(drive, drive->features.now == READ_THRESHOLDS);
+        return;
+    case READ_LOG:
+        smart_log(drive);
+        return;
+    case AUTOSAVE:
+        drive->smart_autosave = drive->nsector.now != 0;
+        break;
+    case ENABLE:
+    case DISABLE:
+        drive->smart = enable;
+        break;
+    case SAVE:
+    case STATUS: /* a failing drive would change the signature */
+    case EXECUTE: /* every test passes at once */
+        break;
+    default:
+        ide_fail(drive, ATA_ABRT);
+        return;
+    }
+    ide_complete(drive);
+}
+
+/* --- SET FEATURES and the rest --- */
+
+static void flushed(IdeDrive *drive)
+{
+    if (drive->result < 0) {
+        ide_fail(drive, ATA_ABRT);
+    } else {
+        ide_complete(drive);
+    }
+}
+
+static void set_features(IdeDrive *drive)
+{
+    bool good = true;
+    switch (drive->features.now) {
+    case 0x02:
+        blk_set_write_cache(disk_blk(&drive->conf), true);
+        break;
+    case 0x82:
+        blk_set_write_cache(disk_blk(&drive->conf), false);
+        ide_flush(drive, flushed);
+        return;
+    case 0x03:
+        ide_transfer_mode(drive, drive->nsector.now, &good);
+        break;
+    case 0x05: /* advanced power management */
+    case 0x85:
+    case 0x42: /* automatic acoustic management */
+    case 0xc2:
+    case 0x55: /* look-ahead */
+    case 0xaa:
+    case 0x66: /* power-on defaults */
+    case 0xcc:
+        break;
+    default:
+        good = false;
+        break;
+    }
+    if (good) {
+        ide_complete(drive);
+    } else {
+        ide_fail(drive, ATA_ABRT);
+    }
+}
+
+static void set_multiple(IdeDrive *drive)
+{
+    uint8_t count = drive->nsector.now;
+    if (count > IDE_MULTIPLE_MAX || (count & (count - 1))) {
+        ide_fail(drive, ATA_ABRT);
+    } else {
+        drive->multiple = count;
+        ide_complete(drive);
+    }
+}
+
+static void initialize_parameters(IdeDrive *drive)
+{
+    if (drive->nsector.now == 0) {
+        ide_fail(drive, ATA_ABRT);
+        return;
+    }
+    drive->cur_heads = (drive->select & 15) + 1;
+    drive->cur_secs = drive->nsector.now;
+    ide_complete(drive);
+}
+
+static void native_max(IdeDrive *drive, bool lba48)
+{
+    uint64_t last = drive->sectors ? drive->sectors - 1 : 0;
+    drive->select |= ATA_LBA;
+    set_lba(drive, lba48 ? last : MIN(last, LBA28_MAX), lba48);
+    ide_complete(drive);
+}
+
+static void ata_command(IdeDrive *drive, uint8_t command)
+{
+    switch (command) {
+    case 0x20: /* READ SECTORS, with and without the retries that are never needed */
+    case 0x21:
+    case 0x24:
+        pio_command(drive, false, 1, false);
+        break;
+    case 0x29: /* READ MULTIPLE */
+    case 0xc4:
+        pio_command(drive, false, drive->multiple, false);
+        break;
+    case 0x30: /* WRITE SECTORS */
+    case 0x31:
+    case 0x34:
+    case 0x3c: /* WRITE VERIFY */
+        pio_command(drive, true, 1, false);
+        break;
+    case 0x39: /* WRITE MULTIPLE */
+    case 0xc5:
+        pio_command(drive, true, drive->multiple, false);
+        break;
+    case 0xce:
+        pio_command(drive, true, drive->multiple, true);
+        break;
+    case 0x25: /* READ DMA */
+    case 0xc8:
+    case 0xc9:
+        dma_command(drive, false, false);
+        break;
+    case 0x35: /* WRITE DMA */
+    case 0xca:
+    case 0xcb:
+        dma_command(drive, true, false);
+        break;
+    case 0x3d:
+        dma_command(drive, true, true);
+        break;
+    case 0x06:
+        trim_command(drive);
+        break;
+    case 0x40: /* READ VERIFY: the medium is as good as the back end says when it is read */
+    case 0x41:
+    case 0x42:
+        if (begin_range(drive, false)) {
+            drive->lba += drive->left;
+            range_done(drive);
+        }
+        break;
+    case 0x27:
+    case 0xf8:
+        native_max(drive, command == 0x27);
+        break;
+    case 0x91:
+        initialize_parameters(drive);
+        break;
+    case 0xb0:
+        smart(drive);
+        break;
+    case 0xc6:
+        set_multiple(drive);
+        break;
+    case 0xe7:
+    case 0xea:
+        ide_flush(drive, flushed);
+        break;
+    case 0xec:
+        identify(drive);
+        break;
+    case 0xef:
+        set_features(drive);
+        break;
+    case 0x98: /* CHECK POWER MODE: active or idle */
+    case 0xe5:
+        drive->nsector.now = 0xff;
+        ide_complete(drive);
+        break;
+    case 0x70: /* SEEK */
+    case 0x94: /* power management */
+    case 0x95:
+    case 0x96:
+    case 0x97:
+    case 0x99:
+    case 0xe0:
+    case 0xe1:
+    case 0xe2:
+    case 0xe3:
+    case 0xe6:
+        ide_complete(drive);
+        break;
+    default: /* with 10h to 1Fh (RECALIBRATE) as the one range of old */
+        if (command >= 0x10 && command <= 0x1f) {
+            ide_complete(drive);
+        } else if (command == 0xa1) { /* says "not a packet device" by its signature */
+            ide_set_signature(drive);
+            ide_fail(drive, ATA_ABRT);
+        } else {
+            ide_fail(drive, ATA_ABRT);
+        }
+        break;
+    }
+}
+
+const IdeDriveOps ata_ops = { .command = ata_command, .status_after_reset = ATA_DRDY | ATA_DSC };
+
+/* --- the device --- */
+
+/* What the guest may see without saying otherwise: 16 heads of 63 sectors. */
+static Error *settle_geometry(IdeDrive *drive)
+{
+    if (!drive->cyls && !drive->heads && !drive->secs) {
+        drive->heads = BIOS_HEADS;
+        drive->secs = BIOS_SECS;
+        drive->cyls = (uint32_t)CLAMP(drive->sectors / (BIOS_HEADS * BIOS_SECS), 2u, (uint64_t)CHS_CYLS_MAX);
+        return NULL;
+    }
+    if (drive->cyls < 1 || drive->cyls > 65535 || drive->heads < 1 || drive->heads > 16 || drive->secs < 1 ||
+        drive->secs > 255) {
+        return error_new("cyls must be between 1 and 65535, heads between 1 and 16, secs between 1 and 255");
+    }
+    return NULL;
+}
+
+static void resized(void *opaque)
+{
+    IdeDrive *drive = opaque;
+    int64_t length = blk_length(disk_blk(&drive->conf));
+    drive->sectors = length > 0 ? (uint64_t)length / IDE_SECTOR : 0;
+}
+
+static const BlkDeviceOps disk_ops = { .resized = resized };
+
+static Error *ide_hd_plug(Device *dev)
+{
+    IdeDrive *drive = container_of(dev, IdeDrive, ide.dev);
+    DiskTraits traits = { .writes = true, .ops = &disk_ops, .opaque = drive };
+    TRY(ide_drive_plug(drive, &ata_ops, &traits, "QEMU HARDDISK"));
+    resized(drive);
+    return settle_geometry(drive);
+}
+
+static const EnumName chs_trans_names[] = {
+    { "auto", 0 }, { "none", 1 }, { "lba", 2 }, { "large", 3 }, { "rechs", 4 }, { 0 },
+};
+
+static const Prop ide_hd_props[] = {
+    DISK_CONF_PROPS(IdeDrive, conf, ide.dev),
+    PROP_STR("serial", IdeDrive, serial),
+    PROP_STR("model", IdeDrive, model),
+    PROP_STR("ver", IdeDrive, version),
+    PROP_U64("wwn", IdeDrive, wwn, 0),
+    PROP_U32("cyls", IdeDrive, cyls, 0),
+    PROP_U32("heads", IdeDrive, heads, 0),
+    PROP_U32("secs", IdeDrive, secs, 0),
+    PROP_U32("lcyls", IdeDrive, lcyls, 0),
+    PROP_U32("lheads", IdeDrive, lheads, 0),
+    PROP_U32("lsecs", IdeDrive, lsecs, 0),
+    PROP_ENUM("bios-chs-trans", IdeDrive, chs_trans, chs_trans_names, 0,
+              .help = "Logical CHS translation algorithm, auto/none/lba/large/rechs"),
+    PROP_U16("rotation_rate", IdeDrive, rotation_rate, 0),
+    { 0 },
+};
+
+DEVICE_TYPE(ide_hd, IDE_DEVICE_OBJECT("ide-hd", IdeDrive, ide_hd_props), .desc = "virtual IDE disk",
+            .category = DEV_STORAGE, .bus = &ide_bus_type, .state = ide_drive_state, .plug = ide_hd_plug,
+            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .loaded = ide_drive_loaded);
