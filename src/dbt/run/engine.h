@@ -63,12 +63,13 @@ typedef struct DbtFault { /* an instruction that may raise SIGFPE */
 } DbtFault;
 
 /* Blocks that came from a page of RAM. */
-typedef struct CodePage {
+typedef struct DbtPage {
     uint64_t ram;      /* ram address + 1; 0: free */
+    RamBlock *block;
     uint64_t granules; /* bit n: bytes 64n..64n+63 are covered by a valid block */
     uint32_t blocks;   /* first one, by page_next */
     uint32_t writes;   /* invalidations seen */
-} CodePage;
+} DbtPage;
 
 typedef struct DbtStats {
     uint64_t blocks, insns, links, flushes, invalidated, translate_ns;
@@ -83,8 +84,16 @@ typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
     JumpCacheEntry jump_cache[DBT_MODES][1 << JUMP_CACHE_BITS];
 } DbtLow;
 
-typedef struct Dbt {
+typedef struct Dbt Dbt;
+/* The translators of a machine: a write to code must reach all of them. */
+typedef struct DbtGroup {
+    pthread_mutex_t lock;
+    GPtrArray *members; /* Dbt * */
+} DbtGroup;
+
+struct Dbt {
     X86Cpu *cpu;
+    DbtGroup *group;
     CodeCache cache;
     HostEnv env;
     DbtLow *low;
@@ -102,7 +111,7 @@ typedef struct Dbt {
     uint32_t block_count, exit_count, site_count, fault_count, map_count, insn_count;
     uint32_t hash[1 << DBT_HASH_BITS];
     uint32_t map_hash[1 << DBT_MAP_HASH_BITS];
-    CodePage pages[1 << DBT_PAGE_BITS];
+    DbtPage pages[1 << DBT_PAGE_BITS];
     uint32_t page_count;
     bool slots_used;
     bool flush_wanted;
@@ -110,14 +119,16 @@ typedef struct Dbt {
     DbtStats stats;
     FrontBlock front;
     Lowered lowered;
-} Dbt;
+};
 
 enum { DBT_MAX_BLOCKS = 1 << 19, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
        DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 
-Error *dbt_new(X86Cpu *cpu, size_t cache_size, bool split, Dbt **ret_dbt) MUST_USE;
+void dbt_group_init(DbtGroup *group);
+void dbt_group_fini(DbtGroup *group);
+Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt **ret_dbt) MUST_USE;
 void dbt_free(Dbt *dbt);
-/* Runs the CPU until it halts, or something is asked of its thread. */
+/* Runs the CPU until it halts, or something is asked of its thread (false). */
 void dbt_run(Dbt *dbt);
 
 /* --- blocks.c --- */
