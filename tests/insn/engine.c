@@ -16,7 +16,12 @@ static bool t0_run(X86Cpu *cpu, void *opaque, uint64_t limit)
     return x86_interp_run(cpu, limit, false) == X86_EXIT_HALT;
 }
 
-static const InsnEngine engine_t0 = { .name = "t0", .run = t0_run };
+static void t0_code_changed(X86Cpu *cpu, void *opaque)
+{
+    x86_interp_free(cpu);
+}
+
+static const InsnEngine engine_t0 = { .name = "t0", .code_changed = t0_code_changed, .run = t0_run };
 
 /* --- the translator --- */
 
@@ -53,6 +58,13 @@ static void t1_detach(X86Cpu *cpu, void *opaque)
     dbt_group_fini(&group);
 }
 
+static void t1_code_changed(X86Cpu *cpu, void *opaque)
+{
+    x86_interp_free(cpu);
+    dbt_listen(opaque);
+    dbt_flush(opaque);
+}
+
 /* A sequence that runs through two alarms hangs. */
 static bool t1_run(X86Cpu *cpu, void *opaque, uint64_t limit)
 {
@@ -63,6 +75,7 @@ static bool t1_run(X86Cpu *cpu, void *opaque, uint64_t limit)
     return atomic_load(&cpu->vcpu->halted);
 }
 
-static const InsnEngine engine_t1 = { .name = "t1", .attach = t1_attach, .detach = t1_detach, .run = t1_run };
+static const InsnEngine engine_t1 = { .name = "t1", .dead_flags = true, .attach = t1_attach, .detach = t1_detach, .code_changed = t1_code_changed,
+                                        .run = t1_run };
 
 const InsnEngine *const insn_engines[] = { &engine_t0, &engine_t1, NULL };

@@ -297,6 +297,10 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .length = f->insns[insn].length,
             .trap = s->fault != NULL,
         };
+        if (s->kind == SLOW_JUMP) {
+            bool call = u->kind == UOP_CALL_REG || u->kind == UOP_CALL_MEM;
+            site->stack = call ? -(int)u->size : u->kind == UOP_RET ? (int32_t)(u->size + u->imm) : 0;
+        }
         if (s->kind & SLOW_INTERP) {
             d->insns[d->insn_count] = f->insns[insn];
             site->insn = &d->insns[d->insn_count++];

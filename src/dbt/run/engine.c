@@ -133,6 +133,12 @@ void dbt_group_fini(DbtGroup *group)
     pthread_mutex_destroy(&group->lock);
 }
 
+void dbt_listen(Dbt *d)
+{
+    x86_code_set_listener(d->cpu, code_written, d->group);
+    x86_code_set_hooks(d->cpu, hook_unmapped, NULL);
+}
+
 Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt **ret_dbt)
 {
     Dbt *d = reserve(sizeof(Dbt), 0);
@@ -152,8 +158,7 @@ Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt 
     make_thunks(d);
     dbt_flush(d);
     cpu->dbt = d;
-    x86_code_set_listener(cpu, code_written, group);
-    x86_code_set_hooks(cpu, hook_unmapped, NULL);
+    dbt_listen(d);
     pthread_mutex_lock(&group->lock);
     g_ptr_array_add(group->members, d);
     pthread_mutex_unlock(&group->lock);
@@ -262,6 +267,9 @@ static bool turn(Dbt *d, const uint8_t *code)
             code = b == NULL ? NULL : d->cache.run + b->entry;
             break;
         }
+        case LEAVE_INDIRECT:
+            dbt_check_jump(d, payload);
+            break;
         case LEAVE_INTERP:
             dbt_interpret_site(d, payload);
             break;

@@ -55,6 +55,7 @@ typedef struct DbtSite {
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
     bool trap;
+    int32_t stack;     /* of a jump: what it added to rsp */
     const X86Insn *insn; /* for those that the interpreter runs; NULL: decode it when needed */
 } DbtSite;
 
@@ -128,6 +129,8 @@ void dbt_group_init(DbtGroup *group);
 void dbt_group_fini(DbtGroup *group);
 Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt **ret_dbt) MUST_USE;
 void dbt_free(Dbt *dbt);
+/* Hears of writes to code and of mappings that go; part of dbt_new(). */
+void dbt_listen(Dbt *dbt);
 /* Runs the CPU until it halts, or something is asked of its thread (false). */
 void dbt_run(Dbt *dbt);
 
@@ -144,6 +147,8 @@ void dbt_unmapped(Dbt *dbt, uint64_t va);
 SlowFn dbt_slow;
 /* Executes the instruction of a site, wherever that leads. */
 void dbt_interpret_site(Dbt *dbt, uint32_t site);
+/* An indirect jump went to hot.rip: raises #GP at the jump if that is no address. */
+void dbt_check_jump(Dbt *dbt, uint32_t site);
 void dbt_catch_signals(void);
 void dbt_set_current(Dbt *dbt);
 /* --- stats.c --- */
