@@ -400,6 +400,7 @@ static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
     f->cpu = d->cpu;
     f->peek = peek;
     f->opaque = d;
+    f->exact_flags = d->exact_flags;
     f->bytes = m->host + offset;
     f->available = (unsigned)MEM_PAGE_SIZE - offset;
     if (!front_translate(f)) {

@@ -116,7 +116,7 @@ struct Dbt {
     uint32_t page_count;
     bool slots_used;
     bool flush_wanted;
-    bool check;       /* self-check */
+    bool exact_flags; /* see front.h */
     DbtStats stats;
     FrontBlock front;
     Lowered lowered;

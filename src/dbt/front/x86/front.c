@@ -883,7 +883,7 @@ static uint8_t exit_live(void *opaque, const Uop *uop, uint64_t target)
                 pc = (uint32_t)pc;
             }
         } else if (insn.map == 0 && (insn.opcode == 0xe8 || insn.opcode == 0xc3 || insn.opcode == 0xc2)) {
-            return live;
+            return b->exact_flags ? live | need : live;
         } else if (insn.desc->props & INSN_END) {
             return live | need;
         }
@@ -924,6 +924,6 @@ bool front_translate(FrontBlock *b)
             u->imm = (uint32_t)u->imm;
         }
     }
-    b->flags_in = uop_liveness(b->uops, b->uop_count, exit_live, b);
+    b->flags_in = uop_liveness(b->uops, b->uop_count, b->exact_flags ? FL_ALL : 0, exit_live, b);
     return true;
 }
