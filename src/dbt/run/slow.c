@@ -70,7 +70,7 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
     if (!(kind & SLOW_INTERP) && !site->trap) {
         bool write = kind & SLOW_WRITE;
         X86Tlbe *e = &cpu->tlb[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
-        if (canonical(va) && va - (write ? e->wtag : e->rtag) >= MEM_PAGE_SIZE) {
+        if (canonical(va) && canonical(va + 63) && va - (write ? e->wtag : e->rtag) >= MEM_PAGE_SIZE) {
             uint64_t pa;
             d->stats.slow_miss++;
             x86_mmu_fill(cpu, va, write ? X86_WRITE : X86_READ, X86_AS_CPL, &pa);
