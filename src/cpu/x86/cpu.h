@@ -243,6 +243,26 @@ struct X86Cpu {
     jmp_buf *fault_jmp;
     struct { uint8_t vector; bool has_error, soft, is_int; uint32_t error; uint64_t next_rip; uint64_t dr6; } fault;
 
+    /* Rarely used state of the files named. */
+    uint64_t pdpte[4];       /* mmu: PAE page-directory pointers, loaded with CR3 */
+    uint64_t debug_pending;  /* exc: DR6 bits of data and I/O breakpoints to report after the instruction */
+    uint64_t power_ctl, tsx_ctrl; /* msr */
+    uint64_t perf_global_ctrl, perf_fixed_ctrl, perf_sel[8], perf_count[8], fixed_count[4];
+    uint64_t debugctl, therm_interrupt, therm2, misc_features, vm_hsave_pa, vm_cr;
+    uint8_t phys_bits;
+    bool bsp;                /* bootstrap processor */
+    uint8_t phys_bits_wanted; /* models: -cpu options */
+    uint32_t min_level, min_xlevel;
+    bool legacy_cache, l3_cache, check_cpuid, enforce_cpuid, host_phys_bits, kvm_signature, tcg_signature;
+    bool leaf_b, auto_level, migratable, pmu;
+    bool smi_in_halt;        /* smm: SMI interrupted HLT */
+    bool smm_in_nmi;         /* smm: NMIs were blocked when it came */
+    bool shutdown;           /* after a triple fault: only NMI, SMI, INIT and RESET wake it */
+    uint32_t held;           /* exc: VCPU_REQ_* that cannot be taken now; see x86_release_requests() */
+    AddressSpace *normal_as; /* smm: what `as` was outside SMM */
+    void *time;              /* tsc.c: the machine's common time-stamp counter */
+    void *split;             /* mmu: the machine's split-lock mutex */
+
     /* Soft TLB and its bookkeeping (mmu.c). */
     X86Tlbe *tlb;       /* of the current context */
     unsigned context;
@@ -299,6 +319,10 @@ static inline X86Tlbe *x86_context_tlb(X86Cpu *cpu, unsigned context)
 Error *x86_cpu_new(Vcpu *vcpu, X86Cpu **ret_cpu) MUST_USE;
 void x86_cpu_free(X86Cpu *cpu);
 void x86_cpu_reset(X86Cpu *cpu, bool init); /* init: INIT signal, keeps what INIT keeps */
+/* The A20 gate: takes effect before the CPU's next instruction. Any thread. */
+void x86_set_a20(X86Cpu *cpu, bool on);
+/* Start-up interrupt: starts a CPU that waits for it, ignored by others. Any thread. */
+void x86_sipi(X86Cpu *cpu, uint8_t vector);
 static inline X86Cpu *x86_cpu_of(Vcpu *vcpu)
 {
     return vcpu->arch;

@@ -11,6 +11,9 @@
 
 #include "cpu/x86/cpu.h"
 
+/* What setjmp(*cpu->fault_jmp) returns: cpu->fault waits for x86_deliver_fault(), or just go on at hot.rip. */
+enum { X86_JMP_FAULT = 1, X86_JMP_LEAVE = 2 };
+
 NORETURN void x86_raise(X86Cpu *cpu, unsigned vector);
 NORETURN void x86_raise_error(X86Cpu *cpu, unsigned vector, uint32_t error);
 static inline NORETURN void x86_ud(X86Cpu *cpu) { x86_raise(cpu, EXC_UD); }
@@ -36,5 +39,19 @@ void x86_deliver_interrupt(X86Cpu *cpu, unsigned vector, bool nmi);
  * INIT, SIPI, NMI, interrupts (through cpu->apic). Returns true when control went somewhere else.
  */
 bool x86_take_events(X86Cpu *cpu);
+/* Whether a halted CPU must wake up: CpuOps.has_work. */
+bool x86_has_work(X86Cpu *cpu);
+/*
+ * Requests that cannot be taken now (interrupts while IF = 0, NMI inside an NMI) are moved from
+ * hot.exit_req to cpu->held, so that they do not keep translated code from running. Whoever makes them
+ * possible again puts them back: after IF went from 0 to 1 (STI, POPF, IRET) or the TPR was lowered.
+ */
+static inline void x86_release_requests(X86Cpu *cpu)
+{
+    if (unlikely(cpu->held)) {
+        __atomic_fetch_or(&x86_hot(cpu)->exit_req, cpu->held, __ATOMIC_SEQ_CST);
+        cpu->held = 0;
+    }
+}
 
 #endif

@@ -35,18 +35,9 @@ static void check_segment(X86Cpu *cpu, unsigned n, uint32_t offset, unsigned siz
         if (offset <= seg->limit || last < offset || last > top) {
             raise_limit(cpu, n);
         }
-    } else if ((last > seg->limit || last < offset) && seg->limit != 0xffffffff) { /* 4 GiB: wraps, as hosts do */
+    } else if (last > seg->limit || last < offset) {
         raise_limit(cpu, n);
     }
-}
-
-/* CR0.AM, EFLAGS.AC and CPL 3: #AC. Vector operands have rules of their own. */
-static uint64_t aligned(X86Cpu *cpu, uint64_t va, unsigned size)
-{
-    if (size <= 8 && IS_POW2(size) && va & (size - 1)) {
-        x86_raise_error(cpu, EXC_AC, 0);
-    }
-    return va;
 }
 
 static uint64_t linear64(X86Cpu *cpu, unsigned seg, uint64_t offset, unsigned size)
@@ -61,14 +52,17 @@ static uint64_t linear64(X86Cpu *cpu, unsigned seg, uint64_t offset, unsigned si
     if (likely((((va >> 47) + 1) & 0x1ffff) <= 1 && ((end ^ va) >> 47) == 0)) {
         return va;
     }
-    if (!x86_is_canonical(cpu, va)) {
+    if (!x86_is_canonical(cpu, va) || !x86_is_canonical(cpu, end)) {
         raise_limit(cpu, seg);
     }
-    if (!x86_is_canonical(cpu, end)) {
-        if (x86_hot(cpu)->mode & X86_MODE_AC) {
-            aligned(cpu, va, size);
-        }
-        raise_limit(cpu, seg);
+    return va;
+}
+
+/* CR0.AM, EFLAGS.AC and CPL 3: #AC. Vector operands have rules of their own. */
+static uint64_t aligned(X86Cpu *cpu, uint64_t va, unsigned size)
+{
+    if (size <= 8 && IS_POW2(size) && va & (size - 1)) {
+        x86_raise_error(cpu, EXC_AC, 0);
     }
     return va;
 }
@@ -82,7 +76,7 @@ uint64_t x86_linear(X86Cpu *cpu, unsigned seg, uint64_t offset, unsigned size, b
     }
     offset = (uint32_t)offset;
     if (likely(mode & X86_MODE_FLAT && seg < X86_FS)) {
-        if (likely(!(write && seg == X86_CS))) {
+        if (likely(!(write && seg == X86_CS) && offset <= 0xfffffffful - (size - 1))) {
             return unlikely(mode & X86_MODE_AC) ? aligned(cpu, offset, size) : offset;
         }
     }

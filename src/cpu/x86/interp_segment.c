@@ -24,9 +24,9 @@ void x86_op_mov_to_seg(X86Cpu *cpu, const X86Insn *insn)
 static void load_far(X86Cpu *cpu, const X86Insn *insn, unsigned seg)
 {
     unsigned size = insn->osize;
-    uint64_t at = x86_ea_offset(cpu, insn), mask = size_mask(insn->asize);
-    uint64_t offset = x86_load(cpu, x86_linear(cpu, insn->seg, at, size, false), size);
-    x86_load_seg(cpu, seg, (uint16_t)x86_load(cpu, x86_linear(cpu, insn->seg, (at + size) & mask, 2, false), 2));
+    uint64_t va = x86_ea(cpu, insn, size + 2, false);
+    uint64_t offset = x86_load(cpu, va, size);
+    x86_load_seg(cpu, seg, (uint16_t)x86_load(cpu, va + size, 2));
     reg_write(cpu, &insn->operand[0], offset, size);
     cpu->interp_stop = true;
 }

@@ -1,7 +1,7 @@
 /*
  * Shifts, rotates, bit tests and scans, byte swaps, population counts, CRC32, BMI1 and BMI2.
  * Intel SDM volume 2. Undefined flags are as current Intel processors leave them: AF is cleared by shifts,
- * OF of a multi-bit shift or rotate is that of its first step.
+ * OF of multi-bit shifts is computed as for one bit.
  */
 #include "cpu/x86/interp_priv.h"
 #include "cpu/x86/sys.h"
@@ -35,12 +35,6 @@ static ALWAYS_INLINE void rotate(X86Cpu *cpu, const X86Insn *insn, Rotate op)
     bool carry = x86_hot(cpu)->rflags & X86_CF;
     Rmw rmw;
     uint64_t a = rmw_begin(cpu, insn, size, &rmw), r;
-    bool top = a >> (bits - 1) & 1, overflow;
-    if (op == ROTATE_ROL || op == ROTATE_RCL) {
-        overflow = top ^ (a >> (bits - 2) & 1);
-    } else {
-        overflow = top ^ (op == ROTATE_ROR ? a & 1 : carry);
-    }
     switch (op) {
     case ROTATE_ROL:
         r = rotate_value(a, bits, count);
@@ -58,6 +52,8 @@ static ALWAYS_INLINE void rotate(X86Cpu *cpu, const X86Insn *insn, Rotate op)
     if (count == 0) {
         return;
     }
+    bool top = r >> (bits - 1) & 1;
+    bool overflow = op == ROTATE_ROL || op == ROTATE_RCL ? top ^ carry : top ^ (r >> (bits - 2) & 1);
     flags_set(cpu, X86_CF | X86_OF, (carry ? X86_CF : 0) | (overflow ? X86_OF : 0));
 }
 
@@ -92,8 +88,7 @@ void x86_op_shl(X86Cpu *cpu, const X86Insn *insn)
     rmw_end(cpu, insn, &rmw, &a, r, size);
     if (count != 0) {
         uint64_t carry = count <= bits ? a >> (bits - count) & 1 : 0;
-        uint64_t overflow = (a >> (bits - 1) ^ a >> (bits - 2)) & 1;
-        flags_set(cpu, X86_ARITH, flags_szp(r, size) | carry | overflow << 11);
+        flags_set(cpu, X86_ARITH, flags_szp(r, size) | carry | (carry ^ (r >> (bits - 1) & 1)) << 11);
     }
 }
 
@@ -105,7 +100,8 @@ void x86_op_shr(X86Cpu *cpu, const X86Insn *insn)
     uint64_t a = rmw_begin(cpu, insn, size, &rmw), r = a >> count;
     rmw_end(cpu, insn, &rmw, &a, r, size);
     if (count != 0) {
-        flags_set(cpu, X86_ARITH, flags_szp(r, size) | (a >> (count - 1) & 1) | (a >> (bits - 1)) << 11);
+        uint64_t before = a >> (count - 1); /* one step from the result */
+        flags_set(cpu, X86_ARITH, flags_szp(r, size) | (before & 1) | (before >> (bits - 1) & 1) << 11);
     }
 }
 
@@ -150,7 +146,7 @@ static void double_shift(X86Cpu *cpu, const X86Insn *insn, bool left)
         r = (uint64_t)(wide >> count) & size_mask(size);
     }
     rmw_end(cpu, insn, &rmw, &a, r, size);
-    uint64_t overflow = (a >> (bits - 1) ^ (left ? a >> (bits - 2) : fill)) & 1;
+    uint64_t overflow = left ? carry ^ (r >> (bits - 1) & 1) : ((r >> (bits - 1)) ^ (r >> (bits - 2))) & 1;
     flags_set(cpu, X86_ARITH, flags_szp(r, size) | carry | overflow << 11);
 }
 

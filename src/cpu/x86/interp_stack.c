@@ -62,12 +62,9 @@ void x86_op_pusha(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->osize;
     uint64_t *gpr = x86_gpr(cpu), to = gpr[X86_RSP];
-    uint64_t mask = x86_stack_mask(cpu);
-    for (unsigned i = 1; i <= 8; i++) { /* the whole frame first, so that nothing is written before a fault */
-        uint64_t va = x86_linear(cpu, X86_SS, (to - i * size) & mask, size, true);
-        if (x86_tlb_hit(cpu, va, size, true) == NULL) {
-            x86_check(cpu, va, size, X86_WRITE, X86_AS_CPL);
-        }
+    uint64_t mask = x86_stack_mask(cpu), bottom = (to - 8 * size) & mask;
+    if (bottom + 8 * size - 1 <= mask) { /* the whole frame first, so that nothing is written before a fault */
+        x86_check(cpu, x86_linear(cpu, X86_SS, bottom, 8 * size, true), 8 * size, X86_WRITE, X86_AS_CPL);
     }
     for (unsigned reg = X86_RAX; reg <= X86_RDI; reg++) {
         x86_push_at(cpu, &to, gpr[reg], size);

@@ -61,15 +61,11 @@ static ALWAYS_INLINE void repeat(X86Cpu *cpu, const X86Insn *insn, const Repeat 
         element(cpu, insn, r);
         return;
     }
-    uint64_t flags = x86_hot(cpu)->rflags;
     for (unsigned done = 0;;) {
         uint64_t left = x86_gpr(cpu)[X86_RCX] & r->mask;
         if (left == 0) {
-            gpr_write(cpu, X86_RCX, 0, insn->asize);
+            gpr_write(cpu, X86_RCX, 0, MAX(insn->asize, 2));
             return;
-        }
-        if (done != 0) {
-            x86_hot(cpu)->rflags = flags; /* a fault in a later element shows the flags from before */
         }
         bool go_on = element(cpu, insn, r);
         gpr_write(cpu, X86_RCX, left - 1, insn->asize);
@@ -88,8 +84,9 @@ static ALWAYS_INLINE void repeat(X86Cpu *cpu, const X86Insn *insn, const Repeat 
 
 static bool movs_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
 {
-    uint64_t value = x86_load(cpu, source_address(cpu, insn, r), r->size);
-    x86_store(cpu, target_address(cpu, r, true), value, r->size);
+    uint64_t source = source_address(cpu, insn, r), target = target_address(cpu, r, true);
+    uint64_t value = x86_load(cpu, source, r->size);
+    x86_store(cpu, target, value, r->size);
     advance(cpu, insn, X86_RSI, r->step);
     advance(cpu, insn, X86_RDI, r->step);
     return true;
@@ -118,10 +115,6 @@ static uint64_t movs_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
 {
     uint64_t from = x86_gpr(cpu)[X86_RSI] & r->mask, to = x86_gpr(cpu)[X86_RDI] & r->mask;
     uint64_t source = x86_linear(cpu, insn->seg, from, r->size, false);
-    const uint8_t *s = x86_tlb_hit(cpu, source, 1, false);
-    if (s == NULL) { /* its faults come before the target's */
-        return 0;
-    }
     uint64_t target = x86_linear(cpu, X86_ES, to, r->size, true);
     uint64_t bytes = MIN(room(source, from, r->mask), room(target, to, r->mask));
     uint64_t count = MIN(left, bytes / r->size);
@@ -129,8 +122,9 @@ static uint64_t movs_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
     if (count < 2 || !segment_holds(cpu, insn->seg, from, bytes) || !segment_holds(cpu, X86_ES, to, bytes)) {
         return 0;
     }
+    const uint8_t *s = x86_tlb_hit(cpu, source, 1, false);
     uint8_t *t = x86_tlb_hit(cpu, target, 1, true);
-    if (t == NULL) {
+    if (s == NULL || t == NULL) {
         return 0;
     }
     if (t > s && t < s + bytes) { /* a pattern that grows: element by element */
@@ -196,7 +190,7 @@ static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element 
     for (;;) {
         uint64_t left = x86_gpr(cpu)[X86_RCX] & r.mask;
         if (left == 0) {
-            gpr_write(cpu, X86_RCX, 0, insn->asize);
+            gpr_write(cpu, X86_RCX, 0, MAX(insn->asize, 2));
             return;
         }
         uint64_t done = run(cpu, insn, &r, left);
@@ -263,8 +257,9 @@ void x86_op_scas(X86Cpu *cpu, const X86Insn *insn)
 
 static bool cmps_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
 {
-    uint64_t b = x86_load(cpu, target_address(cpu, r, false), r->size); /* hosts read the target first */
-    uint64_t a = x86_load(cpu, source_address(cpu, insn, r), r->size);
+    uint64_t source = source_address(cpu, insn, r), target = target_address(cpu, r, false);
+    uint64_t b = x86_load(cpu, target, r->size); /* hosts read the target first */
+    uint64_t a = x86_load(cpu, source, r->size);
     advance(cpu, insn, X86_RSI, r->step);
     advance(cpu, insn, X86_RDI, r->step);
     return compare(cpu, insn, a, b, r->size);

@@ -80,6 +80,24 @@ void x86_tlb_flush_nonglobal(X86Cpu *cpu);           /* MOV CR3 */
 void x86_tlb_flush_page(X86Cpu *cpu, uint64_t va);   /* INVLPG */
 /* Withholds write permission (code or dirty tracking started) of a RAM page. Own thread. */
 void x86_tlb_clean_page(X86Cpu *cpu, RamBlock *block, uint64_t page_offset);
+/* The same for pages [first, first + count) of a block. Own thread. */
+void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t count);
+/* PKRU, or the data breakpoints, changed: cached rights go, translations stay. */
+void x86_tlb_drop_rights(X86Cpu *cpu);
+/* CR3 was loaded with bit 63 or a PCID: selects the address space. keep: its cached entries stay. */
+void x86_tlb_select_pcid(X86Cpu *cpu, unsigned pcid, bool keep);
+/* INVPCID types 0 to 2 of the manual for one PCID (type 3 is flush_nonglobal of all, see below). */
+void x86_tlb_flush_pcid(X86Cpu *cpu, unsigned pcid);
+void x86_tlb_flush_pcid_page(X86Cpu *cpu, unsigned pcid, uint64_t va);
+void x86_tlb_flush_all_pcids(X86Cpu *cpu); /* but global pages stay */
+/* Loads the PAE page-directory pointers from cr3. False: a reserved bit is set; nothing was changed. */
+bool x86_load_pdptes(X86Cpu *cpu, uint64_t cr3);
+/* Made and freed with the CPU. */
+void x86_mmu_new(X86Cpu *cpu);
+void x86_mmu_free(X86Cpu *cpu);
+/* Physical accesses of 1, 2, 4, 8 bytes through cpu->as with the A20 gate, side effects of writes included. */
+uint64_t x86_phys_load(X86Cpu *cpu, uint64_t pa, unsigned size);
+void x86_phys_store(X86Cpu *cpu, uint64_t pa, uint64_t value, unsigned size);
 /* Memory map of the machine changed. Own thread. */
 void x86_mmu_map_changed(X86Cpu *cpu);
 

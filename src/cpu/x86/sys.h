@@ -14,12 +14,14 @@ void x86_rdmsr(X86Cpu *cpu, uint32_t index, uint64_t *ret_value);
 void x86_wrmsr(X86Cpu *cpu, uint32_t index, uint64_t value);
 void x86_xsetbv(X86Cpu *cpu, uint32_t index, uint64_t value);
 void x86_cpuid(const X86Cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ret_regs[4]); /* eax ebx ecx edx */
+uint32_t x86_signature(const X86Cpu *cpu); /* CPUID leaf 1 EAX */
 uint64_t x86_tsc(X86Cpu *cpu);
 void x86_smi_enter(X86Cpu *cpu);
 void x86_rsm(X86Cpu *cpu);
 /* Writes RFLAGS as POPF does: which bits may change depends on CPL, IOPL and mode. */
 void x86_write_flags(X86Cpu *cpu, uint64_t value, uint64_t mask);
-/* Hardware breakpoints: bits of DR6 that an access or fetch hits; 0: none. */
+/* Hardware breakpoints: bits of DR6 that an access or fetch hits; 0: none. rw: X86Access, or X86_DEBUG_IO. */
+enum { X86_DEBUG_IO = 4 };
 uint64_t x86_debug_match(X86Cpu *cpu, uint64_t va, unsigned size, unsigned rw);
 static inline bool x86_has(const X86Cpu *cpu, unsigned word, unsigned bit)
 {
@@ -28,9 +30,13 @@ static inline bool x86_has(const X86Cpu *cpu, unsigned word, unsigned bit)
 
 /* --- models --- */
 struct X86Model {
-    const char *name, *desc, *alias_of, *vendor, *model_name;
+    const char *name;  /* "Haswell-v1"; without the version it stands for version 1 */
+    const char *alias; /* another name of this version, or NULL */
+    const char *desc;  /* NULL: model_name */
+    const char *like;  /* an earlier row whose fields hold where this one has none */
+    const char *vendor, *model_name;
     uint32_t level, xlevel, family, model, stepping;
-    uint32_t features[X86_FEAT_WORDS];
+    const char *flags; /* feature names; -name takes one away */
     const char *deprecated;
 };
 extern const X86Model x86_models[]; /* ends with a NULL name */

@@ -1,0 +1,203 @@
+/*
+ * What other parts of the machine ask of a CPU: SMI, INIT, start-up, NMI, interrupts.
+ * Priorities: Intel SDM volume 3, table 6-2.
+ */
+#include <stdatomic.h>
+
+#include "core/vm/machine.h"
+#include "cpu/x86/apic.h"
+#include "cpu/x86/exc.h"
+#include "cpu/x86/mmu.h"
+#include "cpu/x86/seg.h"
+#include "cpu/x86/sys.h"
+
+#define IRQ_REQUESTS ((uint32_t)(VCPU_REQ_IRQ | VCPU_REQ_APIC))
+
+static void clear_request(X86Cpu *cpu, uint32_t bits)
+{
+    atomic_fetch_and(&x86_hot(cpu)->exit_req, ~bits);
+}
+
+static void hold(X86Cpu *cpu, uint32_t bits)
+{
+    cpu->held |= bits;
+    clear_request(cpu, bits);
+}
+
+static void take_init(X86Cpu *cpu)
+{
+    clear_request(cpu, VCPU_REQ_INIT);
+    X86Apic *apic = cpu->apic;
+    x86_cpu_reset(cpu, true);
+    if (apic && apic->ops->init_reset) {
+        apic->ops->init_reset(apic);
+    }
+}
+
+static void take_sipi(X86Cpu *cpu)
+{
+    cpu->in_wait_for_sipi = false;
+    cpu->vcpu->halted = false;
+    x86_load_seg_real(cpu, X86_CS, (uint16_t)(cpu->sipi_vector << 8));
+    cpu->seg[X86_CS].limit = 0xffff;
+    x86_hot(cpu)->rip = 0;
+    x86_mode_changed(cpu);
+}
+
+/* Asks the local APIC for a vector. */
+static bool take_interrupt(X86Cpu *cpu)
+{
+    X86Apic *apic = cpu->apic;
+    clear_request(cpu, IRQ_REQUESTS);
+    if (!apic) {
+        return false;
+    }
+    int vector = apic->ops->take(apic);
+    if (vector < 0) {
+        return false;
+    }
+    if (apic->ops->pending(apic)) {
+        atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_IRQ);
+    }
+    x86_deliver_interrupt(cpu, (unsigned)vector, false);
+    return true;
+}
+
+static bool take_debug(X86Cpu *cpu)
+{
+    clear_request(cpu, VCPU_REQ_DEBUG);
+    uint64_t bits = cpu->debug_pending;
+    if (!bits) {
+        return false;
+    }
+    cpu->debug_pending = 0;
+    cpu->fault.vector = EXC_DB;
+    cpu->fault.has_error = cpu->fault.soft = cpu->fault.is_int = false;
+    cpu->fault.dr6 = bits;
+    x86_deliver_fault(cpu);
+    return true;
+}
+
+static bool take_machine_check(X86Cpu *cpu)
+{
+    clear_request(cpu, VCPU_REQ_MCE);
+    if (!(cpu->cr4 & CR4_MCE) || (cpu->mcg_status & 4)) {
+        cpu->shutdown = true;
+        cpu->vcpu->halted = true;
+        if (cpu->vcpu->machine) {
+            machine_request_reset(cpu->vcpu->machine, SHUTDOWN_GUEST_RESET);
+        }
+        return true;
+    }
+    cpu->mcg_status |= 4;
+    cpu->vcpu->halted = false;
+    cpu->fault.vector = EXC_MC;
+    cpu->fault.has_error = cpu->fault.soft = cpu->fault.is_int = false;
+    x86_deliver_fault(cpu);
+    return true;
+}
+
+/* Requests that stop the normal flow whatever the flags say. */
+static bool take_system(X86Cpu *cpu, uint32_t requests)
+{
+    if (requests & VCPU_REQ_TLB) {
+        clear_request(cpu, VCPU_REQ_TLB);
+        x86_mmu_map_changed(cpu);
+    }
+    if (requests & VCPU_REQ_TIMER) {
+        clear_request(cpu, VCPU_REQ_TIMER);
+    }
+    if ((requests & VCPU_REQ_MCE) && !cpu->in_wait_for_sipi) {
+        return take_machine_check(cpu);
+    }
+    if (requests & VCPU_REQ_SMI) {
+        if (cpu->smm || cpu->in_wait_for_sipi) {
+            hold(cpu, VCPU_REQ_SMI);
+        } else if (cpu->int_shadow == 0) {
+            clear_request(cpu, VCPU_REQ_SMI);
+            x86_smi_enter(cpu);
+            return true;
+        }
+    }
+    if (requests & VCPU_REQ_INIT) {
+        if (cpu->smm) {
+            hold(cpu, VCPU_REQ_INIT);
+        } else {
+            take_init(cpu);
+            return true;
+        }
+    }
+    if (requests & VCPU_REQ_SIPI) {
+        clear_request(cpu, VCPU_REQ_SIPI);
+        if (cpu->in_wait_for_sipi) {
+            take_sipi(cpu);
+            x86_release_requests(cpu);
+            return true;
+        }
+    }
+    return false;
+}
+
+bool x86_take_events(X86Cpu *cpu)
+{
+    uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req);
+    if (take_system(cpu, requests)) {
+        return true;
+    }
+    if (cpu->in_wait_for_sipi) {
+        hold(cpu, requests & (IRQ_REQUESTS | VCPU_REQ_NMI));
+        return false;
+    }
+    if ((requests & VCPU_REQ_DEBUG) && take_debug(cpu)) {
+        return true;
+    }
+    if (cpu->int_shadow) {
+        return false;
+    }
+    if (requests & VCPU_REQ_NMI) {
+        if (cpu->nmi_blocked) {
+            hold(cpu, VCPU_REQ_NMI);
+        } else {
+            clear_request(cpu, VCPU_REQ_NMI);
+            x86_deliver_interrupt(cpu, EXC_NMI, true);
+            return true;
+        }
+    }
+    if (requests & IRQ_REQUESTS) {
+        if (!(x86_hot(cpu)->rflags & X86_IF) || cpu->shutdown) {
+            hold(cpu, requests & IRQ_REQUESTS);
+        } else {
+            return take_interrupt(cpu);
+        }
+    }
+    return false;
+}
+
+static bool has_work(X86Cpu *cpu)
+{
+    uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req) | cpu->held;
+    if ((requests & VCPU_REQ_INIT) && !cpu->smm) {
+        return true;
+    }
+    if (cpu->in_wait_for_sipi) {
+        return requests & VCPU_REQ_SIPI;
+    }
+    if (((requests & VCPU_REQ_NMI) && !cpu->nmi_blocked) || ((requests & VCPU_REQ_SMI) && !cpu->smm) ||
+        (requests & VCPU_REQ_MCE)) {
+        return true;
+    }
+    if (cpu->shutdown || !(x86_hot(cpu)->rflags & X86_IF)) {
+        return false;
+    }
+    X86Apic *apic = cpu->apic;
+    return (requests & IRQ_REQUESTS) && apic && apic->ops->pending(apic);
+}
+
+bool x86_has_work(X86Cpu *cpu)
+{
+    bool work = has_work(cpu);
+    if (work) {
+        x86_release_requests(cpu);
+    }
+    return work;
+}

@@ -1,0 +1,682 @@
+/*
+ * The soft TLB: filling, flushing, and the caches behind it. Walks are in mmu_walk.c, loads and stores in
+ * mmu_access.c. See mmu_priv.h for how entries become invalid, DBT.md section 7 for the entry's contract.
+ *
+ * A write tag is granted only when nobody needs to hear of the write: the leaf PTE is dirty, the page is
+ * RAM, holds no translated code, and all tracked dirty bits are set. Other threads take permission back
+ * by clearing the bits first and then running x86_tlb_clean_range() on this CPU's thread.
+ */
+#include "cpu/x86/mmu.h"
+
+#include "base/rcu.h"
+#include "core/vm/machine.h"
+#include "cpu/x86/mmu_priv.h"
+#include "cpu/x86/sys.h"
+
+#define PAGE_MASK (~(MEM_PAGE_SIZE - 1))
+
+/* --- physical pages --- */
+
+const PhysPage *mmu_phys_page(X86Cpu *cpu, uint64_t pa)
+{
+    uint64_t page = pa & PAGE_MASK;
+    PhysPage *slot = &x86_mmu(cpu)->phys[(pa >> MEM_PAGE_BITS) & (PHYS_SLOTS - 1)];
+    if (likely(slot->page == page)) {
+        return slot;
+    }
+    MemHit hit;
+    rcu_read_enter();
+    mem_lookup(cpu->as, page, &hit);
+    *slot = (PhysPage) { .page = page };
+    if (hit.host && hit.length >= MEM_PAGE_SIZE && IS_ALIGNED(hit.block_offset, MEM_PAGE_SIZE)) {
+        slot->host = hit.host;
+        slot->block = hit.block;
+        slot->block_offset = hit.block_offset;
+        slot->readonly = hit.readonly;
+    }
+    rcu_read_leave();
+    return slot;
+}
+
+static void phys_forget(X86Mmu *mmu)
+{
+    for (unsigned n = 0; n < PHYS_SLOTS; n++) {
+        mmu->phys[n].page = PHYS_NONE;
+    }
+}
+
+/* --- first-level TLB --- */
+
+static void entry_clear(X86Tlbe *e)
+{
+    e->rtag = e->wtag = X86_TLB_INVALID;
+    e->host = 0;
+    e->meta = 0;
+}
+
+/* Empties the groups of a context; keeps global pages when asked to. */
+static void context_flush(X86Cpu *cpu, unsigned context, bool keep_global)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    X86Tlbe *tlb = x86_context_tlb(cpu, context);
+    uint64_t groups = keep_global ? mmu->used_local[context] : mmu->used[context];
+    while (groups) {
+        unsigned group = __builtin_ctzll(groups);
+        groups &= groups - 1;
+        X86Tlbe *e = &tlb[group << GROUP_BITS];
+        for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
+            if (!keep_global || !(e->meta & X86_TLB_GLOBAL)) {
+                entry_clear(e);
+            }
+        }
+    }
+    mmu->used_local[context] = 0;
+    if (!keep_global) {
+        mmu->used[context] = 0;
+    }
+}
+
+static void contexts_flush(X86Cpu *cpu, bool keep_global)
+{
+    for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
+        context_flush(cpu, context, keep_global);
+    }
+}
+
+/* A large page's pieces may be cached: remember its 2 MiB (or 1 GiB) range. */
+static unsigned large_hash(uint64_t region)
+{
+    return (unsigned)((region * 0x9e3779b97f4a7c15ull) >> 52);
+}
+
+static void large_note(X86Mmu *mmu, uint64_t va, const Walk *walk, bool pse4m)
+{
+    mmu->any_large = true;
+    if (walk->flags & WALK_HUGE) {
+        unsigned bit = large_hash(va >> 30) & 127;
+        mmu->huge_seen[bit >> 6] |= BIT64(bit & 63);
+        return;
+    }
+    unsigned bit = large_hash(va >> 21);
+    mmu->large_seen[bit >> 6] |= BIT64(bit & 63);
+    if (pse4m) {
+        bit = large_hash((va >> 21) ^ 1);
+        mmu->large_seen[bit >> 6] |= BIT64(bit & 63);
+    }
+}
+
+static bool large_maybe(const X86Mmu *mmu, uint64_t va)
+{
+    if (!mmu->any_large) {
+        return false;
+    }
+    unsigned bit = large_hash(va >> 21), huge = large_hash(va >> 30) & 127;
+    return (mmu->large_seen[bit >> 6] >> (bit & 63) & 1) || (mmu->huge_seen[huge >> 6] >> (huge & 63) & 1);
+}
+
+/* --- second level --- */
+
+static L2Entry *l2_set(X86Mmu *mmu, uint64_t va)
+{
+    uint64_t vpn = va >> MEM_PAGE_BITS;
+    return mmu->l2[(vpn ^ vpn >> 11) & (L2_SETS - 1)];
+}
+
+static bool l2_valid(const X86Mmu *mmu, const L2Entry *e)
+{
+    return e->gen == mmu->gen || e->gen == mmu->global_gen;
+}
+
+static const L2Entry *l2_find(X86Mmu *mmu, uint64_t va)
+{
+    const L2Entry *e = l2_set(mmu, va);
+    for (unsigned way = 0; way < L2_WAYS; way++, e++) {
+        if (e->va == va && l2_valid(mmu, e)) {
+            return e;
+        }
+    }
+    return NULL;
+}
+
+static void l2_insert(X86Mmu *mmu, uint64_t va, const Walk *walk)
+{
+    L2Entry *set = l2_set(mmu, va), *e = NULL;
+    for (unsigned way = 0; way < L2_WAYS; way++) {
+        if (set[way].va == va && l2_valid(mmu, &set[way])) {
+            e = &set[way];
+            break;
+        }
+        if (!e && !l2_valid(mmu, &set[way])) {
+            e = &set[way];
+        }
+    }
+    if (!e) {
+        e = &set[mmu->l2_next[(set - mmu->l2[0]) / L2_WAYS]++ & (L2_WAYS - 1)];
+    }
+    *e = (L2Entry) {
+        .va = va,
+        .pa = walk->pa,
+        .gen = walk->flags & WALK_G ? mmu->global_gen : mmu->gen,
+        .flags = (uint16_t)walk->flags,
+        .pkey = walk->pkey,
+    };
+}
+
+static void l2_remove(X86Mmu *mmu, uint64_t va)
+{
+    L2Entry *set = l2_set(mmu, va);
+    for (unsigned way = 0; way < L2_WAYS; way++) {
+        if (set[way].va == va && l2_valid(mmu, &set[way])) {
+            set[way].gen = 0;
+        }
+    }
+}
+
+/* A generation that nothing carries yet. When the counter wraps, everything cached is forgotten. */
+static uint32_t new_gen(X86Mmu *mmu)
+{
+    if (unlikely(++mmu->gen_counter == UINT32_MAX)) {
+        memset(mmu->l2, 0, sizeof(mmu->l2));
+        memset(mmu->fetch, 0, sizeof(mmu->fetch));
+        memset(mmu->pcids, 0, sizeof(mmu->pcids));
+        mmu->global_gen = 1;
+        mmu->gen = 2;
+        mmu->gen_counter = 3;
+    }
+    return mmu->gen_counter;
+}
+
+/* --- translation --- */
+
+static Privilege privilege_of(const X86Cpu *cpu, unsigned as_who)
+{
+    if (as_who == X86_AS_SUPERVISOR) {
+        return PRIV_KERNEL;
+    }
+    if (as_who == X86_AS_USER || cpu->cpl == 3) {
+        return PRIV_USER;
+    }
+    return cpu->context == X86_CTX_KERNEL_AC ? PRIV_KERNEL_AC : PRIV_KERNEL;
+}
+
+/* Second level, then walk. Returns 0 or the page fault's error code. */
+static uint32_t translate(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, Walk *ret_walk)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    uint64_t page = va & PAGE_MASK;
+    const L2Entry *e = l2_find(mmu, page);
+    if (e) {
+        Walk walk = { e->pa, e->flags, e->pkey };
+        bool write = access == X86_WRITE || access == X86_RMW;
+        if (!mmu_check_rights(cpu, &walk, access, privilege) && (!write || (walk.flags & WALK_D))) {
+            *ret_walk = walk;
+            return 0;
+        }
+    }
+    uint32_t error = mmu_walk(cpu, va, access, privilege, true, ret_walk);
+    if (!error) {
+        if (ret_walk->flags & WALK_LARGE) {
+            large_note(mmu, va, ret_walk, !(cpu->cr4 & CR4_PAE));
+        }
+        l2_insert(mmu, page, ret_walk);
+    } else if (e) {
+        l2_remove(mmu, page);
+    }
+    return error;
+}
+
+static bool page_watched(const X86Cpu *cpu, uint64_t page)
+{
+    for (unsigned n = 0; n < 4; n++) {
+        uint64_t dr7 = cpu->dr[7];
+        unsigned rw = dr7 >> (16 + 4 * n) & 3;
+        if ((dr7 >> (2 * n) & 3) && (rw & 1)) {
+            unsigned length = (unsigned[]) { 1, 2, 8, 4 }[dr7 >> (18 + 4 * n) & 3];
+            uint64_t start = cpu->dr[n] & ~(uint64_t)(length - 1);
+            if ((start & PAGE_MASK) == page) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Whether writes to the page may go unnoticed; sets its dirty bits when it is being written. */
+static bool grant_write(const PhysPage *page, bool writing)
+{
+    if (page->readonly) {
+        return false;
+    }
+    RamBlock *block = page->block;
+    uint64_t n = page->block_offset >> MEM_PAGE_BITS;
+    uint8_t track = block->track;
+    if (writing) {
+        mmu_set_dirty(page);
+    }
+    uint8_t flags = atomic_load(&block->flags[n]);
+    return !(flags & RAM_CODE) && (flags & track) == track;
+}
+
+/* Puts a translation into the first-level TLB. Returns whether the access may use page->host directly. */
+static bool tlb_insert(X86Cpu *cpu, unsigned context, uint64_t va, const Walk *walk, const PhysPage *page,
+                       bool write, Privilege privilege)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    uint64_t va_page = va & PAGE_MASK;
+    unsigned index = (va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1);
+    X86Tlbe *e = &x86_context_tlb(cpu, context)[index];
+    bool direct_write = false;
+    if (write || ((walk->flags & WALK_D) && !mmu_check_rights(cpu, walk, X86_WRITE, privilege))) {
+        direct_write = grant_write(page, write);
+    }
+    bool watched = unlikely(mmu->watch) && page_watched(cpu, va_page);
+    bool readable = !write || !mmu_check_rights(cpu, walk, X86_READ, privilege);
+    e->rtag = !watched && readable ? va_page : X86_TLB_INVALID;
+    e->wtag = !watched && direct_write ? va_page : X86_TLB_INVALID;
+    e->host = (uint64_t)(uintptr_t)page->host;
+    e->meta = x86_a20(cpu, walk->pa) | (walk->flags & WALK_G ? X86_TLB_GLOBAL : 0) |
+              (walk->flags & WALK_LARGE ? X86_TLB_LARGE : 0) | (walk->flags & WALK_NX ? X86_TLB_NX : 0);
+    uint64_t group = BIT64(index >> GROUP_BITS);
+    mmu->used[context] |= group;
+    if (!(walk->flags & WALK_G)) {
+        mmu->used_local[context] |= group;
+    }
+    return write ? direct_write : true;
+}
+
+static unsigned context_of(const X86Cpu *cpu, Privilege privilege)
+{
+    return privilege == PRIV_USER ? X86_CTX_USER : (unsigned)privilege;
+}
+
+/*
+ * The work of x86_mmu_fill() without raising: 0 or the error code. *ret_host is NULL where the page has to
+ * be reached otherwise; mmu->last then says what it is.
+ */
+static uint32_t fill(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, void **ret_host,
+                     uint64_t *ret_pa)
+{
+    Walk walk;
+    uint32_t error = translate(cpu, va, access, privilege, &walk);
+    if (error) {
+        return error;
+    }
+    uint64_t pa = x86_a20(cpu, walk.pa), offset = va & (MEM_PAGE_SIZE - 1);
+    const PhysPage *page = mmu_phys_page(cpu, pa);
+    bool write = access == X86_WRITE || access == X86_RMW, direct = false;
+    *ret_pa = pa + offset;
+    if (page->host && access != X86_EXEC) {
+        direct = tlb_insert(cpu, context_of(cpu, privilege), va, &walk, page, write, privilege);
+    } else if (page->host) {
+        direct = true;
+    }
+    *ret_host = direct ? page->host + offset : NULL;
+    if (!direct) {
+        x86_mmu(cpu)->last = *page;
+    }
+    return 0;
+}
+
+void *x86_mmu_fill(X86Cpu *cpu, uint64_t va, X86Access access, unsigned as_who, uint64_t *ret_pa)
+{
+    Privilege privilege = privilege_of(cpu, as_who);
+    bool write = access == X86_WRITE || access == X86_RMW;
+    if (access != X86_EXEC) {
+        X86Tlbe *e = &x86_context_tlb(cpu, context_of(cpu, privilege))[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
+        if ((write ? e->wtag : e->rtag) == (va & PAGE_MASK)) {
+            uint64_t offset = va & (MEM_PAGE_SIZE - 1);
+            *ret_pa = (e->meta & PAGE_MASK) + offset;
+            return (void *)(uintptr_t)(e->host + offset);
+        }
+    }
+    void *host;
+    uint32_t error = fill(cpu, va, access, privilege, &host, ret_pa);
+    if (error) {
+        x86_raise_page_fault(cpu, va, error & ~WALK_FAULT);
+    }
+    return host;
+}
+
+bool x86_mmu_probe(X86Cpu *cpu, uint64_t va, uint64_t *ret_pa, uint64_t *ret_flags)
+{
+    Walk walk;
+    if (mmu_walk(cpu, va, X86_READ, PRIV_KERNEL_AC, false, &walk)) {
+        return false;
+    }
+    *ret_pa = x86_a20(cpu, walk.pa) + (va & (MEM_PAGE_SIZE - 1));
+    if (ret_flags) {
+        *ret_flags = walk.flags;
+    }
+    return true;
+}
+
+/* --- instruction fetch --- */
+
+static bool fetch_valid(const X86Mmu *mmu, const FetchEntry *e, uint64_t va_page)
+{
+    return e->va == va_page && e->epoch == mmu->fetch_epoch && (e->gen == mmu->gen || e->gen == mmu->global_gen);
+}
+
+/* NULL: page fault, code in *ret_error. */
+static const FetchEntry *fetch_entry(X86Cpu *cpu, uint64_t va, uint32_t *ret_error)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    bool user = cpu->cpl == 3;
+    uint64_t va_page = va & PAGE_MASK;
+    FetchEntry *e = &mmu->fetch[user][(va >> MEM_PAGE_BITS) & (FETCH_SLOTS - 1)];
+    if (likely(fetch_valid(mmu, e, va_page))) {
+        return e;
+    }
+    Walk walk;
+    uint32_t error = translate(cpu, va, X86_EXEC, user ? PRIV_USER : PRIV_KERNEL, &walk);
+    if (error) {
+        *ret_error = error & ~WALK_FAULT;
+        return NULL;
+    }
+    uint64_t pa = x86_a20(cpu, walk.pa);
+    *e = (FetchEntry) {
+        .va = va_page,
+        .gen = walk.flags & WALK_G ? mmu->global_gen : mmu->gen,
+        .epoch = mmu->fetch_epoch,
+        .pa = pa,
+        .page = *mmu_phys_page(cpu, pa),
+    };
+    return e;
+}
+
+unsigned x86_fetch(X86Cpu *cpu, uint64_t va, uint8_t buf[15], uint64_t *ret_pa)
+{
+    uint32_t error;
+    const FetchEntry *e = fetch_entry(cpu, va, &error);
+    if (!e) {
+        x86_raise_page_fault(cpu, va, error);
+    }
+    unsigned offset = va & (MEM_PAGE_SIZE - 1), count = MIN(15u, (unsigned)MEM_PAGE_SIZE - offset);
+    *ret_pa = e->pa + offset;
+    if (likely(e->page.host != NULL)) {
+        memcpy(buf, e->page.host + offset, count);
+    } else {
+        mem_read(cpu->as, e->pa + offset, buf, count);
+    }
+    if (likely(count == 15)) {
+        return 15;
+    }
+    uint64_t next = va + count;
+    if (!(x86_hot(cpu)->mode & X86_MODE_CS64)) {
+        next = (uint32_t)next;
+    }
+    e = fetch_entry(cpu, next, &error);
+    if (e && e->page.host) {
+        memcpy(buf + count, e->page.host, 15 - count);
+        return 15;
+    }
+    if (e) { /* a device: read no more than is there to be decoded anyway */
+        mem_read(cpu->as, e->pa, buf + count, 15 - count);
+        return 15;
+    }
+    return count;
+}
+
+const uint8_t *x86_fetch_page(X86Cpu *cpu, uint64_t va, uint64_t *ret_pa, RamBlock **ret_block,
+                              uint64_t *ret_offset)
+{
+    uint32_t error;
+    const FetchEntry *e = fetch_entry(cpu, va, &error);
+    if (!e) {
+        x86_raise_page_fault(cpu, va, error);
+    }
+    *ret_pa = e->pa;
+    *ret_block = e->page.block;
+    *ret_offset = e->page.block_offset;
+    return e->page.host;
+}
+
+/* --- flushes --- */
+
+static void dirs_flush(X86Mmu *mmu)
+{
+    mmu->dir_gen++;
+}
+
+static void hook_unmapped(X86Cpu *cpu, uint64_t va, bool global)
+{
+    const X86CodeHooks *hooks = &x86_mmu(cpu)->hooks;
+    if (hooks->unmapped) {
+        hooks->unmapped(cpu, va, global);
+    }
+}
+
+void x86_tlb_flush_all(X86Cpu *cpu)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    contexts_flush(cpu, false);
+    memset(mmu->pcids, 0, sizeof(mmu->pcids));
+    mmu->global_gen = new_gen(mmu);
+    mmu->gen = new_gen(mmu);
+    dirs_flush(mmu);
+    mmu->any_large = false;
+    memset(mmu->large_seen, 0, sizeof(mmu->large_seen));
+    memset(mmu->huge_seen, 0, sizeof(mmu->huge_seen));
+    mmu->fetch_epoch++;
+    hook_unmapped(cpu, ~0ull, true);
+}
+
+static PcidSlot *pcid_slot(X86Mmu *mmu, unsigned pcid)
+{
+    for (unsigned n = 0; n < PCID_SLOTS; n++) {
+        if (mmu->pcids[n].used && mmu->pcids[n].pcid == pcid) {
+            return &mmu->pcids[n];
+        }
+    }
+    return NULL;
+}
+
+static unsigned current_pcid(const X86Cpu *cpu)
+{
+    return cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0;
+}
+
+void x86_tlb_flush_nonglobal(X86Cpu *cpu)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    contexts_flush(cpu, true);
+    mmu->gen = new_gen(mmu);
+    PcidSlot *slot = pcid_slot(mmu, current_pcid(cpu));
+    if (slot) {
+        slot->gen = mmu->gen;
+    }
+    dirs_flush(mmu);
+    hook_unmapped(cpu, ~0ull, false);
+}
+
+void x86_tlb_select_pcid(X86Cpu *cpu, unsigned pcid, bool keep)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    PcidSlot *slot = pcid_slot(mmu, pcid);
+    if (!slot) {
+        slot = &mmu->pcids[0];
+        for (unsigned n = 0; n < PCID_SLOTS; n++) {
+            if (!mmu->pcids[n].used) {
+                slot = &mmu->pcids[n];
+                break;
+            }
+            if (mmu->pcids[n].stamp < slot->stamp) {
+                slot = &mmu->pcids[n];
+            }
+        }
+        *slot = (PcidSlot) { .pcid = pcid, .used = true, .gen = new_gen(mmu) };
+    } else if (!keep) {
+        slot->gen = new_gen(mmu);
+    } else if (slot->gen == mmu->gen) {
+        slot->stamp = ++mmu->stamp;
+        dirs_flush(mmu); /* the tables may be others although the PCID is the same */
+        return;
+    }
+    slot->stamp = ++mmu->stamp;
+    mmu->gen = slot->gen;
+    contexts_flush(cpu, true);
+    dirs_flush(mmu);
+    hook_unmapped(cpu, ~0ull, false);
+}
+
+void x86_tlb_flush_pcid(X86Cpu *cpu, unsigned pcid)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    if (pcid == current_pcid(cpu)) {
+        x86_tlb_flush_nonglobal(cpu);
+        return;
+    }
+    PcidSlot *slot = pcid_slot(mmu, pcid);
+    if (slot) {
+        slot->gen = new_gen(mmu);
+    }
+    dirs_flush(mmu);
+}
+
+void x86_tlb_flush_pcid_page(X86Cpu *cpu, unsigned pcid, uint64_t va)
+{
+    if (pcid == current_pcid(cpu)) {
+        x86_tlb_flush_page(cpu, va);
+    } else {
+        x86_tlb_flush_pcid(cpu, pcid);
+    }
+}
+
+void x86_tlb_flush_all_pcids(X86Cpu *cpu)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    memset(mmu->pcids, 0, sizeof(mmu->pcids));
+    x86_tlb_flush_nonglobal(cpu);
+}
+
+void x86_tlb_flush_page(X86Cpu *cpu, uint64_t va)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    uint64_t page = va & PAGE_MASK;
+    if (large_maybe(mmu, va)) {
+        x86_tlb_flush_all(cpu);
+        return;
+    }
+    for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
+        X86Tlbe *e = &x86_context_tlb(cpu, context)[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
+        if (e->rtag == page || e->wtag == page) {
+            entry_clear(e);
+        }
+    }
+    for (unsigned user = 0; user < 2; user++) {
+        FetchEntry *e = &mmu->fetch[user][(va >> MEM_PAGE_BITS) & (FETCH_SLOTS - 1)];
+        if (e->va == page) {
+            e->gen = 0;
+        }
+    }
+    l2_remove(mmu, page);
+    dirs_flush(mmu);
+    hook_unmapped(cpu, page, true);
+}
+
+void x86_tlb_drop_rights(X86Cpu *cpu)
+{
+    x86_mmu(cpu)->watch = false;
+    for (unsigned n = 0; n < 4; n++) {
+        x86_mmu(cpu)->watch |= (cpu->dr[7] >> (2 * n) & 3) && (cpu->dr[7] >> (16 + 4 * n) & 1);
+    }
+    contexts_flush(cpu, false);
+}
+
+void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t count)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    uint64_t start = (uint64_t)(uintptr_t)block->host + (first << MEM_PAGE_BITS);
+    uint64_t length = count << MEM_PAGE_BITS;
+    for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
+        X86Tlbe *tlb = x86_context_tlb(cpu, context);
+        for (uint64_t groups = mmu->used[context]; groups; groups &= groups - 1) {
+            X86Tlbe *e = &tlb[__builtin_ctzll(groups) << GROUP_BITS];
+            for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
+                if (e->host - start < length) {
+                    e->wtag = X86_TLB_INVALID;
+                }
+            }
+        }
+    }
+}
+
+void x86_tlb_clean_page(X86Cpu *cpu, RamBlock *block, uint64_t page_offset)
+{
+    x86_tlb_clean_range(cpu, block, page_offset >> MEM_PAGE_BITS, 1);
+}
+
+void x86_mmu_map_changed(X86Cpu *cpu)
+{
+    phys_forget(x86_mmu(cpu));
+    x86_tlb_flush_all(cpu);
+}
+
+/* --- life --- */
+
+/* Another thread changed the memory map: this CPU drops what it knows before its next instruction. */
+static void map_listener(MemListener *listener, AddressSpace *as)
+{
+    X86Mmu *mmu = container_of(listener, X86Mmu, listener);
+    X86Cpu *cpu = mmu->cpu;
+    if (vcpu_self() == cpu->vcpu) {
+        x86_mmu_map_changed(cpu);
+    } else if (cpu->vcpu->exit_req) {
+        vcpu_kick(cpu->vcpu, VCPU_REQ_TLB);
+    } else {
+        x86_mmu_map_changed(cpu);
+    }
+}
+
+static SplitLock *split_lock_of(Machine *machine)
+{
+    SplitLock *lock = machine_service(machine, "x86-split-lock");
+    if (!lock) {
+        lock = g_new0(SplitLock, 1);
+        pthread_mutex_init(&lock->mutex, NULL);
+        machine_set_service(machine, "x86-split-lock", lock);
+    }
+    return lock;
+}
+
+void x86_mmu_new(X86Cpu *cpu)
+{
+    X86Mmu *mmu = g_new0(X86Mmu, 1);
+    cpu->mmu = mmu;
+    mmu->cpu = cpu;
+    mmu->gen_counter = 2;
+    mmu->global_gen = 1;
+    mmu->gen = 2;
+    mmu->fetch_epoch = 1;
+    mmu->dir_gen = 1;
+    phys_forget(mmu);
+    for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
+        for (unsigned n = 0; n < X86_TLB_SIZE; n++) {
+            entry_clear(&x86_context_tlb(cpu, context)[n]);
+        }
+    }
+    Machine *machine = cpu->vcpu->machine;
+    if (machine) {
+        cpu->split = split_lock_of(machine);
+        if (machine->mem) {
+            mmu->listener.changed = map_listener;
+            mem_listener_add(machine->mem, &mmu->listener);
+            mmu->listening = true;
+        }
+    }
+}
+
+void x86_mmu_free(X86Cpu *cpu)
+{
+    X86Mmu *mmu = cpu->mmu;
+    if (mmu && mmu->listening) {
+        mem_listener_remove(&mmu->listener);
+    }
+    g_free(mmu);
+    cpu->mmu = NULL;
+}
+
+void x86_set_code_hooks(X86Cpu *cpu, const X86CodeHooks *hooks)
+{
+    x86_mmu(cpu)->hooks = *hooks;
+}

@@ -1,0 +1,144 @@
+/*
+ * Private to mmu*.c: what the MMU keeps besides the soft TLB itself.
+ *
+ * Validity by generation: a cached entry carries the generation that was current when it was made. Global
+ * pages carry global_gen, others that of their address space (PCID). A flush takes a new generation, so it
+ * costs nothing for the big caches; only the first-level TLBs, which translated code looks into without
+ * such a check, are emptied entry by entry (but only the groups that were used).
+ */
+#ifndef OSTRICH_CPU_X86_MMU_PRIV_H
+#define OSTRICH_CPU_X86_MMU_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/bits.h"
+#include "cpu/x86/mmu.h"
+
+enum { /* rights and attributes of a translation */
+    WALK_W = 1,      /* R/W bits of all levels */
+    WALK_U = 2,      /* U/S bits of all levels */
+    WALK_NX = 4,     /* XD bit of any level */
+    WALK_G = 8,
+    WALK_D = 16,     /* the leaf is dirty (or there is no paging) */
+    WALK_LARGE = 32, /* from a page of more than 4 KiB */
+    WALK_HUGE = 64,  /* 1 GiB */
+};
+typedef struct Walk {
+    uint64_t pa; /* of the 4 KiB page; A20 not applied */
+    uint32_t flags;
+    uint8_t pkey;
+} Walk;
+
+enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16, PF_PK = 32 };
+
+/* Who accesses: rights depend on this and on the control registers. */
+typedef enum Privilege { PRIV_KERNEL = X86_CTX_KERNEL, PRIV_KERNEL_AC, PRIV_USER } Privilege;
+
+typedef struct L2Entry {
+    uint64_t va; /* page address */
+    uint64_t pa;
+    uint32_t gen;
+    uint16_t flags;
+    uint8_t pkey;
+} L2Entry;
+enum { L2_SETS = 2048, L2_WAYS = 4 };
+
+typedef struct DirCache { /* where the page table of a 2 MiB range lies */
+    uint64_t region;      /* va >> 21 */
+    uint64_t table_pa;
+    uint8_t *table;       /* host address or NULL */
+    uint64_t gen;         /* of dir_gen */
+    uint32_t flags;       /* WALK_W, _U, _NX gathered so far */
+} DirCache;
+enum { DIR_SLOTS = 256 };
+
+typedef struct PhysPage {
+    uint64_t page; /* physical address; PHYS_NONE */
+    uint8_t *host; /* NULL: not RAM or ROM as a whole */
+    RamBlock *block;
+    uint64_t block_offset;
+    bool readonly;
+} PhysPage;
+enum { PHYS_SLOTS = 1024 };
+#define PHYS_NONE 1ull
+
+typedef struct FetchEntry {
+    uint64_t va;
+    uint32_t gen, epoch;
+    uint64_t pa;
+    PhysPage page;
+} FetchEntry;
+enum { FETCH_SLOTS = 256 };
+
+enum { PCID_SLOTS = 8, GROUP_BITS = 4, GROUPS = X86_TLB_SIZE >> GROUP_BITS };
+_Static_assert(GROUPS == 64, "the used bitmaps are one word");
+
+typedef struct PcidSlot {
+    uint16_t pcid;
+    bool used;
+    uint32_t gen;
+    uint64_t stamp;
+} PcidSlot;
+
+typedef struct X86Mmu {
+    uint64_t used[X86_CTX_COUNT];        /* groups of 16 entries that hold anything */
+    uint64_t used_local[X86_CTX_COUNT];  /* groups that hold pages that are not global */
+    uint32_t gen_counter, gen, global_gen;
+    uint64_t dir_gen;
+    uint32_t fetch_epoch;
+    PcidSlot pcids[PCID_SLOTS];
+    uint64_t stamp;
+    bool watch;                          /* DR7 has data breakpoints on */
+    /* Ranges of 2 MiB (1 GiB) of which pieces of large pages may be cached: a Bloom filter. */
+    uint64_t large_seen[64], huge_seen[2];
+    bool any_large;
+    L2Entry l2[L2_SETS][L2_WAYS];
+    uint8_t l2_next[L2_SETS];
+    DirCache dirs[DIR_SLOTS];
+    PhysPage phys[PHYS_SLOTS];
+    FetchEntry fetch[2][FETCH_SLOTS]; /* supervisor, user */
+    X86CodeHooks hooks;
+    MemListener listener;
+    X86Cpu *cpu;
+    bool listening;
+    PhysPage last; /* of the last x86_mmu_fill() that returned NULL */
+} X86Mmu;
+
+typedef struct SplitLock {
+    pthread_mutex_t mutex;
+} SplitLock;
+
+static inline X86Mmu *x86_mmu(X86Cpu *cpu)
+{
+    return cpu->mmu;
+}
+
+static inline uint64_t x86_a20(const X86Cpu *cpu, uint64_t pa)
+{
+    return cpu->a20 ? pa : pa & ~BIT64(20);
+}
+
+/* Looks up a physical page (A20 applied by the caller). The result lives until the next map change. */
+const PhysPage *mmu_phys_page(X86Cpu *cpu, uint64_t pa);
+/* Sets the dirty bits of a RAM page before it is written. */
+static inline void mmu_set_dirty(const PhysPage *page)
+{
+    RamBlock *block = page->block;
+    uint64_t n = page->block_offset >> MEM_PAGE_BITS;
+    uint8_t track = block->track;
+    if ((block->flags[n] & track) != track) {
+        atomic_fetch_or(&block->flags[n], track);
+    }
+}
+
+/*
+ * Walks the page tables for an access; sets accessed and dirty bits when `mark`. Returns 0, or the error
+ * code of the page fault with bit 31 set.
+ */
+uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark, Walk *ret_walk);
+/* Whether a translation allows the access; else the error code with bit 31 set. */
+uint32_t mmu_check_rights(const X86Cpu *cpu, const Walk *walk, X86Access access, Privilege privilege);
+#define WALK_FAULT BIT(31)
+
+#endif

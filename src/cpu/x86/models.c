@@ -1,0 +1,494 @@
+/*
+ * -cpu: choosing a model, adding and removing features, and limiting them to what can be offered.
+ */
+#include <inttypes.h>
+
+#include "base/bits.h"
+#include "base/error.h"
+#include "cpu/x86/features.h"
+#include "cpu/x86/mmu.h"
+#include "cpu/x86/sys.h"
+#include "object/object.h"
+
+enum { TCG_PHYS_BITS = 40 };
+
+/* --- lookup --- */
+
+static const X86Model *model_exact(const char *name)
+{
+    for (const X86Model *m = x86_models; m->name; m++) {
+        if (strcmp(m->name, name) == 0 || (m->alias && strcmp(m->alias, name) == 0)) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
+static const X86Model *model_find(const char *name)
+{
+    const X86Model *m = model_exact(name);
+    if (!m) {
+        g_autofree char *first = g_strconcat(name, "-v1", NULL);
+        m = model_exact(first);
+    }
+    return m;
+}
+
+/* "Haswell" of "Haswell-v1"; NULL for later versions. Caller frees. */
+static char *unversioned(const X86Model *m)
+{
+    return g_str_has_suffix(m->name, "-v1") ? g_strndup(m->name, strlen(m->name) - 3) : NULL;
+}
+
+static GPtrArray *model_names(void)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    for (const X86Model *m = x86_models; m->name; m++) {
+        char *plain = unversioned(m);
+        if (plain) {
+            g_ptr_array_add(names, plain);
+        }
+        g_ptr_array_add(names, g_strdup(m->name));
+        if (m->alias) {
+            g_ptr_array_add(names, g_strdup(m->alias));
+        }
+    }
+    g_ptr_array_add(names, g_strdup("base"));
+    g_ptr_array_add(names, g_strdup("max"));
+    return names;
+}
+
+static Error *unknown_model(const char *name)
+{
+    g_autoptr(GPtrArray) names = model_names();
+    g_ptr_array_add(names, NULL);
+    const char *near = nearest_in(name, (const char *const *)names->pdata);
+    Error *err = error_new("unable to find CPU model '%s'", name);
+    return near ? error_hint(err, "Did you mean '%s'? -cpu help lists all.", near) : err;
+}
+
+/* --- a model's fields --- */
+
+static void apply_row(X86Cpu *cpu, const X86Model *m)
+{
+    if (m->like) {
+        const X86Model *base = model_exact(m->like);
+        assert(base != NULL);
+        apply_row(cpu, base);
+    }
+    if (m->vendor) {
+        g_strlcpy(cpu->vendor, m->vendor, sizeof(cpu->vendor));
+    }
+    if (m->model_name) {
+        g_strlcpy(cpu->model_name, m->model_name, sizeof(cpu->model_name));
+    }
+    if (!m->like || m->level) {
+        cpu->cpuid_level = m->level;
+    }
+    if (!m->like || m->xlevel) {
+        cpu->cpuid_xlevel = m->xlevel;
+    }
+    if (!m->like) {
+        cpu->family = m->family;
+        cpu->model_id = m->model;
+        cpu->stepping = m->stepping;
+    } else if (m->stepping) {
+        cpu->stepping = m->stepping;
+    }
+    x86_features_parse(m->flags, cpu->features);
+}
+
+static void apply_max(X86Cpu *cpu)
+{
+    g_strlcpy(cpu->vendor, "AuthenticAMD", sizeof(cpu->vendor));
+    g_strlcpy(cpu->model_name, "QEMU TCG CPU version 2.5+", sizeof(cpu->model_name));
+    cpu->cpuid_level = 13;
+    cpu->cpuid_xlevel = 0x8000000a;
+    cpu->family = 15;
+    cpu->model_id = 107;
+    cpu->stepping = 1;
+    x86_supported_features(cpu->features);
+}
+
+static void apply_base(X86Cpu *cpu)
+{
+    g_strlcpy(cpu->vendor, "AuthenticAMD", sizeof(cpu->vendor));
+    cpu->family = cpu->model_id = cpu->stepping = 0;
+    x86_features_parse("hypervisor", cpu->features);
+}
+
+/* --- options --- */
+
+typedef struct CpuOption {
+    const char *name;
+    enum { OPT_U32, OPT_STR, OPT_BOOL } kind;
+    size_t offset;
+    uint64_t max;
+    size_t size; /* of a string */
+} CpuOption;
+#define FIELD(m) offsetof(X86Cpu, m)
+static const CpuOption options[] = {
+    { "level", OPT_U32, FIELD(cpuid_level), UINT32_MAX },
+    { "xlevel", OPT_U32, FIELD(cpuid_xlevel), UINT32_MAX },
+    { "family", OPT_U32, FIELD(family), 0xff + 0xf },
+    { "model", OPT_U32, FIELD(model_id), 0xff },
+    { "stepping", OPT_U32, FIELD(stepping), 0xf },
+    { "min-level", OPT_U32, FIELD(min_level), UINT32_MAX },
+    { "min-xlevel", OPT_U32, FIELD(min_xlevel), UINT32_MAX },
+    { "vendor", OPT_STR, FIELD(vendor), 12, sizeof(((X86Cpu *)0)->vendor) },
+    { "model-id", OPT_STR, FIELD(model_name), 48, sizeof(((X86Cpu *)0)->model_name) },
+    { "check", OPT_BOOL, FIELD(check_cpuid) },
+    { "enforce", OPT_BOOL, FIELD(enforce_cpuid) },
+    { "host-phys-bits", OPT_BOOL, FIELD(host_phys_bits) },
+    { "kvm", OPT_BOOL, FIELD(kvm_signature) },
+    { "legacy-cache", OPT_BOOL, FIELD(legacy_cache) },
+    { "l3-cache", OPT_BOOL, FIELD(l3_cache) },
+    { "cpuid-0xb", OPT_BOOL, FIELD(leaf_b) },
+    { "full-cpuid-auto-level", OPT_BOOL, FIELD(auto_level) },
+    { "tcg-cpuid", OPT_BOOL, FIELD(tcg_signature) },
+    { "migratable", OPT_BOOL, FIELD(migratable) },
+    { "pmu", OPT_BOOL, FIELD(pmu) },
+};
+
+static Error *set_number(X86Cpu *cpu, const CpuOption *option, const char *value)
+{
+    uint64_t number;
+    TRY(parse_u64(value, &number));
+    if (number > option->max) {
+        return error_new("CPU property '%s': %" PRIu64 " is too large (at most %" PRIu64 ")", option->name, number,
+                         option->max);
+    }
+    *(uint32_t *)(void *)((char *)cpu + option->offset) = (uint32_t)number;
+    return NULL;
+}
+
+static Error *set_string(X86Cpu *cpu, const CpuOption *option, const char *value)
+{
+    if (strcmp(option->name, "vendor") == 0 && strlen(value) != 12) {
+        return error_new("CPU property 'vendor': '%s' does not have 12 characters", value);
+    }
+    g_strlcpy((char *)cpu + option->offset, value, option->size);
+    return NULL;
+}
+
+static Error *set_phys_bits(X86Cpu *cpu, const char *value)
+{
+    uint64_t bits;
+    TRY(parse_u64(value, &bits));
+    if (bits && (bits < 32 || bits > 52)) {
+        return error_new("phys-bits should be between 32 and 52 (but is %" PRIu64 ")", bits);
+    }
+    cpu->phys_bits_wanted = (uint8_t)bits;
+    return NULL;
+}
+
+static const CpuOption *option_find(const char *name)
+{
+    for (unsigned n = 0; n < ARRAY_SIZE(options); n++) {
+        if (strcmp(options[n].name, name) == 0) {
+            return &options[n];
+        }
+    }
+    return NULL;
+}
+
+static Error *unknown_property(const char *name)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (unsigned n = 0; n < ARRAY_SIZE(options); n++) {
+        g_ptr_array_add(names, (void *)options[n].name);
+    }
+    g_ptr_array_add(names, (void *)"phys-bits");
+    for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
+        for (unsigned bit = 0; bit < 32; bit++) {
+            const char *feature = x86_feature_name(word, bit);
+            if (feature) {
+                g_ptr_array_add(names, (void *)feature);
+            }
+        }
+    }
+    g_ptr_array_add(names, NULL);
+    const char *near = nearest_in(name, (const char *const *)names->pdata);
+    Error *err = error_new("Property 'x86_64-cpu.%s' not found", name);
+    return near ? error_hint(err, "Did you mean '%s'?", near) : err;
+}
+
+/* Features that the user named, to be told from those of the model. */
+typedef struct Wanted {
+    uint32_t on[X86_FEAT_WORDS], off[X86_FEAT_WORDS];
+} Wanted;
+
+static Error *set_feature(Wanted *wanted, const char *name, bool on)
+{
+    unsigned word, bit;
+    if (!x86_feature_find(name, strlen(name), &word, &bit)) {
+        return unknown_property(name);
+    }
+    if (on) {
+        wanted->on[word] |= BIT(bit);
+        wanted->off[word] &= ~BIT(bit);
+    } else {
+        wanted->off[word] |= BIT(bit);
+        wanted->on[word] &= ~BIT(bit);
+    }
+    return NULL;
+}
+
+static Error *set_property(X86Cpu *cpu, Wanted *wanted, const char *name, const char *value)
+{
+    const CpuOption *option = option_find(name);
+    if (strcmp(name, "phys-bits") == 0) {
+        return set_phys_bits(cpu, value);
+    }
+    if (option && option->kind == OPT_U32) {
+        return set_number(cpu, option, value);
+    }
+    if (option && option->kind == OPT_STR) {
+        return set_string(cpu, option, value);
+    }
+    bool on;
+    Error *err = parse_bool(value, &on);
+    if (err) {
+        return error_prefix(err, "CPU property '%s': ", name);
+    }
+    if (option) {
+        *(bool *)((char *)cpu + option->offset) = on;
+        return NULL;
+    }
+    return set_feature(wanted, name, on);
+}
+
+static Error *set_option(X86Cpu *cpu, Wanted *wanted, const char *text)
+{
+    if (text[0] == '+' || text[0] == '-') {
+        return set_feature(wanted, text + 1, text[0] == '+');
+    }
+    const char *equals = strchr(text, '=');
+    if (!equals) {
+        return set_property(cpu, wanted, text, "on");
+    }
+    g_autofree char *name = g_strndup(text, (size_t)(equals - text));
+    return set_property(cpu, wanted, name, equals + 1);
+}
+
+/* --- limits --- */
+
+static const char *word_label(unsigned word)
+{
+    static const char *const labels[X86_FEAT_WORDS] = {
+        [X86_FEAT_1_EDX] = "CPUID.01H:EDX",
+        [X86_FEAT_1_ECX] = "CPUID.01H:ECX",
+        [X86_FEAT_7_EBX] = "CPUID.07H:EBX",
+        [X86_FEAT_7_ECX] = "CPUID.07H:ECX",
+        [X86_FEAT_7_EDX] = "CPUID.07H:EDX",
+        [X86_FEAT_7_1_EAX] = "CPUID.07H.1H:EAX",
+        [X86_FEAT_8000_0001_EDX] = "CPUID.80000001H:EDX",
+        [X86_FEAT_8000_0001_ECX] = "CPUID.80000001H:ECX",
+        [X86_FEAT_8000_0007_EDX] = "CPUID.80000007H:EDX",
+        [X86_FEAT_8000_0008_EBX] = "CPUID.80000008H:EBX",
+        [X86_FEAT_D_1_EAX] = "CPUID.0DH.1H:EAX",
+        [X86_FEAT_6_EAX] = "CPUID.06H:EAX",
+        [X86_FEAT_SVM] = "CPUID.8000000AH:EDX",
+        [X86_FEAT_ARCH_CAPS] = "MSR(10AH)",
+    };
+    return labels[word] ? labels[word] : "CPUID";
+}
+
+/* Takes away what cannot be offered. Tells of it, or refuses with enforce. */
+static Error *limit_features(X86Cpu *cpu, bool quiet)
+{
+    uint32_t offered[X86_FEAT_WORDS];
+    bool missing = false;
+    x86_supported_features(offered);
+    for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
+        uint32_t lost = cpu->features[word] & ~offered[word];
+        for (unsigned bit = 0; bit < 32; bit++) {
+            const char *name = x86_feature_name(word, bit);
+            if ((lost >> bit & 1) && name && !quiet && (cpu->check_cpuid || cpu->enforce_cpuid)) {
+                warn_report("TCG doesn't support requested feature: %s.%s [bit %u]", word_label(word), name, bit);
+            }
+        }
+        missing |= lost != 0;
+        cpu->features[word] &= offered[word];
+    }
+    if (missing && cpu->enforce_cpuid) {
+        return error_new("TCG doesn't support requested features");
+    }
+    return NULL;
+}
+
+/* Features that make no sense without another. */
+static void drop_dependent(X86Cpu *cpu)
+{
+    static const struct { uint8_t word, bit, needs_word, needs_bit; } rows[] = {
+        { X86_FEAT_1_ECX, 28, X86_FEAT_1_ECX, 26 },  /* AVX: XSAVE */
+        { X86_FEAT_7_EBX, 5, X86_FEAT_1_ECX, 28 },   /* AVX2: AVX */
+        { X86_FEAT_1_ECX, 12, X86_FEAT_1_ECX, 28 },  /* FMA */
+        { X86_FEAT_1_ECX, 29, X86_FEAT_1_ECX, 28 },  /* F16C */
+        { X86_FEAT_7_EBX, 16, X86_FEAT_7_EBX, 5 },   /* AVX-512F: AVX2 */
+        { X86_FEAT_7_ECX, 3, X86_FEAT_8000_0001_EDX, 29 },   /* PKU: long mode */
+        { X86_FEAT_7_ECX, 16, X86_FEAT_8000_0001_EDX, 29 },  /* LA57 */
+        { X86_FEAT_1_ECX, 17, X86_FEAT_8000_0001_EDX, 29 },  /* PCID */
+        { X86_FEAT_7_EBX, 10, X86_FEAT_1_ECX, 17 },  /* INVPCID: PCID */
+    };
+    for (unsigned n = 0; n < ARRAY_SIZE(rows); n++) {
+        if (!x86_has(cpu, rows[n].needs_word, rows[n].needs_bit)) {
+            cpu->features[rows[n].word] &= ~BIT(rows[n].bit);
+        }
+    }
+    if (!x86_has(cpu, X86_FEAT_1_ECX, 26)) {
+        cpu->features[X86_FEAT_D_1_EAX] = 0;
+    }
+    if (!x86_has(cpu, X86_FEAT_7_EDX, 29)) {
+        cpu->features[X86_FEAT_ARCH_CAPS] = 0;
+    }
+}
+
+static void raise_levels(X86Cpu *cpu)
+{
+    const uint32_t *f = cpu->features;
+    uint32_t level = cpu->min_level, xlevel = cpu->min_xlevel;
+    if (cpu->auto_level) {
+        level = MAX(level, f[X86_FEAT_6_EAX] ? 6u : 0);
+        level = MAX(level, f[X86_FEAT_7_EBX] | f[X86_FEAT_7_ECX] | f[X86_FEAT_7_EDX] ? 7u : 0);
+        level = MAX(level, x86_has(cpu, X86_FEAT_1_ECX, 26) ? 0xdu : 0);
+        xlevel = MAX(xlevel, f[X86_FEAT_8000_0001_EDX] | f[X86_FEAT_8000_0001_ECX] ? 0x80000001u : 0);
+        xlevel = MAX(xlevel, f[X86_FEAT_8000_0007_EDX] ? 0x80000007u : 0);
+        xlevel = MAX(xlevel, f[X86_FEAT_8000_0008_EBX] ? 0x80000008u : 0);
+        xlevel = MAX(xlevel, f[X86_FEAT_SVM] ? 0x8000000au : 0);
+        xlevel = MAX(xlevel, x86_has(cpu, X86_FEAT_8000_0001_ECX, 22) ? 0x8000001eu : 0);
+    }
+    cpu->cpuid_level = MAX(cpu->cpuid_level, level);
+    cpu->cpuid_xlevel = MAX(cpu->cpuid_xlevel, xlevel);
+}
+
+static void set_address_width(X86Cpu *cpu)
+{
+    bool lm = x86_has(cpu, X86_FEAT_8000_0001_EDX, 29), pse36 = x86_has(cpu, X86_FEAT_1_EDX, 17);
+    bool pae = x86_has(cpu, X86_FEAT_1_EDX, 6);
+    cpu->phys_bits = lm ? TCG_PHYS_BITS : pse36 || pae ? 36 : 32;
+    if (lm && cpu->phys_bits_wanted) {
+        cpu->phys_bits = cpu->phys_bits_wanted;
+    }
+    cpu->phys_mask = BITS64(cpu->phys_bits - 1, 0);
+}
+
+/* --- entry --- */
+
+static void set_defaults(X86Cpu *cpu)
+{
+    memset(cpu->features, 0, sizeof(cpu->features));
+    memset(cpu->vendor, 0, sizeof(cpu->vendor));
+    memset(cpu->model_name, 0, sizeof(cpu->model_name));
+    cpu->cpuid_level = cpu->cpuid_xlevel = cpu->min_level = cpu->min_xlevel = 0;
+    cpu->check_cpuid = cpu->leaf_b = cpu->auto_level = cpu->tcg_signature = cpu->l3_cache = true;
+    cpu->legacy_cache = cpu->migratable = cpu->kvm_signature = true;
+    cpu->enforce_cpuid = cpu->host_phys_bits = cpu->pmu = false;
+    cpu->phys_bits_wanted = 0;
+}
+
+Error *x86_apply_model(X86Cpu *cpu, const char *spec)
+{
+    g_auto(GStrv) parts = g_strsplit(spec, ",", -1);
+    if (!parts[0] || !*parts[0]) {
+        return error_new("-cpu: a model name is missing (-cpu help lists them)");
+    }
+    const X86Model *m = model_find(parts[0]);
+    bool max = strcmp(parts[0], "max") == 0, base = strcmp(parts[0], "base") == 0;
+    if (strcmp(parts[0], "host") == 0) {
+        return error_new("CPU model 'host' requires KVM or HVF");
+    }
+    if (!m && !max && !base) {
+        return unknown_model(parts[0]);
+    }
+    set_defaults(cpu);
+    cpu->model = m;
+    if (m) {
+        apply_row(cpu, m);
+    } else if (max) {
+        apply_max(cpu);
+    } else {
+        apply_base(cpu);
+    }
+    Wanted wanted = { 0 };
+    for (unsigned n = 1; parts[n]; n++) {
+        if (*parts[n]) {
+            TRY(set_option(cpu, &wanted, parts[n]));
+        }
+    }
+    for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
+        cpu->features[word] = (cpu->features[word] | wanted.on[word]) & ~wanted.off[word];
+    }
+    TRY(limit_features(cpu, cpu->vcpu && cpu->vcpu->index != 0));
+    drop_dependent(cpu);
+    raise_levels(cpu);
+    set_address_width(cpu);
+    cpu->fx.mxcsr_mask = 0xffff;
+    if (cpu->mmu) {
+        x86_tlb_flush_all(cpu);
+    }
+    return NULL;
+}
+
+/* --- help --- */
+
+static int by_name(const void *a, const void *b)
+{
+    return g_ascii_strcasecmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void add_flags(GString *text)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
+        for (unsigned bit = 0; bit < 32; bit++) {
+            const char *name = x86_feature_name(word, bit);
+            if (name) {
+                g_ptr_array_add(names, (void *)name);
+            }
+        }
+    }
+    g_ptr_array_sort(names, by_name);
+    size_t width = 0;
+    g_string_append(text, "\nRecognized CPUID flags:\n");
+    for (unsigned n = 0; n < names->len; n++) {
+        const char *name = names->pdata[n];
+        if (width == 0 || width + strlen(name) + 1 > 75) {
+            g_string_append(text, width ? "\n " : " ");
+            width = 1;
+        }
+        g_string_append_printf(text, " %s", name);
+        width += strlen(name) + 1;
+    }
+    g_string_append_c(text, '\n');
+}
+
+char *x86_models_help(void)
+{
+    g_autoptr(GPtrArray) lines = g_ptr_array_new_with_free_func(g_free);
+    for (const X86Model *m = x86_models; m->name; m++) {
+        g_autofree char *plain = unversioned(m);
+        if (plain) {
+            g_ptr_array_add(lines, g_strdup_printf("x86 %-20s  (alias configured by machine type)", plain));
+        }
+        if (m->alias) {
+            g_ptr_array_add(lines, g_strdup_printf("x86 %-20s  (alias of %s)", m->alias, m->name));
+        }
+        const char *desc = m->desc ? m->desc : m->model_name;
+        for (const X86Model *from = m; !desc && from->like;) {
+            from = model_exact(from->like);
+            desc = from->model_name;
+        }
+        g_ptr_array_add(lines, g_strdup_printf("x86 %-20s  %s", m->name, desc ? desc : ""));
+    }
+    g_ptr_array_sort(lines, by_name);
+    GString *text = g_string_new("Available CPUs:\n");
+    for (unsigned n = 0; n < lines->len; n++) {
+        g_string_append_printf(text, "%s\n", (char *)lines->pdata[n]);
+    }
+    g_string_append_printf(text, "x86 %-20s  %s\n", "base", "base CPU model type with no features enabled");
+    g_string_append_printf(text, "x86 %-20s  %s\n", "max",
+                           "Enables all features supported by the accelerator in the current host");
+    add_flags(text);
+    return g_string_free(text, FALSE);
+}
