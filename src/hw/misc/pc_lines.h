@@ -8,6 +8,8 @@
 
 /* The board offers an IrqLine under this service; level 1: bit 20 of addresses passes. */
 #define PC_A20_SERVICE "a20"
+/* An IrqLine that a CPU raises at an unmasked x87 error with CR0.NE clear. Any thread. */
+#define PC_FERR_SERVICE "ferr"
 
 /* Whoever changed its output last decides. Machine lock. */
 static inline void pc_set_a20(Machine *machine, bool open)

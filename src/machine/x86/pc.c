@@ -1,0 +1,147 @@
+/*
+ * The "pc" boards: i440FX host bridge, PIIX3 ISA bridge and IDE, PIIX4 power management, ISA parts,
+ * 8259 and I/O APIC. Versions differ in defaults of devices only.
+ */
+#include "cpu/x86/sys.h"
+#include "firmware/fw_cfg.h"
+#include "hw/isa/piix.h"
+#include "hw/pci_host/i440fx.h"
+#include "machine/x86/x86_board.h"
+
+/* RAM that would reach the PCI window near 4 GiB continues above it, from 3 GiB on to keep 1 GiB pages whole. */
+#define LOW_RAM_LIMIT 0xe0000000ull
+#define LOW_RAM_SPLIT 0xc0000000ull
+#define PCI_HOLE_END  0xfec00000ull
+#define PCI_HOLE64    (2 * GiB)
+enum { PM_BASE = 0x600, GPE_BASE = 0xafe0, GPE_BYTES = 4, SCI_IRQ = 9 };
+
+static void describe_firmware(X86Board *board)
+{
+    Machine *machine = board->machine;
+    PcFirmwareInfo *info = &board->firmware;
+    info->ram_below_4g = board->below_4g;
+    info->ram_above_4g = board->above_4g;
+    info->acpi = (AcpiPcInfo) {
+        .pci_hole_start = board->below_4g,
+        .pci_hole_end = PCI_HOLE_END,
+        .hpet = machine->config->hpet,
+        .smm = machine->config->smm != AUTO_OFF,
+        .s3 = true,
+        .s4 = true,
+        .ioapic = true,
+        .pm_base = PM_BASE,
+        .gpe_base = GPE_BASE,
+        .gpe_bytes = GPE_BYTES,
+        .ports = board->ports,
+    };
+    info->acpi.pci_hole64_start = ALIGN_UP(4 * GiB + board->above_4g, 1 * GiB);
+    info->acpi.pci_hole64_end = info->acpi.pci_hole64_start + PCI_HOLE64;
+    info->smbios.manufacturer = "QEMU";
+    info->smbios.product = "Standard PC (i440FX + PIIX, 1996)";
+    info->smbios.version = machine->type->name;
+}
+
+static Error *add_power_management(X86Board *board, PciBus *pci)
+{
+    const MachineConfig *config = board->machine->config;
+    Device *pm;
+    if (!config->acpi) {
+        return NULL;
+    }
+    return piix4_pm_create(board->machine, pci, &board->gsi[SCI_IRQ],
+                           config->smm == AUTO_OFF ? NULL : &board->smi, &pm);
+}
+
+static Error *pc_build(Machine *machine)
+{
+    X86Board *board = x86_board(machine);
+    uint64_t split = machine->config->ram_size >= LOW_RAM_LIMIT ? LOW_RAM_SPLIT : LOW_RAM_LIMIT;
+    PciBus *pci;
+    IsaBus *isa;
+    MemRegion *pci_memory;
+    const DeviceType *type;
+
+    TRY(x86_board_init(machine, split));
+    TRY(i440fx_create(machine, &board->ram, board->below_4g, &pci, &pci_memory));
+    TRY(x86_board_load_bios(board, "bios-256k.bin", pci_memory));
+    device_add_builtin(machine, "ioapic", NULL);
+    board->ioapic = ioapic_of(machine);
+    TRY(piix3_create(machine, pci, board->gsi, &isa));
+    TRY(x86_board_add_isa_parts(board));
+    if (machine->config->hpet) {
+        device_add_builtin(machine, "hpet", NULL);
+    }
+    TRY(x86_board_add_cpus(board));
+    if (device_type_lookup("piix3-ide", &type) == NULL) {
+        Device *ide = device_new(machine, type, NULL);
+        TRY(device_set(ide, "addr", "1.1"));
+        TRY(device_plug(ide, &pci->bus));
+    }
+    TRY(add_power_management(board, pci));
+    fw_cfg_create(machine);
+    describe_firmware(board);
+    return pc_firmware_begin(machine, &board->firmware);
+}
+
+static Error *pc_finish(Machine *machine)
+{
+    X86Board *board = x86_board(machine);
+    uint32_t regs[4];
+    x86_cpuid(x86_cpu_of(g_ptr_array_index(machine->vcpus, 0)), 1, 0, regs);
+    board->firmware.smbios.cpuid_signature = regs[0];
+    board->firmware.smbios.cpuid_features = regs[3];
+    x86_board_fill_cmos(board);
+    x86_board_list_ports(board);
+    return pc_firmware_finish(machine, &board->firmware);
+}
+
+/* --- versions: each has its own differences to the next and all of that one's --- */
+
+static const CompatProp compat_6_0[] = { { "PIIX4_PM", "acpi-root-pci-hotplug", "off" }, { 0 } };
+static const CompatProp compat_3_0[] = {
+    { "PIIX4_PM", "acpi-root-pci-hotplug", "off" }, { "VGA", "edid", "off" }, { "secondary-vga", "edid", "off" }, { 0 },
+};
+
+#define PC(ident, number, why, table, ...)                                                         \
+    static const MachineType pc_##ident = {                                                        \
+        .name = "pc-i440fx-" number, .desc = "Standard PC (i440FX + PIIX, 1996)", .max_cpus = 255, \
+        .default_ram = 128 * MiB, .default_cpu = "qemu64", .default_nic = "e1000",                 \
+        .default_display = "std", .block_default = "ide", .ram_id = "pc.ram", .compat = table,     \
+        .deprecated = why, .board_size = sizeof(X86Board), .build = pc_build, .finish = pc_finish, \
+        ##__VA_ARGS__                                                                              \
+    };                                                                                             \
+    MACHINE_REGISTER(&pc_##ident)
+
+PC(11_0, "11.0", NULL, NULL);
+PC(10_2, "10.2", NULL, NULL);
+PC(10_1, "10.1", NULL, NULL);
+PC(10_0, "10.0", NULL, NULL);
+PC(9_2, "9.2", NULL, NULL);
+PC(9_1, "9.1", NULL, NULL);
+PC(9_0, "9.0", NULL, NULL);
+PC(8_2, "8.2", NULL, NULL);
+PC(8_1, "8.1", NULL, NULL);
+PC(8_0, "8.0", NULL, NULL);
+PC(7_2, "7.2", NULL, NULL, .alias = "pc", .is_default = true);
+PC(7_1, "7.1", NULL, NULL);
+PC(7_0, "7.0", NULL, NULL);
+PC(6_2, "6.2", NULL, NULL);
+PC(6_1, "6.1", NULL, NULL);
+PC(6_0, "6.0", NULL, compat_6_0);
+PC(5_2, "5.2", NULL, compat_6_0);
+PC(5_1, "5.1", NULL, compat_6_0);
+PC(5_0, "5.0", NULL, compat_6_0);
+PC(4_2, "4.2", NULL, compat_6_0);
+PC(4_1, "4.1", NULL, compat_6_0);
+PC(4_0, "4.0", NULL, compat_6_0);
+PC(3_1, "3.1", NULL, compat_6_0);
+PC(3_0, "3.0", NULL, compat_3_0);
+PC(2_12, "2.12", NULL, compat_3_0);
+PC(2_11, "2.11", NULL, compat_3_0);
+PC(2_10, "2.10", NULL, compat_3_0);
+PC(2_9, "2.9", NULL, compat_3_0);
+PC(2_8, "2.8", NULL, compat_3_0);
+PC(2_7, "2.7", NULL, compat_3_0);
+PC(2_6, "2.6", NULL, compat_3_0);
+PC(2_5, "2.5", NULL, compat_3_0);
+PC(2_4, "2.4", NULL, compat_3_0);

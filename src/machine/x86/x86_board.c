@@ -1,0 +1,174 @@
+/*
+ * The common part of PC boards. An ISA interrupt n reaches the 8259 pair and the I/O APIC's pin n, but
+ * for the timer, whose line is pin 2.
+ */
+#include "machine/x86/x86_board.h"
+
+#include <sys/stat.h>
+
+#include "base/endian.h"
+#include "cpu/x86/sys.h"
+#include "cpu/x86/vcpu_x86.h"
+#include "firmware/kernel.h"
+#include "hw/misc/pc_lines.h"
+
+enum { BIOS_UNIT = 64 * 1024, BIOS_MAX = 16 * 1024 * 1024, BIOS_LOW_MAX = 128 * 1024 };
+
+/* --- lines --- */
+
+static void board_set_gsi(void *opaque, int n, int level)
+{
+    X86Board *board = opaque;
+    if (n < 16 && board->pic) {
+        i8259_set_irq(board->pic, n, level);
+    }
+    if (board->ioapic) {
+        ioapic_set_irq(board->ioapic, n == 0 ? 2 : n, level);
+    }
+}
+
+static void board_set_a20(void *opaque, int n, int level)
+{
+    X86Board *board = opaque;
+    for (guint i = 0; i < board->machine->vcpus->len; i++) {
+        x86_set_a20(x86_cpu_of(g_ptr_array_index(board->machine->vcpus, i)), level);
+    }
+}
+
+static void board_smi(void *opaque, int n, int level)
+{
+    X86Board *board = opaque;
+    if (level && board->machine->vcpus->len) {
+        Vcpu *self = vcpu_self();
+        vcpu_kick(self ? self : g_ptr_array_index(board->machine->vcpus, 0), VCPU_REQ_SMI);
+    }
+}
+
+/* Firmware finds out from the shutdown byte that it wakes up from S3. */
+static void board_event(MachineNotifier *notifier, MachineEvent event, void *data)
+{
+    enum { CMOS_SHUTDOWN = 0x0f, SHUTDOWN_S3 = 0xfe };
+    X86Board *board = container_of(notifier, X86Board, notifier);
+    if (event == MACHINE_EVENT_SUSPEND && board->rtc) {
+        rtc_set_memory(board->rtc, CMOS_SHUTDOWN, SHUTDOWN_S3);
+    }
+}
+
+/* --- memory --- */
+
+Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
+{
+    X86Board *board = x86_board(machine);
+    uint64_t size = machine->config->ram_size;
+    board->machine = machine;
+    board->below_4g = MIN(size, below_4g_max);
+    board->above_4g = size - board->below_4g;
+    for (unsigned n = 0; n < IOAPIC_PINS; n++) {
+        irq_line_init(&board->gsi[n], board_set_gsi, board, n);
+    }
+    irq_line_init(&board->a20, board_set_a20, board, 0);
+    irq_line_init(&board->smi, board_smi, board, 0);
+    machine_set_service(machine, PC_A20_SERVICE, &board->a20);
+    board->notifier.fn = board_event;
+    machine_notifier_add(machine, &board->notifier);
+
+    const char *id = machine->type->ram_id ? machine->type->ram_id : "ram";
+    TRY(ram_block_new(machine->mem, id, size, machine->config->ram_options, &board->ram_block));
+    mem_region_init_ram(&board->ram, id, board->ram_block, 0, size);
+    return NULL;
+}
+
+Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory)
+{
+    Machine *machine = board->machine;
+    const char *name = machine->config->firmware ? machine->config->firmware : default_name;
+    g_autofree char *path = NULL;
+    g_autofree uint8_t *data = NULL;
+    size_t size;
+    TRY(machine_find_file(machine, name, &path));
+    TRY(kernel_read_file("-bios", path, &data, &size));
+    if (size == 0 || size > BIOS_MAX || size % BIOS_UNIT) {
+        return error_new("-bios %s: the size of a firmware image is a multiple of 64 KiB, at most 16 MiB; "
+                         "this one has %zu bytes", path, size);
+    }
+    TRY(ram_block_new(machine->mem, "pc.bios", size, NULL, &board->bios_block));
+    memcpy(board->bios_block->host, data, size);
+    mem_region_init_rom(&board->bios, "pc.bios", board->bios_block, 0, size, NULL, NULL);
+    mem_region_map(memory, 4 * GiB - size, &board->bios, 1);
+    uint64_t low = MIN(size, BIOS_LOW_MAX);
+    mem_region_init_alias(&board->bios_low, "isa-bios", &board->bios, size - low, low);
+    mem_region_map(memory, 1 * MiB - low, &board->bios_low, 1);
+    return NULL;
+}
+
+/* --- parts --- */
+
+static Error *add_part(Machine *machine, const char *name, Bus *bus, Device **ret_dev)
+{
+    const DeviceType *type;
+    TRY(device_type_lookup(name, &type));
+    Device *dev = device_new(machine, type, NULL);
+    TRY(device_plug(dev, bus));
+    if (ret_dev) {
+        *ret_dev = dev;
+    }
+    return NULL;
+}
+
+Error *x86_board_add_isa_parts(X86Board *board)
+{
+    Machine *machine = board->machine;
+    const MachineConfig *config = machine->config;
+    Bus *isa = &isa_bus_of(machine)->bus;
+
+    TRY(add_part(machine, "i8257", isa, NULL));
+    if (config->pic) {
+        TRY(add_part(machine, "isa-i8259", isa, NULL));
+        board->pic = i8259_of(machine);
+    }
+    TRY(add_part(machine, "mc146818rtc", isa, NULL));
+    board->rtc = rtc_of(machine);
+    if (config->pit) {
+        TRY(add_part(machine, "isa-pit", isa, NULL));
+    }
+    TRY(add_part(machine, "isa-pcspk", isa, NULL));
+    TRY(add_part(machine, "isa-ferr", isa, NULL));
+    if (config->i8042) {
+        TRY(add_part(machine, "i8042", isa, NULL));
+    }
+    return add_part(machine, "port92", isa, NULL);
+}
+
+/* Bits that number `count` things. */
+static unsigned id_width(unsigned count)
+{
+    return count > 1 ? 32 - __builtin_clz(count - 1) : 0;
+}
+
+/* APIC ids give each level of the topology a field of its own, as CPUID leaf 0BH explains them. */
+static uint32_t apic_id_of(const MachineConfig *config, unsigned index)
+{
+    unsigned threads = MAX(config->threads, 1u), cores = MAX(config->cores, 1u), dies = MAX(config->dies, 1u);
+    unsigned thread = index % threads, core = index / threads % cores;
+    unsigned die = index / (threads * cores) % dies, package = index / (threads * cores * dies);
+    unsigned core_shift = id_width(threads), die_shift = core_shift + id_width(cores);
+    unsigned package_shift = die_shift + id_width(dies);
+    return thread | core << core_shift | die << die_shift | package << package_shift;
+}
+
+Error *x86_board_add_cpus(X86Board *board)
+{
+    Machine *machine = board->machine;
+    const MachineConfig *config = machine->config;
+    const char *model = config->cpu_model ? config->cpu_model : machine->type->default_cpu;
+    for (unsigned index = 0; index < config->cpus; index++) {
+        Vcpu *vcpu;
+        TRY(x86_vcpu_create(machine, model, apic_id_of(config, index), &vcpu));
+        TRY(apic_create(vcpu, NULL));
+        x86_cpu_of(vcpu)->ferr = machine_service(machine, PC_FERR_SERVICE);
+    }
+    if (board->pic) {
+        i8259_connect(board->pic, (IrqLine) { apic_set_intr, machine, 0 });
+    }
+    return NULL;
+}

@@ -1,0 +1,49 @@
+/*
+ * What all PC boards share: CPUs, interrupt wiring, ISA parts, firmware, CMOS contents.
+ */
+#ifndef OSTRICH_MACHINE_X86_X86_BOARD_H
+#define OSTRICH_MACHINE_X86_X86_BOARD_H
+
+#include "bus/isa.h"
+#include "firmware/pc.h"
+#include "hw/intc/apic.h"
+#include "hw/intc/i8259.h"
+#include "hw/intc/ioapic.h"
+#include "hw/timer/mc146818rtc.h"
+
+typedef struct X86Board {
+    Machine *machine;
+    RamBlock *ram_block, *bios_block;
+    MemRegion ram, bios, bios_low;
+    uint64_t below_4g, above_4g;
+    I8259 *pic;
+    IoApic *ioapic;
+    Rtc *rtc;
+    IrqLine gsi[IOAPIC_PINS];
+    IrqLine a20, smi;
+    PcFirmwareInfo firmware;
+    const char *ports[16];
+    MachineNotifier notifier;
+    ResetHandler boot_once;
+    unsigned resets;
+} X86Board;
+
+static inline X86Board *x86_board(Machine *machine)
+{
+    return machine->board;
+}
+
+/* Sets up lines, RAM (not mapped), the first interrupt inputs. */
+Error *x86_board_init(Machine *machine, uint64_t below_4g_max) MUST_USE;
+/* The firmware image at the top of 4 GiB and, the last 128 KiB, below 1 MiB of `memory`. */
+Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory) MUST_USE;
+/* PIC, PIT, RTC, DMA, keyboard controller, speaker, port 92h, FERR on the machine's ISA bus. */
+Error *x86_board_add_isa_parts(X86Board *board) MUST_USE;
+/* The vCPUs with their local APICs. After the ISA parts. */
+Error *x86_board_add_cpus(X86Board *board) MUST_USE;
+/* CMOS bytes that firmware reads; when all devices are there. */
+void x86_board_fill_cmos(X86Board *board);
+/* Fills board->ports with the names of ISA parts for the ACPI tables. */
+void x86_board_list_ports(X86Board *board);
+
+#endif
