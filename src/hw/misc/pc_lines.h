@@ -11,6 +11,10 @@
 /* An IrqLine that a CPU raises at an unmasked x87 error with CR0.NE clear. Any thread. */
 #define PC_FERR_SERVICE "ferr"
 
+/* IrqLine[PC_GSI_COUNT]: the global system interrupts. Any thread; the sinks take their locks. */
+#define PC_GSI_SERVICE "gsi"
+#define PC_GSI_COUNT 24
+
 /* Whoever changed its output last decides. Machine lock. */
 static inline void pc_set_a20(Machine *machine, bool open)
 {

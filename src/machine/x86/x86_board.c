@@ -69,6 +69,7 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
     irq_line_init(&board->a20, board_set_a20, board, 0);
     irq_line_init(&board->smi, board_smi, board, 0);
     machine_set_service(machine, PC_A20_SERVICE, &board->a20);
+    machine_set_service(machine, PC_GSI_SERVICE, board->gsi);
     board->notifier.fn = board_event;
     machine_notifier_add(machine, &board->notifier);
 
