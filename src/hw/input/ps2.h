@@ -45,6 +45,8 @@ typedef struct Ps2Mouse {
 
 void ps2_port_reset(Ps2Port *port);
 void ps2_port_put(Ps2Port *port, uint8_t byte);
+/* All bytes or, when there is no room, none; the controller hears of it when they are all there. */
+void ps2_port_put_all(Ps2Port *port, const uint8_t *bytes, unsigned count);
 /* The next byte; when there is none, the last one again. */
 uint8_t ps2_port_get(Ps2Port *port);
 extern const StateField ps2_port_state[];

@@ -17,14 +17,23 @@ void ps2_port_reset(Ps2Port *port)
     port->head = port->count = 0;
 }
 
+void ps2_port_put_all(Ps2Port *port, const uint8_t *bytes, unsigned count)
+{
+    bool was_empty = port->count == 0;
+    if (port->count + count > PS2_QUEUE) {
+        return;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        port->data[(port->head + port->count++) % PS2_QUEUE] = bytes[i];
+    }
+    if (was_empty) {
+        port->ready(port->opaque);
+    }
+}
+
 void ps2_port_put(Ps2Port *port, uint8_t byte)
 {
-    if (port->count < PS2_QUEUE) {
-        port->data[(port->head + port->count) % PS2_QUEUE] = byte;
-        if (port->count++ == 0) {
-            port->ready(port->opaque);
-        }
-    }
+    ps2_port_put_all(port, &byte, 1);
 }
 
 uint8_t ps2_port_get(Ps2Port *port)
@@ -41,11 +50,8 @@ uint8_t ps2_port_get(Ps2Port *port)
 
 static void put_bytes(Ps2Kbd *kbd, const uint8_t *bytes, unsigned count)
 {
-    if (kbd->port.count + count > KEY_LIMIT) {
-        return;
-    }
-    for (unsigned i = 0; i < count; i++) {
-        ps2_port_put(&kbd->port, bytes[i]);
+    if (kbd->port.count + count <= KEY_LIMIT) {
+        ps2_port_put_all(&kbd->port, bytes, count);
     }
 }
 

@@ -50,19 +50,16 @@ static void mouse_put_packet(Ps2Mouse *mouse, bool scaling)
         dx = mouse_scale(dx);
         dy = mouse_scale(dy);
     }
-    Ps2Port *port = &mouse->port;
-    ps2_port_put(port, 0x08 | (mouse->buttons & 7) | (dx < 0) << 4 | (dy < 0) << 5);
-    ps2_port_put(port, dx);
-    ps2_port_put(port, dy);
+    uint8_t packet[4] = { 0x08 | (mouse->buttons & 7) | (dx < 0) << 4 | (dy < 0) << 5, dx, dy };
     if (mouse->id == 3) {
-        ps2_port_put(port, take(&mouse->dz, -127, 127));
+        packet[3] = take(&mouse->dz, -127, 127);
     } else if (mouse->id == 4) {
-        uint8_t dz = take(&mouse->dz, -7, 7) & 15;
-        ps2_port_put(port, dz | (mouse->buttons & 0x18) << 1);
+        packet[3] = (take(&mouse->dz, -7, 7) & 15) | (mouse->buttons & 0x18) << 1;
     } else {
         mouse->dz = 0;
     }
     mouse->sent_buttons = mouse->buttons;
+    ps2_port_put_all(&mouse->port, packet, mouse->id ? 4 : 3);
 }
 
 static bool mouse_has_news(const Ps2Mouse *mouse)

@@ -38,6 +38,7 @@ struct Rtc {
     int64_t offset;       /* ns: the guest's time = clock + offset */
     int64_t checked_until; /* guest second up to which alarms and updates were looked at */
     int64_t periodic_next; /* ns on the clock */
+    int64_t flags_read;    /* ns on the clock, when register C was read last */
     uint32_t missed;      /* periodic interrupts owed, driftfix=slew */
     bool irq_disabled;
     Timer periodic, update;
@@ -412,9 +413,12 @@ static uint8_t rtc_read_byte(Rtc *rtc, uint8_t index)
         return rtc->memory[R_A] | (updating ? A_UIP : 0);
     }
     if (index == R_C) {
-        if (!(rtc->memory[R_B] & B_PIE) && rtc_period(rtc)) {
-            rtc->memory[R_C] |= C_PF; /* polled: any pace is at least the period's */
+        int64_t period = rtc_period(rtc), now = clock_ns(rtc);
+        if (!(rtc->memory[R_B] & B_PIE) && period &&
+            (now + rtc->offset) / period != (rtc->flags_read + rtc->offset) / period) {
+            rtc->memory[R_C] |= C_PF; /* no timer runs for a flag that is polled */
         }
+        rtc->flags_read = now;
         uint8_t value = rtc->memory[R_C];
         rtc_ack(rtc);
         return value;
@@ -568,6 +572,7 @@ static const StateField state[] = {
     STATE_INT(Rtc, offset),
     STATE_INT(Rtc, checked_until),
     STATE_INT(Rtc, periodic_next),
+    STATE_INT(Rtc, flags_read),
     STATE_RANGE(Rtc, missed, 0, SLEW_MAX),
     STATE_BOOL(Rtc, irq_disabled),
     STATE_TIMER(Rtc, periodic),
