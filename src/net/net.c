@@ -1,0 +1,252 @@
+/* Ports, links, delivery; network cards' common part. */
+#include "net/net.h"
+
+#include <string.h>
+
+#define SERVICE "net"
+enum { WAITING_MAX = 1024, MACS = 256 };
+
+typedef struct Net {
+    List ports;
+    unsigned macs_used[MACS / 32]; /* last octets given out or taken, from 0x56 */
+} Net;
+
+static Net *net_of(Machine *machine)
+{
+    Net *net = machine_service(machine, SERVICE);
+    if (!net) {
+        net = g_new0(Net, 1);
+        list_init(&net->ports);
+        machine_set_service(machine, SERVICE, net);
+    }
+    return net;
+}
+
+void net_port_init(NetPort *port, Machine *machine, const char *name, const NetPortOps *ops, void *opaque)
+{
+    *port = (NetPort) { .name = g_strdup(name), .machine = machine, .ops = ops, .opaque = opaque };
+    g_queue_init(&port->waiting);
+    list_append(&net_of(machine)->ports, &port->node);
+}
+
+void net_port_flush_waiting(NetPort *port)
+{
+    g_queue_clear_full(&port->waiting, (GDestroyNotify)g_bytes_unref);
+}
+
+void net_unlink(NetPort *port)
+{
+    if (port->peer) {
+        port->peer->peer = NULL;
+        port->peer = NULL;
+    }
+}
+
+void net_port_fini(NetPort *port)
+{
+    if (port->machine) {
+        net_unlink(port);
+        net_port_flush_waiting(port);
+        list_remove(&port->node);
+        g_free(port->name);
+        port->machine = NULL;
+    }
+}
+
+Error *net_link(NetPort *a, NetPort *b)
+{
+    NetPort *busy = a->peer ? a : b->peer ? b : NULL;
+    if (busy) {
+        return error_new("'%s' is connected to '%s' already", busy->name, busy->peer->name);
+    }
+    a->peer = b;
+    b->peer = a;
+    return NULL;
+}
+
+/* --- delivery --- */
+
+static bool deliver(NetPort *to, const uint8_t *frame, size_t length)
+{
+    to->delivering = true;
+    bool taken = to->ops->receive(to, frame, length);
+    to->delivering = false;
+    return taken;
+}
+
+void net_send(NetPort *port, const uint8_t *frame, size_t length)
+{
+    NetPort *to = port->peer;
+    if (!to || port->link_down || to->link_down || length > NET_FRAME_MAX) {
+        return;
+    }
+    if (!to->delivering && g_queue_is_empty(&to->waiting) && deliver(to, frame, length)) {
+        return;
+    }
+    if (g_queue_get_length(&to->waiting) < WAITING_MAX) {
+        g_queue_push_tail(&to->waiting, g_bytes_new(frame, length));
+    }
+}
+
+void net_port_ready(NetPort *port)
+{
+    GBytes *frame;
+    while (!port->delivering && (frame = g_queue_peek_head(&port->waiting))) {
+        gsize length;
+        const uint8_t *data = g_bytes_get_data(frame, &length);
+        if (!deliver(port, data, length)) {
+            return;
+        }
+        g_queue_pop_head(&port->waiting);
+        g_bytes_unref(frame);
+    }
+}
+
+/* --- the list --- */
+
+NetPort *net_port_next(Machine *machine, NetPort *after)
+{
+    List *ports = &net_of(machine)->ports;
+    ListNode *node = after ? after->node.next : ports->head.next;
+    return node == &ports->head ? NULL : container_of(node, NetPort, node);
+}
+
+NetPort *net_port_find(Machine *machine, const char *name)
+{
+    for (NetPort *port = NULL; (port = net_port_next(machine, port));) {
+        if (!strcmp(port->name, name)) {
+            return port;
+        }
+    }
+    return NULL;
+}
+
+Error *net_set_link(Machine *machine, const char *name, bool up)
+{
+    NetPort *port = net_port_find(machine, name);
+    if (!port) {
+        return error_new_class(ERROR_DEVICE_NOT_FOUND, "Device '%s' not found", name);
+    }
+    NetPort *ends[] = { port, port->peer };
+    for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+        if (ends[i] && ends[i]->link_down == up) {
+            ends[i]->link_down = !up;
+            if (ends[i]->ops->link_changed) {
+                ends[i]->ops->link_changed(ends[i]);
+            }
+        }
+    }
+    return NULL;
+}
+
+static void describe_port(GString *out, NetPort *port)
+{
+    g_autofree char *more = port->ops->describe ? port->ops->describe(port) : NULL;
+    g_string_append_printf(out, "%s: index=0,type=%s%s%s\n", port->name, port->ops->kind, more ? "," : "", more ? more : "");
+}
+
+char *net_describe(Machine *machine)
+{
+    GString *out = g_string_new(NULL);
+    for (NetPort *port = NULL; (port = net_port_next(machine, port));) {
+        bool card = !strcmp(port->ops->kind, "nic");
+        if (card || !port->peer) {
+            describe_port(out, port);
+        }
+        if (card && port->peer) {
+            g_string_append(out, " \\ ");
+            describe_port(out, port->peer);
+        }
+    }
+    return g_string_free(out, FALSE);
+}
+
+void net_finish(Machine *machine)
+{
+    Net *net = machine_service(machine, SERVICE);
+    if (!net) {
+        return;
+    }
+    LIST_FOREACH_SAFE (port, &net->ports, NetPort, node) {
+        if (port->ops->destroy) {
+            port->ops->destroy(port);
+        }
+    }
+    if (list_empty(&net->ports)) {
+        machine_set_service(machine, SERVICE, NULL);
+        g_free(net);
+    }
+}
+
+/* --- cards --- */
+
+static const uint8_t first_mac[6] = { 0x52, 0x54, 0x00, 0x12, 0x34, 0x56 };
+
+static void note_mac(Net *net, const uint8_t mac[6])
+{
+    if (!memcmp(mac, first_mac, 5)) {
+        unsigned n = (uint8_t)(mac[5] - first_mac[5]);
+        net->macs_used[n / 32] |= BIT(n % 32);
+    }
+}
+
+static void choose_mac(Net *net, MacAddress *mac)
+{
+    if (!mac->set) {
+        unsigned n = 0;
+        while (n < MACS - 1 && (net->macs_used[n / 32] & BIT(n % 32))) {
+            n++;
+        }
+        memcpy(mac->octet, first_mac, 6);
+        mac->octet[5] = (uint8_t)(first_mac[5] + n);
+        mac->set = true;
+    }
+    note_mac(net, mac->octet);
+}
+
+Error *nic_attach(NicConf *conf, Device *dev, const NetPortOps *ops, void *opaque)
+{
+    NetPort *backend = NULL;
+
+    if (conf->mac.set && (conf->mac.octet[0] & 1)) {
+        return error_new("%s: the mac is a multicast address; the first octet must be even", device_label(dev));
+    }
+    if (conf->netdev && *conf->netdev) {
+        backend = net_port_find(dev->machine, conf->netdev);
+        if (!backend || !strcmp(backend->ops->kind, "nic")) {
+            return error_new("Property '%s.netdev' can't find value '%s'", dev->object.type->name, conf->netdev);
+        }
+        if (backend->peer) {
+            return error_new("%s: the netdev '%s' is in use by '%s' already", device_label(dev), conf->netdev, backend->peer->name);
+        }
+    }
+    choose_mac(net_of(dev->machine), &conf->mac);
+    g_autofree char *name = g_strdup(dev->object.parent && dev->object.parent->id &&
+                                             !strcmp(dev->object.parent->id, "peripheral")
+                                         ? dev->object.id
+                                         : NULL);
+    for (unsigned n = 0; !name; n++) {
+        g_autofree char *candidate = g_strdup_printf("%s.%u", dev->object.type->name, n);
+        if (!net_port_find(dev->machine, candidate)) {
+            name = g_steal_pointer(&candidate);
+        }
+    }
+    net_port_init(&conf->port, dev->machine, name, ops, opaque);
+    return backend ? net_link(&conf->port, backend) : NULL;
+}
+
+void nic_detach(NicConf *conf)
+{
+    net_port_fini(&conf->port);
+}
+
+bool nic_is_broadcast(const uint8_t *frame)
+{
+    static const uint8_t all[6] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
+    return !memcmp(frame, all, 6);
+}
+
+bool nic_is_multicast(const uint8_t *frame)
+{
+    return frame[0] & 1;
+}
