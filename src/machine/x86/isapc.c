@@ -1,7 +1,6 @@
 /*
  * "isapc": a PC without PCI, APIC or ACPI, for systems that know nothing else.
  */
-#include "cpu/x86/sys.h"
 #include "firmware/fw_cfg.h"
 #include "machine/x86/x86_board.h"
 

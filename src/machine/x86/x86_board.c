@@ -4,10 +4,6 @@
  */
 #include "machine/x86/x86_board.h"
 
-#include <sys/stat.h>
-
-#include "base/endian.h"
-#include "cpu/x86/sys.h"
 #include "cpu/x86/vcpu_x86.h"
 #include "firmware/kernel.h"
 #include "hw/misc/pc_lines.h"
@@ -140,23 +136,6 @@ Error *x86_board_add_isa_parts(X86Board *board)
     return add_part(machine, "port92", isa, NULL);
 }
 
-/* Bits that number `count` things. */
-static unsigned id_width(unsigned count)
-{
-    return count > 1 ? 32 - __builtin_clz(count - 1) : 0;
-}
-
-/* APIC ids give each level of the topology a field of its own, as CPUID leaf 0BH explains them. */
-static uint32_t apic_id_of(const MachineConfig *config, unsigned index)
-{
-    unsigned threads = MAX(config->threads, 1u), cores = MAX(config->cores, 1u), dies = MAX(config->dies, 1u);
-    unsigned thread = index % threads, core = index / threads % cores;
-    unsigned die = index / (threads * cores) % dies, package = index / (threads * cores * dies);
-    unsigned core_shift = id_width(threads), die_shift = core_shift + id_width(cores);
-    unsigned package_shift = die_shift + id_width(dies);
-    return thread | core << core_shift | die << die_shift | package << package_shift;
-}
-
 Error *x86_board_add_cpus(X86Board *board)
 {
     Machine *machine = board->machine;
@@ -164,7 +143,7 @@ Error *x86_board_add_cpus(X86Board *board)
     const char *model = config->cpu_model ? config->cpu_model : machine->type->default_cpu;
     for (unsigned index = 0; index < config->cpus; index++) {
         Vcpu *vcpu;
-        TRY(x86_vcpu_create(machine, model, apic_id_of(config, index), &vcpu));
+        TRY(x86_vcpu_create(machine, index, model, &vcpu));
         TRY(apic_create(vcpu, NULL));
         x86_cpu_of(vcpu)->ferr = machine_service(machine, PC_FERR_SERVICE);
     }
