@@ -15,16 +15,22 @@ static uint64_t offset_mask(unsigned osize)
     return osize == 8 ? ~0ull : osize == 4 ? 0xffffffff : 0xffff;
 }
 
-/* The target lies in the code segment (canonical in 64-bit code). */
-static void check_target(X86Cpu *cpu, const Desc *cs, uint64_t offset)
+/*
+ * The target lies in the code segment (canonical in 64-bit code). Returns it: a 64-bit offset into a
+ * segment that is not 64-bit loses its upper half before the check, as processors do.
+ */
+static uint64_t check_target(X86Cpu *cpu, const Desc *cs, uint64_t offset)
 {
     if ((cpu->efer & EFER_LMA) && (cs->hi & DESC_L)) {
         if (!x86_canonical(cpu, offset)) {
             x86_gp(cpu, 0);
         }
-    } else if (offset > desc_limit(cs)) {
+        return offset;
+    }
+    if ((uint32_t)offset > desc_limit(cs)) {
         x86_gp(cpu, 0);
     }
+    return (uint32_t)offset;
 }
 
 static void load_cs(X86Cpu *cpu, uint16_t selector, unsigned cpl, const Desc *desc)
@@ -257,7 +263,7 @@ void x86_far_jmp(X86Cpu *cpu, uint16_t selector, uint64_t offset, unsigned osize
         return;
     }
     check_direct(cpu, selector, &desc);
-    check_target(cpu, &desc, offset);
+    offset = check_target(cpu, &desc, offset);
     desc_set_accessed(cpu, addr);
     load_cs(cpu, selector, cpu->cpl, &desc);
     x86_hot(cpu)->rip = offset;
@@ -292,7 +298,7 @@ void x86_far_call(X86Cpu *cpu, uint16_t selector, uint64_t offset, unsigned osiz
         x86_load_seg_real(cpu, X86_CS, selector);
         return;
     }
-    check_target(cpu, &desc, offset);
+    offset = check_target(cpu, &desc, offset);
     desc_set_accessed(cpu, addr);
     frame_write(&frame, EXC_SS, 0);
     frame_set_rsp(&frame);
@@ -382,7 +388,7 @@ void x86_far_ret(X86Cpu *cpu, unsigned osize, uint16_t pop_bytes)
     Desc desc = return_segment(cpu, selector, &addr);
     unsigned rpl = selector & 3;
     if (rpl == cpu->cpl) {
-        check_target(cpu, &desc, rip);
+        rip = check_target(cpu, &desc, rip);
         desc_set_accessed(cpu, addr);
         stack_set(cpu, rsp + 2 * osize + pop_bytes);
         load_cs(cpu, selector, rpl, &desc);
@@ -394,7 +400,7 @@ void x86_far_ret(X86Cpu *cpu, unsigned osize, uint16_t pop_bytes)
     uint16_t ss_sel = (uint16_t)stack_peek_at(cpu, 3 * osize + pop_bytes, osize);
     X86Seg ss;
     uint64_t ss_addr = return_stack(cpu, ss_sel, rpl, &desc, &ss);
-    check_target(cpu, &desc, rip);
+    rip = check_target(cpu, &desc, rip);
     leave_to(cpu, selector, &desc, addr, &ss, ss_addr, rip, sp + pop_bytes);
 }
 
@@ -509,7 +515,7 @@ static void iret_protected(X86Cpu *cpu, unsigned osize)
     Desc desc = return_segment(cpu, selector, &addr);
     unsigned rpl = selector & 3;
     if (rpl == cpu->cpl && !mode64(cpu)) {
-        check_target(cpu, &desc, rip);
+        rip = check_target(cpu, &desc, rip);
         desc_set_accessed(cpu, addr);
         stack_set(cpu, rsp + 3 * osize);
         load_cs(cpu, selector, rpl, &desc);
@@ -522,7 +528,7 @@ static void iret_protected(X86Cpu *cpu, unsigned osize)
     uint16_t ss_sel = (uint16_t)stack_peek(cpu, 4, osize);
     X86Seg ss;
     uint64_t ss_addr = return_stack(cpu, ss_sel, rpl, &desc, &ss);
-    check_target(cpu, &desc, rip);
+    rip = check_target(cpu, &desc, rip);
     leave_to(cpu, selector, &desc, addr, &ss, ss_addr, rip, sp);
     set_flags(cpu, flags, mask, osize);
     x86_mode_changed(cpu);
