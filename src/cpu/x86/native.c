@@ -261,6 +261,16 @@ static void emit_modrm(Emit *e, const X86Insn *insn, const Use *use)
     emit8(e, modrm);
 }
 
+/* Opcodes whose VEX.W selects the size of a general register: it means nothing outside 64-bit mode. */
+static bool w_is_gpr_size(const X86Insn *insn)
+{
+    uint8_t op = insn->opcode;
+    if (insn->map == 1) {
+        return op == 0x2a || op == 0x2c || op == 0x2d || op == 0x6e || (op == 0x7e && native_pp(insn) == 1);
+    }
+    return insn->map == 3 && (op == 0x16 || op == 0x22 || op == 0x60 || op == 0x61);
+}
+
 /* REX.WRXB as the host needs them: no index, renamed registers below 8. */
 static unsigned host_rex(const X86Insn *insn, const Use *use, bool code64)
 {
@@ -272,8 +282,8 @@ static unsigned host_rex(const X86Insn *insn, const Use *use, bool code64)
     if (use->gpr_reg >= 0) {
         rex &= ~4u;
     }
-    if (!code64 && (use->gpr_reg >= 0 || use->gpr_rm >= 0 || use->pcmpestr)) {
-        rex &= ~8u; /* VEX.W means nothing for general registers outside 64-bit mode */
+    if (!code64 && w_is_gpr_size(insn)) {
+        rex &= ~8u;
     }
     return rex;
 }
