@@ -10,6 +10,7 @@
 
 struct FuzzGen {
     bool code32;
+    unsigned ac_percent;
     uint32_t mode;
     unsigned *rows, count;   /* rows that may be used */
     uint8_t *seen;           /* by row */
@@ -49,10 +50,12 @@ uint32_t gen_class_of(const char *name)
     return 0;
 }
 
-FuzzGen *gen_new(uint32_t classes, const uint32_t features[X86_FEAT_WORDS], bool code32, unsigned *ret_skipped)
+FuzzGen *gen_new(uint32_t classes, const uint32_t features[X86_FEAT_WORDS], bool code32,
+                 unsigned ac_percent, unsigned *ret_skipped)
 {
     FuzzGen *gen = g_new0(FuzzGen, 1);
     gen->code32 = code32;
+    gen->ac_percent = ac_percent;
     gen->mode = X86_MODE_PE | X86_MODE_LMA | X86_MODE_PG | X86_MODE_FLAT | 3 << X86_MODE_CPL_SHIFT |
                 (code32 ? X86_MODE_CS32 | X86_MODE_SS32 : X86_MODE_CS64 | X86_MODE_SS32);
     gen->rows = g_new(unsigned, x86_insn_count);
@@ -398,7 +401,7 @@ void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *c)
     c->template = (uint8_t)rng_below(&rng, FUZZ_TEMPLATES);
     c->count = (uint8_t)(1 + rng_below(&rng, rng_chance(&rng, 30) ? 3 : FUZZ_INSNS));
     c->undefined = 0;
-    value_state(&rng, gen->code32, &c->in);
+    value_state(&rng, gen->code32, gen->ac_percent, &c->in);
     for (unsigned i = 0; i < c->count; i++) {
         gen_insn(gen, &rng, c, i);
     }

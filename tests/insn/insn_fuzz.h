@@ -78,15 +78,16 @@ static inline bool rng_chance(Rng *rng, unsigned percent)
     return rng_below(rng, 100) < percent;
 }
 /* Fills in registers, flags, x87 and vector state. */
-void value_state(Rng *rng, bool code32, FuzzState *ret_state);
+void value_state(Rng *rng, bool code32, unsigned ac_percent, FuzzState *ret_state);
 /* Contents of the writable pages and of the read-only one. */
 void gen_template(unsigned n, uint8_t *data);
 void gen_readonly(uint8_t *data);
 
 /* --- gen.c --- */
 typedef struct FuzzGen FuzzGen;
-/* classes: bits of FuzzClass; features: the words both sides have. */
-FuzzGen *gen_new(uint32_t classes, const uint32_t features[X86_FEAT_WORDS], bool code32, unsigned *ret_skipped);
+/* classes: BIT(X86Class)s; features: the words both sides have; ac_percent: how often EFLAGS.AC is set. */
+FuzzGen *gen_new(uint32_t classes, const uint32_t features[X86_FEAT_WORDS], bool code32,
+                 unsigned ac_percent, unsigned *ret_skipped);
 void gen_free(FuzzGen *gen);
 unsigned gen_rows(const FuzzGen *gen);
 /* Rows that occurred in cases so far. */

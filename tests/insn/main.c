@@ -198,7 +198,7 @@ int main(int argc, char **argv)
 {
     g_autofree char *engine = NULL, *classes = NULL, *one = NULL, *seed_text = NULL;
     gint64 count = 100000;
-    int seconds = 0, reports = 5;
+    int seconds = 0, reports = 5, ac = 1;
     gboolean verbose = FALSE, code32 = FALSE;
     GOptionEntry options[] = {
         { "engine", 'e', 0, G_OPTION_ARG_STRING, &engine, "t0 (default) or t1", "NAME" },
@@ -208,6 +208,7 @@ int main(int argc, char **argv)
         { "seed", 's', 0, G_OPTION_ARG_STRING, &seed_text, "first seed", "N" },
         { "one", 0, 0, G_OPTION_ARG_STRING, &one, "run one case", "SEED" },
         { "code32", 0, 0, G_OPTION_ARG_NONE, &code32, "32-bit code", NULL },
+        { "ac", 0, 0, G_OPTION_ARG_INT, &ac, "cases with alignment checking (default: 1)", "PERCENT" },
         { "reports", 0, 0, G_OPTION_ARG_INT, &reports, "differences to show", "N" },
         { "verbose", 'v', 0, G_OPTION_ARG_NONE, &verbose, "statistics", NULL },
         { NULL },
@@ -227,7 +228,8 @@ int main(int argc, char **argv)
         features[i] &= guest_features(run.guest)[i];
     }
     unsigned skipped = 0;
-    run.gen = gen_new(parse_classes(classes ? classes : "int,x87,mmx,sse,avx,bmi"), features, code32, &skipped);
+    run.gen = gen_new(parse_classes(classes ? classes : "int,x87,mmx,sse,avx,bmi"), features, code32,
+                      (unsigned)ac, &skipped);
     if (gen_rows(run.gen) == 0) {
         printf("insn-fuzz: nothing of this class can run on this host\n");
         return 77;

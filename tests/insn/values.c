@@ -7,10 +7,6 @@
 
 #include "base/endian.h"
 
-#ifndef FUZZ_AC
-#define FUZZ_AC 2
-#endif
-
 uint64_t rng_next(Rng *rng)
 {
     uint64_t z = (rng->s += 0x9e3779b97f4a7c15ull);
@@ -240,7 +236,7 @@ static void value_mxcsr(Rng *rng, uint8_t *fx)
     st32_le(fx + 24, mxcsr);
 }
 
-void value_state(Rng *rng, bool code32, FuzzState *s)
+void value_state(Rng *rng, bool code32, unsigned ac_percent, FuzzState *s)
 {
     memset(s, 0, sizeof(*s));
     for (unsigned i = 0; i < 16; i++) {
@@ -261,7 +257,7 @@ void value_state(Rng *rng, bool code32, FuzzState *s)
         s->gpr[i] = i < 8 ? (uint32_t)s->gpr[i] : 0;
     }
     s->rflags = 0x202 | (rng_next(rng) & X86_ARITH) | (rng_chance(rng, 15) ? X86_DF : 0) |
-                (rng_chance(rng, FUZZ_AC) ? X86_AC : 0);
+                (rng_chance(rng, ac_percent) ? X86_AC : 0);
     value_x87(rng, s->xsave);
     value_mxcsr(rng, s->xsave);
     st32_le(s->xsave + 28, 0xffff);
