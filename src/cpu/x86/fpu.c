@@ -195,7 +195,7 @@ static void run_converting_store(X86Cpu *cpu, const X86Insn *insn, const NativeS
 {
     uint8_t buf[64] __attribute__((aligned(64)));
     stub_run(cpu, insn, stub, buf);
-    x86_store_bytes(cpu, x86_ea(cpu, insn, stub->mem_size, true), buf, stub->mem_size, X86_AS_CPL);
+    x86_store_bytes(cpu, fpu_ea_at(cpu, insn, 0, stub->mem_size, true), buf, stub->mem_size, X86_AS_CPL);
 }
 
 /*
@@ -220,6 +220,7 @@ static void run_x87_store(X86Cpu *cpu, const X86Insn *insn, const NativeStub *st
     unsigned size = stub->mem_size;
     uint64_t va = x86_ea(cpu, insn, size, true);
     if (size == 10) { /* two stores; the second may fault */
+        fpu_check_ac(cpu, va, 8);
         x86_store(cpu, va, ld64_le(buf), 8);
         x86_store(cpu, va + 8, ld16_le(buf + 8), 2);
     } else {
@@ -234,7 +235,21 @@ uint64_t fpu_ea_at(X86Cpu *cpu, const X86Insn *insn, int64_t offset, unsigned si
 {
     X86Insn at = *insn;
     at.disp += offset;
+    if (unlikely(x86_hot(cpu)->mode & X86_MODE_AC) && size > 1) {
+        /* Both ends as bytes, which are always aligned. */
+        uint64_t va = x86_ea(cpu, &at, 1, write);
+        at.disp += size - 1;
+        x86_ea(cpu, &at, 1, write);
+        return va;
+    }
     return x86_ea(cpu, &at, size, write);
+}
+
+void fpu_check_ac(X86Cpu *cpu, uint64_t va, unsigned align)
+{
+    if (unlikely(x86_hot(cpu)->mode & X86_MODE_AC) && (va & (align - 1))) {
+        x86_raise_error(cpu, EXC_AC, 0);
+    }
 }
 
 /* Misalignment comes before a non-canonical address, which may be #SS. */
@@ -282,7 +297,10 @@ void x86_op_native(X86Cpu *cpu, const X86Insn *insn)
     if (stub->props & STUB_ALIGN) {
         fpu_check_alignment(cpu, insn, size);
     }
-    uint64_t va = x86_ea(cpu, insn, size, write);
+    uint64_t va = stub->props & STUB_NO_AC ? fpu_ea_at(cpu, insn, 0, size, write) : x86_ea(cpu, insn, size, write);
+    if (size == 10) {
+        fpu_check_ac(cpu, va, 8);
+    }
     void *host = x86_tlb_hit(cpu, va, size, write);
     if (likely(host != NULL)) {
         stub_run(cpu, insn, stub, host);

@@ -41,6 +41,7 @@ static void mask_move_bytes(X86Cpu *cpu, const X86Insn *insn, const uint8_t *dat
     uint64_t va[2];
     for (unsigned half = count; half; half -= 8) {
         va[half / 8 - 1] = fpu_ea_at(cpu, &at, half - 8, 8, true);
+        fpu_check_ac(cpu, va[half / 8 - 1], 8);
         x86_check(cpu, va[half / 8 - 1], 8, X86_WRITE, X86_AS_CPL);
     }
     for (unsigned i = 0; i < count; i++) {

@@ -130,6 +130,7 @@ static bool wide_layout(const X86Insn *insn)
 static uint64_t env_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write)
 {
     uint64_t va = x86_ea(cpu, insn, size, write);
+    fpu_check_ac(cpu, va, wide_layout(insn) ? 4 : 2);
     x86_check(cpu, va, wide_layout(insn) ? 4 : 2, write ? X86_WRITE : X86_READ, X86_AS_CPL);
     x86_check(cpu, fpu_ea_at(cpu, insn, size - 1, 1, write), 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
     return va;

@@ -487,6 +487,12 @@ static void stub_set_operand(NativeStub *stub, const X86Insn *insn)
     }
 }
 
+/* VCVTPH2PS, VCVTPS2PH. */
+static bool is_half_float(const X86Insn *insn)
+{
+    return (insn->map == 2 && insn->opcode == 0x13) || (insn->map == 3 && insn->opcode == 0x1d);
+}
+
 static bool feature_present(X86Cpu *cpu, const X86Insn *insn)
 {
     const Native *native = cpu->native;
@@ -518,6 +524,7 @@ static void stub_build(X86Cpu *cpu, const X86Insn *insn, NativeStub *stub)
     }
     stub->props |= use.mmx || use.x87 ? STUB_FX : 0;
     stub->props |= use.mmx && !use.vec_load ? STUB_MMX : 0;
+    stub->props |= is_half_float(insn) ? STUB_NO_AC : 0;
     stub->props |= STUB_NEW;
     stub->props |= use.flags_out ? STUB_FLAGS_OUT : 0;
     stub->props |= use.mxcsr ? STUB_MXCSR : 0;

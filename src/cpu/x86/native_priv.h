@@ -22,6 +22,7 @@ enum { /* NativeStub.props */
     STUB_UD = BIT(6),         /* absent from the CPU model or from the host */
     STUB_FX = BIT(7),         /* goes through the whole x87 state */
     STUB_MMX = BIT(8),        /* MMX registers only */
+    STUB_NO_AC = BIT(10),     /* not subject to alignment checks */
     STUB_NEW = BIT(9),        /* never run: the host may not know it */
 };
 
@@ -89,8 +90,9 @@ void fpu_raise_pending(X86Cpu *cpu);
 /* #GP unless the memory operand is aligned to `size`; comes before #SS and #GP for the address. */
 void fpu_check_alignment(X86Cpu *cpu, const X86Insn *insn, unsigned size);
 /* Linear address of `offset` bytes behind the memory operand, checked for `size` bytes; the sum wraps at the
- * address size. */
+ * address size. Never #AC: that is fpu_check_ac()'s, as vector and x87 operands have alignments of their own. */
 uint64_t fpu_ea_at(X86Cpu *cpu, const X86Insn *insn, int64_t offset, unsigned size, bool write);
+void fpu_check_ac(X86Cpu *cpu, uint64_t va, unsigned align);
 /* Lets FERR# follow the exception summary downwards. */
 void fpu_ferr_update(X86Cpu *cpu);
 

@@ -204,7 +204,7 @@ void x86_op_stmxcsr(X86Cpu *cpu, const X86Insn *insn)
 static uint64_t fx_address(X86Cpu *cpu, const X86Insn *insn, bool write)
 {
     x86_fpu_check_x87(cpu, false);
-    x86_ea(cpu, insn, 1, write);
+    fpu_check_ac(cpu, x86_ea(cpu, insn, 1, write), 4);
     fpu_check_alignment(cpu, insn, 16);
     uint64_t va = x86_ea(cpu, insn, 512, write);
     x86_check(cpu, fpu_ea_at(cpu, insn, 511, 1, write), 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
@@ -266,7 +266,7 @@ static uint64_t requested(X86Cpu *cpu)
 
 static uint64_t xsave_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write)
 {
-    x86_ea(cpu, insn, 1, write);
+    fpu_check_ac(cpu, x86_ea(cpu, insn, 1, write), 4);
     fpu_check_alignment(cpu, insn, 64);
     return x86_ea(cpu, insn, size, write);
 }
