@@ -9,7 +9,7 @@
 
 /* One string a word: names in bit order, '.' where a bit has none, several names of a bit joined by '/'. */
 static const char *const words[X86_FEAT_WORDS] = {
-    [X86_FEAT_1_EDX] = "vme de pse tsc msr pae mce cx8 apic . sep mtrr pge mca cmov pat pse36 pn clflush . ds "
+    [X86_FEAT_1_EDX] = "fpu vme de pse tsc msr pae mce cx8 apic . sep mtrr pge mca cmov pat pse36 pn clflush . ds "
                        "acpi mmx fxsr sse sse2 ss ht/htt tm ia64 pbe",
     [X86_FEAT_1_ECX] = "pni/sse3 pclmulqdq/pclmuldq dtes64 monitor ds-cpl/ds_cpl vmx smx est tm2 ssse3 cid . fma "
                        "cx16 xtpr pdcm . pcid dca sse4.1/sse4-1/sse4_1 sse4.2/sse4-2/sse4_2 x2apic movbe popcnt "
