@@ -39,6 +39,7 @@ struct I440fxHost {
     MemRegion *ram;
     MemRegion ram_low, ram_high, pci_memory;
     MemRegion vga_window; /* PCI's, over RAM */
+    MemRegion unclaimed;  /* below 1 MiB, what no PCI device decodes: otherwise RAM would shine through */
     MemRegion smram_root, smram_system, smram_window;
     AddressSpace *smram_as, *pci_as;
     Segment segments[SEGMENTS];
@@ -108,6 +109,17 @@ static void own_alias(I440fxHost *host, MemRegion *region, const char *name, Mem
     device_region_own(&host->dev, region);
 }
 
+static uint64_t unclaimed_read(void *opaque, uint64_t addr, unsigned size)
+{
+    return UINT64_MAX;
+}
+
+static void unclaimed_write(void *opaque, uint64_t addr, uint64_t value, unsigned size)
+{
+}
+
+static const MemOps unclaimed_ops = { .read = unclaimed_read, .write = unclaimed_write, .min = 1, .max = 8 };
+
 static void init_memory(I440fxHost *host, uint64_t below_4g)
 {
     Machine *machine = host->dev.machine;
@@ -115,6 +127,9 @@ static void init_memory(I440fxHost *host, uint64_t below_4g)
     mem_region_init(&host->pci_memory, machine->mem, "pci", 0);
     device_region_own(&host->dev, &host->pci_memory);
     mem_region_map(system, 0, &host->pci_memory, -1);
+    mem_region_init_io(&host->unclaimed, machine->mem, "pci-unclaimed", 0x60000, &unclaimed_ops, host);
+    device_region_own(&host->dev, &host->unclaimed);
+    mem_region_map(&host->pci_memory, VGA_WINDOW, &host->unclaimed, -1);
     host->pci_as = mem_as_new(machine->mem, "pci-memory", &host->pci_memory);
 
     own_alias(host, &host->ram_low, "ram-below-4g", host->ram, 0, below_4g);
