@@ -118,7 +118,8 @@ static Error *pty_open(Chardev *chr)
         pty->linked = true;
     }
     /* Scripts read the name from this line. */
-    fprintf(stderr, "char device redirected to %s (label %s)\n", name, chardev_id(chr));
+    printf("char device redirected to %s (label %s)\n", name, chardev_id(chr));
+    fflush(stdout);
     timer_init(&pty->check, chr->set->loop, CLOCK_REALTIME_NS, pty_check, pty);
     pty_check(pty);
     return NULL;

@@ -1,0 +1,285 @@
+/* QMP commands about block devices and their media. */
+#include <string.h>
+
+#include "block/drive.h"
+#include "core/vm/machine.h"
+#include "schema/qmp_commands.h"
+
+static BlockGraph *graph_of(QmpContext *ctx)
+{
+    return machine_service(ctx->machine, BLOCK_SERVICE);
+}
+
+/* --- queries --- */
+
+static Value *node_value(BlockNode *node)
+{
+    Value *info = value_dict(), *image = value_dict(), *cache = value_dict();
+    uint64_t allocated = node_allocated_size(node);
+
+    value_put_str(image, "filename", node->filename);
+    value_put_str(image, "format", node->driver->name);
+    value_put(image, "virtual-size", value_uint(node->size));
+    if (allocated != UINT64_MAX) {
+        value_put(image, "actual-size", value_uint(allocated));
+    }
+    if (node->limits.cluster_size) {
+        value_put_int(image, "cluster-size", node->limits.cluster_size);
+    }
+    if (node->backing_filename) {
+        value_put_str(image, "backing-filename", node->backing_filename);
+        value_put_str(info, "backing_file", node->backing_filename);
+    }
+    value_put_bool(image, "dirty-flag", node->driver->dirty_flag && node->driver->dirty_flag(node));
+    value_put_bool(cache, "writeback", true);
+    value_put_bool(cache, "direct", node->direct);
+    value_put_bool(cache, "no-flush", node->no_flush);
+    value_put_str(info, "file", node->filename);
+    value_put_str(info, "node-name", node->name);
+    value_put_bool(info, "ro", node->read_only);
+    value_put_str(info, "drv", node->driver->name);
+    value_put_int(info, "backing_file_depth", node->backing ? 1 : 0);
+    value_put_bool(info, "encrypted", false);
+    static const char *const zeroes[] = { "off", "on", "unmap" };
+    value_put_str(info, "detect_zeroes", zeroes[node->detect_zeroes]);
+    static const char *const limits[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr" };
+    for (size_t n = 0; n < ARRAY_SIZE(limits); n++) {
+        value_put_int(info, limits[n], 0);
+    }
+    value_put_int(info, "write_threshold", 0);
+    value_put(info, "image", image);
+    value_put(info, "cache", cache);
+    return info;
+}
+
+static Value *backend_value(BlockBackend *blk)
+{
+    Value *info = value_dict();
+
+    value_put_str(info, "device", blk_name(blk));
+    if (blk_device(blk)) {
+        value_put_str(info, "qdev", blk_device(blk));
+    }
+    value_put_str(info, "type", "unknown");
+    value_put_bool(info, "removable", blk_is_removable(blk));
+    value_put_bool(info, "locked", blk_is_locked(blk));
+    if (blk_has_tray(blk)) {
+        value_put_bool(info, "tray_open", blk_tray_is_open(blk));
+    }
+    value_put_str(info, "io-status", blk_io_status(blk));
+    if (blk_node(blk)) {
+        value_put(info, "inserted", node_value(blk_node(blk)));
+    }
+    return info;
+}
+
+Error *qmp_query_block(QmpContext *ctx, const QmpQueryBlockArgs *args, Value **ret)
+{
+    *ret = value_list();
+    for (BlockBackend *blk = NULL; graph_of(ctx) && (blk = blk_next(graph_of(ctx), blk));) {
+        if (*blk_name(blk) || blk_device(blk)) {
+            value_append(*ret, backend_value(blk));
+        }
+    }
+    return NULL;
+}
+
+static Value *stats_value(BlockBackend *blk)
+{
+    const BlkStats *stats = blk_stats(blk);
+    Value *info = value_dict(), *out = value_dict();
+    const struct {
+        const char *name;
+        int64_t value;
+    } rows[] = {
+        { "rd_bytes", (int64_t)stats->read_bytes },
+        { "wr_bytes", (int64_t)stats->write_bytes },
+        { "unmap_bytes", (int64_t)stats->unmap_bytes },
+        { "rd_operations", (int64_t)stats->read_ops },
+        { "wr_operations", (int64_t)stats->write_ops },
+        { "flush_operations", (int64_t)stats->flush_ops },
+        { "unmap_operations", (int64_t)stats->unmap_ops },
+        { "rd_total_time_ns", stats->read_ns },
+        { "wr_total_time_ns", stats->write_ns },
+        { "flush_total_time_ns", stats->flush_ns },
+        { "unmap_total_time_ns", stats->unmap_ns },
+        { "wr_highest_offset", (int64_t)stats->write_end },
+        { "rd_merged", 0 },
+        { "wr_merged", 0 },
+        { "unmap_merged", 0 },
+        { "failed_rd_operations", (int64_t)stats->failed_reads },
+        { "failed_wr_operations", (int64_t)stats->failed_writes },
+        { "failed_flush_operations", (int64_t)stats->failed_flushes },
+        { "failed_unmap_operations", (int64_t)stats->failed_unmaps },
+        { "invalid_rd_operations", (int64_t)stats->invalid_reads },
+        { "invalid_wr_operations", (int64_t)stats->invalid_writes },
+        { "invalid_flush_operations", (int64_t)stats->invalid_flushes },
+        { "invalid_unmap_operations", (int64_t)stats->invalid_unmaps },
+    };
+    for (size_t n = 0; n < ARRAY_SIZE(rows); n++) {
+        value_put_int(out, rows[n].name, rows[n].value);
+    }
+    value_put_bool(out, "account_failed", true);
+    value_put_bool(out, "account_invalid", true);
+    value_put(out, "timed_stats", value_list());
+    value_put_str(info, "device", blk_name(blk));
+    if (blk_device(blk)) {
+        value_put_str(info, "qdev", blk_device(blk));
+    }
+    if (blk_node(blk)) {
+        value_put_str(info, "node-name", blk_node(blk)->name);
+    }
+    value_put(info, "stats", out);
+    return info;
+}
+
+Error *qmp_query_blockstats(QmpContext *ctx, const QmpQueryBlockstatsArgs *args, Value **ret)
+{
+    *ret = value_list();
+    for (BlockBackend *blk = NULL; graph_of(ctx) && (blk = blk_next(graph_of(ctx), blk));) {
+        value_append(*ret, stats_value(blk));
+    }
+    return NULL;
+}
+
+Error *qmp_query_named_block_nodes(QmpContext *ctx, const QmpQueryNamedBlockNodesArgs *args, Value **ret)
+{
+    *ret = value_list();
+    for (BlockNode *node = NULL; graph_of(ctx) && (node = block_node_next(graph_of(ctx), node));) {
+        value_append(*ret, node_value(node));
+    }
+    return NULL;
+}
+
+/* --- nodes --- */
+
+Error *qmp_blockdev_add(QmpContext *ctx, const QmpBlockdevAddArgs *args, Value **ret)
+{
+    g_autoptr(KeyValues) kv = NULL;
+    BlockNode *node;
+
+    if (!args->has_node_name) {
+        return error_new("'node-name' must be specified for the root node");
+    }
+    TRY(keyvalues_from_value(args->all, &kv));
+    return block_open_options(graph_of(ctx), kv, &node); /* the reference is the monitor's, until blockdev-del */
+}
+
+Error *qmp_blockdev_del(QmpContext *ctx, const QmpBlockdevDelArgs *args, Value **ret)
+{
+    BlockNode *node = block_node_find(graph_of(ctx), args->node_name);
+
+    if (!node) {
+        return error_new("Failed to find node with node-name='%s'", args->node_name);
+    }
+    if (!list_empty(&node->parents)) {
+        return error_new("Node %s is in use", args->node_name);
+    }
+    node_unref(node);
+    return NULL;
+}
+
+/* --- media --- */
+
+/* By the device's id or path, or by the drive's name. */
+static MUST_USE Error *find_backend(QmpContext *ctx, const char *device, const char *id, BlockBackend **ret_blk)
+{
+    const char *name = id ? id : device;
+
+    if (!name || (id && device)) {
+        return error_new("Need exactly one of 'device' and 'id'");
+    }
+    for (BlockBackend *blk = NULL; (blk = blk_next(graph_of(ctx), blk));) {
+        const char *label = blk_device(blk), *slash = label ? strrchr(label, '/') : NULL;
+        if ((!id && !strcmp(blk_name(blk), name)) || (id && label && (!strcmp(label, name) || (slash && !strcmp(slash + 1, name))))) {
+            *ret_blk = blk;
+            return NULL;
+        }
+    }
+    return error_new_class(id ? ERROR_GENERIC : ERROR_DEVICE_NOT_FOUND, id ? "Cannot find device '%s'" : "Device '%s' not found",
+                           name);
+}
+
+static MUST_USE Error *check_removable(BlockBackend *blk, const char *name)
+{
+    return blk_is_removable(blk) ? NULL : error_new("Device '%s' is not removable", name);
+}
+
+static const char *text_or_null(bool has, const char *text)
+{
+    return has ? text : NULL;
+}
+
+Error *qmp_eject(QmpContext *ctx, const QmpEjectArgs *args, Value **ret)
+{
+    const char *device = text_or_null(args->has_device, args->device), *id = text_or_null(args->has_id, args->id);
+    BlockBackend *blk = NULL;
+
+    TRY(find_backend(ctx, device, id, &blk));
+    TRY(check_removable(blk, id ? id : device));
+    TRY(blk_eject(blk, args->has_force && args->force));
+    return blk_node(blk) && (!blk_has_tray(blk) || blk_tray_is_open(blk)) ? blk_insert(blk, NULL) : NULL;
+}
+
+Error *qmp_blockdev_open_tray(QmpContext *ctx, const QmpBlockdevOpenTrayArgs *args, Value **ret)
+{
+    BlockBackend *blk = NULL;
+
+    TRY(find_backend(ctx, text_or_null(args->has_device, args->device), text_or_null(args->has_id, args->id), &blk));
+    TRY(check_removable(blk, args->has_id ? args->id : args->device));
+    return blk_eject(blk, args->has_force && args->force);
+}
+
+Error *qmp_blockdev_close_tray(QmpContext *ctx, const QmpBlockdevCloseTrayArgs *args, Value **ret)
+{
+    BlockBackend *blk = NULL;
+
+    TRY(find_backend(ctx, text_or_null(args->has_device, args->device), text_or_null(args->has_id, args->id), &blk));
+    TRY(check_removable(blk, args->has_id ? args->id : args->device));
+    return blk_node(blk) ? blk_change(blk, blk_node(blk), false) : NULL;
+}
+
+Error *qmp_blockdev_remove_medium(QmpContext *ctx, const QmpBlockdevRemoveMediumArgs *args, Value **ret)
+{
+    BlockBackend *blk = NULL;
+
+    TRY(find_backend(ctx, NULL, args->id, &blk));
+    TRY(check_removable(blk, args->id));
+    if (blk_has_tray(blk) && !blk_tray_is_open(blk)) {
+        return error_new("Tray of device '%s' is not open", args->id);
+    }
+    return blk_insert(blk, NULL);
+}
+
+Error *qmp_blockdev_insert_medium(QmpContext *ctx, const QmpBlockdevInsertMediumArgs *args, Value **ret)
+{
+    BlockBackend *blk = NULL;
+    BlockNode *node = block_node_find(graph_of(ctx), args->node_name);
+
+    TRY(find_backend(ctx, NULL, args->id, &blk));
+    TRY(check_removable(blk, args->id));
+    if (!node) {
+        return error_new("Node '%s' not found", args->node_name);
+    }
+    if (blk_node(blk)) {
+        return error_new("There already is a medium in device '%s'", args->id);
+    }
+    return blk_insert(blk, node);
+}
+
+Error *qmp_blockdev_change_medium(QmpContext *ctx, const QmpBlockdevChangeMediumArgs *args, Value **ret)
+{
+    const char *device = text_or_null(args->has_device, args->device), *id = text_or_null(args->has_id, args->id);
+    const char *mode = args->has_read_only_mode ? args->read_only_mode : "retain";
+    BlockBackend *blk = NULL;
+    BlockNode *node = NULL;
+
+    TRY(find_backend(ctx, device, id, &blk));
+    TRY(check_removable(blk, id ? id : device));
+    bool write = !strcmp(mode, "read-write") || (!strcmp(mode, "retain") && !blk_is_readonly(blk));
+    TRY(block_open_file(graph_of(ctx), args->filename, text_or_null(args->has_format, args->format),
+                        write ? OPEN_WRITE : 0, NULL, &node));
+    Error *err = blk_change(blk, node, args->has_force && args->force);
+    node_unref(node);
+    return err;
+}

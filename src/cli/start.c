@@ -1,0 +1,345 @@
+/*
+ * From the plan to a machine: accelerator, objects, character devices, monitors, drives, the board, its
+ * default devices, -device in order, firmware, reset. Each step checks before it acts; the first failure
+ * ends the start with one message.
+ */
+#include "cli/start.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+#include "accel/accel.h"
+#include "block/drive.h"
+#include "chardev/chardev.h"
+#include "core/dev/dev_qmp.h"
+#include "monitor/monitor.h"
+
+/* --- accelerator --- */
+
+static MUST_USE Error *set_props(void *object, const Prop *props, const KeyValues *kv, const char *skip,
+                                 const char *what)
+{
+    for (guint n = 0; n < kv->items->len; n++) {
+        const KeyValue *item = g_ptr_array_index(kv->items, n);
+        const Prop *prop = props;
+        if (!strcmp(item->key, skip)) {
+            continue;
+        }
+        while (prop && prop->name && strcmp(prop->name, item->key)) {
+            prop++;
+        }
+        if (!prop || !prop->name) {
+            return error_new("%s has no property '%s'", what, item->key);
+        }
+        Error *err = prop->kind->set(object, prop, item->value);
+        if (err) {
+            return error_prefix(err, "%s.%s: ", what, item->key);
+        }
+    }
+    return NULL;
+}
+
+static MUST_USE Error *try_accel(Machine *machine, KeyValues *kv)
+{
+    const char *name = keyvalues_get(kv, "accel");
+    const AccelType *type = accel_type_find(name);
+
+    if (!type) {
+        return error_new("invalid accelerator %s", name);
+    }
+    if (type->usable) {
+        TRY(type->usable());
+    }
+    Accel *accel = g_malloc0(type->size);
+    accel->type = type;
+    accel->machine = machine;
+    for (const Prop *prop = type->props; prop && prop->name; prop++) {
+        prop->kind->set_default((Object *)accel, prop);
+    }
+    Error *err = set_props(accel, type->props, kv, "accel", type->name);
+    if (!err) {
+        machine->accel = accel;
+        machine->accel_type = type;
+        err = type->init(accel);
+    }
+    if (err) {
+        machine->accel = NULL;
+        machine->accel_type = NULL;
+        g_free(accel);
+    }
+    return err;
+}
+
+static void add_default_accels(Plan *plan)
+{
+    KeyValues *kv = keyvalues_new();
+    keyvalues_add(kv, "accel", "tcg");
+    g_ptr_array_add(plan->accels, kv);
+}
+
+/* The first that works. That a preferred one did not is worth a line. */
+static MUST_USE Error *choose_accel(Plan *plan, Machine *machine)
+{
+    if (plan->accels->len == 0) {
+        add_default_accels(plan);
+    }
+    for (guint n = 0; n < plan->accels->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->accels, n);
+        Error *err = try_accel(machine, kv);
+        if (!err) {
+            if (n > 0) {
+                warn_report("falling back to %s", machine->accel_type->name);
+            }
+            return NULL;
+        }
+        if (n + 1 == plan->accels->len) {
+            return error_prefix(err, "failed to initialize %s: ", keyvalues_get(kv, "accel"));
+        }
+        warn_report("failed to initialize %s: %s", keyvalues_get(kv, "accel"), error_message(err));
+        error_free(err);
+    }
+    return NULL;
+}
+
+/* --- machine --- */
+
+static bool needs_accel(const Machine *machine)
+{
+    return machine->type->max_cpus > 0;
+}
+
+static MUST_USE Error *set_machine_props(Plan *plan, Machine *machine)
+{
+    static const char *const common[] = { "type",   "acpi",      "hpet", "i8042",           "pit",      "pic",
+                                          "usb",    "graphics",  "smm",  "vmport",          "firmware", "kernel",
+                                          "initrd", "append",    "dtb",  "dump-guest-core", "mem-merge",
+                                          "memory-backend", NULL };
+    g_autoptr(KeyValues) kv = keyvalues_copy(plan->machine);
+
+    for (const Prop *prop = machine->type->props; prop && prop->name; prop++) {
+        prop->kind->set_default(machine->board, prop);
+    }
+    for (size_t n = 0; common[n]; n++) {
+        keyvalues_remove(kv, common[n]);
+    }
+    g_autofree char *what = g_strdup_printf("machine '%s'", machine->type->name);
+    return set_props(machine->board, machine->type->props, kv, "type", what);
+}
+
+static MUST_USE Error *check_sizes(Plan *plan, const MachineType *type, MachineConfig *config)
+{
+    if (config->max_cpus > MAX(type->max_cpus, 1)) {
+        return error_new("Invalid SMP CPUs %u. The max CPUs supported by machine '%s' is %u", config->max_cpus,
+                         type->name, MAX(type->max_cpus, 1));
+    }
+    if (config->ram_size == 0) {
+        config->ram_size = type->default_ram;
+    }
+    config->max_ram_size = MAX(config->max_ram_size, config->ram_size);
+    if (plan->mem_path || plan->mem_prealloc) {
+        static RamOptions options; /* lives as long as the configuration that points to it */
+        options = (RamOptions) { .path = g_strdup(plan->mem_path), .prealloc = plan->mem_prealloc,
+                                 .dump = config->dump_guest_core, .merge = config->mem_merge };
+        config->ram_options = &options;
+    }
+    return NULL;
+}
+
+static void set_process_name(const MachineConfig *config)
+{
+    if (config->process_name) {
+        prctl(PR_SET_NAME, config->process_name);
+    }
+}
+
+/* --- objects and back ends --- */
+
+static MUST_USE Error *make_objects(Plan *plan, Machine *machine)
+{
+    for (guint n = 0; n < plan->objects->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->objects, n);
+        Error *err = object_add_options(machine, kv);
+        if (err) {
+            return error_prefix(err, "-object %s: ", keyvalues_get(kv, "qom-type"));
+        }
+    }
+    return NULL;
+}
+
+static void on_terminal_quit(void *opaque)
+{
+    machine_request_shutdown(opaque, SHUTDOWN_HOST_SIGNAL);
+}
+
+static MUST_USE Error *make_chardevs(Plan *plan, Machine *machine)
+{
+    Chardevs *set = chardevs_new(object_container_at(machine->root, "/chardevs"), machine->loop);
+
+    set->escape = (uint8_t)plan->escape;
+    set->hooks = (ChardevHooks) { .quit = on_terminal_quit, .opaque = machine };
+    machine_set_service(machine, "chardevs", set);
+    for (guint n = 0; n < plan->chardevs->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->chardevs, n);
+        Error *err = chardev_add(set, kv, NULL);
+        if (err) {
+            g_autofree char *text = keyvalues_format(kv, "backend");
+            return error_prefix(err, "-chardev %s: ", text);
+        }
+    }
+    return NULL;
+}
+
+static MUST_USE Error *make_monitors(Plan *plan, Machine *machine)
+{
+    TRY(monitors_init(machine));
+    for (guint n = 0; n < plan->monitors->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->monitors, n);
+        bool pretty;
+        TRY(keyvalues_get_bool(kv, "pretty", false, &pretty));
+        TRY(monitor_add(machine, keyvalues_get(kv, "chardev"),
+                        g_strcmp0(keyvalues_get(kv, "mode"), "control") == 0, pretty));
+    }
+    return NULL;
+}
+
+#pragma weak block_drive_new
+static void warn_line(const char *text)
+{
+    warn_report("%s", text);
+}
+
+static void stop_for_io_error(void *opaque)
+{
+    machine_request_stop(opaque, RUN_STATE_IO_ERROR);
+}
+
+static void emit_block_event(void *opaque, const char *event, Value *data)
+{
+    monitor_emit(opaque, event, data);
+}
+
+static MUST_USE Error *make_drives(Plan *plan, Machine *machine)
+{
+    BlockGraph *graph = block_graph_new(machine->loop);
+
+    machine_set_service(machine, BLOCK_SERVICE, graph);
+    block_graph_set_hooks(graph, stop_for_io_error, emit_block_event, machine);
+    for (guint n = 0; n < plan->blockdevs->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->blockdevs, n);
+        BlockNode *node; /* the graph's names keep it: the monitor's blockdev-del gives it up */
+        Error *err = block_open_options(graph, kv, &node);
+        if (err) {
+            g_autofree char *text = keyvalues_format(kv, "driver");
+            return error_prefix(err, "-blockdev %s: ", text);
+        }
+    }
+    for (guint n = 0; n < plan->drives->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->drives, n);
+        Drive *drive;
+        Error *err = block_drive_new(graph, kv, DRIVE_IF_NONE, false, warn_line, &drive);
+        if (err) {
+            g_autofree char *text = keyvalues_format(kv, NULL);
+            return error_prefix(err, "-drive %s: ", text);
+        }
+    }
+    return NULL;
+}
+
+/* --- devices --- */
+
+static MUST_USE Error *make_device(Machine *machine, KeyValues *kv, bool optional)
+{
+    Error *err = device_add_options(machine, kv, false);
+
+    /* A default device that this build lacks is left out; one that was asked for is an error. */
+    if (err && optional && !device_type_find(keyvalues_get(kv, "driver"))) {
+        error_free(err);
+        return NULL;
+    }
+    if (err) {
+        g_autofree char *text = keyvalues_format(kv, "driver");
+        return error_prefix(err, "-device %s: ", text);
+    }
+    return NULL;
+}
+
+static MUST_USE Error *make_devices(Plan *plan, Machine *machine)
+{
+    for (guint n = 0; n < plan->board_devices->len; n++) {
+        TRY(make_device(machine, g_ptr_array_index(plan->board_devices, n), true));
+    }
+    for (guint n = 0; n < plan->devices->len; n++) {
+        TRY(make_device(machine, g_ptr_array_index(plan->devices, n), false));
+    }
+    return NULL;
+}
+
+static void apply_globals(Plan *plan, Machine *machine)
+{
+    for (guint n = 0; n < plan->globals->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->globals, n);
+        machine_add_global(machine, keyvalues_get(kv, "driver"), keyvalues_get(kv, "property"),
+                           keyvalues_get(kv, "value"));
+    }
+}
+
+static MUST_USE Error *build(Plan *plan, Machine *machine)
+{
+    TRY(set_machine_props(plan, machine));
+    apply_globals(plan, machine);
+    TRY(make_objects(plan, machine));
+    TRY(make_chardevs(plan, machine));
+    TRY(make_drives(plan, machine));
+    TRY(make_monitors(plan, machine));
+    if (needs_accel(machine)) {
+        TRY(choose_accel(plan, machine));
+    }
+    if (machine->type->build) {
+        TRY(machine->type->build(machine));
+    }
+    TRY(make_devices(plan, machine));
+    if (machine->type->finish) {
+        TRY(machine->type->finish(machine));
+    }
+    TRY(machine_check_globals(machine));
+    machine_reset(machine, SHUTDOWN_NONE);
+    return NULL;
+}
+
+Error *cli_start(Plan *plan, Machine **ret_machine)
+{
+    const MachineType *type;
+
+    if (plan->display && strcmp(plan->display, "none")) {
+        return error_new("-display %s is not supported yet (only none)", plan->display);
+    }
+    TRY(machine_type_lookup(keyvalues_get(plan->machine, "type"), &type));
+    TRY(check_sizes(plan, type, plan->config));
+    set_process_name(plan->config);
+    Machine *machine = machine_new(type, g_steal_pointer(&plan->config));
+    *ret_machine = machine;
+    machine->no_reboot = plan->no_reboot;
+    machine->no_shutdown = plan->no_shutdown;
+    machine->start_paused = plan->start_paused;
+    lock_acquire(&machine->lock);
+    Error *err = build(plan, machine);
+    lock_release(&machine->lock);
+    return err;
+}
+
+void cli_stop(Machine *machine)
+{
+    if (!machine) {
+        return;
+    }
+    lock_acquire(&machine->lock);
+    BlockGraph *graph = machine_service(machine, BLOCK_SERVICE);
+    Error *err = graph ? block_graph_flush(graph) : NULL;
+    if (err) {
+        error_report(err);
+    }
+    monitors_free(machine);
+    lock_release(&machine->lock);
+    machine_free(machine);
+}

@@ -1,0 +1,366 @@
+/* QMP commands about objects and devices: the tree, properties, plugging. */
+#include <string.h>
+
+#include "core/dev/dev_qmp.h"
+#include "core/vm/machine.h"
+#include "schema/qmp_commands.h"
+#include "value/json.h"
+
+/* --- device_add --- */
+
+static MUST_USE Error *find_bus(Machine *machine, const DeviceType *type, const char *name, Bus **ret_bus)
+{
+    Bus *bus = bus_find(machine, name);
+    const char *slash = strrchr(name, '/');
+
+    if (!bus && slash) {
+        bus = bus_find(machine, slash + 1); /* a path: its last part names the bus */
+    }
+    if (!bus) {
+        return error_new("Bus '%s' not found", name);
+    }
+    if (type->bus && bus->type != type->bus) {
+        return error_new("Device '%s' can't go on %s bus", type->object.name, bus->type->name);
+    }
+    *ret_bus = bus;
+    return NULL;
+}
+
+static MUST_USE Error *check_type(const DeviceType *type, bool hotplug)
+{
+    if (type->category == DEV_INTERNAL || type->object.abstract) {
+        return error_new("Parameter 'driver' expects a pluggable device type");
+    }
+    if (hotplug && !type->hotplug) {
+        return error_new("Device '%s' does not support hotplugging", type->object.name);
+    }
+    return NULL;
+}
+
+static MUST_USE Error *set_all(Device *dev, const KeyValues *kv)
+{
+    for (guint n = 0; n < kv->items->len; n++) {
+        const KeyValue *item = g_ptr_array_index(kv->items, n);
+        if (strcmp(item->key, "driver") && strcmp(item->key, "id") && strcmp(item->key, "bus")) {
+            TRY(device_set(dev, item->key, item->value));
+        }
+    }
+    return NULL;
+}
+
+Error *device_add_options(Machine *machine, const KeyValues *options, bool hotplug)
+{
+    g_autoptr(KeyValues) kv = keyvalues_copy(options);
+    const char *driver = keyvalues_get(kv, "driver"), *id = keyvalues_get(kv, "id");
+    const char *bus_name = keyvalues_get(kv, "bus");
+    const DeviceType *type;
+    Bus *bus = NULL;
+
+    if (!driver) {
+        return error_new("Parameter 'driver' is missing");
+    }
+    TRY(device_type_lookup(driver, &type));
+    TRY(check_type(type, hotplug));
+    if (id && object_child(object_container_at(machine->root, "/machine/peripheral"), id)) {
+        return error_new("Duplicate device ID '%s'", id);
+    }
+    if (bus_name) {
+        TRY(find_bus(machine, type, bus_name, &bus));
+    }
+    Device *dev = device_new(machine, type, id);
+    dev->hotplugged = hotplug;
+    Error *err = set_all(dev, kv);
+    if (err) {
+        object_free(&dev->object);
+        return err;
+    }
+    TRY(device_plug(dev, bus));
+    if (hotplug) {
+        device_reset(dev);
+    }
+    return NULL;
+}
+
+Error *qmp_device_add(QmpContext *ctx, const QmpDeviceAddArgs *args, Value **ret)
+{
+    g_autoptr(KeyValues) kv = NULL;
+
+    TRY(keyvalues_from_value(args->all, &kv));
+    return device_add_options(ctx->machine, kv, true);
+}
+
+Error *qmp_device_del(QmpContext *ctx, const QmpDeviceDelArgs *args, Value **ret)
+{
+    Device *dev = device_find(ctx->machine, args->id);
+
+    if (!dev) {
+        return error_new_class(ERROR_DEVICE_NOT_FOUND, "Device '%s' not found", args->id);
+    }
+    if (!device_type(dev)->hotplug) {
+        return error_new("Device '%s' does not support hotplugging", device_type(dev)->object.name);
+    }
+    if (dev->unplugging) {
+        return error_new("Device %s is already in the process of unplug", args->id);
+    }
+    return device_unplug_request(dev);
+}
+
+/* --- properties --- */
+
+static Value *prop_default(const Prop *prop)
+{
+    if (prop->kind == &prop_enum) {
+        for (const EnumName *name = prop->names; name && name->name; name++) {
+            if (name->value == prop->def) {
+                return value_str(name->name);
+            }
+        }
+        return NULL;
+    }
+    switch (prop->kind->json) {
+    case 'b':
+        return value_bool(prop->def != 0);
+    case 'i':
+        return value_int(prop->def);
+    default:
+        return prop->def_str ? value_str(prop->def_str) : NULL;
+    }
+}
+
+static void add_prop(void *opaque, const Prop *prop)
+{
+    Value *info = value_dict(), *fallback = prop_default(prop);
+
+    value_put_str(info, "name", prop->name);
+    value_put_str(info, "type", prop->kind->name);
+    if (prop->help) {
+        value_put_str(info, "description", prop->help);
+    }
+    if (fallback) {
+        value_put(info, "default-value", fallback);
+    }
+    value_append(opaque, info);
+}
+
+Error *qmp_device_list_properties(QmpContext *ctx, const QmpDeviceListPropertiesArgs *args, Value **ret)
+{
+    const DeviceType *type = device_type_find(args->typename);
+
+    if (!type) {
+        return error_new_class(ERROR_DEVICE_NOT_FOUND, "Device '%s' not found", args->typename);
+    }
+    *ret = value_list();
+    object_props_foreach(&type->object, add_prop, *ret);
+    return NULL;
+}
+
+static const ObjectType *any_type(const char *name)
+{
+    const DeviceType *device = device_type_find(name);
+    return device ? &device->object : object_type_find(name);
+}
+
+Error *qmp_qom_list_properties(QmpContext *ctx, const QmpQomListPropertiesArgs *args, Value **ret)
+{
+    const ObjectType *type = any_type(args->typename);
+
+    if (!type) {
+        return error_new_class(ERROR_DEVICE_NOT_FOUND, "Class '%s' not found", args->typename);
+    }
+    *ret = value_list();
+    object_props_foreach(type, add_prop, *ret);
+    return NULL;
+}
+
+static bool implements(const ObjectType *type, const char *name)
+{
+    for (; type; type = type->parent) {
+        if (!strcmp(type->name, name)) {
+            return true;
+        }
+    }
+    return !strcmp(name, "object");
+}
+
+static void list_type(Value *list, const ObjectType *type, const QmpQomListTypesArgs *args)
+{
+    if ((args->has_implements && !implements(type, args->implements)) ||
+        (type->abstract && args->has_abstract && !args->abstract)) {
+        return;
+    }
+    Value *info = value_dict();
+    value_put_str(info, "name", type->name);
+    if (type->abstract) {
+        value_put_bool(info, "abstract", true);
+    }
+    value_put_str(info, "parent", type->parent ? type->parent->name : "object");
+    value_append(list, info);
+}
+
+Error *qmp_qom_list_types(QmpContext *ctx, const QmpQomListTypesArgs *args, Value **ret)
+{
+    *ret = value_list();
+    SECTION_FOREACH (device_types, DeviceType, it) {
+        list_type(*ret, &(*it)->object, args);
+    }
+    SECTION_FOREACH (object_types, ObjectType, it) {
+        list_type(*ret, *it, args);
+    }
+    return NULL;
+}
+
+/* --- the tree --- */
+
+static MUST_USE Error *resolve(QmpContext *ctx, const char *path, Object **ret_object)
+{
+    Object *object = object_resolve(ctx->machine->root, path);
+
+    if (!object) {
+        return error_new_class(ERROR_DEVICE_NOT_FOUND, "Device '%s' not found", path);
+    }
+    *ret_object = object;
+    return NULL;
+}
+
+Error *qmp_qom_list(QmpContext *ctx, const QmpQomListArgs *args, Value **ret)
+{
+    Object *object = NULL;
+
+    TRY(resolve(ctx, args->path, &object));
+    *ret = value_list();
+    Value *type = value_dict();
+    value_put_str(type, "name", "type");
+    value_put_str(type, "type", "string");
+    value_append(*ret, type);
+    LIST_FOREACH (child, &object->children, Object, sibling) {
+        Value *info = value_dict();
+        value_put_str(info, "name", child->id);
+        value_put(info, "type", value_strf("child<%s>", child->type->name));
+        value_append(*ret, info);
+    }
+    object_props_foreach(object->type, add_prop, *ret);
+    return NULL;
+}
+
+/* The text form of a property as the JSON kind that clients expect. */
+static Value *typed_value(const Prop *prop, const char *text)
+{
+    Value *value = NULL;
+    bool b;
+
+    if (prop->kind->json == 'b') {
+        Error *err = parse_bool(text, &b);
+        if (!err) {
+            return value_bool(b);
+        }
+        error_free(err);
+    } else if (prop->kind->json == 'i') {
+        Error *err = json_parse(text, strlen(text), &value);
+        if (!err) {
+            return value;
+        }
+        error_free(err);
+        uint64_t number;
+        err = parse_u64(text, &number);
+        if (!err) {
+            return value_uint(number);
+        }
+        error_free(err);
+    }
+    return value_str(text);
+}
+
+Error *qmp_qom_get(QmpContext *ctx, const QmpQomGetArgs *args, Value **ret)
+{
+    g_autofree char *text = NULL;
+    Object *object = NULL;
+
+    TRY(resolve(ctx, args->path, &object));
+    if (!strcmp(args->property, "type")) {
+        *ret = value_str(object->type->name);
+        return NULL;
+    }
+    Object *child = object_child(object, args->property);
+    if (child) {
+        g_autofree char *path = object_path(child);
+        *ret = value_str(path);
+        return NULL;
+    }
+    TRY(object_get(object, args->property, &text));
+    *ret = typed_value(object_prop_find(object->type, args->property), text ? text : "");
+    return NULL;
+}
+
+Error *qmp_qom_set(QmpContext *ctx, const QmpQomSetArgs *args, Value **ret)
+{
+    g_autofree char *text = NULL;
+    Object *object = NULL;
+    bool b;
+
+    TRY(resolve(ctx, args->path, &object));
+    if (value_get_str(args->value)) {
+        text = g_strdup(value_get_str(args->value));
+    } else if (value_get_bool(args->value, &b)) {
+        text = g_strdup(b ? "on" : "off");
+    } else {
+        text = json_write(args->value, false);
+    }
+    return object_set(object, args->property, text);
+}
+
+/* --- -object --- */
+
+Error *object_add_options(Machine *machine, const KeyValues *options)
+{
+    g_autoptr(KeyValues) kv = keyvalues_copy(options);
+    const char *name = keyvalues_get(kv, "qom-type"), *id = keyvalues_get(kv, "id");
+    const ObjectType *type = name ? object_type_find(name) : NULL;
+    Object *container = object_container_at(machine->root, "/objects");
+
+    if (!type || type->abstract) {
+        return error_hint(error_new("invalid object type: %s", name ? name : "none given"), "See -object help.");
+    }
+    if (!id) {
+        return error_new("Parameter 'id' is missing");
+    }
+    if (object_child(container, id)) {
+        return error_new("attempt to add duplicate property '%s' to object (type 'container')", id);
+    }
+    Object *object = object_new(type);
+    object_add_child(container, id, object);
+    Error *err = NULL;
+    for (guint n = 0; n < kv->items->len && !err; n++) {
+        const KeyValue *item = g_ptr_array_index(kv->items, n);
+        if (strcmp(item->key, "qom-type") && strcmp(item->key, "id")) {
+            err = object_set(object, item->key, item->value);
+        }
+    }
+    if (!err && type->complete) {
+        err = type->complete(object);
+    }
+    if (err) {
+        object_unparent(object);
+        return err;
+    }
+    object->realized = true;
+    return NULL;
+}
+
+Error *qmp_object_add(QmpContext *ctx, const QmpObjectAddArgs *args, Value **ret)
+{
+    g_autoptr(KeyValues) kv = NULL;
+
+    TRY(keyvalues_from_value(args->all, &kv));
+    return object_add_options(ctx->machine, kv);
+}
+
+Error *qmp_object_del(QmpContext *ctx, const QmpObjectDelArgs *args, Value **ret)
+{
+    Object *object = object_child(object_container_at(ctx->machine->root, "/objects"), args->id);
+
+    if (!object) {
+        return error_new("object '%s' not found", args->id);
+    }
+    object_unparent(object);
+    return NULL;
+}

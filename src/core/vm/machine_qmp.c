@@ -1,0 +1,290 @@
+/* QMP commands about the machine: run state, CPUs, memory, identity. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "accel/accel.h"
+#include "core/vm/machine.h"
+#include "schema/qmp_commands.h"
+
+Error *qmp_query_status(QmpContext *ctx, const QmpQueryStatusArgs *args, Value **ret)
+{
+    *ret = value_dict();
+    value_put_str(*ret, "status", run_state_name(ctx->machine->state));
+    value_put_bool(*ret, "singlestep", false);
+    value_put_bool(*ret, "running", machine_running(ctx->machine));
+    return NULL;
+}
+
+Error *qmp_stop(QmpContext *ctx, const QmpStopArgs *args, Value **ret)
+{
+    if (ctx->machine->state == RUN_STATE_INMIGRATE) {
+        ctx->machine->start_paused = true;
+    } else {
+        machine_stop(ctx->machine, RUN_STATE_PAUSED);
+    }
+    return NULL;
+}
+
+Error *qmp_cont(QmpContext *ctx, const QmpContArgs *args, Value **ret)
+{
+    Machine *machine = ctx->machine;
+
+    switch (machine->state) {
+    case RUN_STATE_SHUTDOWN:
+    case RUN_STATE_INTERNAL_ERROR:
+    case RUN_STATE_GUEST_PANICKED:
+        return error_hint(error_new("Resetting the Virtual Machine is required"), "Use system_reset first.");
+    case RUN_STATE_SUSPENDED:
+        return NULL;
+    default:
+        machine_start(machine);
+        return NULL;
+    }
+}
+
+Error *qmp_system_reset(QmpContext *ctx, const QmpSystemResetArgs *args, Value **ret)
+{
+    machine_request_reset(ctx->machine, SHUTDOWN_HOST_QMP_SYSTEM_RESET);
+    return NULL;
+}
+
+Error *qmp_system_powerdown(QmpContext *ctx, const QmpSystemPowerdownArgs *args, Value **ret)
+{
+    machine_request_powerdown(ctx->machine);
+    return NULL;
+}
+
+Error *qmp_system_wakeup(QmpContext *ctx, const QmpSystemWakeupArgs *args, Value **ret)
+{
+    if (ctx->machine->state != RUN_STATE_SUSPENDED) {
+        return error_new("Unable to wake up: guest is not in suspended state");
+    }
+    machine_request_wakeup(ctx->machine, "other");
+    return NULL;
+}
+
+Error *qmp_inject_nmi(QmpContext *ctx, const QmpInjectNmiArgs *args, Value **ret)
+{
+    if (ctx->machine->vcpus->len == 0) {
+        return error_new("machine does not support NMIs");
+    }
+    for (guint n = 0; n < ctx->machine->vcpus->len; n++) {
+        vcpu_kick(g_ptr_array_index(ctx->machine->vcpus, n), VCPU_REQ_NMI);
+    }
+    return NULL;
+}
+
+Error *qmp_set_action(QmpContext *ctx, const QmpSetActionArgs *args, Value **ret)
+{
+    if (args->has_panic && strcmp(args->panic, "shutdown")) {
+        return error_new("panic action '%s' is not supported yet", args->panic);
+    }
+    if (args->has_watchdog && strcmp(args->watchdog, "reset")) {
+        return error_new("watchdog action '%s' is not supported yet", args->watchdog);
+    }
+    if (args->has_reboot) {
+        ctx->machine->no_reboot = !strcmp(args->reboot, "shutdown");
+    }
+    if (args->has_shutdown) {
+        ctx->machine->no_shutdown = !strcmp(args->shutdown, "pause");
+    }
+    return NULL;
+}
+
+Error *qmp_query_name(QmpContext *ctx, const QmpQueryNameArgs *args, Value **ret)
+{
+    *ret = value_dict();
+    if (ctx->machine->config->name) {
+        value_put_str(*ret, "name", ctx->machine->config->name);
+    }
+    return NULL;
+}
+
+Error *qmp_query_uuid(QmpContext *ctx, const QmpQueryUuidArgs *args, Value **ret)
+{
+    char text[37];
+
+    format_uuid(ctx->machine->config->uuid.byte, text);
+    *ret = value_dict();
+    value_put_str(*ret, "UUID", text);
+    return NULL;
+}
+
+static const char *target_of(const Machine *machine)
+{
+    return g_strrstr(g_get_prgname() ? g_get_prgname() : "", "i386") ? "i386" : "x86_64";
+}
+
+Error *qmp_query_target(QmpContext *ctx, const QmpQueryTargetArgs *args, Value **ret)
+{
+    *ret = value_dict();
+    value_put_str(*ret, "arch", target_of(ctx->machine));
+    return NULL;
+}
+
+Error *qmp_query_machines(QmpContext *ctx, const QmpQueryMachinesArgs *args, Value **ret)
+{
+    *ret = value_list();
+    SECTION_FOREACH (machine_types, MachineType, it) {
+        const MachineType *type = *it;
+        Value *info = value_dict();
+        value_put_str(info, "name", type->name);
+        if (type->alias) {
+            value_put_str(info, "alias", type->alias);
+        }
+        if (type->is_default) {
+            value_put_bool(info, "is-default", true);
+        }
+        value_put_int(info, "cpu-max", MAX(type->max_cpus, 1));
+        value_put_bool(info, "hotpluggable-cpus", false);
+        value_put_bool(info, "numa-mem-supported", false);
+        value_put_bool(info, "deprecated", type->deprecated != NULL);
+        if (type->default_cpu) {
+            value_put(info, "default-cpu-type", value_strf("%s-x86_64-cpu", type->default_cpu));
+        }
+        if (type->ram_id) {
+            value_put_str(info, "default-ram-id", type->ram_id);
+        }
+        value_append(*ret, info);
+    }
+    return NULL;
+}
+
+Error *qmp_query_current_machine(QmpContext *ctx, const QmpQueryCurrentMachineArgs *args, Value **ret)
+{
+    *ret = value_dict();
+    value_put_bool(*ret, "wakeup-suspend-support", machine_service(ctx->machine, "pm") != NULL);
+    return NULL;
+}
+
+Error *qmp_query_cpus_fast(QmpContext *ctx, const QmpQueryCpusFastArgs *args, Value **ret)
+{
+    const MachineConfig *config = ctx->machine->config;
+
+    *ret = value_list();
+    for (guint n = 0; n < ctx->machine->vcpus->len; n++) {
+        Vcpu *vcpu = g_ptr_array_index(ctx->machine->vcpus, n);
+        g_autofree char *path = object_path(&vcpu->dev.object);
+        Value *info = value_dict(), *props = value_dict();
+        unsigned threads = MAX(config->threads, 1), cores = MAX(config->cores, 1), dies = MAX(config->dies, 1);
+        value_put_int(props, "thread-id", vcpu->index % threads);
+        value_put_int(props, "core-id", vcpu->index / threads % cores);
+        value_put_int(props, "die-id", vcpu->index / threads / cores % dies);
+        value_put_int(props, "socket-id", vcpu->index / threads / cores / dies);
+        value_put_int(info, "cpu-index", vcpu->index);
+        value_put_str(info, "qom-path", path);
+        value_put_int(info, "thread-id", vcpu->thread_id);
+        value_put(info, "props", props);
+        value_put_str(info, "target", target_of(ctx->machine));
+        value_append(*ret, info);
+    }
+    return NULL;
+}
+
+Error *qmp_query_kvm(QmpContext *ctx, const QmpQueryKvmArgs *args, Value **ret)
+{
+    const AccelType *kvm = accel_type_find("kvm");
+    Error *err = kvm && kvm->usable ? kvm->usable() : NULL;
+
+    *ret = value_dict();
+    value_put_bool(*ret, "enabled", kvm && ctx->machine->accel_type == kvm);
+    value_put_bool(*ret, "present", kvm && !err);
+    error_free(err);
+    return NULL;
+}
+
+Error *qmp_query_memory_size_summary(QmpContext *ctx, const QmpQueryMemorySizeSummaryArgs *args, Value **ret)
+{
+    *ret = value_dict();
+    value_put(*ret, "base-memory", value_uint(ctx->machine->config->ram_size));
+    value_put_int(*ret, "plugged-memory", 0);
+    return NULL;
+}
+
+Error *qmp_query_iothreads(QmpContext *ctx, const QmpQueryIothreadsArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}
+
+/* --- memory to files --- */
+
+typedef struct Dump {
+    Machine *machine;
+    Vcpu *vcpu; /* NULL: addresses are physical */
+    uint64_t addr, size;
+    const char *path;
+} Dump;
+
+/* A page at most; addresses without memory read as ones, as the guest would see them. */
+static MUST_USE Error *dump_piece(const Dump *dump, uint64_t addr, uint8_t *buf, uint64_t length)
+{
+    uint64_t pa = addr;
+
+    if (dump->vcpu && !dump->vcpu->ops->translate(dump->vcpu, addr, &pa)) {
+        return error_new("Invalid addr 0x%016" G_GINT64_MODIFIER "x/size %" G_GINT64_FORMAT " specified",
+                         (guint64)dump->addr, (gint64)dump->size);
+    }
+    mem_read(dump->vcpu ? dump->vcpu->as : dump->machine->as, pa, buf, length);
+    return NULL;
+}
+
+static MUST_USE Error *dump_memory(const Dump *dump)
+{
+    uint8_t buf[4096];
+    Error *err = NULL;
+    FILE *file = fopen(dump->path, "wbe");
+
+    if (!file) {
+        return error_new_errno(errno, "Could not open '%s'", dump->path);
+    }
+    for (uint64_t done = 0; done < dump->size && !err;) {
+        uint64_t addr = dump->addr + done;
+        uint64_t length = MIN(dump->size - done, MEM_PAGE_SIZE - (addr & (MEM_PAGE_SIZE - 1)));
+        err = dump_piece(dump, addr, buf, length);
+        if (!err && fwrite(buf, 1, length, file) != length) {
+            err = error_new_errno(errno, "writing memory to '%s' failed", dump->path);
+        }
+        done += length;
+    }
+    if (fclose(file) != 0 && !err) {
+        err = error_new_errno(errno, "writing memory to '%s' failed", dump->path);
+    }
+    return err;
+}
+
+Error *qmp_pmemsave(QmpContext *ctx, const QmpPmemsaveArgs *args, Value **ret)
+{
+    return dump_memory(&(Dump) { .machine = ctx->machine, .addr = (uint64_t)args->val, .size = (uint64_t)args->size,
+                                 .path = args->filename });
+}
+
+/* The CPU's tables must not change while they are walked. */
+typedef struct MemsaveJob {
+    Dump dump;
+    Error *err;
+} MemsaveJob;
+
+static void memsave_on_cpu(Vcpu *vcpu, void *opaque)
+{
+    MemsaveJob *job = opaque;
+    job->err = dump_memory(&job->dump);
+}
+
+Error *qmp_memsave(QmpContext *ctx, const QmpMemsaveArgs *args, Value **ret)
+{
+    GPtrArray *vcpus = ctx->machine->vcpus;
+    int64_t index = args->has_cpu_index ? args->cpu_index : 0;
+
+    if (index < 0 || (uint64_t)index >= vcpus->len) {
+        return error_new("Parameter 'cpu-index' expects a CPU number");
+    }
+    MemsaveJob job = { .dump = { .machine = ctx->machine, .vcpu = g_ptr_array_index(vcpus, index),
+                                 .addr = (uint64_t)args->val, .size = (uint64_t)args->size, .path = args->filename } };
+    if (!job.dump.vcpu->ops || !job.dump.vcpu->ops->translate) {
+        return error_new("this CPU cannot translate addresses");
+    }
+    vcpu_run_sync(job.dump.vcpu, memsave_on_cpu, &job);
+    return job.err;
+}

@@ -1,0 +1,169 @@
+/* HMP: devices, media, objects, character devices. */
+#include <string.h>
+
+#include "chardev/chardev.h"
+#include "core/dev/dev_qmp.h"
+#include "monitor/hmp_priv.h"
+#include "value/json.h"
+
+static void hmp_device_add(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(KeyValues) kv = NULL;
+    Error *err = keyvalues_parse(args->text[0], "driver", &kv);
+
+    if (!err && kv->help) {
+        const char *driver = keyvalues_get(kv, "driver");
+        const DeviceType *type = driver ? device_type_find(driver) : NULL;
+        g_autofree char *text = type ? device_type_help(type) : device_types_help();
+        hmp_printf(hmp, "%s", text);
+        return;
+    }
+    hmp_error(hmp, err ? err : device_add_options(hmp->machine, kv, true));
+}
+
+static void hmp_device_del(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "device_del", hmp_dict("id", args->text[0], NULL), NULL);
+}
+
+static void hmp_eject(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = hmp_dict("device", args->text[0], NULL);
+    value_put_bool(request, "force", args->flag['f']);
+    hmp_qmp(hmp, "eject", request, NULL);
+}
+
+static void hmp_change(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = hmp_dict("device", args->text[0], "filename", args->text[1], "format", args->text[2],
+                              "read-only-mode", args->text[3], NULL);
+    value_put_bool(request, "force", args->flag['f']);
+    hmp_qmp(hmp, "blockdev-change-medium", request, NULL);
+}
+
+static void hmp_object_add(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(KeyValues) kv = NULL;
+    Error *err = keyvalues_parse(args->text[0], "qom-type", &kv);
+    hmp_error(hmp, err ? err : object_add_options(hmp->machine, kv));
+}
+
+static void hmp_object_del(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "object-del", hmp_dict("id", args->text[0], NULL), NULL);
+}
+
+/* --- the object tree --- */
+
+static void hmp_qom_list(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) list = NULL;
+
+    if (!args->text[0]) {
+        hmp_printf(hmp, "/\n");
+        return;
+    }
+    if (hmp_qmp(hmp, "qom-list", hmp_dict("path", args->text[0], NULL), &list)) {
+        for (size_t n = 0; n < value_length(list); n++) {
+            const Value *item = value_at(list, n);
+            hmp_printf(hmp, "%s (%s)\n", value_find_str(item, "name"), value_find_str(item, "type"));
+        }
+    }
+}
+
+static void hmp_qom_get(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) value = NULL;
+
+    if (hmp_qmp(hmp, "qom-get", hmp_dict("path", args->text[0], "property", args->text[1], NULL), &value)) {
+        g_autofree char *text = json_write(value, true);
+        hmp_printf(hmp, "%s\n", text);
+    }
+}
+
+static void hmp_qom_set(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = hmp_dict("path", args->text[0], "property", args->text[1], NULL), *value = NULL;
+
+    if (args->flag['j']) {
+        Error *err = json_parse(args->text[2], strlen(args->text[2]), &value);
+        if (err) {
+            hmp_error(hmp, err);
+            value_free(request);
+            return;
+        }
+    } else {
+        value = value_str(args->text[2]);
+    }
+    value_put(request, "value", value);
+    hmp_qmp(hmp, "qom-set", request, NULL);
+}
+
+/* --- character devices --- */
+
+static void hmp_chardev_add(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(KeyValues) kv = NULL;
+    Chardevs *set = machine_service(hmp->machine, "chardevs");
+    Error *err = keyvalues_parse(args->text[0], "backend", &kv);
+    hmp_error(hmp, err ? err : chardev_add(set, kv, NULL));
+}
+
+static void hmp_chardev_remove(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "chardev-remove", hmp_dict("id", args->text[0], NULL), NULL);
+}
+
+static void hmp_chardev_send_break(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "chardev-send-break", hmp_dict("id", args->text[0], NULL), NULL);
+}
+
+static void hmp_ringbuf_write(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "ringbuf-write", hmp_dict("device", args->text[0], "data", args->text[1], NULL), NULL);
+}
+
+static void hmp_ringbuf_read(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) text = NULL;
+    Value *request = hmp_dict("device", args->text[0], NULL);
+
+    value_put_int(request, "size", (int64_t)args->number[1]);
+    if (!hmp_qmp(hmp, "ringbuf-read", request, &text)) {
+        return;
+    }
+    for (const char *c = value_get_str(text); *c; c = g_utf8_next_char(c)) {
+        gunichar code = g_utf8_get_char(c);
+        if ((code < 32 && code != '\n' && code != '\t') || code == 127) {
+            hmp_printf(hmp, "\\u%04X", code);
+        } else {
+            g_string_append_unichar(hmp->out, code);
+        }
+    }
+    hmp_printf(hmp, "\n");
+}
+
+static void hmp_set_link(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_error(hmp, error_new("network devices are not supported yet"));
+}
+
+const HmpCommand hmp_commands_device[] = {
+    { "device_add", "S", "driver[,prop=value][,...]", "add a device, like -device", hmp_device_add, 'D' },
+    { "device_del", "s", "device", "remove a device", hmp_device_del, 'd' },
+    { "eject", "-fs", "[-f] device", "eject a removable medium (use -f to force it)", hmp_eject, 'b' },
+    { "change", "-fss?ss", "[-f] device filename [format [read-only-mode]]", "change a removable medium", hmp_change, 'b' },
+    { "object_add", "S", "[qom-type=]type,id=str[,prop=value][,...]", "create an object", hmp_object_add },
+    { "object_del", "s", "id", "destroy an object", hmp_object_del },
+    { "qom-list", "?s", "path", "list properties and children of an object", hmp_qom_list },
+    { "qom-get", "ss", "path property", "print a property", hmp_qom_get },
+    { "qom-set", "-jssS", "[-j] path property value", "set a property; with -j the value is JSON", hmp_qom_set },
+    { "chardev-add", "s", "args", "add a character device, like -chardev", hmp_chardev_add },
+    { "chardev-remove", "s", "id", "remove a character device", hmp_chardev_remove, 'h' },
+    { "chardev-send-break", "s", "id", "send a break on a character device", hmp_chardev_send_break, 'h' },
+    { "ringbuf_write", "sS", "device data", "write to a ring buffer character device", hmp_ringbuf_write, 'h' },
+    { "ringbuf_read", "se", "device size", "read from a ring buffer character device", hmp_ringbuf_read, 'h' },
+    { "set_link", "ss", "name on|off", "change the link status of a network adapter", hmp_set_link },
+    { 0 },
+};

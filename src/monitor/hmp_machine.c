@@ -1,0 +1,184 @@
+/* HMP: run state, input, screen, log. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "input/input.h"
+#include "monitor/hmp_priv.h"
+
+static void hmp_quit(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "quit", NULL, NULL);
+}
+
+static void hmp_stop(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "stop", NULL, NULL);
+}
+
+static void hmp_cont(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "cont", NULL, NULL);
+}
+
+static void hmp_system_reset(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "system_reset", NULL, NULL);
+}
+
+static void hmp_system_powerdown(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "system_powerdown", NULL, NULL);
+}
+
+static void hmp_system_wakeup(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "system_wakeup", NULL, NULL);
+}
+
+static void hmp_nmi(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "inject-nmi", NULL, NULL);
+}
+
+static void hmp_cpu_select(Hmp *hmp, const HmpArgs *args)
+{
+    if (args->number[0] >= hmp->machine->vcpus->len) {
+        hmp_printf(hmp, "invalid CPU index\n");
+    } else {
+        hmp->cpu_index = (unsigned)args->number[0];
+    }
+}
+
+static void hmp_boot_set(Hmp *hmp, const HmpArgs *args)
+{
+    void (*set)(Machine *machine, const char *order) = machine_service(hmp->machine, "boot-set");
+
+    if (!set) {
+        hmp_error(hmp, error_new("no function defined to set boot device list for this architecture"));
+        return;
+    }
+    set(hmp->machine, args->text[0]);
+    hmp_printf(hmp, "boot device list now set to %s\n", args->text[0]);
+}
+
+/* --- keys and pointer --- */
+
+static void hmp_sendkey(Hmp *hmp, const HmpArgs *args)
+{
+    g_auto(GStrv) names = g_strsplit(args->text[0], "-", 0);
+    Value *list = value_list(), *request = value_dict();
+
+    for (char **name = names; *name; name++) {
+        Value *key = value_dict();
+        /* "<" is the key between left shift and z; 0x.. a number. */
+        if (g_str_has_prefix(*name, "0x")) {
+            value_put_str(key, "type", "number");
+            value_put_int(key, "data", (int64_t)strtoul(*name, NULL, 16));
+        } else {
+            value_put_str(key, "type", "qcode");
+            value_put_str(key, "data", !strcmp(*name, "<") ? "less" : **name ? *name : "minus");
+        }
+        value_append(list, key);
+    }
+    value_put(request, "keys", list);
+    if (args->text[1]) {
+        value_put_int(request, "hold-time", (int64_t)args->number[1]);
+    }
+    hmp_qmp(hmp, "send-key", request, NULL);
+}
+
+static void hmp_mouse_move(Hmp *hmp, const HmpArgs *args)
+{
+    Input *input = input_of(hmp->machine);
+    int dx = atoi(args->text[0]), dy = atoi(args->text[1]), dz = args->text[2] ? atoi(args->text[2]) : 0;
+
+    input_send_rel(input, NULL, INPUT_AXIS_X, dx);
+    input_send_rel(input, NULL, INPUT_AXIS_Y, dy);
+    if (dz) {
+        InputButton wheel = dz > 0 ? INPUT_BTN_WHEEL_UP : INPUT_BTN_WHEEL_DOWN;
+        input_send_btn(input, NULL, wheel, true);
+        input_sync(input);
+        input_send_btn(input, NULL, wheel, false);
+    }
+    input_sync(input);
+}
+
+static void hmp_mouse_button(Hmp *hmp, const HmpArgs *args)
+{
+    static const InputButton order[] = { INPUT_BTN_LEFT, INPUT_BTN_MIDDLE, INPUT_BTN_RIGHT };
+    Input *input = input_of(hmp->machine);
+
+    for (unsigned n = 0; n < ARRAY_SIZE(order); n++) {
+        /* 1 left, 2 middle, 4 right; a button that is up already sends nothing. */
+        input_send_btn(input, NULL, order[n], args->number[0] & BIT(n));
+    }
+    input_sync(input);
+}
+
+static void hmp_mouse_set(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_error(hmp, input_pointer_select(input_of(hmp->machine), (int)args->number[0]));
+}
+
+static void hmp_screendump(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = hmp_dict("filename", args->text[0], "device", args->text[1], NULL);
+
+    if (args->text[2]) {
+        value_put_int(request, "head", (int64_t)args->number[2]);
+    }
+    value_put_str(request, "format", args->flag['p'] || g_str_has_suffix(args->text[0], ".png") ? "png" : "ppm");
+    hmp_qmp(hmp, "screendump", request, NULL);
+}
+
+/* --- log --- */
+
+static void hmp_log(Hmp *hmp, const HmpArgs *args)
+{
+    unsigned mask = 0;
+
+    if (strcmp(args->text[0], "none")) {
+        Error *err = log_parse_items(args->text[0], &mask);
+        if (err) {
+            hmp_error(hmp, err);
+            return;
+        }
+    }
+    log_mask = mask;
+}
+
+static void hmp_logfile(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_error(hmp, log_open(args->text[0]));
+}
+
+static void hmp_not_yet(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_error(hmp, error_new("this command is not supported yet"));
+}
+
+const HmpCommand hmp_commands_machine[] = {
+    { "quit|q", "", "", "quit the emulator", hmp_quit },
+    { "stop|s", "", "", "stop emulation", hmp_stop },
+    { "cont|c", "", "", "resume emulation", hmp_cont },
+    { "system_reset", "", "", "reset the system", hmp_system_reset },
+    { "system_powerdown", "", "", "send a power down event", hmp_system_powerdown },
+    { "system_wakeup", "", "", "wake the guest up from suspend", hmp_system_wakeup },
+    { "nmi", "", "", "inject an NMI", hmp_nmi },
+    { "cpu", "e", "index", "set the default CPU", hmp_cpu_select },
+    { "boot_set", "s", "bootdevice", "define new values for the boot device list", hmp_boot_set },
+    { "sendkey", "s?e", "keys [hold_ms]", "send keys to the guest (e.g. 'sendkey ctrl-alt-f1', default hold time=100 ms)",
+      hmp_sendkey, 'k' },
+    { "mouse_move", "ss?s", "dx dy [dz]", "send mouse move events", hmp_mouse_move },
+    { "mouse_button", "e", "state", "change mouse button state (1=L, 2=M, 4=R)", hmp_mouse_button },
+    { "mouse_set", "e", "index", "set which pointer device receives events", hmp_mouse_set },
+    { "screendump", "-ps?se", "[-p] filename [device [head]]", "save the screen as PPM image, or PNG with -p",
+      hmp_screendump, 'f' },
+    { "log", "s", "item1[,...]", "activate logging of the items; none deactivates it", hmp_log },
+    { "logfile", "?s", "filename", "output logs to a file", hmp_logfile, 'f' },
+    { "savevm", "?s", "[tag]", "save a snapshot (not supported yet)", hmp_not_yet },
+    { "loadvm", "s", "tag", "restore a snapshot (not supported yet)", hmp_not_yet },
+    { "delvm", "s", "tag", "delete a snapshot (not supported yet)", hmp_not_yet },
+    { 0 },
+};

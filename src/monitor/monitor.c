@@ -1,0 +1,199 @@
+#include "monitor/monitor.h"
+
+#include <string.h>
+#include <sys/time.h>
+
+#include "base/error.h"
+#include "monitor/monitor_priv.h"
+
+/* Events that a guest could send without limit: one a second goes out, the last one is not lost. */
+typedef struct Throttle {
+    Monitors *set;
+    char *event;
+    Timer timer;
+    Value *pending; /* the whole message */
+} Throttle;
+
+static const char *const throttled_events[] = { "RTC_CHANGE",     "WATCHDOG",       "BALLOON_CHANGE",
+                                                "QUORUM_FAILURE", "VSERPORT_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE",
+                                                NULL };
+
+Monitors *monitors_of(Machine *machine)
+{
+    return machine_service(machine, "monitors");
+}
+
+static void throttle_free(gpointer data)
+{
+    Throttle *throttle = data;
+    timer_fini(&throttle->timer);
+    value_free(throttle->pending);
+    g_free(throttle->event);
+    g_free(throttle);
+}
+
+static void on_machine_event(void *opaque, const char *event, const char *json)
+{
+    Value *data = NULL;
+
+    if (json) {
+        Error *err = json_parse(json, strlen(json), &data);
+        assert(!err); /* our own text */
+    }
+    monitor_emit(((Monitors *)opaque)->machine, event, data);
+}
+
+Error *monitors_init(Machine *machine)
+{
+    Monitors *set = g_new0(Monitors, 1);
+
+    set->machine = machine;
+    list_init(&set->list);
+    set->throttled = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, throttle_free);
+    machine_set_service(machine, "monitors", set);
+    machine_set_emitter(machine, on_machine_event, set);
+    return NULL;
+}
+
+static void monitor_free(Monitor *monitor)
+{
+    list_remove(&monitor->node);
+    if (monitor->control) {
+        qmp_monitor_close(monitor);
+    } else {
+        hmp_monitor_close(monitor);
+    }
+    char_front_close(&monitor->front);
+    g_free(monitor);
+}
+
+void monitors_free(Machine *machine)
+{
+    Monitors *set = monitors_of(machine);
+
+    if (!set) {
+        return;
+    }
+    machine_set_emitter(machine, NULL, NULL);
+    machine_set_service(machine, "monitors", NULL);
+    while (!list_empty(&set->list)) {
+        monitor_free(LIST_FIRST(&set->list, Monitor, node));
+    }
+    g_hash_table_unref(set->throttled);
+    g_free(set);
+}
+
+Error *monitor_add(Machine *machine, const char *chardev, bool control, bool pretty)
+{
+    Monitors *set = monitors_of(machine);
+    Chardevs *chardevs = machine_service(machine, "chardevs");
+    Chardev *chr = chardevs ? chardev_find(chardevs, chardev) : NULL;
+    Monitor *monitor;
+
+    if (!chr) {
+        return error_new("chardev \"%s\" not found", chardev);
+    }
+    if (control && chr->mux) {
+        return error_new("QMP monitor on chardev '%s': a multiplexed chardev serves people, not programs", chardev);
+    }
+    monitor = g_new0(Monitor, 1);
+    Error *err = char_front_attach(&monitor->front, chr);
+    if (err) {
+        g_free(monitor);
+        return err;
+    }
+    monitor->set = set;
+    monitor->control = control;
+    monitor->pretty = pretty;
+    list_append(&set->list, &monitor->node);
+    if (control) {
+        qmp_monitor_open(monitor);
+        char_front_open(&monitor->front, &qmp_front_ops, monitor);
+    } else {
+        hmp_monitor_open(monitor);
+        char_front_open(&monitor->front, &hmp_front_ops, monitor);
+    }
+    return NULL;
+}
+
+/* --- events --- */
+
+static Value *event_message(const char *event, Value *data)
+{
+    Value *message = value_dict(), *stamp = value_dict();
+    struct timeval now;
+
+    gettimeofday(&now, NULL);
+    value_put_int(stamp, "seconds", now.tv_sec);
+    value_put_int(stamp, "microseconds", now.tv_usec);
+    value_put(message, "timestamp", stamp);
+    value_put_str(message, "event", event);
+    if (data) {
+        value_put(message, "data", data);
+    }
+    return message;
+}
+
+static void broadcast(Monitors *set, const Value *message)
+{
+    LIST_FOREACH_SAFE (monitor, &set->list, Monitor, node) {
+        if (monitor->control && monitor->negotiated) {
+            qmp_send(monitor, message);
+        }
+    }
+}
+
+static void arm(Throttle *throttle)
+{
+    int64_t now = clock_now(throttle->set->machine->clocks, CLOCK_REALTIME_NS);
+    timer_set(&throttle->timer, now + NS_PER_SEC);
+}
+
+static void throttle_over(void *opaque)
+{
+    Throttle *throttle = opaque;
+
+    if (throttle->pending) {
+        g_autoptr(Value) message = g_steal_pointer(&throttle->pending);
+        broadcast(throttle->set, message);
+        arm(throttle);
+    }
+}
+
+/* True: the message was kept for later. */
+static bool hold_back(Monitors *set, const char *event, Value *message)
+{
+    if (!g_strv_contains(throttled_events, event)) {
+        return false;
+    }
+    Throttle *throttle = g_hash_table_lookup(set->throttled, event);
+    if (!throttle) {
+        throttle = g_new0(Throttle, 1);
+        throttle->set = set;
+        throttle->event = g_strdup(event);
+        timer_init(&throttle->timer, set->machine->loop, CLOCK_REALTIME_NS, throttle_over, throttle);
+        g_hash_table_insert(set->throttled, throttle->event, throttle);
+    }
+    if (timer_armed(&throttle->timer)) {
+        value_free(throttle->pending);
+        throttle->pending = message;
+        return true;
+    }
+    arm(throttle);
+    return false;
+}
+
+void monitor_emit(Machine *machine, const char *event, Value *data)
+{
+    Monitors *set = monitors_of(machine);
+
+    if (!set) {
+        value_free(data);
+        return;
+    }
+    Value *message = event_message(event, data);
+    if (!hold_back(set, event, message)) {
+        broadcast(set, message);
+        value_free(message);
+    }
+}

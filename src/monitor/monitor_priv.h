@@ -1,0 +1,48 @@
+/* Shared by the files of this folder. */
+#ifndef OSTRICH_MONITOR_MONITOR_PRIV_H
+#define OSTRICH_MONITOR_MONITOR_PRIV_H
+
+#include "chardev/chardev.h"
+#include "monitor/monitor.h"
+#include "monitor/readline.h"
+#include "value/json.h"
+#include "value/qmp.h"
+
+typedef struct Monitors {
+    Machine *machine;
+    List list; /* Monitor */
+    GHashTable *throttled; /* event name -> Throttle */
+} Monitors;
+
+struct Monitor {
+    Monitors *set;
+    CharFront front;
+    bool control, pretty;
+    ListNode node;
+    /* QMP */
+    JsonStream *json;
+    bool negotiated, oob;
+    /* HMP */
+    Readline *readline;
+    bool greeted, focused;
+    Work greet; /* on a multiplexer: when the input has really come to stay */
+    unsigned cpu_index;
+};
+typedef struct Monitor Monitor;
+
+Monitors *monitors_of(Machine *machine);
+/* qmp.c */
+void qmp_monitor_open(Monitor *monitor);
+void qmp_monitor_close(Monitor *monitor);
+void qmp_send(Monitor *monitor, const Value *message);
+extern const CharFrontOps qmp_front_ops;
+/* qmp_check.c */
+Error *qmp_check_value(const QmpType *type, const Value *value, const char *name) MUST_USE;
+/* Checks a dictionary against members and fills the argument struct. */
+Error *qmp_check_args(const QmpCommand *command, const Value *dict, void *args) MUST_USE;
+/* hmp.c */
+void hmp_monitor_open(Monitor *monitor);
+void hmp_monitor_close(Monitor *monitor);
+extern const CharFrontOps hmp_front_ops;
+
+#endif

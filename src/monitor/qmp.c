@@ -1,0 +1,269 @@
+/*
+ * A QMP session: greeting, capabilities negotiation, one response a command in order, events between.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/version.h"
+#include "monitor/monitor_priv.h"
+#include "schema/qmp_commands.h"
+
+/* Above this much unread output no more commands are read. */
+#define OUTPUT_HIGH (1u << 20)
+
+static const QmpCommand *command_find(const char *name)
+{
+    for (const QmpCommand *command = qmp_commands; command->name; command++) {
+        if (!strcmp(command->name, name)) {
+            return command;
+        }
+    }
+    return NULL;
+}
+
+void qmp_send(Monitor *monitor, const Value *message)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+
+    json_write_to(text, message, monitor->pretty);
+    g_string_append(text, "\r\n");
+    char_write_all(&monitor->front, text->str, text->len);
+}
+
+static void send_error(Monitor *monitor, const Value *id, Error *err)
+{
+    static const char *const classes[] = {
+        [ERROR_GENERIC] = "GenericError",
+        [ERROR_COMMAND_NOT_FOUND] = "CommandNotFound",
+        [ERROR_DEVICE_NOT_ACTIVE] = "DeviceNotActive",
+        [ERROR_DEVICE_NOT_FOUND] = "DeviceNotFound",
+        [ERROR_KVM_MISSING_CAP] = "KVMMissingCap",
+    };
+    g_autoptr(Value) message = value_dict();
+    Value *body = value_dict();
+
+    if (id) {
+        value_put(message, "id", value_copy(id));
+    }
+    value_put_str(body, "class", classes[error_class(err)]);
+    value_put_str(body, "desc", error_message(err));
+    value_put(message, "error", body);
+    qmp_send(monitor, message);
+    error_free(err);
+}
+
+Error *monitor_run_qmp(QmpContext *ctx, const char *name, const Value *args, Value **ret_value)
+{
+    const QmpCommand *command = command_find(name);
+    g_autoptr(Value) none = value_dict();
+
+    if (!command) {
+        return error_new_class(ERROR_COMMAND_NOT_FOUND, "The command %s has not been found", name);
+    }
+    g_autofree void *filled = g_malloc0(command->args_size);
+    TRY(qmp_check_args(command, args ? args : none, filled));
+    *ret_value = NULL;
+    return command->fn(ctx, filled, ret_value);
+}
+
+static MUST_USE Error *check_request(const Value *request, const char **ret_command)
+{
+    static const char *const known[] = { "execute", "exec-oob", "arguments", "id", NULL };
+
+    if (value_kind(request) != VALUE_DICT) {
+        return error_new("QMP input must be a JSON object");
+    }
+    for (size_t n = 0; n < value_length(request); n++) {
+        if (!g_strv_contains(known, value_key_at(request, n))) {
+            return error_new("QMP input member '%s' is unexpected", value_key_at(request, n));
+        }
+    }
+    const Value *execute = value_find(request, "execute"), *oob = value_find(request, "exec-oob");
+    const Value *arguments = value_find(request, "arguments");
+    if (execute && oob) {
+        return error_new("QMP input member 'exec-oob' clashes with 'execute'");
+    }
+    if (!execute && !oob) {
+        return error_new("QMP input lacks member 'execute'");
+    }
+    *ret_command = value_get_str(execute ? execute : oob);
+    if (!*ret_command) {
+        return error_new("QMP input member '%s' must be a string", execute ? "execute" : "exec-oob");
+    }
+    if (arguments && value_kind(arguments) != VALUE_DICT) {
+        return error_new("QMP input member 'arguments' must be an object");
+    }
+    return NULL;
+}
+
+static MUST_USE Error *check_stage(const Monitor *monitor, const char *name, bool oob)
+{
+    bool negotiate = !strcmp(name, "qmp_capabilities");
+
+    if (!monitor->negotiated && !negotiate) {
+        return error_new_class(ERROR_COMMAND_NOT_FOUND, "Expecting capabilities negotiation with 'qmp_capabilities'");
+    }
+    if (monitor->negotiated && negotiate) {
+        return error_new_class(ERROR_COMMAND_NOT_FOUND,
+                               "Capabilities negotiation is already complete, command ignored");
+    }
+    const QmpCommand *command = command_find(name);
+    if (oob && !monitor->oob) {
+        return error_new("QMP input member 'exec-oob' is unexpected");
+    }
+    if (oob && command && !command->oob) {
+        return error_new("The command %s does not support OOB", name);
+    }
+    return NULL;
+}
+
+static MUST_USE Error *run_request(Monitor *monitor, const Value *request, Value **ret_value)
+{
+    QmpContext ctx = { .machine = monitor->set->machine, .monitor = monitor };
+    const char *command = NULL;
+
+    TRY(check_request(request, &command));
+    TRY(check_stage(monitor, command, value_find(request, "exec-oob") != NULL));
+    return monitor_run_qmp(&ctx, command, value_find(request, "arguments"), ret_value);
+}
+
+static void on_json(void *opaque, Value *request, Error *err)
+{
+    Monitor *monitor = opaque;
+    g_autoptr(Value) owned = request;
+    const Value *id = request && value_kind(request) == VALUE_DICT ? value_find(request, "id") : NULL;
+    Value *result = NULL;
+
+    if (!err) {
+        err = run_request(monitor, request, &result);
+    }
+    if (err) {
+        value_free(result);
+        send_error(monitor, id, err);
+        return;
+    }
+    g_autoptr(Value) message = value_dict();
+    value_put(message, "return", result ? result : value_dict());
+    if (id) {
+        value_put(message, "id", value_copy(id));
+    }
+    qmp_send(monitor, message);
+}
+
+static size_t qmp_can_receive(void *opaque)
+{
+    return char_pending(&((Monitor *)opaque)->front) < OUTPUT_HIGH ? 4096 : 0;
+}
+
+static void qmp_receive(void *opaque, const uint8_t *buf, size_t length)
+{
+    json_stream_feed(((Monitor *)opaque)->json, (const char *)buf, length);
+}
+
+static void qmp_writable(void *opaque)
+{
+    char_accept_input(&((Monitor *)opaque)->front);
+}
+
+static Value *version_value(void)
+{
+    Value *triple = value_dict(), *version = value_dict();
+    unsigned major = 0, minor = 0, micro = 0;
+
+    sscanf(COMPAT_VERSION, "%u.%u.%u", &major, &minor, &micro);
+    value_put_int(triple, "micro", micro);
+    value_put_int(triple, "minor", minor);
+    value_put_int(triple, "major", major);
+    value_put(version, "qemu", triple);
+    value_put_str(version, "package", "ostrich-" OSTRICH_VERSION);
+    return version;
+}
+
+static void send_greeting(Monitor *monitor)
+{
+    g_autoptr(Value) message = value_dict();
+    Value *body = value_dict(), *capabilities = value_list();
+
+    value_append(capabilities, value_str("oob"));
+    value_put(body, "version", version_value());
+    value_put(body, "capabilities", capabilities);
+    value_put(message, "QMP", body);
+    qmp_send(monitor, message);
+}
+
+static void qmp_event(void *opaque, CharEvent event)
+{
+    Monitor *monitor = opaque;
+
+    if (event == CHAR_EVENT_OPENED) {
+        monitor->negotiated = monitor->oob = false;
+        send_greeting(monitor);
+    } else if (event == CHAR_EVENT_CLOSED) {
+        monitor->negotiated = false;
+        json_stream_free(monitor->json);
+        monitor->json = json_stream_new(on_json, monitor);
+    }
+}
+
+const CharFrontOps qmp_front_ops = {
+    .can_receive = qmp_can_receive, .receive = qmp_receive, .event = qmp_event, .writable = qmp_writable,
+};
+
+void qmp_monitor_open(Monitor *monitor)
+{
+    monitor->json = json_stream_new(on_json, monitor);
+    char_set_echo(&monitor->front, true);
+}
+
+void qmp_monitor_close(Monitor *monitor)
+{
+    g_clear_pointer(&monitor->json, json_stream_free);
+}
+
+/* --- handlers about the protocol --- */
+
+Error *qmp_qmp_capabilities(QmpContext *ctx, const QmpQmpCapabilitiesArgs *args, Value **ret)
+{
+    Monitor *monitor = ctx->monitor;
+
+    if (monitor) {
+        monitor->oob = args->has_enable && value_length(args->enable) > 0;
+        monitor->negotiated = true;
+    }
+    return NULL;
+}
+
+Error *qmp_query_version(QmpContext *ctx, const QmpQueryVersionArgs *args, Value **ret)
+{
+    *ret = version_value();
+    return NULL;
+}
+
+Error *qmp_query_commands(QmpContext *ctx, const QmpQueryCommandsArgs *args, Value **ret)
+{
+    *ret = value_list();
+    for (const QmpCommand *command = qmp_commands; command->name; command++) {
+        Value *info = value_dict();
+        value_put_str(info, "name", command->name);
+        value_append(*ret, info);
+    }
+    return NULL;
+}
+
+Error *qmp_human_monitor_command(QmpContext *ctx, const QmpHumanMonitorCommandArgs *args, Value **ret)
+{
+    unsigned cpu = args->has_cpu_index ? (unsigned)args->cpu_index : 0;
+
+    if (args->has_cpu_index && (args->cpu_index < 0 || (uint64_t)args->cpu_index >= ctx->machine->vcpus->len)) {
+        return error_new("Parameter 'cpu-index' expects a CPU number");
+    }
+    *ret = value_take_str(monitor_run_hmp(ctx->machine, cpu, args->command_line));
+    return NULL;
+}
+
+Error *qmp_quit(QmpContext *ctx, const QmpQuitArgs *args, Value **ret)
+{
+    ctx->machine->no_shutdown = false;
+    machine_request_shutdown(ctx->machine, SHUTDOWN_HOST_QMP_QUIT);
+    return NULL;
+}
