@@ -204,6 +204,7 @@ static MUST_USE Error *make_monitors(Plan *plan, Machine *machine)
 }
 
 #pragma weak block_drive_new
+#pragma weak block_drives_free
 static void warn_line(const char *text)
 {
     warn_report("%s", text);
@@ -328,18 +329,35 @@ Error *cli_start(Plan *plan, Machine **ret_machine)
     return err;
 }
 
+/* Guest devices let go of the back ends before these are closed. */
+static void unplug_all(Machine *machine)
+{
+    Device *dev;
+
+    mem_update_begin(machine->mem);
+    while ((dev = g_queue_peek_tail(machine->device_order))) {
+        object_unparent(&dev->object);
+    }
+    mem_update_end(machine->mem);
+}
+
 void cli_stop(Machine *machine)
 {
     if (!machine) {
         return;
     }
     lock_acquire(&machine->lock);
-    BlockGraph *graph = machine_service(machine, BLOCK_SERVICE);
-    Error *err = graph ? block_graph_flush(graph) : NULL;
-    if (err) {
-        error_report(err);
-    }
     monitors_free(machine);
+    unplug_all(machine);
+    chardevs_free(machine_service(machine, "chardevs"));
     lock_release(&machine->lock);
+    BlockGraph *graph = machine_service(machine, BLOCK_SERVICE);
+    if (graph) {
+        block_graph_set_hooks(graph, NULL, NULL, NULL);
+        if (block_drives_free) {
+            block_drives_free(graph);
+        }
+        block_graph_free(graph);
+    }
     machine_free(machine);
 }
