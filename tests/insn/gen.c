@@ -9,17 +9,18 @@
 #include "base/endian.h"
 
 struct FuzzGen {
-    bool code32;
+    bool code32, xsave;
     unsigned ac_percent;
     uint32_t mode;
     unsigned *rows, count;   /* rows that may be used */
+    unsigned xsave_rows[8], xsave_count;
     uint8_t *seen;           /* by row */
 };
 
 /* What the host must not execute, or what has no reproducible result. */
 static const char *const excluded[] = {
     "cpuid", "rdtsc", "rdtscp", "rdrand", "rdseed", "rdpid", "rdpmc", "int", "syscall", "sysenter", "sysexit",
-    "sysret", "xgetbv", "xsave", "xsaveopt", "xsavec", "xsaves", "xrstor", "xrstors", "monitor", "mwait",
+    "sysret", "xgetbv", "xsaves", "xrstors", "monitor", "mwait",
     "sgdt", "sidt", "sldt", "str", "smsw", "vmcall", "vmmcall", "rdpkru", "wrpkru", "jmpf", "callf", "iret",
     "retf", "iretd", "iretq", "iretw", "lcall", "ljmp", "xbegin", "xabort", "xend", "xtest", "serialize",
 };
@@ -34,13 +35,19 @@ static bool is_excluded(const X86InsnDesc *d)
     return (d->props & INSN_PRIV) != 0;
 }
 
+/* Only with --class xsave, which sees to RDX:RAX and to areas that can be restored. */
+static bool is_xsave(const X86InsnDesc *d)
+{
+    return strncmp(d->mnemonic, "xsave", 5) == 0 || strncmp(d->mnemonic, "xrstor", 6) == 0;
+}
+
 uint32_t gen_class_of(const char *name)
 {
     static const struct { const char *name; uint32_t classes; } names[] = {
         { "int", BIT(CLASS_INT) | BIT(CLASS_BRANCH) | BIT(CLASS_STRING) | BIT(CLASS_STACK) | BIT(CLASS_MISC) },
         { "x87", BIT(CLASS_X87) }, { "mmx", BIT(CLASS_MMX) }, { "sse", BIT(CLASS_SSE) }, { "avx", BIT(CLASS_AVX) },
         { "bmi", BIT(CLASS_BMI) }, { "branch", BIT(CLASS_BRANCH) }, { "string", BIT(CLASS_STRING) },
-        { "stack", BIT(CLASS_STACK) }, { "misc", BIT(CLASS_MISC) }, { "arith", BIT(CLASS_INT) },
+        { "xsave", FUZZ_CLASS_XSAVE }, { "stack", BIT(CLASS_STACK) }, { "misc", BIT(CLASS_MISC) }, { "arith", BIT(CLASS_INT) },
     };
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
         if (strcmp(name, names[i].name) == 0) {
@@ -56,13 +63,15 @@ FuzzGen *gen_new(uint32_t classes, const uint32_t features[X86_FEAT_WORDS], bool
     FuzzGen *gen = g_new0(FuzzGen, 1);
     gen->code32 = code32;
     gen->ac_percent = ac_percent;
+    gen->xsave = classes >> 31;
     gen->mode = X86_MODE_PE | X86_MODE_LMA | X86_MODE_PG | X86_MODE_FLAT | 3 << X86_MODE_CPL_SHIFT |
                 (code32 ? X86_MODE_CS32 | X86_MODE_SS32 : X86_MODE_CS64 | X86_MODE_SS32);
     gen->rows = g_new(unsigned, x86_insn_count);
     gen->seen = g_new0(uint8_t, x86_insn_count);
     for (unsigned row = 1; row < x86_insn_count; row++) {
         const X86InsnDesc *d = &x86_insn_descs[row];
-        if (!(classes >> d->cls & 1) || is_excluded(d) || (d->props & (code32 ? INSN_ONLY64 : INSN_NO64))) {
+        bool in_class = is_xsave(d) ? gen->xsave : classes >> d->cls & 1;
+        if (!in_class || is_excluded(d) || (d->props & (code32 ? INSN_ONLY64 : INSN_NO64))) {
             continue;
         }
         if (d->feature_word != 0xff && !(features[d->feature_word] >> d->feature_bit & 1)) {
@@ -70,6 +79,9 @@ FuzzGen *gen_new(uint32_t classes, const uint32_t features[X86_FEAT_WORDS], bool
             continue;
         }
         gen->rows[gen->count++] = row;
+        if (is_xsave(d) && gen->xsave_count < ARRAY_SIZE(gen->xsave_rows)) {
+            gen->xsave_rows[gen->xsave_count++] = row;
+        }
     }
     return gen;
 }
@@ -101,6 +113,7 @@ typedef struct Build {
     Rng *rng;
     uint8_t *p;
     unsigned rex;      /* W R X B */
+    bool xsave_area;
     bool rip_relative; /* the displacement is at disp */
     uint8_t *disp;
 } Build;
@@ -142,6 +155,14 @@ static void put_disp32(Build *b, uint32_t v)
 static void build_memory(Build *b, unsigned reg)
 {
     Rng *rng = b->rng;
+    if (b->xsave_area) { /* [rbx + 0 or 64], seldom anything */
+        if (!rng_chance(rng, 5)) {
+            b->rex &= 8;
+            put(b, (uint8_t)(0x40 | reg << 3 | X86_RBX));
+            put(b, (uint8_t)(rng_chance(rng, 80) ? 0 : 64));
+            return;
+        }
+    }
     unsigned form = rng_below(rng, 20);
     if (form == 0) { /* disp32: rip-relative in 64-bit code */
         put(b, (uint8_t)(reg << 3 | 5));
@@ -295,6 +316,18 @@ static bool writes_pointer(const X86Insn *insn)
     return false;
 }
 
+/* RAX and RDX select what XSAVE and XRSTOR do. */
+static bool touches_mask(const X86Insn *insn)
+{
+    for (unsigned i = 0; i < insn->operands; i++) {
+        const X86Operand *o = &insn->operand[i];
+        if (o->kind == OPND_REG && (o->flags & OPND_WRITE) && (o->reg == X86_RAX || o->reg == X86_RDX || o->flags & OPND_HIGH8)) {
+            return true;
+        }
+    }
+    return insn->desc->cls == CLASS_INT;
+}
+
 static bool wanted(Build *b, const X86Insn *insn, uint16_t undefined)
 {
     if (insn->length > 15 || is_excluded(insn->desc) || (insn->desc->flags_read & undefined)) {
@@ -304,6 +337,11 @@ static bool wanted(Build *b, const X86Insn *insn, uint16_t undefined)
         if (insn->bytes[i] == 0x64 || (b->gen->code32 && insn->bytes[i] == 0x65)) {
             return false; /* FS belongs to the C library */
         }
+    }
+    if (b->gen->xsave) {
+        /* After these the processor's XINUSE depends on more than the values. */
+        return !writes_pointer(insn) && !touches_mask(insn) && strncmp(insn->desc->mnemonic, "vzero", 5) != 0 &&
+               strcmp(insn->desc->mnemonic, "fwait") != 0;
     }
     return !writes_pointer(insn) || rng_chance(b->rng, 12);
 }
@@ -325,8 +363,11 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index)
     FuzzInsn *f = &c->insn[index];
     for (;;) {
         unsigned row = gen->rows[rng_below(rng, gen->count)];
+        if (gen->xsave && rng_chance(rng, 40)) {
+            row = gen->xsave_rows[rng_below(rng, gen->xsave_count)];
+        }
         uint8_t bytes[48];
-        Build b = { .gen = gen, .rng = rng };
+        Build b = { .gen = gen, .rng = rng, .xsave_area = is_xsave(&x86_insn_descs[row]) };
         build_row(&b, row, bytes);
         X86Insn insn;
         if (x86_decode(&insn, bytes, 15, gen->mode) != DECODE_OK || !wanted(&b, &insn, c->undefined)) {
@@ -402,6 +443,11 @@ void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *c)
     c->count = (uint8_t)(1 + rng_below(&rng, rng_chance(&rng, 30) ? 3 : FUZZ_INSNS));
     c->undefined = 0;
     value_state(&rng, gen->code32, gen->ac_percent, &c->in);
+    if (gen->xsave) {
+        c->in.gpr[X86_RAX] = rng_next(&rng) & 7;
+        c->in.gpr[X86_RDX] = 0;
+        c->in.gpr[X86_RBX] = FUZZ_DATA + 64 * rng_below(&rng, 100);
+    }
     for (unsigned i = 0; i < c->count; i++) {
         gen_insn(gen, &rng, c, i);
     }

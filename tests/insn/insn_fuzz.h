@@ -95,6 +95,7 @@ unsigned gen_covered(const FuzzGen *gen);
 void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *ret_case);
 /* Lays out insn[] into code[] for a slot, and a jump to fuzz_exit_address() behind it. */
 void gen_assemble(FuzzCase *c, unsigned slot);
+#define FUZZ_CLASS_XSAVE (BIT(31) | BIT(CLASS_SSE) | BIT(CLASS_AVX) | BIT(CLASS_X87))
 /* Names of --class; bits are BIT(X86Class). 0 when unknown. */
 uint32_t gen_class_of(const char *name);
 

@@ -175,7 +175,7 @@ static uint32_t parse_classes(const char *list)
     for (char **name = names; *name; name++) {
         uint32_t bits = gen_class_of(*name);
         if (!bits) {
-            fprintf(stderr, "insn-fuzz: class '%s' is not known: int, x87, mmx, sse, avx, bmi\n", *name);
+            fprintf(stderr, "insn-fuzz: class '%s' is not known: int, x87, mmx, sse, avx, bmi, xsave\n", *name);
             exit(2);
         }
         classes |= bits;

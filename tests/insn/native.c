@@ -216,9 +216,9 @@ static void child_map(FuzzNative *native)
     mprotect((void *)FUZZ_RO, FUZZ_RO_SIZE, PROT_READ);
     map_at(FUZZ_EXIT32, 4096, PROT_READ | PROT_WRITE, -1);
     uint8_t *exit32 = (uint8_t *)FUZZ_EXIT32;
-    memcpy(exit32, "\xff\x25\0\0\0\0", 6);
+    memcpy(exit32, "\xff\x25\2\0\0\0", 6); /* jmp [rip + 2]: aligned, as AC may be set */
     uint64_t to = (uintptr_t)fuzz_native_exit;
-    memcpy(exit32 + 6, &to, 8);
+    memcpy(exit32 + 8, &to, 8);
     mprotect(exit32, 4096, PROT_READ | PROT_EXEC);
 }
 

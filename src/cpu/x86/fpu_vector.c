@@ -141,7 +141,7 @@ static void op_gather(X86Cpu *cpu, const X86Insn *insn)
     uint8_t sib = insn->bytes[insn->modrm_offset + 1];
     unsigned dest = native_modrm_reg(insn), mask_reg = vvvv(cpu, insn);
     unsigned index_reg = (sib >> 3 & 7) | (insn->rex & 2) << 2, scale = sib >> 6;
-    if (dest == mask_reg || dest == index_reg || mask_reg == index_reg) {
+    if (insn->asize == 2 || dest == mask_reg || dest == index_reg || mask_reg == index_reg) {
         x86_ud(cpu);
     }
     unsigned size = insn->rex & 8 ? 8 : 4, index_size = insn->opcode & 1 ? 8 : 4;

@@ -35,7 +35,7 @@ static void check_segment(X86Cpu *cpu, unsigned n, uint32_t offset, unsigned siz
         if (offset <= seg->limit || last < offset || last > top) {
             raise_limit(cpu, n);
         }
-    } else if (last > seg->limit || last < offset) {
+    } else if (last > seg->limit || (last < offset && seg->limit != 0xffffffff)) { /* 4 GiB: wraps */
         raise_limit(cpu, n);
     }
 }

@@ -264,11 +264,14 @@ static uint64_t requested(X86Cpu *cpu)
     return (uint32_t)gpr[X86_RAX] | gpr[X86_RDX] << 32;
 }
 
-static uint64_t xsave_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write)
+/* probe: byte of the area that the processor tries first, which shows in CR2. */
+static uint64_t xsave_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write, unsigned probe)
 {
     fpu_check_ac(cpu, x86_ea(cpu, insn, 1, write), 4);
     fpu_check_alignment(cpu, insn, 64);
-    return x86_ea(cpu, insn, size, write);
+    uint64_t va = x86_ea(cpu, insn, size, write);
+    x86_check(cpu, fpu_ea_at(cpu, insn, probe, 1, write), 1, write ? X86_WRITE : X86_READ, X86_AS_CPL);
+    return va;
 }
 
 static void store_component(X86Cpu *cpu, uint64_t va, unsigned component)
@@ -319,8 +322,9 @@ static void xsave_standard(X86Cpu *cpu, const X86Insn *insn, bool optimized)
     xsave_check(cpu);
     uint64_t rfbm = requested(cpu) & cpu->xcr0;
     unsigned size = x86_xsave_area_size(rfbm, false);
-    uint64_t va = xsave_address(cpu, insn, size, true);
-    x86_check(cpu, va, size, X86_WRITE, X86_AS_CPL);
+    uint64_t va = xsave_address(cpu, insn, size, true, size - 1);
+    unsigned first = rfbm & X_X87 ? 0 : AREA_MXCSR;
+    x86_check(cpu, va + first, size - first, X86_WRITE, X86_AS_CPL);
     uint64_t used = in_use(cpu), old = x86_load(cpu, va + AREA_HEADER, 8);
     store_components(cpu, insn, va, optimized ? rfbm & used : rfbm, 0);
     if (rfbm & (X_SSE | X_AVX)) {
@@ -342,8 +346,9 @@ void x86_op_xsaveopt(X86Cpu *cpu, const X86Insn *insn)
 static void xsave_compacted(X86Cpu *cpu, const X86Insn *insn, uint64_t rfbm)
 {
     unsigned size = x86_xsave_area_size(rfbm, true);
-    uint64_t va = xsave_address(cpu, insn, size, true);
-    x86_check(cpu, va, size, X86_WRITE, X86_AS_CPL);
+    uint64_t va = xsave_address(cpu, insn, size, true, size - 1);
+    unsigned first = rfbm & X_X87 ? 0 : rfbm & X_SSE ? AREA_MXCSR : AREA_HEADER;
+    x86_check(cpu, va + first, size - first, X86_WRITE, X86_AS_CPL);
     uint64_t used = in_use(cpu);
     used |= cpu->fx.mxcsr != MXCSR_DEFAULT ? X_SSE : 0;
     store_components(cpu, insn, va, rfbm & used, rfbm | X_COMPACTED);
@@ -420,7 +425,10 @@ static void restore_component(X86Cpu *cpu, const X86Insn *insn, unsigned compone
 static void xrstor(X86Cpu *cpu, const X86Insn *insn, uint64_t allowed, bool compacted_only)
 {
     uint64_t rfbm = requested(cpu) & allowed;
-    uint64_t va = xsave_address(cpu, insn, AREA_EXTENDED, false);
+    uint64_t va = xsave_address(cpu, insn, AREA_EXTENDED, false, AREA_HEADER + 8);
+    if (rfbm & X_AVX) {
+        x86_check(cpu, va + AREA_MXCSR, 4, X86_READ, X86_AS_CPL);
+    }
     XHeader h = load_header(cpu, va, allowed, compacted_only);
     bool compacted = h.comp >> 63;
     uint8_t legacy[AREA_HEADER], data[XC_PKRU + 1][256];
