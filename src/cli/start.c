@@ -305,6 +305,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     TRY(machine_check_globals(machine));
     machine_reset(machine, SHUTDOWN_NONE);
+    machine_launch_vcpus(machine);
     return NULL;
 }
 

@@ -83,7 +83,7 @@ static void describe_device(GString *out, Device *dev, unsigned indent)
     object_props_foreach(dev->object.type, print_prop, &printer);
     if (dev->bus && dev->bus->type->device_describe) {
         g_autofree char *text = dev->bus->type->device_describe(dev);
-        g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+        g_auto(GStrv) lines = g_strsplit(text ? text : "", "\n", -1);
         for (char **line = lines; *line; line++) {
             if (**line) {
                 g_string_append_printf(out, "%*s%s\n", (int)indent + 2, "", *line);

@@ -260,18 +260,6 @@ Error *qmp_pmemsave(QmpContext *ctx, const QmpPmemsaveArgs *args, Value **ret)
                                  .path = args->filename });
 }
 
-/* The CPU's tables must not change while they are walked. */
-typedef struct MemsaveJob {
-    Dump dump;
-    Error *err;
-} MemsaveJob;
-
-static void memsave_on_cpu(Vcpu *vcpu, void *opaque)
-{
-    MemsaveJob *job = opaque;
-    job->err = dump_memory(&job->dump);
-}
-
 Error *qmp_memsave(QmpContext *ctx, const QmpMemsaveArgs *args, Value **ret)
 {
     GPtrArray *vcpus = ctx->machine->vcpus;
@@ -280,11 +268,14 @@ Error *qmp_memsave(QmpContext *ctx, const QmpMemsaveArgs *args, Value **ret)
     if (index < 0 || (uint64_t)index >= vcpus->len) {
         return error_new("Parameter 'cpu-index' expects a CPU number");
     }
-    MemsaveJob job = { .dump = { .machine = ctx->machine, .vcpu = g_ptr_array_index(vcpus, index),
-                                 .addr = (uint64_t)args->val, .size = (uint64_t)args->size, .path = args->filename } };
-    if (!job.dump.vcpu->ops || !job.dump.vcpu->ops->translate) {
+    Dump dump = { .machine = ctx->machine, .vcpu = g_ptr_array_index(vcpus, index), .addr = (uint64_t)args->val,
+                  .size = (uint64_t)args->size, .path = args->filename };
+    if (!dump.vcpu->ops || !dump.vcpu->ops->translate) {
         return error_new("this CPU cannot translate addresses");
     }
-    vcpu_run_sync(job.dump.vcpu, memsave_on_cpu, &job);
-    return job.err;
+    /* The CPU's tables must not change while they are walked. */
+    machine_pause_vcpus(ctx->machine);
+    Error *err = dump_memory(&dump);
+    machine_resume_vcpus(ctx->machine);
+    return err;
 }
