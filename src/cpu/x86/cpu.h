@@ -226,6 +226,7 @@ struct X86Cpu {
 
     /* FPU and vectors. */
     X86Fx fx __attribute__((aligned(64)));
+    uint8_t fx_xsave[64]; /* makes fx an XSAVE area for the translator: the header behind the legacy region */
     uint16_t fcs, fds;
     X86Vec vec[32] __attribute__((aligned(64)));
     uint64_t opmask[8];

@@ -18,6 +18,7 @@ enum {
     ENV_VEC_LIVE = -8,  /* byte: guest vectors are in host registers */
     ENV_VEC_WAS = -7,   /* byte: thunks */
     ENV_VEC_WIDE = -6,  /* byte: vectors have 256 bits */
+    ENV_X87_LIVE = -5, ENV_X87_WAS = -4,
     ENV_TLB_ENTRY_BITS = 5, ENV_TLB_BITS = 10,
     ENV_TLB_READ = 0, ENV_TLB_WRITE = 8, ENV_TLB_HOST = 16,
     ENV_ARITH_FLAGS = 0x8d5,

@@ -22,6 +22,8 @@ static const struct {
     [UOP_POP] = { "pop", HAS_REG | STACK },
     [UOP_LEAVE] = { "leave", STACK },
     [UOP_VEC] = { "vec", HAS_REG | CODE },
+    [UOP_X87] = { "x87", CODE },
+    [UOP_FLDCW] = { "fldcw", MEM },
     [UOP_BMI] = { "bmi", HAS_REG | CODE },
     [UOP_FLAG_IF] = { "flag_if", HAS_IMM },
     [UOP_INTERP] = { "interp", 0 },
@@ -44,7 +46,7 @@ static bool touches_memory(const Uop *u)
 
 bool uop_clobbers(const Uop *u)
 {
-    return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF;
+    return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF || u->kind == UOP_VEC || u->kind == UOP_X87;
 }
 
 uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque)

@@ -25,6 +25,8 @@ typedef enum UopKind {
     UOP_POP,      /* reg */
     UOP_LEAVE,
     UOP_VEC,      /* as OP; xmm registers where the attributes say */
+    UOP_X87,      /* opcode D8..DF: memory by attr, else imm is the ModRM byte */
+    UOP_FLDCW,    /* refused when it unmasks an exception */
     UOP_BMI,      /* VEX-encoded on general registers: reg, vex_v, r/m */
     UOP_FLAG_IF,  /* imm: new value of IF; CPL and IOPL allow it */
     UOP_INTERP,   /* the interpreter executes the guest instruction; control comes back */
@@ -54,6 +56,8 @@ enum { /* Uop.attr */
     UA_YMM = BIT(13),
     UA_REG_GPR32 = BIT(14),
     UA_BACKWARD = BIT(15), /* a branch that needs a poll */
+    UA_X87 = BIT(16),      /* needs the x87 registers: x87 and MMX */
+    UA_XMM = BIT(17),      /* needs the vector registers */
 };
 
 enum { UOP_NO_REG = 0xff };
@@ -63,7 +67,7 @@ typedef struct Uop {
     uint8_t insn;       /* index of the guest instruction in the block */
     uint8_t size;       /* operand size in bytes */
     uint8_t mem_size;   /* bytes accessed */
-    uint16_t attr;
+    uint32_t attr;
     uint8_t reg, rm;    /* guest registers 0..15, or the opcode extension in reg */
     uint32_t code;      /* opcode, as back/x86_64/encode.h writes it: map and prefix bits included */
     uint8_t imm_size;   /* bytes of imm to append */

@@ -91,6 +91,9 @@ void dbt_select_mode(Dbt *d)
     if ((cpu->fx.mxcsr & 0x1f80) != 0x1f80) {
         mode |= FRONT_MODE_NO_VEC;
     }
+    if ((cpu->fx.fcw & 0x3f) != 0x3f || (cpu->fx.fsw & 0x80)) {
+        mode |= FRONT_MODE_NO_X87;
+    }
     if (likely(mode == d->mode && d->mode_count != 0)) {
         return;
     }

@@ -64,6 +64,7 @@ static void make_thunks(Dbt *d)
     env->temp = (int32_t)offsetof(X86Cpu, counters[31]) - (int32_t)X86_CPU_AREA;
     env->vec = (int32_t)offsetof(X86Cpu, vec) - (int32_t)X86_CPU_AREA;
     env->mxcsr = (int32_t)offsetof(X86Cpu, fx.mxcsr) - (int32_t)X86_CPU_AREA;
+    env->fx = (int32_t)offsetof(X86Cpu, fx) - (int32_t)X86_CPU_AREA;
     env->bmi2 = __builtin_cpu_supports("bmi2");
     env->avx = __builtin_cpu_supports("avx");
     Asm a = code_cache_asm(&d->cache, 0);

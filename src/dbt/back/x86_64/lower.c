@@ -11,7 +11,7 @@ typedef struct Lower {
     const Uop *u;
     unsigned index;
     uint8_t *hot_start;
-    bool vec_checked;
+    bool vec_checked, x87_checked;
 } Lower;
 
 static EncRm env_at(int32_t disp)
@@ -592,29 +592,46 @@ static void lower_leave(Lower *l)
     enc_load(l->hot, size, H_R15, mem);
 }
 
+static void lower_interp(Lower *l)
+{
+    uint32_t site = new_site(l, SLOW_INTERP);
+    enc_call(l->hot, l->env->slow[SLOW_INTERP]);
+    enc_u32(l->hot, l->block->first_site + site);
+}
+
 /* --- vectors --- */
 
-/* Guest vectors into host registers, once a block. */
-static void vectors_live(Lower *l)
+/* Guest registers of a unit into the host's, once a block. */
+static void unit_live(Lower *l, bool *checked, int32_t live_byte, const uint8_t *load)
 {
     Asm *a = l->hot;
-    if (l->vec_checked) {
+    if (*checked) {
         return;
     }
-    l->vec_checked = true;
+    *checked = true;
     if (l->u->live_in == 0) {
-        enc_alu_imm(a, ALU_CMP, 1, env_at(ENV_VEC_LIVE), 0);
+        enc_alu_imm(a, ALU_CMP, 1, env_at(live_byte), 0);
         enc_jcc(a, CC_E, enc_here(l->cold));
     } else {
-        enc_op(a, 0xb6 | E_0F, H_RCX, env_at(ENV_VEC_LIVE));
+        enc_op(a, 0xb6 | E_0F, H_RCX, env_at(live_byte));
         uint8_t *dead = enc_jrcxz(a);
         uint8_t *live = enc_jmp8(a);
         enc_here_rel8(a, dead);
         enc_jmp(a, enc_here(l->cold));
         enc_here_rel8(a, live);
     }
-    enc_call(l->cold, l->env->vec_load);
+    enc_call(l->cold, load);
     enc_jmp(l->cold, enc_here(a));
+}
+
+static void units_live(Lower *l)
+{
+    if (l->u->attr & UA_XMM) {
+        unit_live(l, &l->vec_checked, ENV_VEC_LIVE, l->env->vec_load);
+    }
+    if (l->u->attr & UA_X87) {
+        unit_live(l, &l->x87_checked, ENV_X87_LIVE, l->env->x87_load);
+    }
 }
 
 static void encode_vex(Lower *l, unsigned reg, unsigned v, EncRm rm)
@@ -639,7 +656,7 @@ static void lower_vec(Lower *l)
 {
     const Uop *u = l->u;
     Asm *a = l->hot;
-    vectors_live(l);
+    units_live(l);
     if (u->attr & UA_NO_MEM_FORM) { /* VZEROUPPER has no operands */
         enc_u8(a, 0xc5);
         enc_u8(a, u->attr & UA_YMM ? 0xfc : 0xf8);
@@ -679,6 +696,39 @@ static void lower_vec(Lower *l)
     }
 }
 
+static void lower_x87(Lower *l)
+{
+    const Uop *u = l->u;
+    units_live(l);
+    if (u->attr & UA_MEM) {
+        enc_op(l->hot, u->code, u->reg, access_mem(l, (u->attr & UA_RM_W) != 0));
+    } else {
+        enc_u8(l->hot, (uint8_t)u->code);
+        enc_u8(l->hot, (uint8_t)u->imm);
+    }
+}
+
+/* Control words that unmask exceptions are for the interpreter: translated code runs with all masked. */
+static void lower_fldcw(Lower *l)
+{
+    Asm *a = l->hot;
+    if (l->u->live_in != 0) {
+        lower_interp(l);
+        return;
+    }
+    units_live(l);
+    EncRm mem = only_rcx(l, access_mem(l, false));
+    enc_op(a, 0xb7 | E_0F, H_R14, mem);             /* movzx r14d, word */
+    enc_op(a, 0xf7, 2, enc_reg(H_R14));             /* not */
+    enc_op(a, 0xf6 | E_BYTE_RM, 0, enc_reg(H_R14)); /* test r14b, masks */
+    enc_u8(a, 0x3f);
+    uint32_t site = new_site(l, SLOW_INTERP);
+    enc_jcc(a, CC_NE, enc_here(l->cold));
+    enc_call(l->cold, l->env->slow[SLOW_INTERP]);
+    enc_u32(l->cold, l->block->first_site + site);
+    enc_op(a, 0xd9, 5, mem);
+}
+
 /* dest is reg, or vex_v where reg is an extension. At most one scratch register is left beside memory. */
 static void lower_bmi(Lower *l)
 {
@@ -715,13 +765,6 @@ static void lower_bmi(Lower *l)
 }
 
 /* --- control --- */
-
-static void lower_interp(Lower *l)
-{
-    uint32_t site = new_site(l, SLOW_INTERP);
-    enc_call(l->hot, l->env->slow[SLOW_INTERP]);
-    enc_u32(l->hot, l->block->first_site + site);
-}
 
 /* CLI. */
 static void lower_flag_if(Lower *l)
@@ -917,6 +960,12 @@ static void lower_uop(Lower *l)
         break;
     case UOP_VEC:
         lower_vec(l);
+        break;
+    case UOP_X87:
+        lower_x87(l);
+        break;
+    case UOP_FLDCW:
+        lower_fldcw(l);
         break;
     case UOP_BMI:
         lower_bmi(l);

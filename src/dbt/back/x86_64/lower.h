@@ -38,12 +38,12 @@ enum {
 typedef struct HostEnv {
     const uint8_t *slow[SLOW_KINDS];
     const uint8_t *leave[LEAVE_KINDS];
-    const uint8_t *vec_load;
+    const uint8_t *vec_load, *x87_load;
     uint8_t *enter;
     uint32_t slots;      /* 32-bit address of the page-id table */
     uint32_t jump_cache; /* of the current mode's jump cache */
     uint32_t masks;      /* 32-bit address of pext masks: TLB index, ~0xfff, 0xfff */
-    int32_t temp, vec, mxcsr; /* context-relative: 8 spare bytes, vector registers, MXCSR */
+    int32_t temp, vec, mxcsr, fx; /* context-relative: 8 spare bytes, vector registers, MXCSR, XSAVE area of x87 */
     bool bmi2, avx;
 } HostEnv;
 enum { JUMP_CACHE_BITS = 14, PAGE_SLOT_BITS = 12 };

@@ -97,6 +97,47 @@ static void move_all_vectors(Asm *a, const HostEnv *env, bool load)
     enc_patch_rel32(done, a->run_delta, enc_here(a));
 }
 
+/*
+ * The x87 state alone goes through XSAVE, whose image is the CPU's own. The pointers of the last
+ * instruction stay what they were: the host's would be addresses of translated code.
+ */
+enum { FX_FOP = 6, FX_FIP = 8, FX_FDP = 16, FX_HEADER = 512 };
+
+static void x87_mask(Asm *a)
+{
+    enc_mov_imm(a, H_RAX, 1);
+    enc_mov_imm(a, H_RDX, 0);
+}
+
+static void save_x87(Asm *a, const HostEnv *env)
+{
+    enc_load(a, 1, H_RAX, env_at(ENV_X87_LIVE));
+    enc_store(a, 1, env_at(ENV_X87_WAS), H_RAX);
+    enc_op(a, 0x84 | E_BYTE_REG | E_BYTE_RM, H_RAX, enc_reg(H_RAX));
+    uint8_t *none = enc_jcc(a, CC_E, NULL);
+    enc_load(a, 8, H_RCX, env_at(env->fx + FX_FIP));
+    enc_load(a, 8, H_RSI, env_at(env->fx + FX_FDP));
+    enc_load(a, 2, H_RDI, env_at(env->fx + FX_FOP));
+    x87_mask(a);
+    enc_op(a, 0xae | E_0F | E_W, 4, env_at(env->fx)); /* xsave64 */
+    enc_store(a, 8, env_at(env->fx + FX_FIP), H_RCX);
+    enc_store(a, 8, env_at(env->fx + FX_FDP), H_RSI);
+    enc_store(a, 2, env_at(env->fx + FX_FOP), H_RDI);
+    enc_store_imm(a, 1, env_at(ENV_X87_LIVE), 0);
+    enc_u8(a, 0xdb); /* fninit, for C */
+    enc_u8(a, 0xe3);
+    enc_patch_rel32(none, a->run_delta, enc_here(a));
+}
+
+/* Destroys rax and rdx. */
+static void load_x87(Asm *a, const HostEnv *env)
+{
+    x87_mask(a);
+    enc_store_imm(a, 8, env_at(env->fx + FX_HEADER), 1); /* the image holds x87 */
+    enc_op(a, 0xae | E_0F | E_W, 5, env_at(env->fx));    /* xrstor64 */
+    enc_store_imm(a, 1, env_at(ENV_X87_LIVE), 1);
+}
+
 /* Puts live guest vectors away and gives C its MXCSR; remembers in ENV_VEC_WAS whether there were any. */
 static void save_vectors(Asm *a, const HostEnv *env)
 {
@@ -164,6 +205,7 @@ static void emit_leave(HostEnv *env, Asm *a, unsigned why)
     save_gprs(a);
     save_flags(a);
     save_vectors(a, env);
+    save_x87(a, env);
     emit_return(a, why);
 }
 
@@ -180,6 +222,7 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, void *opa
     save_gprs(a);
     save_flags(a);
     save_vectors(a, env);
+    save_x87(a, env);
     enc_mov_imm(a, H_RDI, (uintptr_t)opaque);
     enc_mov(a, 8, H_RSI, H_R14);
     enc_load(a, 8, H_RDX, env_at(ENV_PAYLOAD));
@@ -190,6 +233,10 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, void *opa
     enc_alu_imm(a, ALU_CMP, 1, env_at(ENV_VEC_WAS), 0);
     uint8_t *none = enc_jcc(a, CC_E, NULL);
     load_vectors(a, env);
+    enc_patch_rel32(none, a->run_delta, enc_here(a));
+    enc_alu_imm(a, ALU_CMP, 1, env_at(ENV_X87_WAS), 0);
+    none = enc_jcc(a, CC_E, NULL);
+    load_x87(a, env);
     enc_patch_rel32(none, a->run_delta, enc_here(a));
     load_flags(a);
     load_gprs(a);
@@ -208,5 +255,13 @@ void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, void *opaque)
     enc_align(a, 16);
     env->vec_load = enc_here(a); /* touches neither flags nor guest registers */
     load_vectors(a, env);
+    enc_u8(a, 0xc3);
+    enc_align(a, 16);
+    env->x87_load = enc_here(a); /* the same */
+    enc_store(a, 8, env_at(ENV_GPR), H_RAX);
+    enc_store(a, 8, env_at(ENV_GPR + 16), H_RDX);
+    load_x87(a, env);
+    enc_load(a, 8, H_RAX, env_at(ENV_GPR));
+    enc_load(a, 8, H_RDX, env_at(ENV_GPR + 16));
     enc_u8(a, 0xc3);
 }

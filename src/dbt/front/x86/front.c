@@ -639,7 +639,7 @@ static bool vec_implicit(const X86Insn *insn)
     uint8_t opcode = insn->opcode;
     switch (insn->map) {
     case 1: /* MASKMOVDQU */
-        return opcode == 0xf7;
+        return opcode == 0xf7 || opcode == 0x0f;
     case 2: /* gathers and masked moves, of which only parts may fault */
         return (insn->prefixes & PFX_VEX) &&
                ((opcode >= 0x90 && opcode <= 0x93) || (opcode >= 0x2c && opcode <= 0x2f) || opcode == 0x8c || opcode == 0x8e);
@@ -686,11 +686,17 @@ static bool vec(Front *f)
     }
     if (vex && insn->map == 1 && insn->opcode == 0x77) { /* VZEROUPPER, VZEROALL */
         u->kind = UOP_VEC;
-        u->attr = UA_VEX | UA_NO_MEM_FORM | (insn->vex_l ? UA_YMM : 0);
+        u->attr = UA_VEX | UA_XMM | UA_NO_MEM_FORM | (insn->vex_l ? UA_YMM : 0);
         u->code = 0x77 | E_0F;
         return true;
     }
-    bool mem = (insn->modrm >> 6) != 3;
+    if (!vex && insn->map == 1 && insn->opcode == 0x77) { /* EMMS */
+        u->kind = UOP_X87;
+        u->attr = UA_X87;
+        u->code = 0x0f;
+        u->imm = 0x77;
+        return !(f->b->mode & FRONT_MODE_NO_X87);
+    }
     u->kind = UOP_VEC;
     u->attr = 0;
     u->reg = (insn->modrm >> 3 & 7) | (insn->rex & 4) << 1;
@@ -700,9 +706,10 @@ static bool vec(Front *f)
         uint16_t access = (o->flags & OPND_READ ? 1 : 0) | (o->flags & OPND_WRITE ? 2 : 0);
         switch (o->kind) {
         case OPND_XMM:
-            if (!mem || (o->reg == u->reg)) {
-                u->attr |= o->reg == u->reg ? UA_REG_XMM : 0;
-            }
+            u->attr |= UA_XMM;
+            break;
+        case OPND_MMX:
+            u->attr |= UA_X87;
             break;
         case OPND_REG:
             if (i != 0 || gpr_is_rm(insn)) {
@@ -737,11 +744,50 @@ static bool vec(Front *f)
     if ((u->attr & UA_REG_R) && (u->attr & UA_MEM)) {
         return false;
     }
+    if ((u->attr & UA_X87) && (f->b->mode & FRONT_MODE_NO_X87)) {
+        return false;
+    }
+    u->attr |= insn->desc->cls == CLASS_SSE || insn->desc->cls == CLASS_AVX ? UA_XMM : 0;
     u->attr |= vex ? UA_VEX | (insn->vex_l ? UA_YMM : 0) : 0;
     u->code = host_code(insn);
     u->vex_v = insn->vex_v;
     u->vex_w = (insn->rex & 8) != 0;
     return true;
+}
+
+/* --- x87 --- */
+
+static bool x87(Front *f)
+{
+    X86Insn *insn = f->insn;
+    Uop *u = f->u;
+    if (f->b->mode & (X86_MODE_TS | X86_MODE_EM | FRONT_MODE_NO_X87)) {
+        return false;
+    }
+    unsigned ext = insn->modrm >> 3 & 7;
+    u->kind = UOP_X87;
+    u->code = insn->opcode;
+    u->attr = UA_X87;
+    if (insn->modrm >= 0xc0) {
+        u->imm = insn->modrm;
+        return true;
+    }
+    /* FLDENV, FNSTENV, FRSTOR, FNSAVE */
+    if ((insn->opcode == 0xd9 && (ext == 4 || ext == 6)) || (insn->opcode == 0xdd && (ext == 4 || ext == 6))) {
+        return false;
+    }
+    if (insn->opcode == 0xd9 && ext == 5) {
+        u->kind = UOP_FLDCW;
+    }
+    u->reg = ext;
+    for (unsigned i = 0; i < insn->operands; i++) {
+        const X86Operand *o = &insn->operand[i];
+        if (o->kind == OPND_MEM) {
+            u->mem_size = o->size;
+            u->attr |= (o->flags & OPND_READ ? UA_RM_R : 0) | (o->flags & OPND_WRITE ? UA_RM_W : 0);
+        }
+    }
+    return put_mem(f);
 }
 
 /* --- VEX-encoded instructions on general registers --- */
@@ -799,7 +845,16 @@ static bool native_insn(Front *f)
     if (insn->desc->cls == CLASS_BMI && (insn->prefixes & PFX_VEX)) {
         return bmi(f);
     }
-    if ((insn->prefixes & PFX_VEX) || insn->desc->cls == CLASS_X87 || insn->desc->cls == CLASS_MMX) {
+    if (insn->desc->cls == CLASS_MMX) {
+        return vec(f);
+    }
+    if (insn->map == 0 && insn->opcode == 0x9b) { /* FWAIT: with all masked nothing is pending */
+        return !(f->b->mode & (X86_MODE_TS | X86_MODE_EM | FRONT_MODE_NO_X87));
+    }
+    if (insn->desc->cls == CLASS_X87 && insn->map == 0 && insn->opcode >= 0xd8 && insn->opcode <= 0xdf) {
+        return x87(f);
+    }
+    if ((insn->prefixes & PFX_VEX) || insn->desc->cls == CLASS_X87) {
         return false;
     }
     switch (insn->map) {
@@ -838,7 +893,7 @@ static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next
     reset_uop(u, index);
     u->uses = uses;
     u->defs = defs;
-    u->kind = insn->desc->props & INSN_END || (insn->desc->cls == CLASS_X87 && insn->map == 1) ||
+    u->kind = insn->desc->props & INSN_END || insn->desc->cls == CLASS_X87 ||
                       (insn->desc->cls == CLASS_SSE && insn->map == 1 && insn->opcode == 0xae)
                   ? UOP_INTERP_END
                   : UOP_INTERP;

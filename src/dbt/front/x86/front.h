@@ -11,7 +11,9 @@
 #include "dbt/ir/uop.h"
 
 enum { FRONT_MAX_INSNS = 48, FRONT_MAX_UOPS = FRONT_MAX_INSNS + 1 };
-#define FRONT_MODE_NO_VEC BIT(31) /* translator's mode bit: vectors are left to the interpreter */
+/* Translator's mode bits: MXCSR, or the x87 control word, has unmasked exceptions; the interpreter runs them. */
+#define FRONT_MODE_NO_VEC BIT(31)
+#define FRONT_MODE_NO_X87 BIT(30)
 
 /* Bytes of guest code at va without side effects; NULL when not known. */
 typedef const uint8_t *FrontPeek(void *opaque, uint64_t va, unsigned *ret_available);
