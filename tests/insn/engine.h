@@ -8,6 +8,7 @@
 
 typedef struct InsnEngine {
     const char *name; /* --engine */
+    bool dead_flags;  /* at a fault, arithmetic flags that are overwritten before they are read may be anything */
     /* Prepares a CPU whose registers and memory are set up; opaque goes to the others. May be NULL. */
     void *(*attach)(X86Cpu *cpu);
     void (*detach)(X86Cpu *cpu, void *opaque);

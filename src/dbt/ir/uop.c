@@ -49,7 +49,7 @@ bool uop_clobbers(const Uop *u)
     return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF || u->kind == UOP_VEC || u->kind == UOP_X87;
 }
 
-uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque)
+uint8_t uop_liveness(Uop *uops, unsigned count, uint8_t indirect_live, UopExitLive *exit_live, void *opaque)
 {
     /* Flags that an exit not asked about yet may need; asked when a clobbering uop is met before they are
      * all defined. */
@@ -64,7 +64,7 @@ uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *op
             unknown = 0;
         }
         if (traits & INDIRECT) {
-            live = 0; /* contract of section 6: nothing is passed in flags */
+            live = indirect_live;
         } else if (u->kind == UOP_CALL || u->kind == UOP_JMP) {
             live = 0;
             unknown = FL_ALL;

@@ -22,6 +22,7 @@ typedef struct TcgAccel {
     int thread, engine;
     uint32_t tb_size; /* MiB; 0: default */
     bool one_insn_per_tb, split_wx;
+    DbtGroup group;
     pthread_mutex_t turn; /* thread=single: who holds it runs */
 } TcgAccel;
 
@@ -45,12 +46,15 @@ static Error *init(Accel *accel)
 {
     TcgAccel *tcg = (TcgAccel *)accel;
     pthread_mutex_init(&tcg->turn, NULL);
+    dbt_group_init(&tcg->group);
     return NULL;
 }
 
 static void fini(Accel *accel)
 {
-    pthread_mutex_destroy(&((TcgAccel *)accel)->turn);
+    TcgAccel *tcg = (TcgAccel *)accel;
+    dbt_group_fini(&tcg->group);
+    pthread_mutex_destroy(&tcg->turn);
 }
 
 static bool interprets(const TcgAccel *tcg)
@@ -68,7 +72,7 @@ static Error *vcpu_init_tcg(Accel *accel, Vcpu *vcpu)
     }
     uint32_t mib = tcg->tb_size == 0 ? DEFAULT_TB_MIB : MIN(MAX(tcg->tb_size, (uint32_t)MIN_TB_MIB), (uint32_t)MAX_TB_MIB);
     Dbt *dbt = NULL;
-    TRY(dbt_new(cpu, mib * MiB, tcg->split_wx, &dbt));
+    TRY(dbt_new(cpu, &tcg->group, mib * MiB, tcg->split_wx, &dbt));
     vcpu->accel_data = dbt;
     return NULL;
 }

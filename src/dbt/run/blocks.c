@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "cpu/x86/codepage.h"
 #include "cpu/x86/mmu.h"
 #include "dbt/ir/env.h"
 #include "dbt/run/engine.h"
@@ -20,11 +21,11 @@ static uint32_t *block_bucket(Dbt *d, uint64_t pc, uint32_t map)
     return &d->hash[hash64(pc + ((uint64_t)map << 40), DBT_HASH_BITS)];
 }
 
-static CodePage *page_find(Dbt *d, uint64_t ram, bool create)
+static DbtPage *page_find(Dbt *d, uint64_t ram, bool create)
 {
     uint32_t i = hash64(ram >> MEM_PAGE_BITS, DBT_PAGE_BITS);
     for (;;) {
-        CodePage *p = &d->pages[i];
+        DbtPage *p = &d->pages[i];
         if (p->ram == ram + 1) {
             return p;
         }
@@ -208,7 +209,7 @@ static void drop_block(Dbt *d, DbtBlock *b)
 
 static void page_written(Dbt *d, uint64_t ram, unsigned offset, unsigned length)
 {
-    CodePage *page = page_find(d, ram, false);
+    DbtPage *page = page_find(d, ram, false);
     if (page == NULL || !(page->granules & granules_of(offset, length))) {
         return;
     }
@@ -228,6 +229,9 @@ static void page_written(Dbt *d, uint64_t ram, unsigned offset, unsigned length)
     }
     page->granules = granules;
     page->writes += dropped;
+    if (dropped && d->group->members->len == 1) { /* others may still keep code of the page */
+        x86_code_keep_only(d->cpu, CODE_DBT, page->block, ram - page->block->id, granules);
+    }
 }
 
 void dbt_code_written(Dbt *d, uint64_t ram, uint64_t length)
@@ -296,6 +300,10 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .length = f->insns[insn].length,
             .trap = s->fault != NULL,
         };
+        if (s->kind == SLOW_JUMP) {
+            bool call = u->kind == UOP_CALL_REG || u->kind == UOP_CALL_MEM;
+            site->stack = call ? -(int)u->size : u->kind == UOP_RET ? (int32_t)(u->size + u->imm) : 0;
+        }
         if (s->kind & SLOW_INTERP) {
             d->insns[d->insn_count] = f->insns[insn];
             site->insn = &d->insns[d->insn_count++];
@@ -374,25 +382,35 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
     record_exits(d, b, number);
 }
 
+static bool same_bytes(const FrontBlock *f)
+{
+    for (unsigned i = 0; i < f->insn_count; i++) {
+        if (memcmp(f->bytes + f->offset[i], f->insns[i].bytes, f->insns[i].length) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
 {
     const CodeMap *m = &d->maps[map];
     FrontBlock *f = &d->front;
+    uint64_t in_block = m->ram - m->block->id;
     unsigned offset = pc & (MEM_PAGE_SIZE - 1);
     f->pc = pc;
     f->mode = d->mode;
     f->cpu = d->cpu;
     f->peek = peek;
     f->opaque = d;
+    f->exact_flags = d->exact_flags;
     f->bytes = m->host + offset;
     f->available = (unsigned)MEM_PAGE_SIZE - offset;
-    /* From here on a store to the page is noticed, so what is read now stays true. */
-    uint64_t page_number = (m->ram - m->block->id) >> MEM_PAGE_BITS;
-    if (!(atomic_load(&m->block->flags[page_number]) & RAM_CODE)) {
-        atomic_fetch_or(&m->block->flags[page_number], RAM_CODE);
-        x86_tlb_clean_page(d->cpu, m->block, page_number << MEM_PAGE_BITS);
-    }
     if (!front_translate(f)) {
+        return NULL;
+    }
+    /* From here on writes are reported; what was read before must still be there. */
+    if (!x86_code_add(d->cpu, CODE_DBT, m->block, in_block + offset, f->length) || !same_bytes(f)) {
         return NULL;
     }
     uint32_t number = d->block_count++;
@@ -403,7 +421,8 @@ static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
     uint32_t *bucket = block_bucket(d, pc, map);
     b->hash_next = *bucket;
     *bucket = number;
-    CodePage *page = page_find(d, m->ram, true);
+    DbtPage *page = page_find(d, m->ram, true);
+    page->block = m->block;
     page->granules |= granules_of(offset, f->length);
     b->page_next = page->blocks;
     page->blocks = number;

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "cpu/x86/codepage.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/mmu.h"
 
@@ -77,20 +78,76 @@ static void hook_unmapped(X86Cpu *cpu, uint64_t va, bool global)
     dbt_unmapped(cpu->dbt, va);
 }
 
-static void hook_written(X86Cpu *cpu, RamBlock *block, uint64_t offset, unsigned length)
+/* --- writes to code --- */
+
+typedef struct Written {
+    uint64_t ram;
+    unsigned length;
+} Written;
+
+static void written_work(Vcpu *vcpu, void *opaque)
 {
-    dbt_code_written(cpu->dbt, block->id + offset, length);
+    Written *w = opaque;
+    X86Cpu *cpu = x86_cpu_of(vcpu);
+    if (cpu->dbt != NULL) {
+        dbt_code_written(cpu->dbt, w->ram, w->length);
+    }
+    g_free(w);
 }
 
-static const X86CodeHooks hooks = { .written = hook_written, .unmapped = hook_unmapped };
+static void code_written(void *opaque, X86Cpu *cpu, RamBlock *block, uint64_t offset, unsigned length)
+{
+    DbtGroup *group = opaque;
+    uint64_t ram = block->id + offset;
+    if (cpu != NULL && cpu->dbt != NULL) {
+        dbt_code_written(cpu->dbt, ram, length);
+        if (group->members->len == 1) {
+            return;
+        }
+    }
+    pthread_mutex_lock(&group->lock);
+    for (unsigned i = 0; i < group->members->len; i++) {
+        Dbt *other = g_ptr_array_index(group->members, i);
+        if (other->cpu == cpu) {
+            continue;
+        }
+        if (other->cpu->vcpu->machine == NULL) { /* a test without threads */
+            dbt_code_written(other, ram, length);
+            continue;
+        }
+        Written *w = g_new(Written, 1);
+        *w = (Written){ ram, length };
+        vcpu_run_async(other->cpu->vcpu, written_work, w);
+    }
+    pthread_mutex_unlock(&group->lock);
+}
 
-Error *dbt_new(X86Cpu *cpu, size_t cache_size, bool split, Dbt **ret_dbt)
+void dbt_group_init(DbtGroup *group)
+{
+    pthread_mutex_init(&group->lock, NULL);
+    group->members = g_ptr_array_new();
+}
+
+void dbt_group_fini(DbtGroup *group)
+{
+    g_ptr_array_free(group->members, TRUE);
+    pthread_mutex_destroy(&group->lock);
+}
+
+void dbt_listen(Dbt *d)
+{
+    x86_code_set_listener(d->cpu, code_written, d->group);
+    x86_code_set_hooks(d->cpu, hook_unmapped, NULL);
+}
+
+Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt **ret_dbt)
 {
     Dbt *d = reserve(sizeof(Dbt), 0);
     if (d == NULL) {
         return error_new_errno(errno, "cannot allocate the translator");
     }
     d->cpu = cpu;
+    d->group = group;
     Error *err = reserve_tables(d);
     if (err == NULL) {
         err = code_cache_init(&d->cache, cache_size, split);
@@ -102,7 +159,10 @@ Error *dbt_new(X86Cpu *cpu, size_t cache_size, bool split, Dbt **ret_dbt)
     make_thunks(d);
     dbt_flush(d);
     cpu->dbt = d;
-    x86_set_code_hooks(cpu, &hooks);
+    dbt_listen(d);
+    pthread_mutex_lock(&group->lock);
+    g_ptr_array_add(group->members, d);
+    pthread_mutex_unlock(&group->lock);
     dbt_catch_signals();
     *ret_dbt = d;
     return NULL;
@@ -112,6 +172,13 @@ void dbt_free(Dbt *d)
 {
     if (d == NULL) {
         return;
+    }
+    pthread_mutex_lock(&d->group->lock);
+    g_ptr_array_remove(d->group->members, d);
+    pthread_mutex_unlock(&d->group->lock);
+    if (d->cpu->dbt == d) {
+        x86_code_set_hooks(d->cpu, NULL, NULL);
+        d->cpu->dbt = NULL;
     }
     for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
         void *p = *table_at(d, &tables[i]);
@@ -201,6 +268,9 @@ static bool turn(Dbt *d, const uint8_t *code)
             code = b == NULL ? NULL : d->cache.run + b->entry;
             break;
         }
+        case LEAVE_INDIRECT:
+            dbt_check_jump(d, payload);
+            break;
         case LEAVE_INTERP:
             dbt_interpret_site(d, payload);
             break;
@@ -214,10 +284,10 @@ void dbt_run(Dbt *d)
     X86Cpu *cpu = d->cpu;
     dbt_set_current(d);
     cpu->fault_jmp = &d->jmp;
-    if (setjmp(d->jmp) != 0) {
-        cpu->fault_jmp = &d->jmp;
+    if (setjmp(d->jmp) == X86_JMP_FAULT) {
         x86_deliver_fault(cpu);
     }
+    cpu->fault_jmp = &d->jmp;
     for (;;) {
         if (unlikely(atomic_load_explicit(&x86_hot(cpu)->exit_req, memory_order_relaxed) != 0) && !handle_requests(d)) {
             break;
@@ -229,7 +299,7 @@ void dbt_run(Dbt *d)
             dbt_flush(d);
         }
         uint32_t mode = x86_hot(cpu)->mode;
-        if (unlikely(!front_mode_ok(mode))) {
+        if (unlikely(!front_mode_ok(mode) || (cpu->dr[7] & 0xff) || (x86_hot(cpu)->rflags & X86_RF))) {
             if (!interpret_some(d, 4096)) {
                 break;
             }

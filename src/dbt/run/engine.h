@@ -55,6 +55,7 @@ typedef struct DbtSite {
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
     bool trap;
+    int32_t stack;     /* of a jump: what it added to rsp */
     const X86Insn *insn; /* for those that the interpreter runs; NULL: decode it when needed */
 } DbtSite;
 
@@ -63,12 +64,13 @@ typedef struct DbtFault { /* an instruction that may raise SIGFPE */
 } DbtFault;
 
 /* Blocks that came from a page of RAM. */
-typedef struct CodePage {
+typedef struct DbtPage {
     uint64_t ram;      /* ram address + 1; 0: free */
+    RamBlock *block;
     uint64_t granules; /* bit n: bytes 64n..64n+63 are covered by a valid block */
     uint32_t blocks;   /* first one, by page_next */
     uint32_t writes;   /* invalidations seen */
-} CodePage;
+} DbtPage;
 
 typedef struct DbtStats {
     uint64_t blocks, insns, links, flushes, invalidated, translate_ns;
@@ -83,8 +85,16 @@ typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
     JumpCacheEntry jump_cache[DBT_MODES][1 << JUMP_CACHE_BITS];
 } DbtLow;
 
-typedef struct Dbt {
+typedef struct Dbt Dbt;
+/* The translators of a machine: a write to code must reach all of them. */
+typedef struct DbtGroup {
+    pthread_mutex_t lock;
+    GPtrArray *members; /* Dbt * */
+} DbtGroup;
+
+struct Dbt {
     X86Cpu *cpu;
+    DbtGroup *group;
     CodeCache cache;
     HostEnv env;
     DbtLow *low;
@@ -102,22 +112,26 @@ typedef struct Dbt {
     uint32_t block_count, exit_count, site_count, fault_count, map_count, insn_count;
     uint32_t hash[1 << DBT_HASH_BITS];
     uint32_t map_hash[1 << DBT_MAP_HASH_BITS];
-    CodePage pages[1 << DBT_PAGE_BITS];
+    DbtPage pages[1 << DBT_PAGE_BITS];
     uint32_t page_count;
     bool slots_used;
     bool flush_wanted;
-    bool check;       /* self-check */
+    bool exact_flags; /* see front.h */
     DbtStats stats;
     FrontBlock front;
     Lowered lowered;
-} Dbt;
+};
 
 enum { DBT_MAX_BLOCKS = 1 << 19, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
        DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 
-Error *dbt_new(X86Cpu *cpu, size_t cache_size, bool split, Dbt **ret_dbt) MUST_USE;
+void dbt_group_init(DbtGroup *group);
+void dbt_group_fini(DbtGroup *group);
+Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt **ret_dbt) MUST_USE;
 void dbt_free(Dbt *dbt);
-/* Runs the CPU until it halts, or something is asked of its thread. */
+/* Hears of writes to code and of mappings that go; part of dbt_new(). */
+void dbt_listen(Dbt *dbt);
+/* Runs the CPU until it halts, or something is asked of its thread (false). */
 void dbt_run(Dbt *dbt);
 
 /* --- blocks.c --- */
@@ -133,6 +147,8 @@ void dbt_unmapped(Dbt *dbt, uint64_t va);
 SlowFn dbt_slow;
 /* Executes the instruction of a site, wherever that leads. */
 void dbt_interpret_site(Dbt *dbt, uint32_t site);
+/* An indirect jump went to hot.rip: raises #GP at the jump if that is no address. */
+void dbt_check_jump(Dbt *dbt, uint32_t site);
 void dbt_catch_signals(void);
 void dbt_set_current(Dbt *dbt);
 /* --- stats.c --- */

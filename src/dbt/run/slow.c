@@ -16,6 +16,11 @@ void dbt_set_current(Dbt *d)
     current = d;
 }
 
+static bool canonical(uint64_t va)
+{
+    return (uint64_t)((int64_t)(va << 16) >> 16) == va;
+}
+
 /* The instruction of a site: kept, or read again from the page it came from. False: its bytes changed. */
 static bool site_insn(Dbt *d, const DbtSite *site, X86Insn *buf, const X86Insn **ret_insn)
 {
@@ -65,7 +70,7 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
     if (!(kind & SLOW_INTERP) && !site->trap) {
         bool write = kind & SLOW_WRITE;
         X86Tlbe *e = &cpu->tlb[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
-        if (va - (write ? e->wtag : e->rtag) >= MEM_PAGE_SIZE) {
+        if (canonical(va) && canonical(va + 63) && va - (write ? e->wtag : e->rtag) >= MEM_PAGE_SIZE) {
             uint64_t pa;
             d->stats.slow_miss++;
             x86_mmu_fill(cpu, va, write ? X86_WRITE : X86_READ, X86_AS_CPL, &pa);
@@ -87,6 +92,19 @@ void dbt_interpret_site(Dbt *d, uint32_t number)
     x86_hot(d->cpu)->rip = site_pc(d, site);
     x86_interp_one(d->cpu, site->insn);
     d->cpu->fault_jmp = &d->jmp;
+}
+
+void dbt_check_jump(Dbt *d, uint32_t number)
+{
+    X86Cpu *cpu = d->cpu;
+    X86Hot *hot = x86_hot(cpu);
+    if (likely(canonical(hot->rip) || (cpu->cr4 & CR4_LA57))) {
+        return; /* with 57 bits the fetch says it, a little late */
+    }
+    const DbtSite *site = &d->sites[number];
+    x86_gpr(cpu)[X86_RSP] -= (uint64_t)(int64_t)site->stack;
+    hot->rip = site_pc(d, site);
+    x86_gp(cpu, 0);
 }
 
 /* --- signals --- */

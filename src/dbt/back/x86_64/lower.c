@@ -863,7 +863,11 @@ static void push_return(Lower *l, uint64_t value)
 static void jump_indirect(Lower *l, bool poll)
 {
     Asm *a = l->hot;
-    const uint8_t *miss = l->env->leave[LEAVE_INDIRECT];
+    const uint8_t *miss = leave_stub(l, LEAVE_INDIRECT, l->block->first_site + new_site(l, SLOW_JUMP));
+    if (l->u->live_in != 0) { /* the dispatcher keeps flags */
+        enc_jmp(a, miss);
+        return;
+    }
     if (poll) {
         enc_alu_imm(a, ALU_CMP, 4, env_at(ENV_EXIT_REQ), 0);
         enc_jcc(a, CC_NE, miss);

@@ -22,13 +22,14 @@ enum {
     SLOW_FLAGS = 2, /* EFLAGS were live */
     SLOW_INTERP = 4,
     SLOW_KINDS = 5,
+    SLOW_JUMP = 8, /* not a slow path: a jump whose target is not in the jump cache */
 };
 /* Why JIT code was left: the low byte of what the entry thunk returns; the payload lies above bit 32. */
 enum {
     LEAVE_LINK,     /* payload: exit number; may be linked */
     LEAVE_POLL,     /* payload: exit number; exit_req was set */
     LEAVE_GUARD,    /* payload: block number; its page may be mapped elsewhere */
-    LEAVE_INDIRECT, /* hot.rip holds the target */
+    LEAVE_INDIRECT, /* hot.rip holds the target; payload: site number of the jump */
     LEAVE_INTERP,   /* payload: site number; interpret it and go on anywhere */
     LEAVE_DISPATCH, /* hot.rip is right */
     LEAVE_KINDS,

@@ -197,7 +197,8 @@ static void emit_leave(HostEnv *env, Asm *a, unsigned why)
     env->leave[why] = enc_here(a);
     if (why == LEAVE_INDIRECT) {
         enc_store(a, 8, env_at(ENV_RIP), H_R14);
-    } else if (why != LEAVE_DISPATCH) { /* called; the payload follows the call */
+    }
+    if (why != LEAVE_DISPATCH) { /* called; the payload follows the call */
         enc_pop(a, H_RCX);
         enc_load(a, 4, H_RCX, enc_mem(H_RCX, 0));
         enc_store(a, 4, env_at(ENV_PAYLOAD), H_RCX);

@@ -96,10 +96,9 @@ static bool put_mem(Front *f)
     if (insn->base == X86_REG_RIP) {
         u->disp += f->next;
     }
-    if (insn->asize == 2 || (u->seg != 0 && !mode64(f))) {
-        return false;
-    }
-    return true;
+    /* In 32-bit code FS, GS have limits, and CS cannot be written. */
+    bool plain_segment = mode64(f) || (u->seg == 0 && insn->seg != X86_CS);
+    return insn->asize != 2 && plain_segment;
 }
 
 static unsigned put_reg(const X86Operand *o, uint16_t high, Uop *u)
@@ -566,9 +565,13 @@ static bool map_0f(Front *f)
         return op_reg_rm(f, code, 0);
     case 0xb0:
     case 0xb1:
+        return op_rm_reg(f, code, 0);
     case 0xc0:
     case 0xc1:
-        return op_rm_reg(f, code, 0);
+        if (!op_rm_reg(f, code, 0)) {
+            return false;
+        }
+        return (u->attr & UA_MEM) || u->reg != u->rm || (u->reg & 12) != 8; /* a spilled one twice */
     case 0xb6:
     case 0xb7:
     case 0xbe:
@@ -618,7 +621,7 @@ static bool map_0f38(Front *f)
         f->u->attr |= UA_REG_R;
         f->u->size = insn->operand[0].size;
         unsigned from = insn->operand[1].size;
-        return put_rm(f, 1) && op(f, code | E_F2 | (from == 2 ? E_66 : 0) | (insn->rex & 8 ? E_W : 0), 0);
+        return put_rm(f, 1) && !(f->u->attr & UA_RM_HIGH) && op(f, code | E_F2 | (from == 2 ? E_66 : 0) | (insn->rex & 8 ? E_W : 0), 0);
     }
     return insn->opcode == 0xf0 ? op_reg_rm(f, code, 0) : op_rm_reg(f, code, 0); /* MOVBE */
 }
@@ -938,7 +941,7 @@ static uint8_t exit_live(void *opaque, const Uop *uop, uint64_t target)
                 pc = (uint32_t)pc;
             }
         } else if (insn.map == 0 && (insn.opcode == 0xe8 || insn.opcode == 0xc3 || insn.opcode == 0xc2)) {
-            return live;
+            return b->exact_flags ? live | need : live;
         } else if (insn.desc->props & INSN_END) {
             return live | need;
         }
@@ -979,6 +982,6 @@ bool front_translate(FrontBlock *b)
             u->imm = (uint32_t)u->imm;
         }
     }
-    b->flags_in = uop_liveness(b->uops, b->uop_count, exit_live, b);
+    b->flags_in = uop_liveness(b->uops, b->uop_count, b->exact_flags ? FL_ALL : 0, exit_live, b);
     return true;
 }
