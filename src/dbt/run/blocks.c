@@ -85,9 +85,8 @@ static void clear_jump_cache(Dbt *d, unsigned mode)
     }
 }
 
-void dbt_select_mode(Dbt *d)
+uint32_t dbt_mode(X86Cpu *cpu)
 {
-    X86Cpu *cpu = d->cpu;
     uint32_t mode = x86_hot(cpu)->mode;
     if ((cpu->fx.mxcsr & 0x1f80) != 0x1f80) {
         mode |= FRONT_MODE_NO_VEC;
@@ -95,6 +94,13 @@ void dbt_select_mode(Dbt *d)
     if ((cpu->fx.fcw & 0x3f) != 0x3f || (cpu->fx.fsw & 0x80)) {
         mode |= FRONT_MODE_NO_X87;
     }
+    return mode;
+}
+
+void dbt_select_mode(Dbt *d)
+{
+    X86Cpu *cpu = d->cpu;
+    uint32_t mode = dbt_mode(cpu);
     if (likely(mode == d->mode && d->mode_count != 0)) {
         return;
     }
@@ -298,7 +304,9 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .resume = b->guarded + s->resume,
             .offset = f->offset[insn],
             .length = f->insns[insn].length,
-            .trap = s->fault != NULL,
+            .exact_fault = u->kind == UOP_VEC && (u->attr & UA_X87) && (u->attr & UA_RM_W), /* tags change */
+            .trap = s->stub != NULL,
+            .align = u->attr & UA_ALIGN ? u->mem_size - 1 : 0,
         };
         if (s->kind == SLOW_JUMP) {
             bool call = u->kind == UOP_CALL_REG || u->kind == UOP_CALL_MEM;
@@ -309,7 +317,11 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             site->insn = &d->insns[d->insn_count++];
         }
         if (s->fault != NULL) {
-            d->faults[d->fault_count++] = (DbtFault){ (uint32_t)(s->fault - d->cache.run), (uint32_t)(s->stub - d->cache.run) };
+            d->faults[d->fault_count++] = (DbtFault){
+                .at = (uint32_t)(s->fault - d->cache.run),
+                .stub = s->stub == NULL ? 0 : (uint32_t)(s->stub - d->cache.run),
+                .site = d->site_count - 1,
+            };
         }
     }
     b->site_count = d->lowered.site_count;

@@ -9,6 +9,7 @@
 #include "cpu/x86/codepage.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/mmu.h"
+#include "dbt/ir/env.h"
 
 /* Requests that are the thread's business, not the processor's. */
 #define THREAD_REQUESTS (VCPU_REQ_WORK | VCPU_REQ_STOP | VCPU_REQ_RESET)
@@ -252,6 +253,9 @@ static bool turn(Dbt *d, const uint8_t *code)
         unsigned why = (uint8_t)result;
         d->stats.leave[why]++;
         code = NULL;
+        if (unlikely(dbt_env_byte(cpu, ENV_X87_WAS))) {
+            dbt_fix_fip(d);
+        }
         switch (why) {
         case LEAVE_LINK:
             code = follow_exit(d, payload);

@@ -55,12 +55,15 @@ typedef struct DbtSite {
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
     bool trap;
+    bool exact_fault;  /* its faults have side effects: the interpreter runs it when the fast path fails */
+    uint8_t align;     /* mask of address bits that must be 0 */
     int32_t stack;     /* of a jump: what it added to rsp */
     const X86Insn *insn; /* for those that the interpreter runs; NULL: decode it when needed */
 } DbtSite;
 
-typedef struct DbtFault { /* an instruction that may raise SIGFPE */
-    uint32_t at, stub; /* offsets; in ascending order of at */
+typedef struct DbtFault { /* an instruction that may raise SIGFPE, or whose address the x87 unit remembers */
+    uint32_t at, stub; /* offsets; in ascending order of at; stub 0: x87 */
+    uint32_t site;
 } DbtFault;
 
 /* Blocks that came from a page of RAM. */
@@ -134,9 +137,16 @@ void dbt_listen(Dbt *dbt);
 /* Runs the CPU until it halts, or something is asked of its thread (false). */
 void dbt_run(Dbt *dbt);
 
+static inline uint8_t dbt_env_byte(X86Cpu *cpu, int env)
+{
+    return *((uint8_t *)(x86_tail(cpu) + 1) + env);
+}
+
 /* --- blocks.c --- */
 /* The block for hot.rip in the mode word, translated if need be; NULL: interpret an instruction. Raises. */
 DbtBlock *dbt_find(Dbt *dbt);
+/* The mode word with the translator's own bits. */
+uint32_t dbt_mode(X86Cpu *cpu);
 void dbt_select_mode(Dbt *dbt);
 void dbt_link(Dbt *dbt, uint32_t exit, DbtBlock *to);
 void dbt_flush(Dbt *dbt);
@@ -145,6 +155,8 @@ void dbt_code_written(Dbt *dbt, uint64_t ram, uint64_t length);
 void dbt_unmapped(Dbt *dbt, uint64_t va);
 /* --- slow.c --- */
 SlowFn dbt_slow;
+/* After x87 registers were live in translated code: makes FIP a guest address again. */
+void dbt_fix_fip(Dbt *dbt);
 /* Executes the instruction of a site, wherever that leads. */
 void dbt_interpret_site(Dbt *dbt, uint32_t site);
 /* An indirect jump went to hot.rip: raises #GP at the jump if that is no address. */

@@ -7,6 +7,7 @@
 
 #include "cpu/x86/exc.h"
 #include "cpu/x86/mmu.h"
+#include "dbt/ir/env.h"
 #include "dbt/run/engine.h"
 
 static THREAD_LOCAL Dbt *current;
@@ -48,8 +49,7 @@ static bool interpret(Dbt *d, const DbtSite *site)
     X86Insn buf;
     const X86Insn *insn;
     uint64_t next = x86_hot(cpu)->rip + site->length;
-    uint32_t mode = x86_hot(cpu)->mode;
-    if (!(mode & X86_MODE_CS64)) {
+    if (!(d->mode & X86_MODE_CS64)) {
         next = (uint32_t)next;
     }
     if (!site_insn(d, site, &buf, &insn)) {
@@ -57,7 +57,7 @@ static bool interpret(Dbt *d, const DbtSite *site)
     }
     bool straight = x86_interp_one(cpu, insn);
     cpu->fault_jmp = &d->jmp;
-    return straight && x86_hot(cpu)->rip == next && x86_hot(cpu)->mode == mode && cpu->int_shadow == 0 &&
+    return straight && x86_hot(cpu)->rip == next && dbt_mode(cpu) == d->mode && cpu->int_shadow == 0 &&
            d->blocks[site->block].valid && !d->flush_wanted;
 }
 
@@ -66,11 +66,15 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
     Dbt *d = opaque;
     X86Cpu *cpu = d->cpu;
     const DbtSite *site = &d->sites[lower_site_at(return_address, (unsigned)kind)];
+    if (unlikely(dbt_env_byte(cpu, ENV_X87_WAS))) {
+        dbt_fix_fip(d);
+    }
     x86_hot(cpu)->rip = site_pc(d, site);
     if (!(kind & SLOW_INTERP) && !site->trap) {
         bool write = kind & SLOW_WRITE;
         X86Tlbe *e = &cpu->tlb[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
-        if (canonical(va) && canonical(va + 63) && va - (write ? e->wtag : e->rtag) >= MEM_PAGE_SIZE) {
+        if (canonical(va) && canonical(va + 63) && !(va & site->align) && !site->exact_fault &&
+            va - (write ? e->wtag : e->rtag) >= MEM_PAGE_SIZE) {
             uint64_t pa;
             d->stats.slow_miss++;
             x86_mmu_fill(cpu, va, write ? X86_WRITE : X86_READ, X86_AS_CPL, &pa);
@@ -111,10 +115,9 @@ void dbt_check_jump(Dbt *d, uint32_t number)
 
 static struct sigaction old_fpe;
 
-/* The slow path of the instruction at this address of the cache, or NULL. */
-static const uint8_t *fault_stub(const Dbt *d, const uint8_t *at)
+static const DbtFault *fault_at(const Dbt *d, uint64_t at)
 {
-    uint64_t offset = (uint64_t)(at - d->cache.run);
+    uint64_t offset = at - (uint64_t)(uintptr_t)d->cache.run;
     if (offset >= d->cache.hot) {
         return NULL;
     }
@@ -127,16 +130,24 @@ static const uint8_t *fault_stub(const Dbt *d, const uint8_t *at)
             hi = mid;
         }
     }
-    return lo < d->fault_count && d->faults[lo].at == offset ? d->cache.run + d->faults[lo].stub : NULL;
+    return lo < d->fault_count && d->faults[lo].at == offset ? &d->faults[lo] : NULL;
+}
+
+void dbt_fix_fip(Dbt *d)
+{
+    const DbtFault *fault = fault_at(d, d->cpu->fx.fip);
+    if (fault != NULL) {
+        d->cpu->fx.fip = site_pc(d, &d->sites[fault->site]);
+    }
 }
 
 static void on_fpe(int signal_number, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
     if (current != NULL) {
-        const uint8_t *stub = fault_stub(current, (const uint8_t *)(uintptr_t)uc->uc_mcontext.gregs[REG_RIP]);
-        if (stub != NULL) {
-            uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)stub;
+        const DbtFault *fault = fault_at(current, (uint64_t)uc->uc_mcontext.gregs[REG_RIP]);
+        if (fault != NULL && fault->stub != 0) {
+            uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(current->cache.run + fault->stub);
             return;
         }
     }

@@ -700,8 +700,14 @@ static void lower_x87(Lower *l)
 {
     const Uop *u = l->u;
     units_live(l);
+    EncRm mem = { 0 };
     if (u->attr & UA_MEM) {
-        enc_op(l->hot, u->code, u->reg, access_mem(l, (u->attr & UA_RM_W) != 0));
+        mem = access_mem(l, (u->attr & UA_RM_W) != 0);
+    }
+    uint32_t site = new_site(l, SLOW_JUMP);
+    l->out->sites[site].fault = enc_here(l->hot);
+    if (u->attr & UA_MEM) {
+        enc_op(l->hot, u->code, u->reg, mem);
     } else {
         enc_u8(l->hot, (uint8_t)u->code);
         enc_u8(l->hot, (uint8_t)u->imm);

@@ -59,7 +59,7 @@ typedef struct LowerSite { /* where a guest instruction may leave to C and come 
     uint8_t uop;           /* index of the uop */
     uint8_t kind;          /* SLOW_* */
     uint8_t *fault;        /* run address of a trapping instruction, or NULL */
-    const uint8_t *stub;   /* run address of its slow path */
+    const uint8_t *stub;   /* run address of its slow path; NULL: kept for its address alone (x87) */
 } LowerSite;
 typedef struct LowerExit {
     uint8_t *field;        /* write address of the rel32 that linking patches */

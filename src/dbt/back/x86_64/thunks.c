@@ -98,10 +98,10 @@ static void move_all_vectors(Asm *a, const HostEnv *env, bool load)
 }
 
 /*
- * The x87 state alone goes through XSAVE, whose image is the CPU's own. The pointers of the last
- * instruction stay what they were: the host's would be addresses of translated code.
+ * The x87 state alone goes through XSAVE, whose image is the CPU's own. The address of the last
+ * instruction becomes the host's; the engine translates it back. Data address and opcode stay what they were.
  */
-enum { FX_FOP = 6, FX_FIP = 8, FX_FDP = 16, FX_HEADER = 512 };
+enum { FX_FOP = 6, FX_FDP = 16, FX_HEADER = 512 };
 
 static void x87_mask(Asm *a)
 {
@@ -115,12 +115,10 @@ static void save_x87(Asm *a, const HostEnv *env)
     enc_store(a, 1, env_at(ENV_X87_WAS), H_RAX);
     enc_op(a, 0x84 | E_BYTE_REG | E_BYTE_RM, H_RAX, enc_reg(H_RAX));
     uint8_t *none = enc_jcc(a, CC_E, NULL);
-    enc_load(a, 8, H_RCX, env_at(env->fx + FX_FIP));
     enc_load(a, 8, H_RSI, env_at(env->fx + FX_FDP));
     enc_load(a, 2, H_RDI, env_at(env->fx + FX_FOP));
     x87_mask(a);
     enc_op(a, 0xae | E_0F | E_W, 4, env_at(env->fx)); /* xsave64 */
-    enc_store(a, 8, env_at(env->fx + FX_FIP), H_RCX);
     enc_store(a, 8, env_at(env->fx + FX_FDP), H_RSI);
     enc_store(a, 2, env_at(env->fx + FX_FOP), H_RDI);
     enc_store_imm(a, 1, env_at(ENV_X87_LIVE), 0);

@@ -646,8 +646,8 @@ static bool vec_implicit(const X86Insn *insn)
     case 2: /* gathers and masked moves, of which only parts may fault */
         return (insn->prefixes & PFX_VEX) &&
                ((opcode >= 0x90 && opcode <= 0x93) || (opcode >= 0x2c && opcode <= 0x2f) || opcode == 0x8c || opcode == 0x8e);
-    default: /* PCMPxSTRx */
-        return opcode >= 0x60 && opcode <= 0x63;
+    default: /* PCMPxSTRx; VCVTPS2PH, which sets flags before its store faults */
+        return (opcode >= 0x60 && opcode <= 0x63) || (opcode == 0x1d && insn->modrm < 0xc0);
     }
 }
 
@@ -773,7 +773,7 @@ static bool x87(Front *f)
     u->attr = UA_X87;
     if (insn->modrm >= 0xc0) {
         u->imm = insn->modrm;
-        return true;
+        return insn->opcode != 0xdb || insn->modrm != 0xe3; /* FNINIT also clears what save_x87() keeps */
     }
     /* FLDENV, FNSTENV, FRSTOR, FNSAVE */
     if ((insn->opcode == 0xd9 && (ext == 4 || ext == 6)) || (insn->opcode == 0xdd && (ext == 4 || ext == 6))) {
