@@ -47,9 +47,9 @@ static void phys_forget(X86Mmu *mmu)
 
 /* --- first-level TLB --- */
 
-static void entry_clear(X86Tlbe *e)
+static void entry_clear(X86Tlbe *e, unsigned index)
 {
-    e->rtag = e->wtag = X86_TLB_INVALID;
+    e->rtag = e->wtag = X86_TLB_INVALID(index);
     e->host = 0;
     e->meta = 0;
 }
@@ -66,7 +66,7 @@ static void context_flush(X86Cpu *cpu, unsigned context, bool keep_global)
         X86Tlbe *e = &tlb[group << GROUP_BITS];
         for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
             if (!keep_global || !(e->meta & X86_TLB_GLOBAL)) {
-                entry_clear(e);
+                entry_clear(e, (group << GROUP_BITS) + n);
             }
         }
     }
@@ -271,8 +271,8 @@ static bool tlb_insert(X86Cpu *cpu, unsigned context, uint64_t va, const Walk *w
     }
     bool watched = unlikely(mmu->watch) && page_watched(cpu, va_page);
     bool readable = !write || !mmu_check_rights(cpu, walk, X86_READ, privilege);
-    e->rtag = !watched && readable ? va_page : X86_TLB_INVALID;
-    e->wtag = !watched && direct_write ? va_page : X86_TLB_INVALID;
+    e->rtag = !watched && readable ? va_page : X86_TLB_INVALID(index);
+    e->wtag = !watched && direct_write ? va_page : X86_TLB_INVALID(index);
     e->host = (uint64_t)(uintptr_t)page->host;
     e->meta = x86_a20(cpu, walk->pa) | (walk->flags & WALK_G ? X86_TLB_GLOBAL : 0) |
               (walk->flags & WALK_LARGE ? X86_TLB_LARGE : 0) | (walk->flags & WALK_NX ? X86_TLB_NX : 0);
@@ -560,7 +560,7 @@ void x86_tlb_flush_page(X86Cpu *cpu, uint64_t va)
     for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
         X86Tlbe *e = &x86_context_tlb(cpu, context)[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
         if (e->rtag == page || e->wtag == page) {
-            entry_clear(e);
+            entry_clear(e, (va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1));
         }
     }
     for (unsigned user = 0; user < 2; user++) {
@@ -594,7 +594,7 @@ void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t 
             X86Tlbe *e = &tlb[__builtin_ctzll(groups) << GROUP_BITS];
             for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
                 if (e->host - start < length) {
-                    e->wtag = X86_TLB_INVALID;
+                    e->wtag = X86_TLB_INVALID((unsigned)(e - tlb));
                 }
             }
         }
@@ -652,7 +652,7 @@ void x86_mmu_new(X86Cpu *cpu)
     phys_forget(mmu);
     for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
         for (unsigned n = 0; n < X86_TLB_SIZE; n++) {
-            entry_clear(&x86_context_tlb(cpu, context)[n]);
+            entry_clear(&x86_context_tlb(cpu, context)[n], n);
         }
     }
     Machine *machine = cpu->vcpu->machine;
