@@ -112,7 +112,7 @@ enum { SEG_TYPE = 15, SEG_S = BIT(4), SEG_P = BIT(7), SEG_L = BIT(13), SEG_DB = 
 
 /*
  * One soft TLB entry (DBT.md 7.1). tag: the page's virtual address, or X86_TLB_INVALID(index): an
- * address that would be looked up elsewhere, so that none at all hits. rtag
+ * address that would be looked up elsewhere, as would its neighbours, so that none at all hits. rtag
  * serves data reads, wtag writes. host is the page's host address. A tag is invalid where the access needs
  * the slow path: MMIO, ROM and clean pages or pages with code for writes, watchpoints.
  * Entry of va: index (va >> 12) & (X86_TLB_SIZE - 1).
@@ -124,7 +124,7 @@ typedef struct X86Tlbe {
 } X86Tlbe;
 #define X86_TLB_BITS    10
 #define X86_TLB_SIZE    (1u << X86_TLB_BITS)
-#define X86_TLB_INVALID(index) (1ull << 63 | (uint64_t)(~(index) & (X86_TLB_SIZE - 1)) << 12)
+#define X86_TLB_INVALID(index) (1ull << 63 | (uint64_t)((index) ^ X86_TLB_SIZE / 2) << 12)
 enum { X86_TLB_GLOBAL = 1, X86_TLB_LARGE = 2, X86_TLB_NX = 4 };
 
 /*
