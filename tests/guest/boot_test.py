@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Firmware, loaders and small kernels from Debian packages, each read on its screen or serial line."""
+import os
+import tempfile
+
+from guest import Guest, cloud_kernel, make_initrd, need, run
+
+
+def seabios_without_disk(emulator):
+    need('/usr/share/seabios/bios-256k.bin', 'seabios')
+    with Guest(emulator, ['-m', '128', '-nodefaults', '-vga', 'std'], serial=False) as vm:
+        vm.wait_screen(r'SeaBIOS \(version', 60)
+        vm.wait_screen(r'No bootable device', 60)
+
+
+def multiboot_example(emulator):
+    kernel = need('/usr/lib/multiboot/examples/kernel', 'multiboot')
+    with Guest(emulator, ['-m', '128', '-kernel', kernel, '-net', 'none'], serial=False) as vm:
+        text = vm.wait_screen(r'Halted\.', 60).string
+        assert 'mem_lower' in text or 'mmap' in text, text
+
+
+def grub_floppy(emulator):
+    image = need('/usr/lib/grub-rescue/grub-rescue-floppy.img', 'grub-rescue-pc')
+    with Guest(emulator, ['-m', '128', '-drive', f'file={image},if=floppy,format=raw,readonly=on', '-boot', 'a', '-net', 'none'],
+               serial=False) as vm:
+        vm.wait_screen(r'GNU GRUB', 120)
+
+
+def grub_cd(emulator):
+    image = need('/usr/lib/grub-rescue/grub-rescue-cdrom.iso', 'grub-rescue-pc')
+    with Guest(emulator, ['-m', '128', '-cdrom', image, '-net', 'none'], serial=False) as vm:
+        vm.wait_screen(r'GNU GRUB', 120)
+
+
+def grub_disk(emulator, *device):
+    image = need('/usr/lib/grub-rescue/grub-rescue-cdrom.iso', 'grub-rescue-pc')
+    drive = f'file={image},format=raw,readonly=on,id=d'
+    arguments = ['-m', '128', '-net', 'none', '-snapshot', '-drive', drive + ',if=none', '-device', *device]
+    with Guest(emulator, arguments, serial=False) as vm:
+        vm.wait_screen(r'GNU GRUB', 120)
+
+
+def grub_ide_disk(emulator):
+    grub_disk(emulator, 'ide-hd,drive=d')
+
+
+def grub_virtio_disk(emulator):
+    grub_disk(emulator, 'virtio-blk-pci,drive=d')
+
+
+def grub_invaders(emulator):
+    kernel = need('/boot/invaders.exec', 'grub-invaders')
+    with Guest(emulator, ['-m', '64', '-kernel', kernel, '-net', 'none'], serial=False) as vm:
+        vm.wait_screen(r'(?i)invaders|score|space', 60)
+
+
+def cloud_kernel_to_init(emulator, *more):
+    with tempfile.TemporaryDirectory() as tmp:
+        initrd = make_initrd(tmp, 'echo INIT-OK $(uname -r) cpus $(nproc)\npoweroff -f\n')
+        arguments = ['-m', '512', '-kernel', cloud_kernel(), '-initrd', initrd, '-append', 'console=ttyS0', '-net', 'none', *more]
+        with Guest(emulator, arguments) as vm:
+            match = vm.wait_serial(r'INIT-OK (\S+) cpus (\d+)', 300)
+            vm.wait_exit(60)
+            return match
+
+
+def cloud_kernel_one_cpu(emulator):
+    cloud_kernel_to_init(emulator)
+
+
+def cloud_kernel_two_cpus(emulator):
+    match = cloud_kernel_to_init(emulator, '-smp', '2')
+    assert match.group(2) == b'2', match.group(0)
+
+
+def reset_from_monitor(emulator):
+    with Guest(emulator, ['-m', '128', '-net', 'none'], serial=False) as vm:
+        vm.wait_screen(r'No bootable device', 60)
+        vm.qmp('system_reset')
+        vm.wait_event('RESET', 10)
+        vm.wait_screen(r'No bootable device', 60)
+
+
+if __name__ == '__main__':
+    run([seabios_without_disk, multiboot_example, grub_floppy, grub_cd, grub_ide_disk, grub_virtio_disk, grub_invaders,
+         cloud_kernel_one_cpu, cloud_kernel_two_cpus, reset_from_monitor])
