@@ -173,6 +173,7 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
     Machine *machine = *ret_machine;
     lock_acquire(&machine->lock);
     LoopFd *signals = catch_signals(machine);
+    machine_launch_vcpus(machine);
     if (!machine->start_paused) {
         machine_start(machine);
     }
