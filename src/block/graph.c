@@ -594,7 +594,7 @@ Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDrive
     BlockNode *file;
     TRY(block_open_file_co(graph, filename, NULL, OPEN_PROTOCOL | OPEN_WRITE | OPEN_NO_FLUSH, NULL, &file));
     BlockEdge *edge;
-    Error *err = block_root_attach(file, "create", CLAIM_ALL, CLAIM_READ, &edge);
+    Error *err = block_root_attach(file, "create", CLAIM_READ, CLAIM_ALL, &edge);
     if (!err) {
         err = driver->create_co(graph, filename, file, opts);
         block_root_detach(edge);

@@ -1,0 +1,517 @@
+/*
+ * qcow2 check and repair: every reference is counted anew and compared with the refcounts.
+ *
+ * Repair: counts that are too high go down in place. If any is too low, the whole refcount structure is
+ * written anew behind the last used cluster, since the old one cannot be trusted to find free space.
+ * Entries that point nowhere sensible are reported and left.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/endian.h"
+#include "block/format/qcow2.h"
+
+typedef struct Checker {
+    Qcow2 *q;
+    BlockCheck *out;
+    uint32_t *refs; /* references found, by host cluster */
+    uint64_t count; /* clusters of the file */
+    bool rebuild, flags_wrong;
+    uint64_t low_counts, high_counts; /* how many clusters have a count that is wrong */
+    uint64_t wrong_flags;
+    uint64_t next_expected; /* for fragmentation */
+} Checker;
+
+static void say(Checker *c, const char *fmt, ...) PRINTF(2, 3);
+static void say(Checker *c, const char *fmt, ...)
+{
+    if (c->out->message) {
+        va_list ap;
+        va_start(ap, fmt);
+        g_autofree char *text = g_strdup_vprintf(fmt, ap);
+        va_end(ap);
+        c->out->message(c->out->opaque, text);
+    }
+}
+
+static void refer(Checker *c, uint64_t offset, uint64_t bytes)
+{
+    Qcow2 *q = c->q;
+    uint64_t end;
+    if (!bytes) {
+        return;
+    }
+    if (!checked_add_u64(offset, bytes, &end) || (end - 1) >> q->cluster_bits >= c->count) {
+        say(c, "ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset 0x%"
+            PRIx64 " size 0x%" PRIx64, offset, bytes);
+        c->out->corruptions++;
+        return;
+    }
+    for (uint64_t i = offset >> q->cluster_bits; i <= (end - 1) >> q->cluster_bits; i++) {
+        if (c->refs[i] < UINT32_MAX) {
+            c->refs[i]++;
+        }
+    }
+}
+
+/* --- the trees --- */
+
+static void check_copied(Checker *c, const char *what, uint64_t offset, uint64_t entry)
+{
+    uint64_t count = 0;
+    if (qcow2_get_refcount_co(c->q, offset >> c->q->cluster_bits, &count) < 0) {
+        c->out->check_errors++;
+        return;
+    }
+    if ((count == 1) != ((entry & ENTRY_COPIED) != 0)) {
+        say(c, "ERROR OFLAG_COPIED %s: entry=%" PRIx64 " refcount=%" PRIu64, what, entry, count);
+        c->wrong_flags++;
+        c->out->corruptions++;
+    }
+}
+
+static void check_data_entry(Checker *c, uint64_t entry, bool active)
+{
+    Qcow2 *q = c->q;
+    uint64_t host = entry & ENTRY_OFFSET;
+
+    if (entry & ENTRY_COMPRESSED) {
+        uint64_t offset, bytes;
+        qcow2_compressed_range(q, entry, &offset, &bytes);
+        /* The size is in sectors, so the last one may only seem to reach behind the end of the file. */
+        if (offset < q->file->size && offset + bytes > q->file->size) {
+            bytes = q->file->size - offset;
+        }
+        refer(c, offset, bytes);
+        if (active) {
+            c->out->allocated_clusters++;
+            c->out->compressed_clusters++;
+            c->out->fragmented_clusters++; /* always read by itself */
+        }
+        return;
+    }
+    if (!host) {
+        return;
+    }
+    if (qcow2_in_cluster(q, host)) {
+        say(c, "ERROR offset=%" PRIx64 ": Cluster is not properly aligned; L2 entry corrupted.", host);
+        c->out->corruptions++;
+        return;
+    }
+    if (active) {
+        c->out->allocated_clusters++;
+        if (c->next_expected && c->next_expected != host) {
+            c->out->fragmented_clusters++;
+        }
+        c->next_expected = host + q->cluster_size;
+        check_copied(c, "data cluster", host, entry);
+    }
+    refer(c, host, q->cluster_size);
+}
+
+static void check_l2(Checker *c, uint64_t offset, bool active, uint8_t *buffer)
+{
+    Qcow2 *q = c->q;
+    if (node_pread_co(q->file, offset, q->cluster_size, buffer) < 0) {
+        c->out->check_errors++;
+        return;
+    }
+    for (uint64_t e = 0; e < q->l2_entries; e++) {
+        check_data_entry(c, ld64_be(buffer + e * q->entry_size), active);
+    }
+}
+
+static void check_tree(Checker *c, const uint64_t *l1, uint32_t entries, bool active)
+{
+    Qcow2 *q = c->q;
+    g_autofree uint8_t *buffer = g_malloc(q->cluster_size);
+
+    for (uint32_t i = 0; i < entries; i++) {
+        uint64_t l2 = l1[i] & ENTRY_OFFSET;
+        if (!l2) {
+            continue;
+        }
+        if (qcow2_in_cluster(q, l2)) {
+            say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted", l2);
+            c->out->corruptions++;
+            continue;
+        }
+        refer(c, l2, q->cluster_size);
+        if (active) {
+            check_copied(c, "L2 cluster", l2, l1[i]);
+        }
+        if (l2 >> q->cluster_bits < c->count) {
+            check_l2(c, l2, active, buffer);
+        }
+    }
+}
+
+static void check_snapshot_trees(Checker *c)
+{
+    Qcow2 *q = c->q;
+    refer(c, q->snapshots_offset, q->snapshots_bytes);
+    for (guint i = 0; i < q->snapshots->len; i++) {
+        const Qcow2Snapshot *sn = &g_array_index(q->snapshots, Qcow2Snapshot, i);
+        uint64_t bytes = (uint64_t)sn->l1_size * 8;
+        g_autofree uint64_t *l1 = g_try_malloc0(MAX(bytes, 8));
+        refer(c, sn->l1_offset, bytes);
+        if (!l1 || (bytes && node_pread_co(q->file, sn->l1_offset, bytes, l1) < 0)) {
+            c->out->check_errors++;
+            continue;
+        }
+        for (uint32_t e = 0; e < sn->l1_size; e++) {
+            l1[e] = ld64_be(&l1[e]);
+        }
+        check_tree(c, l1, sn->l1_size, false);
+    }
+}
+
+static void check_bitmaps(Checker *c)
+{
+    Qcow2 *q = c->q;
+    for (guint i = 0; i < q->extensions->len; i++) {
+        const Qcow2Extension *ext = g_ptr_array_index(q->extensions, i);
+        if (ext->type != EXT_BITMAPS || ext->length < 24 || !(q->autoclear & AUTOCLEAR_BITMAPS)) {
+            continue;
+        }
+        uint64_t bytes = ld64_be(ext->data + 8), at = ld64_be(ext->data + 16);
+        refer(c, at, bytes);
+        g_autofree uint8_t *dir = bytes <= 64 * MiB ? g_try_malloc(MAX(bytes, 1)) : NULL;
+        if (!dir || node_pread_co(q->file, at, bytes, dir) < 0) {
+            c->out->check_errors++;
+            continue;
+        }
+        for (uint64_t p = 0; p + 24 <= bytes;) {
+            uint64_t table = ld64_be(dir + p), entries = ld32_be(dir + p + 8);
+            refer(c, table, entries * 8);
+            for (uint64_t e = 0; e < entries; e++) {
+                uint8_t entry[8];
+                if (node_pread_co(q->file, table + e * 8, 8, entry) < 0) {
+                    c->out->check_errors++;
+                    break;
+                }
+                refer(c, ld64_be(entry) & ENTRY_OFFSET, ld64_be(entry) & ENTRY_OFFSET ? q->cluster_size : 0);
+            }
+            p += ALIGN_UP(24 + (uint64_t)ld16_be(dir + p + 18) + ld32_be(dir + p + 20), 8);
+        }
+    }
+}
+
+/* --- the refcount structure itself --- */
+
+static void check_refcount_blocks(Checker *c)
+{
+    Qcow2 *q = c->q;
+    refer(c, q->reftable_offset, (uint64_t)q->reftable_size * 8);
+    for (uint32_t i = 0; i < q->reftable_size; i++) {
+        uint64_t offset = q->reftable[i];
+        if (!offset) {
+            continue;
+        }
+        if (qcow2_in_cluster(q, offset) || offset >> q->cluster_bits >= c->count) {
+            say(c, "ERROR refcount block %u is %s", i, qcow2_in_cluster(q, offset) ?
+                "not cluster aligned; refcount table entry corrupted" : "outside image");
+            c->out->corruptions++;
+            c->rebuild = true;
+            continue;
+        }
+        refer(c, offset, q->cluster_size);
+        if (c->refs[offset >> q->cluster_bits] != 1) {
+            say(c, "ERROR refcount block %u refcount=%u", i, c->refs[offset >> q->cluster_bits]);
+            c->out->corruptions++;
+            c->rebuild = true;
+        }
+    }
+}
+
+static int count_of(Checker *c, uint64_t cluster, uint64_t *ret)
+{
+    Qcow2 *q = c->q;
+    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order, index = cluster / per_block;
+    *ret = 0;
+    if (index < q->reftable_size && (qcow2_in_cluster(q, q->reftable[index]) ||
+                                     q->reftable[index] >> q->cluster_bits >= c->count)) {
+        return 0; /* reported already */
+    }
+    return qcow2_get_refcount_co(q, cluster, ret);
+}
+
+static void compare(Checker *c, bool quiet)
+{
+    Qcow2 *q = c->q;
+    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order;
+    uint64_t highest = MAX(c->count, (uint64_t)q->reftable_size * per_block);
+
+    c->low_counts = c->high_counts = 0;
+    for (uint64_t i = 0; i < highest; i++) {
+        uint64_t count;
+        if (i >= c->count && i % per_block == 0 && !q->reftable[i / per_block]) {
+            i += per_block - 1;
+            continue;
+        }
+        if (count_of(c, i, &count) < 0) {
+            c->out->check_errors++;
+            continue;
+        }
+        uint64_t refs = i < c->count ? c->refs[i] : 0;
+        if (count || refs) {
+            c->out->image_end = (i + 1) << q->cluster_bits;
+        }
+        if (count == refs) {
+            continue;
+        }
+        *(count < refs ? &c->low_counts : &c->high_counts) += 1;
+        if (!quiet) {
+            say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, count < refs ? "ERROR" : "Leaked",
+                i, count, refs);
+        }
+    }
+}
+
+/* --- repair --- */
+
+static int lower_counts_co(Checker *c)
+{
+    Qcow2 *q = c->q;
+    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order;
+    int ret = 0;
+
+    for (uint32_t b = 0; b < q->reftable_size && ret >= 0; b++) {
+        Qcow2Table *block;
+        if (!q->reftable[b]) {
+            continue;
+        }
+        ret = qcow2_cache_get_co(&q->refcount_cache, q->reftable[b], &block);
+        for (uint64_t e = 0; e < per_block && ret >= 0; e++) {
+            uint64_t cluster = b * per_block + e, refs = cluster < c->count ? c->refs[cluster] : 0;
+            if (qcow2_refcount_read(q, block->data, e) > refs) {
+                qcow2_refcount_write(q, block->data, e, refs);
+                qcow2_cache_dirty(&q->refcount_cache, block);
+            }
+        }
+    }
+    q->free_hint = 0;
+    return ret >= 0 ? qcow2_write_back_locked_co(q) : ret;
+}
+
+/* The references of the old structure go away with it. */
+static void unrefer_old_structure(Checker *c)
+{
+    Qcow2 *q = c->q;
+    uint64_t bytes = (uint64_t)q->reftable_size * 8;
+    for (uint64_t i = q->reftable_offset >> q->cluster_bits;
+         bytes && i <= (q->reftable_offset + bytes - 1) >> q->cluster_bits && i < c->count; i++) {
+        c->refs[i]--;
+    }
+    for (uint32_t i = 0; i < q->reftable_size; i++) {
+        uint64_t cluster = q->reftable[i] >> q->cluster_bits;
+        if (q->reftable[i] && !qcow2_in_cluster(q, q->reftable[i]) && cluster < c->count) {
+            c->refs[cluster]--;
+        }
+    }
+}
+
+static int write_block_co(Checker *c, uint64_t block, uint64_t first, uint64_t end, uint64_t at, uint8_t *buffer,
+                          bool *ret_used)
+{
+    Qcow2 *q = c->q;
+    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order;
+    memset(buffer, 0, q->cluster_size);
+    *ret_used = false;
+    for (uint64_t e = 0; e < per_block; e++) {
+        uint64_t cluster = block * per_block + e;
+        uint64_t refs = cluster >= first && cluster < end ? 1 : cluster < MIN(c->count, first) ? c->refs[cluster] : 0;
+        if (refs > qcow2_max_refcount(q)) {
+            return -EOVERFLOW;
+        }
+        qcow2_refcount_write(q, buffer, e, refs);
+        *ret_used |= refs != 0;
+    }
+    return node_pwrite_co(q->file, at, q->cluster_size, buffer, 0);
+}
+
+/*
+ * New structure behind the last cluster in use: [blocks][table]. Blocks of stretches without references are
+ * written too: they cost little and keep it simple.
+ */
+static int rebuild_co(Checker *c)
+{
+    Qcow2 *q = c->q;
+    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order, first = c->count, blocks = 1, table = 1;
+
+    unrefer_old_structure(c);
+    while (first > 1 && !c->refs[first - 1]) {
+        first--;
+    }
+    for (;;) {
+        uint64_t need = (first + blocks + table + per_block - 1) / per_block;
+        uint64_t need_table = (need * 8 + q->cluster_size - 1) >> q->cluster_bits;
+        if (need <= blocks && need_table <= table) {
+            break;
+        }
+        blocks = MAX(need, blocks);
+        table = MAX(need_table, table);
+    }
+    if (table << q->cluster_bits > QCOW2_MAX_REFTABLE_BYTES) {
+        return -EFBIG;
+    }
+    uint64_t entries = (table << q->cluster_bits) / 8;
+    uint64_t *reftable = g_new0(uint64_t, entries);
+    g_autofree uint8_t *buffer = g_malloc(q->cluster_size);
+    int ret = 0;
+    for (uint64_t b = 0; b < blocks && ret >= 0; b++) {
+        bool used;
+        reftable[b] = (first + b) << q->cluster_bits;
+        ret = write_block_co(c, b, first, first + blocks + table, reftable[b], buffer, &used);
+    }
+    qcow2_cache_fini(&q->refcount_cache);
+    qcow2_cache_init(&q->refcount_cache, q, q->refcount_cache.limit, false);
+    if (ret < 0) {
+        g_free(reftable);
+        return ret;
+    }
+    g_free(q->reftable);
+    q->reftable = reftable;
+    q->reftable_size = (uint32_t)entries;
+    q->reftable_offset = (first + blocks) << q->cluster_bits;
+    q->free_hint = 0;
+    q->fresh = MAX(q->fresh, (first + blocks + table) << q->cluster_bits);
+    ret = node_flush_co(q->file);
+    if (ret >= 0) {
+        ret = qcow2_write_reftable_co(q);
+    }
+    if (ret >= 0) {
+        ret = node_flush_co(q->file);
+    }
+    uint8_t fields[12];
+    st64_be(fields, q->reftable_offset);
+    st32_be(fields + 8, (uint32_t)table);
+    if (ret >= 0) {
+        ret = node_pwrite_co(q->file, H_REFTABLE_OFFSET, sizeof(fields), fields, 0);
+    }
+    return ret >= 0 ? node_flush_co(q->file) : ret;
+}
+
+static int fix_flags_in_table_co(Checker *c, uint64_t l2)
+{
+    Qcow2 *q = c->q;
+    Qcow2Table *table;
+    int ret = qcow2_cache_get_co(&q->l2_cache, l2, &table);
+    for (uint64_t e = 0; e < q->l2_entries && ret >= 0; e++) {
+        uint64_t entry = qcow2_l2_entry(q, table, e), host = entry & ENTRY_OFFSET, count;
+        if ((entry & ENTRY_COMPRESSED) || !host || qcow2_in_cluster(q, host)) {
+            continue;
+        }
+        ret = qcow2_get_refcount_co(q, host >> q->cluster_bits, &count);
+        uint64_t right = count == 1 ? entry | ENTRY_COPIED : entry & ~ENTRY_COPIED;
+        if (ret >= 0 && right != entry) {
+            qcow2_l2_set(q, table, e, right, qcow2_l2_bitmap(q, table, e));
+        }
+    }
+    return ret;
+}
+
+static int fix_flags_co(Checker *c)
+{
+    Qcow2 *q = c->q;
+    int ret = 0;
+    for (uint32_t i = 0; i < q->l1_size && ret >= 0; i++) {
+        uint64_t l2 = q->l1[i] & ENTRY_OFFSET, count;
+        if (!l2 || qcow2_in_cluster(q, l2) || l2 >> q->cluster_bits >= c->count) {
+            continue;
+        }
+        ret = qcow2_get_refcount_co(q, l2 >> q->cluster_bits, &count);
+        uint64_t right = count == 1 ? q->l1[i] | ENTRY_COPIED : q->l1[i] & ~ENTRY_COPIED;
+        if (ret >= 0 && right != q->l1[i]) {
+            qcow2_l1_set(q, i, right);
+        }
+        if (ret >= 0) {
+            ret = fix_flags_in_table_co(c, l2);
+        }
+    }
+    return ret >= 0 ? qcow2_settle_co(q) : ret;
+}
+
+static int repair_co(Checker *c, unsigned fix)
+{
+    BlockCheck *out = c->out;
+    bool low = c->low_counts || c->rebuild;
+    int ret = 0;
+
+    c->q->broken = false;
+    if (low && (fix & CHECK_FIX_ERRORS)) {
+        ret = rebuild_co(c);
+        if (ret >= 0) {
+            out->corruptions_fixed += c->low_counts;
+            out->leaks_fixed += c->high_counts;
+        }
+    } else if (c->high_counts && !low && (fix & CHECK_FIX_LEAKS)) {
+        ret = lower_counts_co(c);
+        out->leaks_fixed += ret >= 0 ? c->high_counts : 0;
+    }
+    if (ret >= 0 && (fix & CHECK_FIX_ERRORS)) {
+        ret = fix_flags_co(c);
+        out->corruptions_fixed += ret >= 0 ? c->wrong_flags : 0;
+    }
+    return ret;
+}
+
+static int mark_clean_co(Qcow2 *q)
+{
+    uint64_t wanted = q->incompatible & ~(uint64_t)(INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
+    int ret = node_flush_co(q->file);
+    if (ret >= 0 && wanted != q->incompatible) {
+        ret = qcow2_write_header_u64_co(q, H_INCOMPATIBLE, wanted);
+    }
+    if (ret >= 0) {
+        q->incompatible = wanted;
+    }
+    return ret;
+}
+
+static Error *check_locked_co(Checker *c, unsigned fix)
+{
+    Qcow2 *q = c->q;
+    BlockCheck *out = c->out;
+
+    c->count = qcow2_clusters(q, q->file->size);
+    if (c->count > BIT64(30)) {
+        return error_new("The image file is too large to check (%" PRIu64 " clusters)", c->count);
+    }
+    c->refs = calloc(MAX(c->count, 1), sizeof(*c->refs));
+    if (!c->refs) {
+        return error_new("Not enough memory to check the image");
+    }
+    int ret = q->broken || q->node->read_only ? 0 : qcow2_settle_co(q);
+    out->total_clusters = qcow2_clusters(q, q->node->size);
+    refer(c, 0, q->cluster_size);
+    check_tree(c, q->l1, q->l1_size, true);
+    refer(c, q->l1_offset, (uint64_t)q->l1_size * 8);
+    check_snapshot_trees(c);
+    check_bitmaps(c);
+    check_refcount_blocks(c);
+    compare(c, false);
+    out->corruptions += c->low_counts;
+    out->leaks += c->high_counts;
+    if (ret >= 0 && fix && !out->check_errors) {
+        ret = repair_co(c, fix);
+    }
+    if (ret >= 0 && fix && !out->check_errors && out->corruptions == out->corruptions_fixed) {
+        ret = mark_clean_co(q);
+    }
+    return ret < 0 ? error_new_errno(ret, "Could not repair the image") : NULL;
+}
+
+Error *qcow2_check_co(BlockNode *node, BlockCheck *check, unsigned fix)
+{
+    Checker c = { .q = node->state, .out = check };
+    co_mutex_lock(&c.q->lock);
+    Error *err = check_locked_co(&c, fix);
+    co_mutex_unlock(&c.q->lock);
+    free(c.refs);
+    return err;
+}

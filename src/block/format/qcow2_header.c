@@ -1,0 +1,779 @@
+/* qcow2 images: the header, opening, closing, creating, facts about them. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/endian.h"
+#include "block/format/qcow2.h"
+
+static const struct {
+    uint8_t type, bit;
+    const char *name;
+} feature_names[] = {
+    { 0, 0, "dirty bit" },         { 0, 1, "corrupt bit" },    { 0, 2, "external data file" },
+    { 0, 3, "compression type" },  { 0, 4, "extended L2 entries" },
+    { 1, 0, "lazy refcounts" },    { 2, 0, "bitmaps" },        { 2, 1, "raw external data" },
+};
+enum { FEATURE_BYTES = 48 };
+
+static int qcow2_probe(const uint8_t *data, size_t length, const char *filename)
+{
+    return length >= 8 && ld32_be(data) == QCOW2_MAGIC && ld32_be(data + 4) >= 2 ? 100 : 0;
+}
+
+static void extension_free(void *opaque)
+{
+    Qcow2Extension *ext = opaque;
+    g_free(ext->data);
+    g_free(ext);
+}
+
+/* --- reading the header --- */
+
+static Error *check_features(Qcow2 *q, const uint8_t *table, size_t length)
+{
+    uint64_t unknown = q->incompatible & ~(uint64_t)INCOMPAT_KNOWN;
+    GString *names = g_string_new(NULL);
+
+    for (unsigned bit = 0; bit < 64; bit++) {
+        if (!(unknown >> bit & 1)) {
+            continue;
+        }
+        const char *name = NULL;
+        for (size_t i = 0; table && i + FEATURE_BYTES <= length && !name; i += FEATURE_BYTES) {
+            name = table[i] == 0 && table[i + 1] == bit ? (const char *)table + i + 2 : NULL;
+        }
+        if (name && g_utf8_validate_len(name, strnlen(name, 46), NULL)) {
+            g_string_append_printf(names, "%s%.46s", names->len ? ", " : "", name);
+        } else {
+            g_string_append_printf(names, "%sUnknown incompatible feature: bit %u", names->len ? ", " : "", bit);
+        }
+    }
+    Error *err = unknown ? error_new("Unsupported qcow2 feature(s): %s", names->str) : NULL;
+    g_string_free(names, TRUE);
+    return err;
+}
+
+static Error *check_header(Qcow2 *q, const uint8_t *h)
+{
+    uint32_t crypt = ld32_be(h + H_CRYPT);
+
+    if (q->cluster_bits < QCOW2_MIN_CLUSTER_BITS || q->cluster_bits > QCOW2_MAX_CLUSTER_BITS) {
+        return error_new("Unsupported cluster size: 2^%u", q->cluster_bits);
+    }
+    if (q->version >= 3 && (q->header_length < H_V3_LENGTH || q->header_length > BIT64(q->cluster_bits) ||
+                            q->header_length % 8)) {
+        return error_new("qcow2 header length %u is not possible", q->header_length);
+    }
+    if (q->refcount_order > 6) {
+        return error_new("Reference count entry width too large; may not exceed 64 bits");
+    }
+    if (crypt) {
+        return error_new("The image is encrypted (method %u), which is not supported", crypt);
+    }
+    if (q->incompatible & INCOMPAT_DATA_FILE) {
+        return error_new("The image has an external data file, which is not supported");
+    }
+    if ((q->incompatible & INCOMPAT_EXTENDED_L2) && q->cluster_bits < 14) {
+        return error_new("Extended L2 entries need clusters of at least 16k");
+    }
+    if (!(q->incompatible & INCOMPAT_COMPRESSION) && q->compression) {
+        return error_new("The compression type is set but its feature bit is not");
+    }
+    if (q->compression > COMPRESSION_ZSTD) {
+        return error_new("Unknown compression type: %u", q->compression);
+    }
+#if !defined(HAVE_ZSTD)
+    if (q->compression == COMPRESSION_ZSTD) {
+        return error_new("The image is compressed with zstd, which this build lacks");
+    }
+#endif
+    return NULL;
+}
+
+static void derive_geometry(Qcow2 *q)
+{
+    q->cluster_size = BIT64(q->cluster_bits);
+    q->cluster_mask = q->cluster_size - 1;
+    q->subclusters = (q->incompatible & INCOMPAT_EXTENDED_L2) != 0;
+    q->entry_size = q->subclusters ? 16 : 8;
+    q->l2_entries = q->cluster_size / q->entry_size;
+    q->unit_size = q->subclusters ? q->cluster_size / QCOW2_SUBCLUSTERS : q->cluster_size;
+}
+
+static Error *parse_extensions(Qcow2 *q, const uint8_t *cluster, size_t end)
+{
+    size_t at = q->header_length;
+    const uint8_t *features = NULL;
+    size_t features_length = 0;
+
+    while (at + 8 <= end) {
+        uint32_t type = ld32_be(cluster + at), length = ld32_be(cluster + at + 4);
+        at += 8;
+        if (type == EXT_END) {
+            break;
+        }
+        if (length > end - at) {
+            return error_new("Header extension %#x is too large", type);
+        }
+        if (type == EXT_BACKING_FORMAT) {
+            if (length >= 64) {
+                return error_new("The name of the backing format is too long (%u bytes)", length);
+            }
+            g_free(q->node->backing_format);
+            q->node->backing_format = g_strndup((const char *)cluster + at, length);
+        } else if (type == EXT_FEATURES) {
+            features = cluster + at;
+            features_length = length;
+        } else {
+            Qcow2Extension *ext = g_new0(Qcow2Extension, 1);
+            *ext = (Qcow2Extension){ type, length, g_memdup2(cluster + at, length) };
+            g_ptr_array_add(q->extensions, ext);
+        }
+        at += ALIGN_UP((size_t)length, 8);
+    }
+    return check_features(q, features, features_length);
+}
+
+static Error *parse_backing_name(Qcow2 *q, const uint8_t *cluster)
+{
+    uint64_t offset = ld64_be(cluster + H_BACKING_OFFSET);
+    uint32_t length = ld32_be(cluster + H_BACKING_SIZE);
+
+    if (!offset) {
+        return NULL;
+    }
+    if (length > 1023 || !range_inside(offset, length, q->cluster_size)) {
+        return error_new("Backing file name too long");
+    }
+    q->node->backing_filename = g_strndup((const char *)cluster + offset, length);
+    return NULL;
+}
+
+static Error *read_error(int ret, const char *what)
+{
+    return error_new_errno(ret, "Could not read qcow2 %s", what);
+}
+
+static Error *parse_header_co(Qcow2 *q)
+{
+    uint8_t h[H_OUR_LENGTH] = { 0 };
+    int ret = node_pread_co(q->file, 0, sizeof(h), h);
+
+    if (ret < 0) {
+        return read_error(ret, "header");
+    }
+    if (ld32_be(h) != QCOW2_MAGIC) {
+        return error_new("Image is not in qcow2 format");
+    }
+    q->version = ld32_be(h + H_VERSION);
+    if (q->version < 2 || q->version > 3) {
+        return error_new("Unsupported qcow2 version %u", q->version);
+    }
+    q->cluster_bits = ld32_be(h + H_CLUSTER_BITS);
+    q->header_length = H_V2_LENGTH;
+    q->refcount_order = 4;
+    if (q->version >= 3) {
+        q->incompatible = ld64_be(h + H_INCOMPATIBLE);
+        q->compatible = ld64_be(h + H_COMPATIBLE);
+        q->autoclear = ld64_be(h + H_AUTOCLEAR);
+        q->refcount_order = ld32_be(h + H_REFCOUNT_ORDER);
+        q->header_length = ld32_be(h + H_LENGTH);
+        q->compression = q->header_length > H_COMPRESSION ? h[H_COMPRESSION] : 0;
+    }
+    TRY(check_header(q, h));
+    derive_geometry(q);
+    g_autofree uint8_t *cluster = g_try_malloc(q->cluster_size);
+    ret = cluster ? node_pread_co(q->file, 0, q->cluster_size, cluster) : -ENOMEM;
+    if (ret < 0) {
+        return read_error(ret, "header");
+    }
+    uint64_t names = ld64_be(cluster + H_BACKING_OFFSET);
+    TRY(parse_extensions(q, cluster, names && names < q->cluster_size ? (size_t)names : q->cluster_size));
+    TRY(parse_backing_name(q, cluster));
+    q->node->size = ld64_be(h + H_SIZE);
+    q->l1_size = ld32_be(h + H_L1_SIZE);
+    q->l1_offset = ld64_be(h + H_L1_OFFSET);
+    q->reftable_offset = ld64_be(h + H_REFTABLE_OFFSET);
+    uint64_t reftable_bytes = (uint64_t)ld32_be(h + H_REFTABLE_CLUSTERS) << q->cluster_bits;
+    if (reftable_bytes > QCOW2_MAX_REFTABLE_BYTES) {
+        return error_new("Image too large: its refcount table has more than 8 MiB");
+    }
+    q->reftable_size = (uint32_t)(reftable_bytes / 8);
+    return NULL;
+}
+
+/* --- reading the tables --- */
+
+static Error *check_table_place(Qcow2 *q, const char *name, uint64_t offset, uint64_t entries)
+{
+    uint64_t end;
+    if (qcow2_in_cluster(q, offset) || !checked_add_u64(offset, entries * 8, &end) || end > INT64_MAX) {
+        return error_new("%s table offset invalid", name);
+    }
+    return NULL;
+}
+
+static Error *read_table_co(Qcow2 *q, const char *name, uint64_t offset, uint32_t entries, uint64_t **ret_table)
+{
+    size_t bytes = (size_t)entries * 8;
+    g_autofree uint64_t *table = g_try_malloc0(MAX(bytes, 8));
+    int ret = table ? 0 : -ENOMEM;
+
+    TRY(check_table_place(q, name, offset, entries));
+    if (ret >= 0 && bytes) {
+        ret = node_pread_co(q->file, offset, bytes, table);
+    }
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not read %s table", name);
+    }
+    for (uint32_t i = 0; i < entries; i++) {
+        table[i] = ld64_be(&table[i]);
+    }
+    *ret_table = g_steal_pointer(&table);
+    return NULL;
+}
+
+static Error *read_tables_co(Qcow2 *q)
+{
+    BlockNode *node = q->node;
+
+    if (node->size > INT64_MAX) {
+        return error_new("The disk size %" PRIu64 " is not possible", node->size);
+    }
+    if ((uint64_t)q->l1_size * 8 > QCOW2_MAX_L1_BYTES) {
+        return error_new("Active L1 table too large");
+    }
+    if (qcow2_l1_needed(q, node->size) > q->l1_size) {
+        return error_new("L1 table is too small");
+    }
+    if (!q->reftable_size) {
+        return error_new("Image does not contain a reference count table");
+    }
+    TRY(read_table_co(q, "Active L1", q->l1_offset, q->l1_size, &q->l1));
+    TRY(read_table_co(q, "Reference count", q->reftable_offset, q->reftable_size, &q->reftable));
+    for (uint32_t i = 0; i < q->reftable_size; i++) {
+        q->reftable[i] &= ~(uint64_t)511;
+    }
+    q->l1_dirty = g_new0(bool, q->l1_size / 64 + 1);
+    return NULL;
+}
+
+static Error *cache_limits(Qcow2 *q, KeyValues *opts, unsigned *ret_l2, unsigned *ret_refcount)
+{
+    uint64_t covering = qcow2_l1_needed(q, q->node->size) << q->cluster_bits, l2, refcount, both;
+    bool both_set = keyvalues_has(opts, "cache-size"), l2_set = keyvalues_has(opts, "l2-cache-size");
+
+    TRY(block_take_size(opts, "l2-cache-size", MIN(32 * MiB, covering), &l2));
+    TRY(block_take_size(opts, "refcount-cache-size", 1 * MiB, &refcount));
+    TRY(block_take_size(opts, "cache-size", 0, &both));
+    if (both_set && !l2_set) {
+        l2 = both > refcount ? both - refcount : 0;
+    } else if (both_set && l2 > both) {
+        return error_new("l2-cache-size may not exceed cache-size");
+    }
+    *ret_l2 = (unsigned)CLAMP(l2 >> q->cluster_bits, 4, 1 << 20);
+    *ret_refcount = (unsigned)CLAMP(refcount >> q->cluster_bits, 4, 1 << 20);
+    return NULL;
+}
+
+static Error *take_options(Qcow2 *q, KeyValues *opts, bool *ret_repair)
+{
+    bool lazy;
+    unsigned l2 = 0, refcount = 0;
+    TRY(cache_limits(q, opts, &l2, &refcount));
+    TRY(block_take_bool(opts, "lazy-refcounts", false, &lazy)); /* a permission that is not made use of */
+    TRY(block_take_bool(opts, "pass-discard-request", q->node->unmap, &q->pass_discard));
+    TRY(block_take_bool(opts, "x-repair", false, ret_repair));
+    g_autofree char *overlap = keyvalues_take(opts, "overlap-check");
+    q->check_overlaps = !overlap || strcmp(overlap, "none");
+    if (overlap && strcmp(overlap, "none") && strcmp(overlap, "constant") && strcmp(overlap, "cached") &&
+        strcmp(overlap, "all")) {
+        return error_new("Unsupported value '%s' for qcow2 option 'overlap-check': none, constant, cached or all "
+                         "is expected", overlap);
+    }
+    qcow2_cache_init(&q->l2_cache, q, l2, true);
+    qcow2_cache_init(&q->refcount_cache, q, refcount, false);
+    return NULL;
+}
+
+/* --- opening and closing --- */
+
+static void qcow2_release(Qcow2 *q)
+{
+    qcow2_cache_fini(&q->l2_cache);
+    qcow2_cache_fini(&q->refcount_cache);
+    qcow2_snapshots_free(q);
+    g_clear_pointer(&q->extensions, g_ptr_array_unref);
+    g_clear_pointer(&q->freed, g_array_unref);
+    g_clear_pointer(&q->freed_written, g_array_unref);
+    g_clear_pointer(&q->l1, g_free);
+    g_clear_pointer(&q->l1_dirty, g_free);
+    g_clear_pointer(&q->reftable, g_free);
+    g_clear_pointer(&q->decompressed, g_free);
+}
+
+int qcow2_write_header_u64_co(Qcow2 *q, unsigned field, uint64_t value)
+{
+    uint8_t data[8];
+    st64_be(data, value);
+    int ret = node_pwrite_co(q->file, field, 8, data, 0);
+    return ret < 0 ? ret : node_flush_co(q->file);
+}
+
+/* What an image must be before it is written to. */
+static Error *prepare_writing_co(Qcow2 *q, bool repair)
+{
+    if ((q->incompatible & INCOMPAT_CORRUPT) && !repair) {
+        return error_hint(error_new("qcow2: Image is corrupt; cannot be opened read/write"),
+                          "qemu-img check -r all may repair it.");
+    }
+    if (q->autoclear) { /* data that we do not keep up to date */
+        q->autoclear = 0;
+        int ret = qcow2_write_header_u64_co(q, H_AUTOCLEAR, 0);
+        if (ret < 0) {
+            return error_new_errno(ret, "Could not update qcow2 header");
+        }
+    }
+    if ((q->incompatible & INCOMPAT_DIRTY) && !repair) {
+        BlockCheck check = { 0 };
+        TRY(qcow2_check_co(q->node, &check, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS));
+        if (check.check_errors || check.corruptions > check.corruptions_fixed) {
+            return error_new("Could not repair dirty image");
+        }
+    }
+    return NULL;
+}
+
+static Error *open_steps_co(BlockNode *node, Qcow2 *q, KeyValues *opts)
+{
+    bool repair;
+    TRY(parse_header_co(q));
+    TRY(take_options(q, opts, &repair));
+    TRY(read_tables_co(q));
+    TRY(qcow2_snapshots_read_co(q));
+    q->fresh = ALIGN_UP(q->file->size, q->cluster_size);
+    node->limits.cluster_size = (uint32_t)q->cluster_size;
+    node->limits.zeroes_align = (uint32_t)q->cluster_size;
+    node->limits.discard_align = (uint32_t)q->cluster_size;
+    node->limits.max_transfer = 64 << 20;
+    node->limits.max_zeroes = 1ull << 40;
+    return node->read_only ? NULL : prepare_writing_co(q, repair);
+}
+
+static Error *qcow2_open_co(BlockNode *node, KeyValues *opts)
+{
+    Qcow2 *q = node->state;
+
+    q->node = node;
+    q->file = node->file->node;
+    q->extensions = g_ptr_array_new_with_free_func(extension_free);
+    q->freed = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    q->freed_written = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    list_init(&q->allocations);
+    co_mutex_init(&q->lock);
+    Error *err = open_steps_co(node, q, opts);
+    if (err) {
+        qcow2_release(q);
+    }
+    return err;
+}
+
+static void qcow2_close_co(BlockNode *node)
+{
+    Qcow2 *q = node->state;
+    if (!node->read_only && !q->broken) {
+        co_mutex_lock(&q->lock);
+        qcow2_settle_co(q);
+        co_mutex_unlock(&q->lock);
+    }
+    qcow2_release(q);
+}
+
+/* --- writing the header --- */
+
+static size_t put_extension(uint8_t *at, size_t room, uint32_t type, const void *data, uint32_t length)
+{
+    size_t bytes = 8 + ALIGN_UP((size_t)length, 8);
+    if (bytes + 8 > room) { /* the end marker must fit too */
+        return 0;
+    }
+    memset(at, 0, bytes);
+    st32_be(at, type);
+    st32_be(at + 4, length);
+    if (length) {
+        memcpy(at + 8, data, length);
+    }
+    return bytes;
+}
+
+static size_t put_features(uint8_t *at, size_t room)
+{
+    uint8_t table[ARRAY_SIZE(feature_names) * FEATURE_BYTES] = { 0 };
+    for (size_t i = 0; i < ARRAY_SIZE(feature_names); i++) {
+        table[i * FEATURE_BYTES] = feature_names[i].type;
+        table[i * FEATURE_BYTES + 1] = feature_names[i].bit;
+        strcpy((char *)table + i * FEATURE_BYTES + 2, feature_names[i].name);
+    }
+    return put_extension(at, room, EXT_FEATURES, table, sizeof(table));
+}
+
+/* Everything behind the fixed fields: extensions, the end mark, the backing name. `cluster` has the fields. */
+static Error *put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end)
+{
+    const char *format = q->node->backing_format, *backing = q->node->backing_filename;
+    size_t at = q->header_length, name_length = backing ? strlen(backing) : 0;
+    size_t limit = q->cluster_size - MIN(q->cluster_size, name_length);
+
+    memset(cluster + at, 0, q->cluster_size - at);
+    if (format && backing) {
+        size_t put = put_extension(cluster + at, limit - MIN(limit, at), EXT_BACKING_FORMAT, format,
+                                   (uint32_t)strlen(format));
+        at += put;
+        if (!put) {
+            return error_new("The backing file name is too long for the header");
+        }
+    }
+    for (guint i = 0; i < q->extensions->len; i++) {
+        const Qcow2Extension *ext = g_ptr_array_index(q->extensions, i);
+        size_t put = put_extension(cluster + at, limit - MIN(limit, at), ext->type, ext->data, ext->length);
+        at += put;
+        if (!put) {
+            return error_new("The header extensions do not fit into the first cluster");
+        }
+    }
+    if (q->version >= 3) {
+        at += put_features(cluster + at, limit - MIN(limit, at)); /* only names: left out when too long */
+    }
+    at += 8; /* EXT_END */
+    if (name_length > 1023 || at + name_length > q->cluster_size) {
+        return error_new("Backing file name '%s' is too long", backing);
+    }
+    st64_be(cluster + H_BACKING_OFFSET, backing ? at : 0);
+    st32_be(cluster + H_BACKING_SIZE, (uint32_t)name_length);
+    memcpy(cluster + at, backing ? backing : "", name_length);
+    *ret_end = at + name_length;
+    return NULL;
+}
+
+Error *qcow2_rewrite_header_co(Qcow2 *q)
+{
+    g_autofree uint8_t *cluster = g_malloc0(q->cluster_size);
+    size_t end;
+    int ret = node_pread_co(q->file, 0, q->header_length, cluster);
+
+    if (ret >= 0) {
+        TRY(put_variable_part(q, cluster, &end));
+        ret = node_pwrite_co(q->file, 0, q->cluster_size, cluster, 0);
+    }
+    if (ret >= 0) {
+        ret = node_flush_co(q->file);
+    }
+    return ret < 0 ? error_new_errno(ret, "Could not update qcow2 header") : NULL;
+}
+
+static Error *qcow2_set_backing_co(BlockNode *node, const char *filename, const char *format)
+{
+    Qcow2 *q = node->state;
+    g_autofree char *old_name = node->backing_filename, *old_format = node->backing_format;
+
+    node->backing_filename = filename && *filename ? g_strdup(filename) : NULL;
+    node->backing_format = format && *format ? g_strdup(format) : NULL;
+    co_mutex_lock(&q->lock);
+    Error *err = qcow2_rewrite_header_co(q);
+    co_mutex_unlock(&q->lock);
+    if (err) {
+        g_free(node->backing_filename);
+        g_free(node->backing_format);
+        node->backing_filename = g_steal_pointer(&old_name);
+        node->backing_format = g_steal_pointer(&old_format);
+    }
+    return err;
+}
+
+/* --- growing the L1 table --- */
+
+static Error *move_l1_co(Qcow2 *q, uint64_t *table, uint32_t entries, uint64_t offset)
+{
+    g_autofree uint8_t *data = g_malloc(MAX((size_t)entries * 8, 1));
+    uint8_t fields[12];
+
+    for (uint32_t i = 0; i < entries; i++) {
+        st64_be(data + i * 8, table[i]);
+    }
+    int ret = qcow2_write_back_locked_co(q); /* also the new refcounts */
+    if (ret >= 0) {
+        ret = node_pwrite_co(q->file, offset, (uint64_t)entries * 8, data, 0);
+    }
+    if (ret >= 0) {
+        ret = node_flush_co(q->file);
+    }
+    st32_be(fields, entries);
+    st64_be(fields + 4, offset);
+    if (ret >= 0) {
+        ret = node_pwrite_co(q->file, H_L1_SIZE, sizeof(fields), fields, 0);
+    }
+    if (ret >= 0) {
+        ret = node_flush_co(q->file);
+    }
+    return ret < 0 ? error_new_errno(ret, "Could not write the L1 table") : NULL;
+}
+
+Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries)
+{
+    uint64_t offset;
+
+    if (entries <= q->l1_size) {
+        return NULL;
+    }
+    if (entries * 8 > QCOW2_MAX_L1_BYTES) {
+        return error_new("The image size is too large for file format 'qcow2' (try using a larger cluster size)");
+    }
+    int ret = qcow2_alloc_exact_co(q, qcow2_clusters(q, entries * 8), &offset);
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not allocate space for the L1 table");
+    }
+    g_autofree uint64_t *table = g_new0(uint64_t, entries);
+    memcpy(table, q->l1, (size_t)q->l1_size * 8);
+    TRY(move_l1_co(q, table, (uint32_t)entries, offset));
+    if (q->l1_size) {
+        qcow2_free_later(q, q->l1_offset, (uint64_t)q->l1_size * 8, false);
+    }
+    g_free(q->l1);
+    g_free(q->l1_dirty);
+    q->l1 = g_steal_pointer(&table);
+    q->l1_size = (uint32_t)entries;
+    q->l1_offset = offset;
+    q->l1_dirty = g_new0(bool, entries / 64 + 1);
+    q->l1_any_dirty = false;
+    return NULL;
+}
+
+/* --- creating --- */
+
+typedef struct CreateSpec {
+    uint64_t size, cluster_size, refcount_bits;
+    unsigned version;
+    bool lazy_refcounts, extended_l2;
+    uint8_t compression;
+    Preallocation prealloc;
+    char *backing_file, *backing_fmt;
+} CreateSpec;
+
+static Error *refuse(KeyValues *opts, const char *key, const char *harmless)
+{
+    g_autofree char *value = keyvalues_take(opts, key);
+    return value && strcmp(value, harmless) ? error_new("The option '%s' of qcow2 is not supported", key) : NULL;
+}
+
+static Error *parse_compat(KeyValues *opts, unsigned *ret_version)
+{
+    g_autofree char *compat = keyvalues_take(opts, "compat");
+    *ret_version = 3;
+    if (compat && (!strcmp(compat, "0.10") || !strcmp(compat, "v2"))) {
+        *ret_version = 2;
+    } else if (compat && strcmp(compat, "1.1") && strcmp(compat, "v3")) {
+        return error_new("Invalid parameter '%s' for compat: 0.10 (v2) or 1.1 (v3) is expected", compat);
+    }
+    return NULL;
+}
+
+static Error *parse_compression(KeyValues *opts, uint8_t *ret)
+{
+    g_autofree char *type = keyvalues_take(opts, "compression_type");
+    *ret = COMPRESSION_ZLIB;
+#if defined(HAVE_ZSTD)
+    if (type && !strcmp(type, "zstd")) {
+        *ret = COMPRESSION_ZSTD;
+        return NULL;
+    }
+#endif
+    return type && strcmp(type, "zlib") ? error_new("Invalid parameter '%s' for compression_type", type) : NULL;
+}
+
+static Error *parse_spec(KeyValues *opts, CreateSpec *spec)
+{
+    g_autofree char *prealloc = keyvalues_take(opts, "preallocation");
+
+    TRY(parse_compat(opts, &spec->version));
+    TRY(parse_compression(opts, &spec->compression));
+    TRY(block_take_size(opts, "size", 0, &spec->size));
+    TRY(block_take_size(opts, "cluster_size", 65536, &spec->cluster_size));
+    TRY(block_take_num(opts, "refcount_bits", 16, &spec->refcount_bits));
+    TRY(block_take_bool(opts, "lazy_refcounts", false, &spec->lazy_refcounts));
+    TRY(block_take_bool(opts, "extended_l2", false, &spec->extended_l2));
+    if (prealloc) {
+        TRY(block_parse_preallocation(prealloc, &spec->prealloc));
+    }
+    spec->backing_file = keyvalues_take(opts, "backing_file");
+    spec->backing_fmt = keyvalues_take(opts, "backing_fmt");
+    TRY(refuse(opts, "encryption", "off"));
+    TRY(refuse(opts, "data_file_raw", "off"));
+    TRY(refuse(opts, "data_file", ""));
+    for (guint i = 0; i < opts->items->len; i++) {
+        const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
+        if (g_str_has_prefix(key, "encrypt.")) {
+            return error_new("The option '%s' of qcow2 is not supported", key);
+        }
+    }
+    return NULL;
+}
+
+static Error *check_spec(const CreateSpec *spec)
+{
+    if (!IS_POW2(spec->cluster_size) || spec->cluster_size < 512 || spec->cluster_size > 2 * MiB) {
+        return error_new("Cluster size must be a power of two between 512 and 2048k");
+    }
+    if (!IS_POW2(spec->refcount_bits) || spec->refcount_bits > 64) {
+        return error_new("Refcount width must be a power of two and may not exceed 64 bits");
+    }
+    if (spec->version < 3 && spec->refcount_bits != 16) {
+        return error_new("Different refcount widths than 16 bits require compatibility level 1.1 or above "
+                         "(use version=v3 or greater)");
+    }
+    if (spec->version < 3 && spec->lazy_refcounts) {
+        return error_new("Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or "
+                         "greater)");
+    }
+    if (spec->extended_l2 && (spec->version < 3 || spec->cluster_size < 16 * KiB)) {
+        return error_new("Extended L2 entries are only supported with compatibility level 1.1 and above and cluster "
+                         "sizes of at least 16k");
+    }
+    if (spec->compression && spec->version < 3) {
+        return error_new("Non-zlib compression type is only supported with compatibility level 1.1 and above (use "
+                         "version=v3 or greater)");
+    }
+    if (spec->backing_file && spec->prealloc != PREALLOC_OFF && !spec->extended_l2) {
+        return error_new("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
+    }
+    if (spec->backing_fmt && !spec->backing_file) {
+        return error_new("Backing format cannot be used without backing file");
+    }
+    return NULL;
+}
+
+/* Cluster 0 the header, 1 the refcount table, 2 a refcount block that counts the three. */
+static Error *write_minimal_co(BlockNode *file, const CreateSpec *spec)
+{
+    BlockNode named = { .backing_filename = spec->backing_file, .backing_format = spec->backing_fmt };
+    unsigned bits = (unsigned)__builtin_ctzll(spec->cluster_size);
+    Qcow2 q = { .node = &named, .version = spec->version, .cluster_bits = bits, .cluster_size = spec->cluster_size,
+                .refcount_order = (unsigned)__builtin_ctzll(spec->refcount_bits),
+                .header_length = spec->version >= 3 ? H_OUR_LENGTH : H_V2_LENGTH };
+    g_autofree uint8_t *image = g_malloc0(3 * spec->cluster_size);
+    uint64_t incompatible = (spec->compression ? INCOMPAT_COMPRESSION : 0) |
+                            (spec->extended_l2 ? INCOMPAT_EXTENDED_L2 : 0);
+    size_t end;
+
+    st32_be(image + H_MAGIC, QCOW2_MAGIC);
+    st32_be(image + H_VERSION, spec->version);
+    st32_be(image + H_CLUSTER_BITS, bits);
+    st64_be(image + H_REFTABLE_OFFSET, spec->cluster_size);
+    st32_be(image + H_REFTABLE_CLUSTERS, 1);
+    if (spec->version >= 3) {
+        st64_be(image + H_INCOMPATIBLE, incompatible);
+        st64_be(image + H_COMPATIBLE, spec->lazy_refcounts ? COMPAT_LAZY_REFCOUNTS : 0);
+        st32_be(image + H_REFCOUNT_ORDER, q.refcount_order);
+        st32_be(image + H_LENGTH, q.header_length);
+        image[H_COMPRESSION] = spec->compression;
+    }
+    q.extensions = g_ptr_array_new();
+    Error *err = put_variable_part(&q, image, &end);
+    g_ptr_array_unref(q.extensions);
+    TRY(err);
+    st64_be(image + spec->cluster_size, 2 * spec->cluster_size);
+    for (unsigned i = 0; i < 3; i++) {
+        qcow2_refcount_write(&q, image + 2 * spec->cluster_size, i, 1);
+    }
+    int ret = node_pwrite_co(file, 0, 3 * spec->cluster_size, image, 0);
+    return ret < 0 ? error_new_errno(ret, "Could not write qcow2 header") : NULL;
+}
+
+static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpec *spec)
+{
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    BlockNode *node;
+
+    TRY(check_spec(spec));
+    TRY(write_minimal_co(file, spec));
+    keyvalues_set(opts, "driver", "qcow2");
+    keyvalues_set(opts, "file", file->name);
+    keyvalues_set(opts, "backing", "");
+    keyvalues_set(opts, "cache.no-flush", "on");
+    TRY(block_open_options_co(graph, opts, &node));
+    Error *err = node_truncate_co(node, spec->size, spec->prealloc);
+    node_unref_co(node);
+    return err;
+}
+
+static Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts)
+{
+    CreateSpec spec = { 0 };
+    Error *err = parse_spec(opts, &spec);
+    if (!err) {
+        err = create_spec_co(graph, file, &spec);
+    }
+    g_free(spec.backing_file);
+    g_free(spec.backing_fmt);
+    return err;
+}
+
+/* --- facts --- */
+
+static void qcow2_info(BlockNode *node, Value *data)
+{
+    const Qcow2 *q = node->state;
+    value_put_str(data, "compat", q->version >= 3 ? "1.1" : "0.10");
+    value_put_str(data, "compression-type", q->compression == COMPRESSION_ZSTD ? "zstd" : "zlib");
+    if (q->version < 3) {
+        value_put_int(data, "refcount-bits", 16);
+        return;
+    }
+    value_put_bool(data, "lazy-refcounts", (q->compatible & COMPAT_LAZY_REFCOUNTS) != 0);
+    value_put_int(data, "refcount-bits", 1 << q->refcount_order);
+    value_put_bool(data, "corrupt", (q->incompatible & INCOMPAT_CORRUPT) != 0);
+    value_put_bool(data, "extended-l2", q->subclusters);
+}
+
+static bool qcow2_dirty_flag(BlockNode *node)
+{
+    const Qcow2 *q = node->state;
+    return (q->incompatible & INCOMPAT_DIRTY) != 0;
+}
+
+static const BlockOption qcow2_options[] = {
+    { "cache-size", OPT_SIZE, "Bytes of all metadata caches" },
+    { "l2-cache-size", OPT_SIZE, "Bytes of the cache of L2 tables" },
+    { "refcount-cache-size", OPT_SIZE, "Bytes of the cache of refcount blocks" },
+    { "lazy-refcounts", OPT_BOOL, "Refcounts may be updated late" },
+    { "overlap-check", OPT_STR, "Guard metadata against wrong writes: none, constant, cached, all" },
+    { "pass-discard-request", OPT_BOOL, "Tell the storage what the guest discards" },
+    { 0 },
+};
+
+static const BlockOption qcow2_create_options[] = {
+    { "backing_file", OPT_STR, "File name of a base image" },
+    { "backing_fmt", OPT_STR, "Image format of the base image" },
+    { "cluster_size", OPT_SIZE, "qcow2 cluster size" },
+    { "compat", OPT_STR, "Compatibility level (v2 [0.10] or v3 [1.1])" },
+    { "compression_type", OPT_STR, "Compression method used for image cluster compression" },
+    { "extended_l2", OPT_BOOL, "Extended L2 tables" },
+    { "lazy_refcounts", OPT_BOOL, "Postpone refcount updates" },
+    { "preallocation", OPT_STR, "Preallocation mode (allowed values: off, metadata, falloc, full)" },
+    { "refcount_bits", OPT_NUM, "Width of a reference count entry in bits" },
+    { "size", OPT_SIZE, "Virtual disk size" },
+    { 0 },
+};
+
+BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3", .state_size = sizeof(Qcow2),
+             .supports_backing = true, .options = qcow2_options, .create_options = qcow2_create_options,
+             .probe = qcow2_probe, .open_co = qcow2_open_co, .close_co = qcow2_close_co,
+             .create_co = qcow2_create_co, .preadv_co = qcow2_preadv_co, .pwritev_co = qcow2_pwritev_co,
+             .write_zeroes_co = qcow2_write_zeroes_co, .discard_co = qcow2_discard_co,
+             .write_back_co = qcow2_write_back_co, .status_co = qcow2_status_co,
+             .truncate_co = qcow2_truncate_co, .info = qcow2_info, .dirty_flag = qcow2_dirty_flag,
+             .check_co = qcow2_check_co, .measure = qcow2_measure, .set_backing_co = qcow2_set_backing_co,
+             .make_empty_co = qcow2_make_empty_co, .snapshots = qcow2_snapshots,
+             .snapshot_create_co = qcow2_snapshot_create_co, .snapshot_apply_co = qcow2_snapshot_apply_co,
+             .snapshot_delete_co = qcow2_snapshot_delete_co);

@@ -1,0 +1,528 @@
+/*
+ * qemu-img convert: several coroutines, each with a buffer, take pieces of the source in turn. Holes and
+ * zeroes are recognized by block status first, then in the data. Unless -W, pieces are written in order,
+ * which keeps the target sequential; compression then runs ahead of the writing, on all processors.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "main/img/img.h"
+
+enum { PIECE = 2 << 20, MAX_COROUTINES = 16, MAX_SOURCES = 256 };
+
+typedef struct Convert {
+    ImgOptions o;
+    const char *backing, *backing_format;
+    KeyValues *opts;
+    const char *snapshot;
+    uint64_t sparse;
+    unsigned coroutines;
+    bool compress, no_create, out_of_order, salvage, target_is_zero;
+
+    ImgDisk sources[MAX_SOURCES];
+    unsigned source_count;
+    uint64_t total;
+    ImgDisk target;
+    bool target_zeroed; /* the target reads as zeroes where nothing is written */
+    uint32_t cluster;   /* of the target; with compression pieces are made of whole ones */
+
+    uint64_t next;      /* the first byte nobody has taken yet */
+    uint64_t done;
+    uint64_t write_turn; /* the piece that starts here may be written */
+    CoQueue turns, finished;
+    unsigned running;
+    Error *err;
+} Convert;
+
+static Error *convert_option(void *opaque, int letter, const char *value)
+{
+    Convert *c = opaque;
+    g_autoptr(KeyValues) parsed = NULL;
+    uint64_t number;
+
+    switch (letter) {
+    case 'O':
+        c->o.out_format = value;
+        return NULL;
+    case 'B':
+        c->backing = value;
+        return NULL;
+    case 'F':
+        c->backing_format = value;
+        return NULL;
+    case 'c':
+        c->compress = true;
+        return NULL;
+    case 'n':
+        c->no_create = true;
+        return NULL;
+    case 'W':
+        c->out_of_order = true;
+        return NULL;
+    case 'S':
+        TRY(img_parse_size(value, &c->sparse));
+        return c->sparse % 512 || c->sparse > 64 * MiB ?
+                   error_new("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up "
+                             "to 67108864. Select 0 to disable sparse detection (fully allocates output).") : NULL;
+    case 'm':
+        TRY(img_parse_size(value, &number));
+        c->coroutines = (unsigned)number;
+        return number < 1 || number > MAX_COROUTINES ?
+                   error_new("Invalid number of coroutines. Allowed number of coroutines is between 1 and %d",
+                             MAX_COROUTINES) : NULL;
+    case 'l':
+        c->snapshot = value;
+        return NULL;
+    case 'o':
+        if (img_is_help(value)) {
+            c->opts->help = true;
+            return NULL;
+        }
+        TRY(keyvalues_parse(value, NULL, &parsed));
+        for (guint i = 0; i < parsed->items->len; i++) {
+            KeyValue *item = g_ptr_array_index(parsed->items, i);
+            keyvalues_set(c->opts, item->key, item->value);
+        }
+        return NULL;
+    case LONG_SALVAGE:
+        c->salvage = true;
+        return NULL;
+    case LONG_TARGET_IS_ZERO:
+        c->target_is_zero = true;
+        return NULL;
+    case LONG_TARGET_IMAGE_OPTS:
+        c->o.target_image_opts = true;
+        return NULL;
+    default:
+        return error_new("-%c is not supported", letter);
+    }
+}
+
+/* --- a piece --- */
+
+typedef struct Piece {
+    uint64_t offset, bytes;
+    bool data;  /* else zeroes */
+    bool skip;  /* the backing image of the target has it */
+} Piece;
+
+static BlockNode *source_at(Convert *c, uint64_t offset, uint64_t *ret_offset)
+{
+    unsigned i = 0;
+    while (i + 1 < c->source_count && offset >= c->sources[i].node->size) {
+        offset -= c->sources[i++].node->size;
+    }
+    *ret_offset = offset;
+    return c->sources[i].node;
+}
+
+/* What is at c->next, and how far it goes. Takes it. */
+static int take_piece_co(Convert *c, Piece *piece)
+{
+    uint64_t inside, unit = c->compress ? c->cluster : 1;
+    BlockNode *node = source_at(c, c->next, &inside);
+    uint64_t left = MIN(node->size - inside, c->total - c->next);
+    BlockStatus status = { .flags = STATUS_DATA, .bytes = left };
+    unsigned depth = 0;
+    uint64_t before = c->next;
+
+    int ret = node_status_above_co(node, NULL, inside, left, &status, &depth);
+    if (ret < 0 && !c->salvage) {
+        return ret;
+    }
+    if (c->next != before) { /* another coroutine was faster while this one waited */
+        return -EAGAIN;
+    }
+    if (ret < 0) {
+        status = (BlockStatus){ .flags = STATUS_DATA, .bytes = MIN(left, 65536) };
+    }
+    piece->offset = c->next;
+    piece->data = !(status.flags & STATUS_ZERO) && (status.flags & STATUS_DATA);
+    piece->skip = c->backing && (depth > 0 || !(status.flags & STATUS_ALLOCATED));
+    piece->bytes = status.bytes;
+    if (unit > 1) { /* whole clusters of the target */
+        uint64_t start_cut = c->next % unit;
+        if (piece->data || piece->bytes + start_cut < unit) {
+            piece->data = true;
+            piece->bytes = MIN(MAX(ALIGN_DOWN(MIN(piece->bytes, PIECE), unit), unit), c->total - c->next);
+            piece->skip = false;
+        } else if (c->next + piece->bytes != c->total) {
+            piece->bytes = ALIGN_DOWN(piece->bytes, unit);
+        }
+    } else if (piece->data) {
+        piece->bytes = MIN(piece->bytes, PIECE - c->next % PIECE);
+    }
+    c->next += piece->bytes;
+    return 0;
+}
+
+static int read_piece_co(Convert *c, const Piece *piece, char *buffer)
+{
+    uint64_t at = piece->offset, left = piece->bytes;
+    while (left) {
+        uint64_t inside;
+        BlockNode *node = source_at(c, at, &inside);
+        uint64_t part = MIN(left, node->size - inside);
+        int ret = node_pread_co(node, inside, part, buffer);
+        if (ret < 0 && c->salvage) { /* sector by sector */
+            for (uint64_t i = 0; i < part; i += 512) {
+                uint64_t sector = MIN(512, part - i);
+                if (node_pread_co(node, inside + i, sector, buffer + i) < 0) {
+                    memset(buffer + i, 0, (size_t)sector);
+                    if (!c->o.quiet) {
+                        warn_report("error while reading offset %" PRIu64 ": it is replaced by zeroes", at + i);
+                    }
+                }
+            }
+        } else if (ret < 0) {
+            return ret;
+        }
+        at += part;
+        left -= part;
+        buffer += part;
+    }
+    return 0;
+}
+
+static int zero_target_co(Convert *c, uint64_t offset, uint64_t bytes)
+{
+    if (c->target_zeroed) {
+        return 0;
+    }
+    return node_write_zeroes_co(c->target.node, offset, bytes, c->sparse ? REQ_MAY_UNMAP : 0);
+}
+
+/* Data in alternating runs of zeroes (of at least the sparse size) and the rest. */
+static int write_sparse_co(Convert *c, uint64_t offset, uint64_t bytes, const char *buffer)
+{
+    uint64_t unit = c->sparse;
+    for (uint64_t at = 0; at < bytes;) {
+        uint64_t run = 0;
+        bool zero = false;
+        while (at + run < bytes) { /* units are aligned to the target, not to the piece */
+            uint64_t step = MIN(unit - (offset + at + run) % unit, bytes - at - run);
+            bool is_zero = block_buffer_is_zero(buffer + at + run, (size_t)step);
+            if (run && is_zero != zero) {
+                break;
+            }
+            zero = is_zero;
+            run += step;
+        }
+        int ret = zero ? zero_target_co(c, offset + at, run) :
+                         node_pwrite_co(c->target.node, offset + at, run, buffer + at, 0);
+        if (ret < 0) {
+            return ret;
+        }
+        at += run;
+    }
+    return 0;
+}
+
+static int write_compressed_co(Convert *c, uint64_t offset, uint64_t bytes, const char *buffer)
+{
+    while (bytes) {
+        uint64_t part = MIN(bytes, c->cluster);
+        int ret;
+        if (c->target_zeroed && c->sparse && block_buffer_is_zero(buffer, (size_t)part)) {
+            ret = 0;
+        } else {
+            ret = node_pwrite_co(c->target.node, offset, part, buffer, REQ_COMPRESSED);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        offset += part;
+        bytes -= part;
+        buffer += part;
+    }
+    return 0;
+}
+
+static int write_piece_co(Convert *c, const Piece *piece, const char *buffer)
+{
+    if (piece->skip) {
+        return 0;
+    }
+    if (!piece->data) {
+        return zero_target_co(c, piece->offset, piece->bytes);
+    }
+    if (c->compress) {
+        return write_compressed_co(c, piece->offset, piece->bytes, buffer);
+    }
+    return c->sparse ? write_sparse_co(c, piece->offset, piece->bytes, buffer) :
+                       node_pwrite_co(c->target.node, piece->offset, piece->bytes, buffer, 0);
+}
+
+/* --- the coroutines --- */
+
+static void fail(Convert *c, int ret, const char *what, uint64_t offset)
+{
+    if (!c->err) {
+        c->err = error_new_errno(ret, "error while %s at byte %" PRIu64, what, offset);
+    }
+}
+
+static void wait_turn_co(Convert *c, const Piece *piece)
+{
+    bool ordered = !c->out_of_order && !c->compress;
+    while (ordered && !c->err && c->write_turn != piece->offset) {
+        co_queue_wait(&c->turns);
+    }
+}
+
+static void worker_co(void *opaque)
+{
+    Convert *c = opaque;
+    size_t align = 4096, size = MAX(PIECE, (size_t)c->cluster);
+    char *buffer = aligned_alloc(align, ALIGN_UP(size, align));
+
+    while (!c->err && c->next < c->total) {
+        Piece piece;
+        int ret = take_piece_co(c, &piece);
+        if (ret == -EAGAIN) {
+            continue;
+        }
+        if (ret < 0) {
+            fail(c, ret, "reading block status", c->next);
+            break;
+        }
+        if (piece.data && !piece.skip) {
+            ret = read_piece_co(c, &piece, buffer);
+        }
+        if (ret < 0) {
+            fail(c, ret, "reading", piece.offset);
+            break;
+        }
+        wait_turn_co(c, &piece);
+        if (c->err) {
+            break;
+        }
+        ret = write_piece_co(c, &piece, buffer);
+        if (ret < 0) {
+            fail(c, ret, "writing", piece.offset);
+            break;
+        }
+        c->write_turn = piece.offset + piece.bytes;
+        co_queue_wake_all(&c->turns);
+        c->done += piece.bytes;
+        img_progress(&c->o, c->done, c->total);
+    }
+    free(buffer);
+    co_queue_wake_all(&c->turns);
+    if (--c->running == 0) {
+        co_queue_wake_all(&c->finished);
+    }
+}
+
+static Error *copy_co(Convert *c)
+{
+    co_queue_init(&c->turns);
+    co_queue_init(&c->finished);
+    c->running = c->coroutines;
+    img_progress(&c->o, 0, c->total);
+    for (unsigned i = 0; i < c->coroutines; i++) {
+        co_start(co_loop(), worker_co, c);
+    }
+    while (c->running) {
+        co_queue_wait(&c->finished);
+    }
+    return c->err;
+}
+
+/* --- source and target --- */
+
+static Error *open_sources_co(Convert *c)
+{
+    unsigned count = (unsigned)c->o.arg_count - 1;
+    if (count > MAX_SOURCES) {
+        return error_new("Too many source images (at most %d)", MAX_SOURCES);
+    }
+    if (c->backing && count > 1) {
+        return error_new("Having a backing file for the target makes no sense when concatenating multiple input images");
+    }
+    for (unsigned i = 0; i < count; i++) {
+        TRY(img_open_co(&c->o, c->o.args[i], c->o.format, 0, c->o.src_cache, c->o.image_opts, &c->sources[i]));
+        c->source_count++;
+        if (i + 1 < count && c->sources[i].node->size == 0) {
+            return error_new("'%s' is empty", c->o.args[i]);
+        }
+        c->total += c->sources[i].node->size;
+    }
+    return NULL;
+}
+
+static Error *check_create_options(const BlockDriver *driver, KeyValues *opts)
+{
+    const BlockDriver *file = block_driver_find("file");
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (const BlockOption *o = driver->create_options; o && o->name; o++) {
+        g_ptr_array_add(names, (void *)o->name);
+    }
+    for (const BlockOption *o = file->create_options; o->name; o++) {
+        g_ptr_array_add(names, (void *)o->name);
+    }
+    g_ptr_array_add(names, NULL);
+    for (guint i = 0; i < opts->items->len; i++) {
+        const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
+        if (!g_strv_contains((const char *const *)names->pdata, key)) {
+            const char *near = nearest_in(key, (const char *const *)names->pdata);
+            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "", near ? near : "",
+                             near ? "'?" : "");
+        }
+    }
+    return NULL;
+}
+
+static Error *create_target_co(Convert *c, const char *filename)
+{
+    const BlockDriver *driver;
+    g_autofree char *size = g_strdup_printf("%" PRIu64, ALIGN_UP(c->total, 512));
+    const char *format = c->o.out_format ? c->o.out_format : "raw";
+
+    TRY(block_driver_lookup(format, &driver));
+    if (!driver->create_options || !driver->create_co) {
+        return error_new("Format driver '%s' does not support image creation", format);
+    }
+    TRY(check_create_options(driver, c->opts));
+    if (c->compress && !driver->supports_backing) {
+        return error_new("Compression not supported for this file format");
+    }
+    if (c->backing) {
+        if (!c->backing_format && !keyvalues_has(c->opts, "backing_fmt")) {
+            return error_new("backing format must be specified");
+        }
+        keyvalues_set(c->opts, "backing_file", c->backing);
+        if (c->backing_format) {
+            keyvalues_set(c->opts, "backing_fmt", c->backing_format);
+        }
+    } else if (keyvalues_has(c->opts, "backing_file")) {
+        c->backing = keyvalues_get(c->opts, "backing_file");
+    }
+    if (!keyvalues_has(c->opts, "size")) {
+        keyvalues_set(c->opts, "size", size);
+    }
+    Error *err = block_create_co(c->o.graph, filename, driver, c->opts);
+    return err ? error_prefix(err, "%s: error while converting %s: ", filename, format) : NULL;
+}
+
+static Error *open_target_co(Convert *c)
+{
+    const char *filename = c->o.args[c->o.arg_count - 1];
+    /* A target that is not whole yet is worth nothing after a crash, so nothing is flushed until the end. */
+    unsigned flags = OPEN_WRITE;
+
+    if (!c->no_create) {
+        TRY(create_target_co(c, filename));
+    }
+    if (!c->o.cache) {
+        flags |= OPEN_NO_FLUSH;
+    }
+    const char *format = c->o.target_image_opts ? NULL : c->o.out_format ? c->o.out_format : "raw";
+    TRY(img_open_co(&c->o, filename, format, flags, c->o.cache, c->o.target_image_opts, &c->target));
+    BlockNode *node = c->target.node;
+    if (node->size < c->total) {
+        return error_new("'%s' is smaller than the source: %" PRIu64 " bytes are needed, it has %" PRIu64, filename,
+                         c->total, node->size);
+    }
+    c->cluster = node->limits.cluster_size ? node->limits.cluster_size : 65536;
+    if (c->compress && !node->driver->supports_backing) {
+        return error_new("Compression not supported for this file format");
+    }
+    c->target_zeroed = c->target_is_zero || (!c->no_create && !node->backing && c->sparse &&
+                                             node_storage(node)->driver->extends);
+    return NULL;
+}
+
+static Error *finish_co(Convert *c)
+{
+    BlockNode *node = c->target.node;
+    if (node->size > c->total && !c->target_zeroed && !c->no_create) {
+        int ret = node_write_zeroes_co(node, c->total, node->size - c->total, REQ_MAY_UNMAP);
+        if (ret < 0) {
+            return error_new_errno(ret, "error while writing at byte %" PRIu64, c->total);
+        }
+    }
+    int ret = node_flush_co(node);
+    return ret < 0 ? error_new_errno(ret, "error while writing") : NULL;
+}
+
+static Error *apply_snapshot_argument(Convert *c)
+{
+    return c->snapshot ? error_new("Converting from an internal snapshot (-l %s) is not supported; apply it to a copy "
+                                   "with qemu-img snapshot -a", c->snapshot) : NULL;
+}
+
+static int convert_co(void *opaque)
+{
+    Convert *c = opaque;
+    Error *err = apply_snapshot_argument(c);
+    if (!err) {
+        err = open_sources_co(c);
+    }
+    if (!err) {
+        err = open_target_co(c);
+    }
+    if (!err) {
+        err = copy_co(c);
+    }
+    if (!err) {
+        err = finish_co(c);
+    }
+    bool copied = !err;
+    if (c->target.node) {
+        img_close_co(&c->target);
+    }
+    for (unsigned i = 0; i < c->source_count; i++) {
+        img_close_co(&c->sources[i]);
+    }
+    if (copied) {
+        img_progress_end(&c->o);
+    }
+    return img_result(err);
+}
+
+int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
+{
+    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE,
+        { "target-image-opts", no_argument, NULL, LONG_TARGET_IMAGE_OPTS }, { "salvage", no_argument, NULL, LONG_SALVAGE },
+        { "target-is-zero", no_argument, NULL, LONG_TARGET_IS_ZERO }, { 0 } };
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    g_autofree Convert *c = g_new0(Convert, 1);
+    ImgParser parser = { command, ":hf:O:B:F:co:l:S:pt:T:qnm:WU", longs, convert_option, c };
+
+    c->opts = opts;
+    c->sparse = 4096;
+    c->coroutines = 8;
+    int done = img_parse(&parser, graph, &c->o, argc, argv);
+    if (done >= 0) {
+        return done;
+    }
+    if (opts->help) {
+        const BlockDriver *driver;
+        Error *err = block_driver_lookup(c->o.out_format ? c->o.out_format : "raw", &driver);
+        if (err) {
+            return img_result(err);
+        }
+        img_print_create_options(driver, true);
+        return 0;
+    }
+    if (c->o.arg_count < 1) {
+        return img_usage_error(error_new("Must specify image file name"));
+    }
+    if (c->o.arg_count < 2) {
+        return img_usage_error(error_new("Must specify the name of the target image"));
+    }
+    if (c->target_is_zero && !c->no_create) {
+        return img_result(error_new("--target-is-zero requires use of -n flag"));
+    }
+    if (c->o.target_image_opts && !c->no_create) {
+        return img_result(error_new("--target-image-opts requires use of -n flag"));
+    }
+    if (c->backing && c->no_create) {
+        return img_result(error_new("-B cannot be used with -n"));
+    }
+    return img_run(graph, convert_co, c);
+}

@@ -1,0 +1,459 @@
+/* qemu-img create, resize, measure. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "main/img/img.h"
+
+typedef struct Create {
+    ImgOptions o;
+    const char *backing, *backing_format;
+    bool unsafe;
+    KeyValues *opts;
+    const BlockDriver *driver;
+} Create;
+
+static Error *add_options(KeyValues *opts, const char *text)
+{
+    g_autoptr(KeyValues) parsed = NULL;
+    TRY(keyvalues_parse(text, NULL, &parsed));
+    for (guint i = 0; i < parsed->items->len; i++) {
+        KeyValue *item = g_ptr_array_index(parsed->items, i);
+        keyvalues_set(opts, item->key, item->value);
+    }
+    opts->help |= parsed->help;
+    return NULL;
+}
+
+static Error *create_option(void *opaque, int letter, const char *value)
+{
+    Create *c = opaque;
+    switch (letter) {
+    case 'b':
+        c->backing = value;
+        return NULL;
+    case 'F':
+        c->backing_format = value;
+        return NULL;
+    case 'u':
+        c->unsafe = true;
+        return NULL;
+    default:
+        if (img_is_help(value)) {
+            c->opts->help = true;
+            return NULL;
+        }
+        return add_options(c->opts, value);
+    }
+}
+
+static bool has_option(const BlockDriver *driver, const char *name)
+{
+    for (const BlockOption *o = driver->create_options; o && o->name; o++) {
+        if (!strcmp(o->name, name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static Error *check_options(const Create *c)
+{
+    const BlockDriver *file = block_driver_find("file");
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (const BlockOption *o = c->driver->create_options; o && o->name; o++) {
+        g_ptr_array_add(names, (void *)o->name);
+    }
+    g_ptr_array_add(names, NULL);
+    for (guint i = 0; i < c->opts->items->len; i++) {
+        const char *key = ((KeyValue *)g_ptr_array_index(c->opts->items, i))->key;
+        /* The driver itself says that it lacks these. */
+        bool known_lack = g_str_has_prefix(key, "encrypt") || g_str_has_prefix(key, "data_file");
+        if (!has_option(c->driver, key) && !has_option(file, key) && !known_lack) {
+            const char *near = nearest_in(key, (const char *const *)names->pdata);
+            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "", near ? near : "",
+                             near ? "'?" : "");
+        }
+    }
+    return NULL;
+}
+
+/* Size and existence of the backing image. */
+static Error *look_at_backing_co(Create *c, const char *filename, const char *backing, const char *format)
+{
+    g_autofree char *path = block_resolve_backing(filename, backing);
+    bool size_given = keyvalues_has(c->opts, "size");
+    ImgDisk disk;
+
+    if (c->unsafe) {
+        return size_given ? NULL : error_new("Image creation needs a size parameter");
+    }
+    if (!format) {
+        return error_hint(error_new("Backing file specified without backing format"),
+                          "Give the format of '%s' with -F.", backing);
+    }
+    ImgOptions o = c->o;
+    o.force_share = false;
+    Error *err = img_open_co(&o, path, format, 0, NULL, false, &disk);
+    if (err) {
+        return error_hint(err, "Could not open backing image.");
+    }
+    if (!size_given) {
+        g_autofree char *size = g_strdup_printf("%" PRIu64, disk.node->size);
+        keyvalues_set(c->opts, "size", size);
+    }
+    img_close_co(&disk);
+    return NULL;
+}
+
+static void print_formatting(const Create *c, const char *filename)
+{
+    /* The order in which people know it: defaults of the format among what was given. */
+    static const char *const order[] = { "cluster_size", "extended_l2", "compression_type", "size", "backing_file",
+                                         "backing_fmt", "compat", "lazy_refcounts", "refcount_bits", "preallocation",
+                                         "nocow", "extent_size_hint" };
+    static const struct {
+        const char *key, *value;
+    } defaults[] = { { "cluster_size", "65536" }, { "extended_l2", "off" }, { "compression_type", "zlib" },
+                     { "lazy_refcounts", "off" }, { "refcount_bits", "16" } };
+    printf("Formatting '%s', fmt=%s", filename, c->driver->name);
+    for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
+        const char *value = keyvalues_get(c->opts, order[i]);
+        for (size_t d = 0; d < ARRAY_SIZE(defaults) && !value; d++) {
+            if (!strcmp(defaults[d].key, order[i]) && has_option(c->driver, order[i])) {
+                value = defaults[d].value;
+            }
+        }
+        uint64_t bytes;
+        bool is_size = !strcmp(order[i], "size") || !strcmp(order[i], "cluster_size");
+        Error *err = value && is_size ? block_parse_size(value, &bytes) : NULL;
+        if (value && is_size && !err) {
+            printf(" %s=%" PRIu64, order[i], bytes);
+        } else if (value) {
+            printf(" %s=%s", order[i], value);
+        }
+        error_free(err);
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
+static Error *round_size(KeyValues *opts)
+{
+    uint64_t size;
+    TRY(block_parse_size(keyvalues_get(opts, "size"), &size));
+    if (size > INT64_MAX - 511) {
+        return error_new("Image size must be less than 8 EiB!");
+    }
+    g_autofree char *text = g_strdup_printf("%" PRIu64, ALIGN_UP(size, 512));
+    keyvalues_set(opts, "size", text);
+    return NULL;
+}
+
+static Error *create_steps_co(Create *c)
+{
+    const char *filename = c->o.args[0], *format = c->o.format ? c->o.format : "raw";
+
+    c->driver = block_driver_find(format);
+    if (!c->driver) {
+        Error *err = block_driver_lookup(format, &c->driver);
+        error_free(err);
+        return error_new("Unknown file format '%s'", format);
+    }
+    if (!c->driver->create_options) {
+        return error_new("Format driver '%s' does not support image creation", format);
+    }
+    TRY(check_options(c));
+    if (c->backing) {
+        if (!c->driver->supports_backing) {
+            return error_new("Backing file not supported for file format '%s'", format);
+        }
+        keyvalues_set(c->opts, "backing_file", c->backing);
+    }
+    if (c->backing_format) {
+        if (!block_driver_find(c->backing_format)) {
+            return error_new("Unknown backing file format '%s'", c->backing_format);
+        }
+        keyvalues_set(c->opts, "backing_fmt", c->backing_format);
+    }
+    const char *backing = keyvalues_get(c->opts, "backing_file");
+    if (backing && !strcmp(backing, filename)) {
+        return error_new("Error: Trying to create an image with the same filename as the backing file");
+    }
+    if (c->o.arg_count > 1) {
+        uint64_t size;
+        TRY(img_parse_size(c->o.args[1], &size));
+        g_autofree char *text = g_strdup_printf("%" PRIu64, size);
+        keyvalues_set(c->opts, "size", text);
+    }
+    if (backing && *backing) {
+        TRY(look_at_backing_co(c, filename, backing, keyvalues_get(c->opts, "backing_fmt")));
+    }
+    if (!keyvalues_has(c->opts, "size")) {
+        return error_new("Image creation needs a size parameter");
+    }
+    if (!c->o.quiet) {
+        print_formatting(c, filename);
+    }
+    TRY(round_size(c->opts));
+    return block_create_co(c->o.graph, filename, c->driver, c->opts);
+}
+
+static int create_co(void *opaque)
+{
+    Create *c = opaque;
+    Error *err = create_steps_co(c);
+    /* A size that is not one is said without the file, as it came from the command line. */
+    bool plain = err && g_str_has_prefix(error_message(err), "Invalid image size");
+    return img_result(err && !plain ? error_prefix(err, "%s: ", c->o.args[0]) : err);
+}
+
+static int print_option_help(const char *format, bool has_target)
+{
+    const BlockDriver *driver;
+    Error *err = block_driver_lookup(format ? format : "raw", &driver);
+    if (err) {
+        return img_result(err);
+    }
+    img_print_create_options(driver, !has_target);
+    return 0;
+}
+
+/* Negative sizes look like options; QEMU says the same. */
+int img_create(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
+{
+    static const struct option longs[] = { IMG_LONGS, { 0 } };
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    Create c = { .opts = opts };
+    ImgParser parser = { command, ":hf:b:F:o:uq", longs, create_option, &c };
+
+    int done = img_parse(&parser, graph, &c.o, argc, argv);
+    if (done >= 0) {
+        return done;
+    }
+    if (opts->help) {
+        return print_option_help(c.o.format, c.o.arg_count > 0);
+    }
+    if (c.o.arg_count < 1) {
+        return img_usage_error(error_new("Expecting image file name"));
+    }
+    if (c.o.arg_count > 2) {
+        return img_usage_error(error_new("Unexpected argument: %s", c.o.args[2]));
+    }
+    return img_run(graph, create_co, &c);
+}
+
+/* --- resize --- */
+
+typedef struct Resize {
+    ImgOptions o;
+    bool shrink;
+    Preallocation prealloc;
+    const char *size;
+} Resize;
+
+static Error *resize_option(void *opaque, int letter, const char *value)
+{
+    Resize *r = opaque;
+    if (letter == LONG_SHRINK) {
+        r->shrink = true;
+        return NULL;
+    }
+    return block_parse_preallocation(value, &r->prealloc);
+}
+
+/* "+10M", "-10M" and "10M". */
+static Error *new_size(const Resize *r, uint64_t old, uint64_t *ret_size)
+{
+    char sign = r->size[0];
+    uint64_t amount, size;
+
+    TRY(img_parse_size(sign == '+' || sign == '-' ? r->size + 1 : r->size, &amount));
+    if (sign == '-' && amount > old) {
+        return error_new("New image size must be positive");
+    }
+    size = sign == '+' ? old + amount : sign == '-' ? old - amount : amount;
+    if (size == 0) {
+        return error_new("New image size must be positive");
+    }
+    *ret_size = ALIGN_UP(size, 512);
+    return *ret_size > INT64_MAX ? error_new("Image size must be less than 8 EiB!") : NULL;
+}
+
+static void warn_guessed(const BlockNode *node)
+{
+    if (node->probed && !strcmp(node->driver->name, "raw")) {
+        fprintf(stderr, "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+                "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
+                "will be restricted.\n"
+                "         Specify the 'raw' format explicitly to remove the restrictions.\n", node->filename);
+    }
+}
+
+static Error *resize_steps_co(Resize *r, ImgDisk *disk)
+{
+    uint64_t size;
+    warn_guessed(disk->node);
+    TRY(new_size(r, disk->node->size, &size));
+    if (size < disk->node->size && !r->shrink) {
+        return error_hint(error_new("Use the --shrink option to perform a shrink operation."),
+                          "qemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's "
+                          "end. Before performing such an operation, make sure there is no important data there.");
+    }
+    TRY(node_truncate_co(disk->node, size, r->prealloc));
+    int ret = node_flush_co(disk->node);
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not flush '%s'", disk->node->filename);
+    }
+    if (!r->o.quiet) {
+        printf("Image resized.\n");
+    }
+    return NULL;
+}
+
+static int resize_co(void *opaque)
+{
+    Resize *r = opaque;
+    ImgDisk disk = { 0 };
+    Error *err = img_open_co(&r->o, r->o.args[0], r->o.format, OPEN_WRITE, NULL, r->o.image_opts, &disk);
+    if (!err) {
+        err = resize_steps_co(r, &disk);
+        img_close_co(&disk);
+    }
+    return img_result(err);
+}
+
+int img_resize(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
+{
+    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS,
+        { "preallocation", required_argument, NULL, LONG_PREALLOCATION }, { "shrink", no_argument, NULL, LONG_SHRINK }, { 0 } };
+    Resize r = { 0 };
+    ImgParser parser = { command, ":hf:q", longs, resize_option, &r };
+
+    /* The last argument may be "-10M", which is no option. */
+    if (argc < 3) {
+        int done = img_parse(&parser, graph, &r.o, argc, argv);
+        return done >= 0 ? done : img_usage_error(error_new("Expecting image file name and size"));
+    }
+    r.size = argv[--argc];
+    int done = img_parse(&parser, graph, &r.o, argc, argv);
+    if (done >= 0) {
+        return done;
+    }
+    if (r.o.arg_count != 1) {
+        return img_usage_error(error_new("Expecting image file name and size"));
+    }
+    return img_run(graph, resize_co, &r);
+}
+
+/* --- measure --- */
+
+typedef struct Measure {
+    ImgOptions o;
+    const char *size;
+    KeyValues *opts;
+} Measure;
+
+static Error *measure_option(void *opaque, int letter, const char *value)
+{
+    Measure *m = opaque;
+    switch (letter) {
+    case LONG_SIZE:
+        m->size = value;
+        return NULL;
+    case 'O':
+        m->o.out_format = value;
+        return NULL;
+    default:
+        return add_options(m->opts, value);
+    }
+}
+
+/* Bytes of the clusters that hold data. */
+static Error *count_data_co(BlockNode *node, uint64_t cluster, uint64_t *ret_bytes)
+{
+    uint64_t bytes = 0, counted_to = 0;
+    for (uint64_t at = 0; at < node->size;) {
+        BlockStatus status;
+        unsigned depth;
+        int ret = node_status_above_co(node, NULL, at, node->size - at, &status, &depth);
+        if (ret < 0) {
+            return error_new_errno(ret, "Unable to get block status");
+        }
+        if ((status.flags & STATUS_DATA) && !(status.flags & STATUS_ZERO)) {
+            uint64_t from = MAX(ALIGN_DOWN(at, cluster), counted_to), to = ALIGN_UP(at + status.bytes, cluster);
+            bytes += to > from ? to - from : 0;
+            counted_to = MAX(counted_to, to);
+        }
+        at += status.bytes;
+    }
+    *ret_bytes = bytes;
+    return NULL;
+}
+
+static Error *measure_steps_co(Measure *m, BlockMeasure *ret)
+{
+    const BlockDriver *driver;
+    uint64_t size = 0, data = 0, cluster = 65536;
+
+    TRY(block_driver_lookup(m->o.out_format ? m->o.out_format : "raw", &driver));
+    if (!driver->measure) {
+        return error_new("Format driver '%s' does not support measurement", driver->name);
+    }
+    if (keyvalues_has(m->opts, "cluster_size")) {
+        TRY(block_parse_size(keyvalues_get(m->opts, "cluster_size"), &cluster));
+        if (!IS_POW2(cluster)) {
+            return error_new("Cluster size must be a power of two between 512 and 2048k");
+        }
+    }
+    if (m->size) {
+        TRY(img_parse_size(m->size, &size));
+    } else {
+        ImgDisk disk;
+        TRY(img_open_co(&m->o, m->o.args[0], m->o.format, 0, NULL, m->o.image_opts, &disk));
+        size = disk.node->size;
+        Error *err = count_data_co(disk.node, cluster, &data);
+        img_close_co(&disk);
+        TRY(err);
+    }
+    return driver->measure(m->opts, size, data, ret);
+}
+
+static int measure_co(void *opaque)
+{
+    Measure *m = opaque;
+    BlockMeasure result;
+    Error *err = measure_steps_co(m, &result);
+    if (err) {
+        return img_result(err);
+    }
+    if (m->o.json) {
+        printf("{\n    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %" PRIu64 "\n}\n", result.required,
+               result.fully_allocated);
+    } else {
+        printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n", result.required,
+               result.fully_allocated);
+    }
+    return 0;
+}
+
+int img_measure(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
+{
+    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_OUTPUT, IMG_LONG_FORCE_SHARE,
+                                           { "size", required_argument, NULL, LONG_SIZE }, { 0 } };
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    Measure m = { .opts = opts };
+    ImgParser parser = { command, ":hf:O:o:U", longs, measure_option, &m };
+
+    int done = img_parse(&parser, graph, &m.o, argc, argv);
+    if (done >= 0) {
+        return done;
+    }
+    if (!m.size && m.o.arg_count != 1) {
+        return img_usage_error(error_new("Either --size N or one filename must be specified."));
+    }
+    if (m.size && m.o.arg_count) {
+        return img_usage_error(error_new("--size N cannot be used together with a filename."));
+    }
+    return img_run(graph, measure_co, &m);
+}

@@ -1,0 +1,316 @@
+/* qemu-img: options, opening, progress, text forms. */
+#include "main/img/img.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "value/json.h"
+
+int img_result(Error *err)
+{
+    if (err) {
+        error_report(err);
+        return 1;
+    }
+    return 0;
+}
+
+int img_usage_error(Error *err)
+{
+    return img_result(error_hint(err, "Try 'qemu-img --help' for more information"));
+}
+
+static const char *next_long(void *opaque)
+{
+    const struct option **cursor = opaque;
+    return (*cursor)->name ? (*cursor)++->name : NULL;
+}
+
+static Error *unknown_option(const ImgParser *parser, const char *typed)
+{
+    const struct option *cursor = parser->longs;
+    const char *near = g_str_has_prefix(typed, "--") ? nearest_name(typed + 2, next_long, &cursor) : NULL;
+    return near ? error_new("unrecognized option '%s', did you mean '--%s'?", typed, near) :
+                  error_new("unrecognized option '%s'", typed);
+}
+
+static Error *common_option(const ImgParser *parser, ImgOptions *o, int letter, const char *value)
+{
+    switch (letter) {
+    case 'f':
+        o->format = value;
+        return NULL;
+    case 't':
+        o->cache = value;
+        return NULL;
+    case 'T':
+        o->src_cache = value;
+        return NULL;
+    case 'U':
+        o->force_share = true;
+        return NULL;
+    case 'q':
+        o->quiet = true;
+        return NULL;
+    case 'p':
+        o->progress = true;
+        return NULL;
+    case LONG_IMAGE_OPTS:
+        o->image_opts = true;
+        return NULL;
+    case LONG_OUTPUT:
+        if (strcmp(value, "json") && strcmp(value, "human")) {
+            return error_new("--output must be used with human or json as argument.");
+        }
+        o->json = !strcmp(value, "json");
+        return NULL;
+    case LONG_OBJECT:
+        return error_new("--object: no object types are available in this program ('%s')", value);
+    default:
+        return parser->extra(parser->opaque, letter, value);
+    }
+}
+
+/* What getopt points at when it does not know an option. */
+static const char *bad_option(int argc, char **argv, int index_before, char buffer[3])
+{
+    if (optopt && optopt < 256) {
+        buffer[0] = '-';
+        buffer[1] = (char)optopt;
+        buffer[2] = 0;
+        return buffer;
+    }
+    return argv[MAX(optind - 1, 0)];
+}
+
+int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, int argc, char **argv)
+{
+    char buffer[3];
+
+    *options = (ImgOptions){ .graph = graph };
+    opterr = 0;
+    optind = 0;
+    for (;;) {
+        int before = optind;
+        int letter = getopt_long(argc, argv, parser->letters, parser->longs, NULL);
+        if (letter == -1) {
+            break;
+        }
+        if (letter == 'h') {
+            printf("usage: qemu-img %s\n", parser->command->synopsis);
+            return 0;
+        }
+        if (letter == ':') {
+            return img_usage_error(error_new("missing argument for option '%s'",
+                                             bad_option(argc, argv, before, buffer)));
+        }
+        if (letter == '?') {
+            return img_usage_error(unknown_option(parser, bad_option(argc, argv, before, buffer)));
+        }
+        Error *err = common_option(parser, options, letter, optarg);
+        if (err) {
+            return img_result(err);
+        }
+    }
+    options->args = argv + optind;
+    options->arg_count = argc - optind;
+    if (options->progress && options->quiet) {
+        options->progress = false;
+    }
+    return -1;
+}
+
+/* --- running --- */
+
+typedef struct ImgRun {
+    ImgFn *fn;
+    void *opaque;
+    int result;
+} ImgRun;
+
+static void run_co(void *opaque)
+{
+    ImgRun *run = opaque;
+    run->result = run->fn(run->opaque);
+}
+
+int img_run(BlockGraph *graph, ImgFn *fn, void *opaque)
+{
+    ImgRun run = { .fn = fn, .opaque = opaque };
+    co_run(block_graph_loop(graph), run_co, &run);
+    return run.result;
+}
+
+/* --- opening --- */
+
+static Error *cache_flags(const char *cache, unsigned *flags)
+{
+    if (!cache || !strcmp(cache, "writeback") || !strcmp(cache, "writethrough")) {
+        return NULL;
+    }
+    if (!strcmp(cache, "none") || !strcmp(cache, "off") || !strcmp(cache, "directsync")) {
+        *flags |= OPEN_DIRECT;
+    } else if (!strcmp(cache, "unsafe")) {
+        *flags |= OPEN_NO_FLUSH;
+    } else {
+        return error_new("Invalid cache option: %s", cache);
+    }
+    return NULL;
+}
+
+static Error *open_node_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
+                           bool image_opts, const KeyValues *more, BlockNode **ret_node)
+{
+    if (!image_opts) {
+        return block_open_file_co(options->graph, filename, format, flags, more, ret_node);
+    }
+    g_autoptr(KeyValues) opts = NULL;
+    if (format) {
+        return error_new("--image-opts and --format are mutually exclusive");
+    }
+    TRY(keyvalues_parse(filename, NULL, &opts));
+    const char *given = keyvalues_get(opts, "file.filename") ? "" : keyvalues_get(opts, "filename");
+    keyvalues_set(opts, "read-only", flags & OPEN_WRITE ? "off" : "on");
+    if (flags & OPEN_FORCE_SHARE) {
+        keyvalues_set(opts, "force-share", "on");
+    }
+    if (!keyvalues_has(opts, "discard")) {
+        keyvalues_set(opts, "discard", "unmap");
+    }
+    if (flags & OPEN_NO_BACKING) {
+        keyvalues_set(opts, "backing", "");
+    }
+    (void)given;
+    return block_open_options_co(options->graph, opts, ret_node);
+}
+
+Error *img_open_with_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
+                        const char *cache, bool image_opts, const KeyValues *more, ImgDisk *ret_disk)
+{
+    ImgDisk disk = { 0 };
+    bool writes = (flags & OPEN_WRITE) != 0;
+
+    if (options->force_share && !writes) {
+        flags |= OPEN_FORCE_SHARE;
+    }
+    if (format) {
+        const BlockDriver *driver = block_driver_find(format);
+        if (!driver) {
+            return error_new("Could not open '%s': Unknown driver '%s'", filename, format);
+        }
+    }
+    TRY(cache_flags(cache, &flags));
+    TRY(open_node_co(options, filename, format, flags, image_opts, more, &disk.node));
+    Error *err = block_root_attach(disk.node, "qemu-img", CLAIM_READ | (writes ? CLAIM_WRITE | CLAIM_RESIZE : 0),
+                                   flags & OPEN_FORCE_SHARE ? CLAIM_ALL : CLAIM_READ | CLAIM_WRITE_UNCHANGED, &disk.root);
+    if (err) {
+        node_unref_co(disk.node);
+        return image_opts ? err : error_prefix(err, "Could not open '%s': ", filename);
+    }
+    *ret_disk = disk;
+    return NULL;
+}
+
+Error *img_open_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
+                   const char *cache, bool image_opts, ImgDisk *ret_disk)
+{
+    return img_open_with_co(options, filename, format, flags, cache, image_opts, NULL, ret_disk);
+}
+
+void img_close_co(ImgDisk *disk)
+{
+    block_root_detach(disk->root);
+    node_unref_co(disk->node);
+    *disk = (ImgDisk){ 0 };
+}
+
+/* --- text --- */
+
+Error *img_parse_size(const char *text, uint64_t *ret_bytes)
+{
+    Error *err = block_parse_size(text, ret_bytes);
+    if (err) {
+        error_free(err);
+        return error_hint(error_new("Invalid image size specified. You may use k, M, G, T, P or E suffixes for"),
+                          "qemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
+    }
+    return *ret_bytes > INT64_MAX ? error_new("Image size must be less than 8 EiB!") : NULL;
+}
+
+char *img_size_text(uint64_t bytes)
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+    unsigned unit = 0;
+    double value = (double)bytes;
+    while (value >= 999.5 && unit + 1 < ARRAY_SIZE(units)) { /* three digits at most */
+        value /= 1024;
+        unit++;
+    }
+    return g_strdup_printf("%0.3g %s", value, units[unit]);
+}
+
+void img_progress(const ImgOptions *options, uint64_t done, uint64_t total)
+{
+    static int64_t last; /* the program has one progress line */
+    if (!options->progress) {
+        return;
+    }
+    int64_t now = g_get_monotonic_time();
+    if (done != 0 && done != total && now - last < 100000) {
+        return;
+    }
+    last = now;
+    printf("    (%3.2f/100%%)\r", total ? 100.0 * (double)done / (double)total : 100.0);
+    fflush(stdout);
+}
+
+void img_progress_end(const ImgOptions *options)
+{
+    if (options->progress) {
+        img_progress(options, 1, 1);
+        putchar('\n');
+    }
+}
+
+void img_print_snapshots(GPtrArray *snapshots)
+{
+    printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
+    for (guint i = 0; i < snapshots->len; i++) {
+        const BlockSnapshot *sn = g_ptr_array_index(snapshots, i);
+        g_autofree char *size = img_size_text(sn->vm_state_size);
+        g_autoptr(GDateTime) date = g_date_time_new_from_unix_local((gint64)sn->date_sec);
+        g_autofree char *when = date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
+        uint64_t seconds = sn->vm_clock_ns / (uint64_t)NS_PER_SEC;
+        g_autofree char *clock = g_strdup_printf("%02u:%02u:%02u.%03u", (unsigned)(seconds / 3600),
+                                                 (unsigned)(seconds / 60 % 60), (unsigned)(seconds % 60),
+                                                 (unsigned)(sn->vm_clock_ns / 1000000 % 1000));
+        g_autofree char *icount = sn->icount == UINT64_MAX ? g_strdup("") : g_strdup_printf("%" PRIu64, sn->icount);
+        printf("%-10s%-17s%8s%20s%13s%11s\n", sn->id, sn->name, size, when, clock, icount);
+    }
+}
+
+static const char *option_kind(BlockOptionKind kind)
+{
+    static const char *const names[] = { "<str>", "<bool (on/off)>", "<size>", "<num>" };
+    return names[kind];
+}
+
+void img_print_create_options(const BlockDriver *driver, bool protocol_follows)
+{
+    printf("Supported %s%soptions:\n", driver->name, " ");
+    for (const BlockOption *o = driver->create_options; o && o->name; o++) {
+        g_autofree char *left = g_strdup_printf("%s=%s", o->name, option_kind(o->kind));
+        printf("  %-22s - %s\n", left, o->help);
+    }
+    if (protocol_follows) {
+        printf("\nThe protocol level may support further options.\n"
+               "Specify the target filename to include those options.\n");
+    }
+}
+
+bool img_is_help(const char *text)
+{
+    return text && (!strcmp(text, "help") || !strcmp(text, "?"));
+}

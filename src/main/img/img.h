@@ -1,0 +1,97 @@
+/*
+ * qemu-img: what its commands share. A command parses its options, then works in a coroutine of the
+ * program's only loop.
+ */
+#ifndef OSTRICH_MAIN_IMG_H
+#define OSTRICH_MAIN_IMG_H
+
+#include <getopt.h>
+#include <stdio.h>
+
+#include "block/node.h"
+
+/* What many commands take. */
+typedef struct ImgOptions {
+    BlockGraph *graph;
+    const char *format;      /* -f */
+    const char *out_format;  /* -O, -F */
+    const char *cache;       /* -t */
+    const char *src_cache;   /* -T */
+    const char *output;      /* --output */
+    bool image_opts, target_image_opts, force_share, quiet, progress, json;
+    char **args;             /* what follows the options */
+    int arg_count;
+} ImgOptions;
+
+typedef struct ImgCommand {
+    const char *name, *synopsis;
+    int (*run)(const struct ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+} ImgCommand;
+
+/* Options of one command: getopt's letters and long names beyond the common ones are handled by `extra`. */
+typedef struct ImgParser {
+    const ImgCommand *command;
+    const char *letters;             /* getopt string, of what the command takes */
+    const struct option *longs;      /* its long options; values above 255 for those without a letter */
+    Error *(*extra)(void *opaque, int letter, const char *value); /* letters that are not common */
+    void *opaque;
+} ImgParser;
+
+/* Values of long options that several commands have. */
+enum {
+    LONG_OUTPUT = 256, LONG_IMAGE_OPTS, LONG_TARGET_IMAGE_OPTS, LONG_OBJECT, LONG_BACKING_CHAIN, LONG_SHRINK,
+    LONG_PREALLOCATION, LONG_TARGET_IS_ZERO, LONG_SALVAGE, LONG_START_OFFSET, LONG_MAX_LENGTH, LONG_SIZE, LONG_BITMAPS,
+};
+#define IMG_LONGS                                                                                  \
+    { "help", no_argument, NULL, 'h' }, { "object", required_argument, NULL, LONG_OBJECT }
+#define IMG_LONG_IMAGE_OPTS { "image-opts", no_argument, NULL, LONG_IMAGE_OPTS }
+#define IMG_LONG_OUTPUT     { "output", required_argument, NULL, LONG_OUTPUT }
+#define IMG_LONG_FORCE_SHARE { "force-share", no_argument, NULL, 'U' }
+
+/* -1: go on; else the exit code (help, an error that was reported). */
+int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, int argc, char **argv);
+/* Reports and returns 1; NULL gives 0. */
+int img_result(Error *err);
+/* The error with the hint to read the help. */
+int img_usage_error(Error *err);
+
+/* Runs fn in a coroutine and returns its result. */
+typedef int ImgFn(void *opaque);
+int img_run(BlockGraph *graph, ImgFn *fn, void *opaque);
+
+/* An open image with its claims. */
+typedef struct ImgDisk {
+    BlockNode *node;
+    BlockEdge *root;
+} ImgDisk;
+/* flags: OPEN_*; cache: as -t and -T take it, NULL: writeback. */
+Error *img_open_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
+                   const char *cache, bool image_opts, ImgDisk *ret_disk) MUST_USE;
+/* "x-repair" for check. */
+Error *img_open_with_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
+                        const char *cache, bool image_opts, const KeyValues *more, ImgDisk *ret_disk) MUST_USE;
+void img_close_co(ImgDisk *disk); /* accepts an empty one */
+
+Error *img_parse_size(const char *text, uint64_t *ret_bytes) MUST_USE;
+char *img_size_text(uint64_t bytes); /* "1.5 GiB"; caller frees */
+/* "    (12.34/100%)" when progress is wanted; rate limited. */
+void img_progress(const ImgOptions *options, uint64_t done, uint64_t total);
+void img_progress_end(const ImgOptions *options);
+void img_print_snapshots(GPtrArray *snapshots);
+/* The option help of a format, for -o help. */
+void img_print_create_options(const BlockDriver *driver, bool protocol_follows);
+bool img_is_help(const char *text);
+
+int img_create(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_info(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_check(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_resize(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_compare(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_map(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_measure(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_snapshot(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_commit(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_rebase(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+
+#endif

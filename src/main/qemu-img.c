@@ -1,0 +1,112 @@
+/* qemu-img: creates and manages disk images. The commands are in img/. */
+#include <stdio.h>
+#include <string.h>
+
+#include "main/img/img.h"
+
+static const ImgCommand commands[] = {
+    { "check", "check [--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] "
+               "[-T src_cache] [-U] filename", img_check },
+    { "commit", "commit [--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-d] [-p] filename",
+      img_commit },
+    { "compare", "compare [--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
+                 "filename1 filename2", img_compare },
+    { "convert", "convert [--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-c] [-p] "
+                 "[-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] "
+                 "[-o options] [-S sparse_size] [-m num_coroutines] [-W] [--salvage] filename "
+                 "[filename2 [...]] output_filename", img_convert },
+    { "create", "create [--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
+                "filename [size]", img_create },
+    { "info", "info [--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename",
+      img_info },
+    { "map", "map [--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
+             "[--output=ofmt] [-U] filename", img_map },
+    { "measure", "measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] "
+                 "[--image-opts] [-f fmt] filename]", img_measure },
+    { "rebase", "rebase [--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b "
+                "backing_file [-F backing_fmt] filename", img_rebase },
+    { "resize", "resize [--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] "
+                "filename [+ | -]size", img_resize },
+    { "snapshot", "snapshot [--object objectdef] [--image-opts] [-U] [-q] [-l | -a snapshot | -c snapshot | "
+                  "-d snapshot] filename", img_snapshot },
+};
+
+static void print_version(void)
+{
+    printf("qemu-img version 11.0.0 (Ostrich 0.1)\n");
+}
+
+static void print_help(void)
+{
+    print_version();
+    printf("usage: qemu-img [standard options] command [command options]\n"
+           "Creates, converts, checks and changes disk images.\n\n"
+           "    '-h', '--help'       display this help and exit\n"
+           "    '-V', '--version'    output version information and exit\n\n"
+           "Command syntax:\n");
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        printf("  %s\n", commands[i].synopsis);
+    }
+    printf("\nSupported formats:");
+    g_autofree const BlockDriver **drivers = block_drivers_sorted();
+    for (const BlockDriver **d = drivers; *d; d++) {
+        printf(" %s", (*d)->name);
+    }
+    printf("\n");
+}
+
+static const ImgCommand *find_command(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (!strcmp(commands[i].name, name)) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+static int unknown_command(const char *name)
+{
+    const char *names[ARRAY_SIZE(commands) + 1] = { NULL };
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        names[i] = commands[i].name;
+    }
+    const char *near = nearest_in(name, names);
+    return img_usage_error(error_new("Command not found: %s%s%s%s", name, near ? ", did you mean '" : "",
+                                     near ? near : "", near ? "'?" : ""));
+}
+
+static int run_command(const ImgCommand *command, int argc, char **argv)
+{
+    Clocks *clocks = clocks_new();
+    Loop *loop = loop_new("main", clocks, NULL);
+    BlockGraph *graph = block_graph_new(loop);
+    int result = command->run(command, graph, argc, argv);
+
+    block_graph_free(graph);
+    loop_free(loop);
+    clocks_free(clocks);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    error_set_program(argv[0]);
+    int at = 1;
+    for (; at < argc && argv[at][0] == '-'; at++) {
+        if (!strcmp(argv[at], "-h") || !strcmp(argv[at], "--help")) {
+            print_help();
+            return 0;
+        }
+        if (!strcmp(argv[at], "-V") || !strcmp(argv[at], "--version")) {
+            print_version();
+            return 0;
+        }
+        return img_usage_error(error_new("unrecognized option '%s'", argv[at]));
+    }
+    if (at == argc) {
+        return img_usage_error(error_new("Not enough arguments"));
+    }
+    const ImgCommand *command = find_command(argv[at]);
+    return command ? run_command(command, argc - at, argv + at) : unknown_command(argv[at]);
+}
