@@ -17,8 +17,8 @@
 
 enum {
     RUN_MAX = 24,          /* instructions in a run */
-    RUN_SLOTS = 1 << 14,
-    POOL_SIZE = 1 << 15,   /* decoded instructions */
+    RUN_SLOTS = 1 << 16,
+    POOL_SIZE = 1 << 17,   /* decoded instructions, a ring: the oldest runs go first */
 };
 
 typedef struct Decoded {
@@ -27,11 +27,12 @@ typedef struct Decoded {
 } Decoded;
 
 typedef struct Run {
-    uint64_t key;  /* ram address of the first byte; RUN_NONE */
+    uint64_t key;   /* ram address of the first byte; RUN_NONE */
     uint32_t mode;
-    uint32_t gen;  /* of page */
+    uint32_t gen;   /* of page */
     CodePage *page;
     Decoded *first;
+    uint64_t place; /* pool_head when it was made: overwritten when POOL_SIZE more were made */
     uint16_t count, bytes;
 } Run;
 #define RUN_NONE (~0ull)
@@ -43,7 +44,7 @@ typedef struct Interp {
     uint64_t target;     /* insn_count to stop at */
     uint32_t start_mode;
     bool stop_on_mode;
-    unsigned pool_used;
+    uint64_t pool_head;  /* counts decoded instructions ever kept */
     Decoded single;      /* the instruction that is not kept */
     Run run[RUN_SLOTS];
     Decoded pool[POOL_SIZE];
@@ -78,14 +79,6 @@ static X86Handler *choose_handler(X86Cpu *cpu, const X86Insn *insn)
 }
 
 /* --- runs --- */
-
-static void forget_runs(Interp *it)
-{
-    for (unsigned i = 0; i < RUN_SLOTS; i++) {
-        it->run[i].key = RUN_NONE;
-    }
-    it->pool_used = 0;
-}
 
 static bool same_bytes(const Run *run, const uint8_t *host)
 {
@@ -123,10 +116,10 @@ static bool fill_run(X86Cpu *cpu, Interp *it, Run *run, uint64_t key, RamBlock *
                      const uint8_t *host)
 {
     unsigned room = MEM_PAGE_SIZE - (offset & (MEM_PAGE_SIZE - 1)), bytes;
-    if (it->pool_used + RUN_MAX > POOL_SIZE) {
-        forget_runs(it);
+    if (it->pool_head % POOL_SIZE + RUN_MAX > POOL_SIZE) {
+        it->pool_head += POOL_SIZE - it->pool_head % POOL_SIZE;
     }
-    Decoded *first = &it->pool[it->pool_used];
+    Decoded *first = &it->pool[it->pool_head % POOL_SIZE];
     run->key = RUN_NONE;
     CodePage *page = x86_code_page(cpu, block, offset);
     uint32_t gen = page->gen;
@@ -134,11 +127,12 @@ static bool fill_run(X86Cpu *cpu, Interp *it, Run *run, uint64_t key, RamBlock *
     if (count == 0) {
         return false;
     }
-    Run made = { key, x86_hot(cpu)->mode & MODE_KEY, gen, page, first, (uint16_t)count, (uint16_t)bytes };
+    Run made = { key,   x86_hot(cpu)->mode & MODE_KEY, gen, page, first, it->pool_head, (uint16_t)count,
+                 (uint16_t)bytes };
     if (!x86_code_add(cpu, CODE_INTERP, block, offset, bytes) || page->gen != gen || !same_bytes(&made, host)) {
         return false;
     }
-    it->pool_used += count;
+    it->pool_head += count;
     *run = made;
     return true;
 }
@@ -166,7 +160,8 @@ static Run *find_run(X86Cpu *cpu, Interp *it, uint64_t pc)
     offset += in_page;
     uint64_t key = block->id + offset;
     Run *run = &it->run[(key ^ key >> 12) & (RUN_SLOTS - 1)];
-    if (likely(run->key == key && run->mode == (x86_hot(cpu)->mode & MODE_KEY))) {
+    if (likely(run->key == key && run->mode == (x86_hot(cpu)->mode & MODE_KEY) &&
+               it->pool_head + RUN_MAX - run->place <= POOL_SIZE)) {
         if (likely(run->gen == atomic_load_explicit(&run->page->gen, memory_order_acquire)) ||
             refresh_run(cpu, run, block, offset, host + in_page)) {
             return run;
@@ -358,9 +353,10 @@ static X86Exit run_loop(X86Cpu *cpu, Interp *it)
 void x86_interp_new(X86Cpu *cpu)
 {
     if (cpu->interp == NULL) {
-        Interp *it = g_malloc(sizeof(*it));
-        it->pool_used = 0;
-        forget_runs(it);
+        Interp *it = g_malloc0(sizeof(*it));
+        for (unsigned i = 0; i < RUN_SLOTS; i++) {
+            it->run[i].key = RUN_NONE;
+        }
         cpu->interp = it;
         x86_code_attach(cpu);
     }
