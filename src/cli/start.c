@@ -46,7 +46,7 @@ static MUST_USE Error *try_accel(Machine *machine, KeyValues *kv)
     const AccelType *type = accel_type_find(name);
 
     if (!type) {
-        return error_new("invalid accelerator %s", name);
+        return error_new("this build has no such accelerator");
     }
     if (type->usable) {
         TRY(type->usable());
