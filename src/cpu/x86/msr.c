@@ -222,10 +222,12 @@ static bool perf_access(X86Cpu *cpu, uint32_t index, uint64_t *value, bool write
         slot = &cpu->perf_count[index - MSR_PMC0];
     } else if (index >= MSR_EVNTSEL0 && index < MSR_EVNTSEL0 + 8) {
         slot = &cpu->perf_sel[index - MSR_EVNTSEL0];
-    } else if (index >= 0xc0010000u && index < 0xc0010004u) {
-        slot = &cpu->perf_sel[index & 3];
-    } else if (index >= 0xc0010004u && index < 0xc0010008u) {
-        slot = &cpu->perf_count[index & 3];
+    } else if (index >= 0xc0010000u && index < 0xc0010008u && is_amd(cpu)) {
+        /* Nothing counts, and RDPMC does not exist: what is written does not stick, so that kernels see it. */
+        if (!write) {
+            *value = 0;
+        }
+        return true;
     }
     if (!slot || (index >= 0xc0010000u) != is_amd(cpu)) {
         return false;
