@@ -54,10 +54,43 @@ static void entry_clear(X86Tlbe *e, unsigned index)
     e->meta = 0;
 }
 
+static void victims_flush(X86Mmu *mmu, unsigned context, bool keep_global)
+{
+    for (Victim *v = mmu->victim; v < mmu->victim + VICTIMS; v++) {
+        if (v->context == context && !(keep_global && (v->entry.meta & X86_TLB_GLOBAL))) {
+            v->context = X86_CTX_COUNT;
+        }
+    }
+}
+
+/* Keeps an entry that is about to be replaced. */
+static void victim_add(X86Mmu *mmu, unsigned context, const X86Tlbe *e, unsigned index)
+{
+    if (e->rtag != X86_TLB_INVALID(index) || e->wtag != X86_TLB_INVALID(index)) {
+        mmu->victim[mmu->next_victim++ & (VICTIMS - 1)] = (Victim) { *e, context };
+    }
+}
+
+/* Swaps the page's entry back in. */
+static bool victim_take(X86Cpu *cpu, uint64_t va_page, unsigned index, bool write)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    for (Victim *v = mmu->victim; v < mmu->victim + VICTIMS; v++) {
+        if ((write ? v->entry.wtag : v->entry.rtag) == va_page && v->context == cpu->context) {
+            X86Tlbe *e = &cpu->tlb[index], old = *e;
+            *e = v->entry;
+            v->entry = old; /* if it was invalid, no page matches it */
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Empties the groups of a context; keeps global pages when asked to. */
 static void context_flush(X86Cpu *cpu, unsigned context, bool keep_global)
 {
     X86Mmu *mmu = x86_mmu(cpu);
+    victims_flush(mmu, context, keep_global);
     X86Tlbe *tlb = x86_context_tlb(cpu, context);
     uint64_t groups = keep_global ? mmu->used_local[context] : mmu->used[context];
     while (groups) {
@@ -271,6 +304,9 @@ static bool tlb_insert(X86Cpu *cpu, unsigned context, uint64_t va, const Walk *w
     }
     bool watched = unlikely(mmu->watch) && page_watched(cpu, va_page);
     bool readable = !write || !mmu_check_rights(cpu, walk, X86_READ, privilege);
+    if (e->rtag != va_page && e->wtag != va_page) {
+        victim_add(mmu, context, e, index);
+    }
     e->rtag = !watched && readable ? va_page : X86_TLB_INVALID(index);
     e->wtag = !watched && direct_write ? va_page : X86_TLB_INVALID(index);
     e->host = (uint64_t)(uintptr_t)page->host;
@@ -335,6 +371,29 @@ void *x86_mmu_fill(X86Cpu *cpu, uint64_t va, X86Access access, unsigned as_who, 
         x86_raise_page_fault(cpu, va, error & ~WALK_FAULT);
     }
     return host;
+}
+
+bool x86_tlb_refill(X86Cpu *cpu, uint64_t va, bool write)
+{
+    X86Mmu *mmu = x86_mmu(cpu);
+    uint64_t va_page = va & PAGE_MASK;
+    unsigned index = (va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1);
+    if (victim_take(cpu, va_page, index, write)) {
+        return true;
+    }
+    const L2Entry *l2 = l2_find(mmu, va_page);
+    Privilege privilege = privilege_of(cpu, X86_AS_CPL);
+    if (l2 == NULL || (write && !(l2->flags & WALK_D))) {
+        return false;
+    }
+    Walk walk = { l2->pa, l2->flags, l2->pkey };
+    uint64_t pa = x86_a20(cpu, walk.pa);
+    const PhysPage *page = &mmu->phys[(pa >> MEM_PAGE_BITS) & (PHYS_SLOTS - 1)];
+    if (page->page != pa || !page->host || mmu_check_rights(cpu, &walk, write ? X86_WRITE : X86_READ, privilege)) {
+        return false;
+    }
+    tlb_insert(cpu, context_of(cpu, privilege), va, &walk, page, write, privilege);
+    return (write ? cpu->tlb[index].wtag : cpu->tlb[index].rtag) == va_page;
 }
 
 bool x86_mmu_probe(X86Cpu *cpu, uint64_t va, uint64_t *ret_pa, uint64_t *ret_flags)
@@ -563,6 +622,11 @@ void x86_tlb_flush_page(X86Cpu *cpu, uint64_t va)
             entry_clear(e, (va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1));
         }
     }
+    for (Victim *v = mmu->victim; v < mmu->victim + VICTIMS; v++) {
+        if (v->entry.rtag == page || v->entry.wtag == page) {
+            v->context = X86_CTX_COUNT;
+        }
+    }
     for (unsigned user = 0; user < 2; user++) {
         FetchEntry *e = &mmu->fetch[user][(va >> MEM_PAGE_BITS) & (FETCH_SLOTS - 1)];
         if (e->va == page) {
@@ -588,6 +652,11 @@ void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t 
     X86Mmu *mmu = x86_mmu(cpu);
     uint64_t start = (uint64_t)(uintptr_t)block->host + (first << MEM_PAGE_BITS);
     uint64_t length = count << MEM_PAGE_BITS;
+    for (Victim *v = mmu->victim; v < mmu->victim + VICTIMS; v++) {
+        if (v->entry.host - start < length) {
+            v->context = X86_CTX_COUNT;
+        }
+    }
     for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
         X86Tlbe *tlb = x86_context_tlb(cpu, context);
         for (uint64_t groups = mmu->used[context]; groups; groups &= groups - 1) {
@@ -650,6 +719,9 @@ void x86_mmu_new(X86Cpu *cpu)
     mmu->fetch_epoch = 1;
     mmu->dir_gen = 1;
     phys_forget(mmu);
+    for (unsigned n = 0; n < VICTIMS; n++) {
+        mmu->victim[n].context = X86_CTX_COUNT;
+    }
     for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
         for (unsigned n = 0; n < X86_TLB_SIZE; n++) {
             entry_clear(&x86_context_tlb(cpu, context)[n], n);

@@ -81,7 +81,16 @@ typedef struct PcidSlot {
     uint64_t stamp;
 } PcidSlot;
 
+/* What was last pushed out of a first-level TLB: pages that compete for one entry. */
+typedef struct Victim {
+    X86Tlbe entry;
+    uint32_t context; /* X86_CTX_COUNT: free */
+} Victim;
+enum { VICTIMS = 8 };
+
 typedef struct X86Mmu {
+    Victim victim[VICTIMS];
+    unsigned next_victim;
     uint64_t used[X86_CTX_COUNT];        /* groups of 16 entries that hold anything */
     uint64_t used_local[X86_CTX_COUNT];  /* groups that hold pages that are not global */
     uint32_t gen_counter, gen, global_gen;

@@ -70,7 +70,7 @@ static void make_thunks(Dbt *d)
     env->bmi2 = __builtin_cpu_supports("bmi2");
     env->avx = __builtin_cpu_supports("avx");
     Asm a = code_cache_asm(&d->cache, 0);
-    thunks_emit(env, &a, dbt_slow, d);
+    thunks_emit(env, &a, dbt_slow, dbt_refill, d);
     code_cache_start(&d->cache, (size_t)(a.p - d->cache.write));
 }
 

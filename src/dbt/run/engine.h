@@ -77,7 +77,7 @@ typedef struct DbtPage {
 
 typedef struct DbtStats {
     uint64_t blocks, insns, links, flushes, invalidated, translate_ns;
-    uint64_t leave[LEAVE_KINDS], slow_miss, slow_interp, interp_insns, fetches, runs;
+    uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
 } DbtStats;
 
 enum { DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16 };
@@ -155,6 +155,7 @@ void dbt_code_written(Dbt *dbt, uint64_t ram, uint64_t length);
 void dbt_unmapped(Dbt *dbt, uint64_t va);
 /* --- slow.c --- */
 SlowFn dbt_slow;
+RefillFn dbt_refill;
 /* After x87 registers were live in translated code: makes FIP a guest address again. */
 void dbt_fix_fip(Dbt *dbt);
 /* Executes the instruction of a site, wherever that leads. */

@@ -61,6 +61,17 @@ static bool interpret(Dbt *d, const DbtSite *site)
            d->blocks[site->block].valid && !d->flush_wanted;
 }
 
+bool dbt_refill(void *opaque, uint64_t va, bool write)
+{
+    Dbt *d = opaque;
+    const X86Tlbe *e = &d->cpu->tlb[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
+    if (va - (write ? e->wtag : e->rtag) < MEM_PAGE_SIZE) {
+        return false; /* it is there: the access crosses pages or is misaligned */
+    }
+    d->stats.refills++;
+    return x86_tlb_refill(d->cpu, va, write);
+}
+
 const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address, uint64_t kind)
 {
     Dbt *d = opaque;

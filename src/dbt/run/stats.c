@@ -25,7 +25,7 @@ char *dbt_describe(Dbt *d)
         g_string_append_printf(t, "left: %-13s %" PRIu64 "\n", leave[i], s->leave[i]);
     }
     g_string_append_printf(t, "code page lookups   %" PRIu64 "\n", s->fetches);
-    g_string_append_printf(t, "TLB misses          %" PRIu64 "\n", s->slow_miss);
+    g_string_append_printf(t, "TLB misses          %" PRIu64 ", then %" PRIu64 "\n", s->refills, s->slow_miss);
     g_string_append_printf(t, "interpreted: blocks %" PRIu64 ", elsewhere %" PRIu64 "\n", s->slow_interp, s->interp_insns);
     return g_string_free(t, FALSE);
 }

@@ -96,7 +96,9 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
 /* thunks.c: generates entry, exit and slow-path thunks. slow_fn(opaque, va, return_address, kind) gives
  * the address to go on at. */
 typedef const uint8_t *SlowFn(void *opaque, uint64_t va, const uint8_t *return_address, uint64_t kind);
-void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, void *opaque);
+/* Called first where flags are dead: true when the entry was brought in from a cache. */
+typedef bool RefillFn(void *opaque, uint64_t va, bool write);
+void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, RefillFn *refill_fn, void *opaque);
 /* Enters translated code; returns LEAVE_* with its payload. */
 typedef uint64_t EnterFn(void *context, const uint8_t *code);
 /* Site number behind a slow path's return address. */

@@ -208,13 +208,44 @@ static void emit_leave(HostEnv *env, Asm *a, unsigned why)
     emit_return(a, why);
 }
 
-static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, void *opaque)
+/* Guest registers that a C function may destroy. */
+static const uint8_t volatile_regs[] = { H_RAX, H_RDX, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11 };
+
+/* The common miss: the page's translation is known, only its place in the TLB was taken. */
+static void emit_refill(HostEnv *env, Asm *a, unsigned kind, RefillFn *fn, void *opaque)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(volatile_regs); i++) {
+        enc_push(a, volatile_regs[i]);
+    }
+    enc_alu_imm(a, ALU_SUB, 8, enc_reg(H_RSP), 8);
+    save_vectors(a, env);
+    enc_mov_imm(a, H_RDI, (uintptr_t)opaque);
+    enc_mov(a, 8, H_RSI, H_R14);
+    enc_mov_imm(a, H_RDX, kind & SLOW_WRITE);
+    enc_mov_imm(a, H_RAX, (uintptr_t)fn);
+    enc_op(a, 0xff, 2, enc_reg(H_RAX));
+    enc_alu_imm(a, ALU_CMP, 1, env_at(ENV_VEC_WAS), 0);
+    uint8_t *none = enc_jcc(a, CC_E, NULL);
+    load_vectors(a, env);
+    enc_patch_rel32(none, a->run_delta, enc_here(a));
+    enc_op(a, 0x84 | E_BYTE_REG | E_BYTE_RM, H_RAX, enc_reg(H_RAX));
+    enc_lea(a, 8, H_RSP, enc_mem(H_RSP, 8));
+    for (unsigned i = ARRAY_SIZE(volatile_regs); i-- > 0;) {
+        enc_pop(a, volatile_regs[i]);
+    }
+    uint8_t *failed = enc_jcc8(a, CC_E);
+    enc_u8(a, 0xc3);
+    enc_here_rel8(a, failed);
+}
+
+static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, RefillFn *refill, void *opaque)
 {
     enc_align(a, 16);
     env->slow[kind] = enc_here(a);
     if (kind < SLOW_FLAGS) { /* the check left the page offset in r14, the entry's displacement in rcx */
         enc_alu(a, ALU_ADD, 8, H_R14,
                 enc_mem_index(H_RBP, H_RCX, 0, kind & SLOW_WRITE ? ENV_TLB_WRITE : ENV_TLB_READ));
+        emit_refill(env, a, kind, refill, opaque);
     }
     enc_pop(a, H_RCX);
     enc_store(a, 8, env_at(ENV_PAYLOAD), H_RCX);
@@ -242,14 +273,14 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, void *opa
     enc_jmp_mem(a, env_at(ENV_RESUME));
 }
 
-void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, void *opaque)
+void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, RefillFn *refill_fn, void *opaque)
 {
     emit_enter(env, a);
     for (unsigned why = 0; why < LEAVE_KINDS; why++) {
         emit_leave(env, a, why);
     }
     for (unsigned kind = 0; kind < SLOW_KINDS; kind++) {
-        emit_slow(env, a, kind, slow_fn, opaque);
+        emit_slow(env, a, kind, slow_fn, refill_fn, opaque);
     }
     enc_align(a, 16);
     env->vec_load = enc_here(a); /* touches neither flags nor guest registers */
