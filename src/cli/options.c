@@ -79,9 +79,9 @@ const Option option_table[] = {
     { "smbios", true, "file=binary | type=n[,field=value]", "add an SMBIOS table or set fields", opt_list, NULL, CONFIG(smbios) },
 
     { .help = "Network options" },
-    { "netdev", true, "type,id=id[,prop=value]", "add a network back end (not supported yet)", opt_netdev },
-    { "nic", true, "none", "no network card", opt_nic },
-    { "net", true, "none", "no network card", opt_net },
+    { "netdev", true, "type,id=id[,prop=value]", "add a network back end ('-netdev help' for the kinds)", opt_netdev },
+    { "nic", true, "type[,model=m][,mac=addr][,prop=value]", "add a network card with its back end; none: no card", opt_nic },
+    { "net", true, "nic[,model=m][,macaddr=addr] | type[,prop=value]", "connect a card or a back end to hub 0 (old form)", opt_net },
 
     { .help = "Character device options" },
     { "chardev", true, "backend,id=id[,mux=on|off][,logfile=file][,prop=value]",

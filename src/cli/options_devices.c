@@ -226,24 +226,6 @@ static MUST_USE Error *finish_debugcons(Plan *plan)
     return NULL;
 }
 
-/* --- network: until the network core exists only "none" can be asked for --- */
-
-Error *opt_nic(Plan *plan, const Option *option, const char *arg)
-{
-    return strcmp(arg, "none") ? error_new("network devices are not supported yet (only -%s none)", option->name)
-                               : NULL;
-}
-
-Error *opt_net(Plan *plan, const Option *option, const char *arg)
-{
-    return opt_nic(plan, option, arg);
-}
-
-Error *opt_netdev(Plan *plan, const Option *option, const char *arg)
-{
-    return error_new("network back ends are not supported yet");
-}
-
 /* --- video, sound, USB --- */
 
 static const struct {

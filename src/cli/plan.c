@@ -36,9 +36,11 @@ Plan *plan_new(const char *program)
     plan->monitor_texts = list_of_text();
     plan->debugcons = list_of_text();
     plan->sets = list_of_text();
+    plan->nics = list_of_text();
+    plan->nets = list_of_text();
     plan->warnings = list_of_text();
     plan->default_vga = plan->default_serial = plan->default_parallel = plan->default_monitor = true;
-    plan->default_cdrom = plan->default_floppy = true;
+    plan->default_cdrom = plan->default_floppy = plan->default_net = true;
     plan->escape = 1;
     return plan;
 }
@@ -69,7 +71,7 @@ void plan_free(Plan *plan)
     GPtrArray *lists[] = { plan->accels,  plan->objects, plan->chardevs,      plan->monitors, plan->blockdevs,
                            plan->drives,  plan->netdevs, plan->devices,       plan->board_devices, plan->globals,
                            plan->serials, plan->parallels, plan->monitor_texts, plan->debugcons, plan->sets,
-                           plan->warnings };
+                           plan->warnings, plan->nics,   plan->nets };
     for (size_t n = 0; n < ARRAY_SIZE(lists); n++) {
         g_ptr_array_unref(lists[n]);
     }
@@ -217,6 +219,7 @@ Error *cli_finish(Plan *plan)
 {
     TRY(finish_machine(plan));
     TRY(finish_devices(plan));
+    TRY(finish_net(plan));
     TRY(finish_drives(plan));
     return apply_sets(plan);
 }

@@ -25,8 +25,10 @@ typedef struct Plan {
     GPtrArray *board_devices; /* sugar and defaults: made before -device */
     GPtrArray *globals;    /* KeyValues: driver, property, value */
     GPtrArray *serials, *parallels, *monitor_texts, *debugcons; /* char *: short syntax, in order */
+    GPtrArray *nics, *nets; /* char *: arguments of -nic and -net, in order */
     GPtrArray *sets;       /* char *: -set, applied at the end */
-    bool default_vga, default_serial, default_parallel, default_monitor, default_cdrom, default_floppy;
+    bool default_vga, default_serial, default_parallel, default_monitor, default_cdrom, default_floppy,
+        default_net;
     bool no_user_config, nographic, display_set, start_paused, no_reboot, no_shutdown, daemonize;
     bool snapshot, mem_prealloc, timestamps, guest_name_in_messages;
     char *display, *mem_path, *pidfile, *log_items, *log_file;

@@ -24,10 +24,12 @@ OptionFn opt_machine, opt_accel, opt_enable_kvm, opt_cpu, opt_smp, opt_memory, o
     opt_rtc, opt_no_acpi, opt_no_hpet, opt_global, opt_overcommit, opt_action;
 Error *finish_machine(Plan *plan) MUST_USE;
 /* options_devices.c */
-OptionFn opt_device, opt_object, opt_chardev, opt_mon, opt_monitor, opt_qmp, opt_serial, opt_debugcon, opt_nic,
-    opt_net, opt_netdev, opt_vga, opt_soundhw, opt_usb, opt_usbdevice, opt_display, opt_nographic, opt_audiodev,
+OptionFn opt_device, opt_object, opt_chardev, opt_mon, opt_monitor, opt_qmp, opt_serial, opt_debugcon, opt_vga, opt_soundhw, opt_usb, opt_usbdevice, opt_display, opt_nographic, opt_audiodev,
     opt_vnc;
 Error *finish_devices(Plan *plan) MUST_USE;
+/* options_net.c */
+OptionFn opt_nic, opt_net, opt_netdev;
+Error *finish_net(Plan *plan) MUST_USE;
 /* options_drive.c */
 OptionFn opt_drive, opt_blockdev, opt_disk, opt_cdrom, opt_floppy, opt_pflash, opt_snapshot;
 Error *finish_drives(Plan *plan) MUST_USE;

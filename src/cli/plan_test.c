@@ -1,6 +1,7 @@
 /* Golden tests: command lines and the canonical objects they stand for; errors word for word. */
 #include "cli/plan.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static char *dump_of(const char *line)
@@ -38,7 +39,7 @@ static void test_nodefaults(void)
 
 static void test_default_devices(void)
 {
-    check("",
+    check("-net none",
           "-machine pc\n"
           "-chardev vc,id=compat_monitor0,cols=80,rows=24\n"
           "-chardev vc,id=serial0,cols=80,rows=24\n"
@@ -50,7 +51,7 @@ static void test_default_devices(void)
           "-device ide-cd,bus=ide.1,unit=0\n"
           "-device isa-fdc\n"
           "-device floppy,unit=0\n");
-    check("-nographic",
+    check("-nographic -nic none",
           "-machine pc\n"
           "-chardev stdio,id=serial0,mux=on,signal=off\n"
           "-chardev null,id=parallel0\n"
@@ -122,6 +123,24 @@ static void test_drives(void)
           "-device ide-hd,drive=n\n");
 }
 
+static void test_network(void)
+{
+    check("-nodefaults -netdev user,id=n,hostfwd=tcp::1-:2,hostfwd=tcp::3-:4 -device virtio-net-pci,netdev=n",
+          "-machine pc\n"
+          "-netdev user,id=n,hostfwd=tcp::1-:2,hostfwd=tcp::3-:4\n"
+          "-device virtio-net-pci,netdev=n\n");
+    check("-nodefaults -nic user,model=virtio-net-pci,mac=52:54:00:00:00:01,hostfwd=tcp::1-:2",
+          "-machine pc\n"
+          "-netdev user,hostfwd=tcp::1-:2,id=nic.0\n"
+          "-device virtio-net-pci,netdev=nic.0,mac=52:54:00:00:00:01\n");
+    check("-nodefaults -net nic,model=virtio,macaddr=52:54:00:00:00:01 -net user",
+          "-machine pc\n"
+          "-netdev hubport,id=hub0port0,hubid=0\n"
+          "-netdev user,id=net.1\n"
+          "-netdev hubport,id=hub0port1,hubid=0,netdev=net.1\n"
+          "-device virtio-net-pci,netdev=hub0port0,mac=52:54:00:00:00:01\n");
+}
+
 static void test_errors(void)
 {
     static const struct {
@@ -151,7 +170,8 @@ static void test_errors(void)
         { "-set device.x.y=1", "-set device.x.y=1: there is no device \"x\" defined" },
         { "-rtc base=yesterday", "-rtc base=yesterday: invalid date 'yesterday'; valid are: utc, localtime, "
                                  "'2006-06-17T16:01:21' or '2006-06-17'" },
-        { "-netdev user,id=n", "-netdev user,id=n: network back ends are not supported yet" },
+        { "-netdev user", "-netdev user: Parameter 'id' is missing" },
+        { "-nic user,model=nosuchcard", "-nic user,model=nosuchcard: Unsupported NIC model: nosuchcard (see -nic model=help)" },
         { "-d nosuch", "-d nosuch: -d: unknown log item 'nosuch' (see -d help)" },
     };
     for (size_t n = 0; n < ARRAY_SIZE(cases); n++) {
@@ -226,6 +246,7 @@ int main(int argc, char **argv)
     g_test_add_func("/cli/plan/nodefaults", test_nodefaults);
     g_test_add_func("/cli/plan/default-devices", test_default_devices);
     g_test_add_func("/cli/plan/drives", test_drives);
+    g_test_add_func("/cli/plan/network", test_network);
     g_test_add_func("/cli/plan/errors", test_errors);
     g_test_add_func("/cli/plan/topology", test_topology);
     g_test_add_func("/cli/plan/readconfig", test_readconfig);

@@ -14,6 +14,7 @@
 #include "chardev/chardev.h"
 #include "core/dev/dev_qmp.h"
 #include "monitor/monitor.h"
+#include "net/net.h"
 
 /* --- accelerator --- */
 
@@ -203,8 +204,6 @@ static MUST_USE Error *make_monitors(Plan *plan, Machine *machine)
     return NULL;
 }
 
-#pragma weak block_drive_new
-#pragma weak block_drives_free
 static void warn_line(const char *text)
 {
     warn_report("%s", text);
@@ -243,6 +242,14 @@ static MUST_USE Error *make_drives(Plan *plan, Machine *machine)
             g_autofree char *text = keyvalues_format(kv, NULL);
             return error_prefix(err, "-drive %s: ", text);
         }
+    }
+    return NULL;
+}
+
+static MUST_USE Error *make_netdevs(Plan *plan, Machine *machine)
+{
+    for (guint n = 0; n < plan->netdevs->len; n++) {
+        TRY(netdev_create(machine, g_ptr_array_index(plan->netdevs, n)));
     }
     return NULL;
 }
@@ -292,6 +299,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     TRY(make_objects(plan, machine));
     TRY(make_chardevs(plan, machine));
     TRY(make_drives(plan, machine));
+    TRY(make_netdevs(plan, machine));
     TRY(make_monitors(plan, machine));
     if (needs_accel(machine)) {
         TRY(choose_accel(plan, machine));
@@ -350,14 +358,13 @@ void cli_stop(Machine *machine)
     lock_acquire(&machine->lock);
     monitors_free(machine);
     unplug_all(machine);
+    net_finish(machine);
     chardevs_free(machine_service(machine, "chardevs"));
     lock_release(&machine->lock);
     BlockGraph *graph = machine_service(machine, BLOCK_SERVICE);
     if (graph) {
         block_graph_set_hooks(graph, NULL, NULL, NULL);
-        if (block_drives_free) {
-            block_drives_free(graph);
-        }
+        block_drives_free(graph);
         block_graph_free(graph);
     }
     machine_free(machine);

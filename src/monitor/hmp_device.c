@@ -4,6 +4,7 @@
 #include "chardev/chardev.h"
 #include "core/dev/dev_qmp.h"
 #include "monitor/hmp_priv.h"
+#include "net/user.h"
 #include "value/json.h"
 
 static void hmp_device_add(Hmp *hmp, const HmpArgs *args)
@@ -144,9 +145,65 @@ static void hmp_ringbuf_read(Hmp *hmp, const HmpArgs *args)
     hmp_printf(hmp, "\n");
 }
 
+/* --- network --- */
+
 static void hmp_set_link(Hmp *hmp, const HmpArgs *args)
 {
-    hmp_error(hmp, error_new("network devices are not supported yet"));
+    Value *request = hmp_dict("name", args->text[0], NULL);
+    bool up;
+    Error *err = parse_bool(args->text[1], &up);
+
+    if (err) {
+        hmp_error(hmp, err);
+        value_free(request);
+        return;
+    }
+    value_put_bool(request, "up", up);
+    hmp_qmp(hmp, "set_link", request, NULL);
+}
+
+static void hmp_netdev_add(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(KeyValues) kv = NULL;
+    Error *err = keyvalues_parse(args->text[0], "type", &kv);
+    hmp_error(hmp, err ? err : netdev_create(hmp->machine, kv));
+}
+
+static void hmp_netdev_del(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "netdev_del", hmp_dict("id", args->text[0], NULL), NULL);
+}
+
+/* A build without libslirp has no user network. */
+#pragma weak user_net_add_forward
+#pragma weak user_net_remove_forward
+
+static bool user_net_missing(Hmp *hmp)
+{
+    if (!user_net_add_forward || !user_net_remove_forward) {
+        hmp_error(hmp, error_new("this build has no user network"));
+        return true;
+    }
+    return false;
+}
+
+/* hostfwd_add [id] forward */
+static void hmp_hostfwd_add(Hmp *hmp, const HmpArgs *args)
+{
+    if (user_net_missing(hmp)) {
+        return;
+    }
+    bool has_id = args->text[1] != NULL;
+    hmp_error(hmp, user_net_add_forward(hmp->machine, has_id ? args->text[0] : NULL, args->text[has_id]));
+}
+
+static void hmp_hostfwd_remove(Hmp *hmp, const HmpArgs *args)
+{
+    if (user_net_missing(hmp)) {
+        return;
+    }
+    bool has_id = args->text[1] != NULL;
+    hmp_error(hmp, user_net_remove_forward(hmp->machine, has_id ? args->text[0] : NULL, args->text[has_id]));
 }
 
 const HmpCommand hmp_commands_device[] = {
@@ -164,6 +221,11 @@ const HmpCommand hmp_commands_device[] = {
     { "chardev-send-break", "s", "id", "send a break on a character device", hmp_chardev_send_break, 'h' },
     { "ringbuf_write", "sS", "device data", "write to a ring buffer character device", hmp_ringbuf_write, 'h' },
     { "ringbuf_read", "se", "device size", "read from a ring buffer character device", hmp_ringbuf_read, 'h' },
+    { "netdev_add", "S", "[user|tap|socket|...],id=str[,prop=value][,...]", "add a host network device", hmp_netdev_add },
+    { "netdev_del", "s", "id", "remove a host network device", hmp_netdev_del },
+    { "hostfwd_add", "s?s", "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport",
+      "redirect TCP or UDP connections from host to guest", hmp_hostfwd_add },
+    { "hostfwd_remove", "s?s", "[netdev_id] [tcp|udp]:[hostaddr]:hostport", "remove a redirection", hmp_hostfwd_remove },
     { "set_link", "ss", "name on|off", "change the link status of a network adapter", hmp_set_link },
     { 0 },
 };

@@ -6,6 +6,7 @@
 #include "block/drive.h"
 #include "bus/pci.h"
 #include "monitor/hmp_priv.h"
+#include "net/user.h"
 
 /* Prints text that a module made, and frees it. */
 static void print_text(Hmp *hmp, char *text, const char *otherwise)
@@ -291,14 +292,14 @@ static void info_ramblock(Hmp *hmp, const HmpArgs *args)
 
 static void info_network(Hmp *hmp, const HmpArgs *args)
 {
-    char *(*describe)(Machine *machine) = machine_service(hmp->machine, "network-describe");
-    print_text(hmp, describe ? describe(hmp->machine) : NULL, "");
+    print_text(hmp, net_describe(hmp->machine), "");
 }
+
+#pragma weak user_net_describe /* a build without libslirp has no user network */
 
 static void info_usernet(Hmp *hmp, const HmpArgs *args)
 {
-    char *(*describe)(Machine *machine) = machine_service(hmp->machine, "usernet-describe");
-    print_text(hmp, describe ? describe(hmp->machine) : NULL, "");
+    print_text(hmp, user_net_describe ? user_net_describe(hmp->machine) : NULL, "");
 }
 
 static void info_memory_size(Hmp *hmp, const HmpArgs *args)
