@@ -162,10 +162,6 @@ static void reset_cold(X86Cpu *cpu)
     cpu->xcr0 = 1;
     cpu->xss = cpu->pkru = cpu->spec_ctrl = 0;
     cpu->tsx_ctrl = cpu->power_ctl = cpu->debugctl = cpu->misc_features = 0;
-    cpu->perf_global_ctrl = cpu->perf_fixed_ctrl = 0;
-    memset(cpu->perf_sel, 0, sizeof(cpu->perf_sel));
-    memset(cpu->perf_count, 0, sizeof(cpu->perf_count));
-    memset(cpu->fixed_count, 0, sizeof(cpu->fixed_count));
     memset(cpu->vec, 0, sizeof(cpu->vec));
     memset(cpu->opmask, 0, sizeof(cpu->opmask));
     cpu->a20 = true;

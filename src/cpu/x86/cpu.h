@@ -249,7 +249,6 @@ struct X86Cpu {
     uint64_t pdpte[4];       /* mmu: PAE page-directory pointers, loaded with CR3 */
     uint64_t debug_pending;  /* exc: DR6 bits of data and I/O breakpoints to report after the instruction */
     uint64_t power_ctl, tsx_ctrl; /* msr */
-    uint64_t perf_global_ctrl, perf_fixed_ctrl, perf_sel[8], perf_count[8], fixed_count[4];
     uint64_t debugctl, therm_interrupt, therm2, misc_features, vm_hsave_pa, vm_cr;
     uint8_t phys_bits;
     bool bsp;                /* bootstrap processor */

@@ -20,16 +20,15 @@ enum {
     MSR_P5_MC_ADDR = 0, MSR_P5_MC_TYPE = 1, MSR_TSC = 0x10, MSR_PLATFORM_ID = 0x17, MSR_APIC_BASE = 0x1b,
     MSR_EBL_CR_POWERON = 0x2a, MSR_FEATURE_CONTROL = 0x3a, MSR_TSC_ADJUST = 0x3b, MSR_SPEC_CTRL = 0x48,
     MSR_PRED_CMD = 0x49, MSR_BIOS_UPDT_TRIG = 0x79, MSR_BIOS_SIGN_ID = 0x8b, MSR_SMBASE = 0x9e,
-    MSR_PMC0 = 0xc1, MSR_FSB_FREQ = 0xcd, MSR_PLATFORM_INFO = 0xce, MSR_PKG_CST = 0xe2, MSR_MPERF = 0xe7,
+    MSR_FSB_FREQ = 0xcd, MSR_PLATFORM_INFO = 0xce, MSR_PKG_CST = 0xe2, MSR_MPERF = 0xe7,
     MSR_APERF = 0xe8, MSR_ARCH_CAPABILITIES = 0x10a, MSR_FLUSH_CMD = 0x10b, MSR_BBL_CR_CTL3 = 0x11e,
     MSR_TSX_CTRL = 0x122, MSR_MISC_FEATURES = 0x140, MSR_SYSENTER_CS = 0x174, MSR_SYSENTER_ESP = 0x175,
     MSR_SYSENTER_EIP = 0x176, MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MCG_CTL = 0x17b,
-    MSR_EVNTSEL0 = 0x186, MSR_PERF_STATUS = 0x198, MSR_PERF_CTL = 0x199, MSR_CLOCK_MODULATION = 0x19a,
+    MSR_PERF_STATUS = 0x198, MSR_PERF_CTL = 0x199, MSR_CLOCK_MODULATION = 0x19a,
     MSR_THERM_INTERRUPT = 0x19b, MSR_THERM_STATUS = 0x19c, MSR_THERM2_CTL = 0x19d, MSR_MISC_ENABLE = 0x1a0,
     MSR_TEMPERATURE_TARGET = 0x1a2, MSR_TURBO_RATIO_LIMIT = 0x1ad, MSR_ENERGY_PERF_BIAS = 0x1b0,
     MSR_DEBUGCTL = 0x1d9, MSR_LAST_BRANCH_FROM = 0x1db, MSR_POWER_CTL = 0x1fc, MSR_PAT = 0x277,
-    MSR_FIXED_CTR0 = 0x309, MSR_PERF_CAPABILITIES = 0x345, MSR_FIXED_CTR_CTRL = 0x38d,
-    MSR_PERF_GLOBAL_STATUS = 0x38e, MSR_PERF_GLOBAL_CTRL = 0x38f, MSR_PERF_GLOBAL_OVF = 0x390,
+    MSR_PERF_CAPABILITIES = 0x345,
     MSR_MC0_CTL = 0x400, MSR_MC_BANKS = 10, MSR_RAPL_UNIT = 0x606, MSR_TSC_DEADLINE = 0x6e0,
     MSR_X2APIC = 0x800, MSR_X2APIC_LAST = 0x8ff, MSR_XSS = 0xda0,
 };
@@ -214,30 +213,17 @@ static bool mce_access(X86Cpu *cpu, uint32_t index, uint64_t *value, bool write)
     return true;
 }
 
-/* Performance counters, when CPUID leaf 10 announces them (never, so far) or AMD's, which always exist. */
+/*
+ * Performance counters: CPUID leaf 10 announces none. AMD's first four exist on every processor; here they
+ * read as 0 and ignore writes, which is how systems recognize counters that do not count.
+ */
 static bool perf_access(X86Cpu *cpu, uint32_t index, uint64_t *value, bool write)
 {
-    uint64_t *slot = NULL;
-    if (index >= MSR_PMC0 && index < MSR_PMC0 + 8) {
-        slot = &cpu->perf_count[index - MSR_PMC0];
-    } else if (index >= MSR_EVNTSEL0 && index < MSR_EVNTSEL0 + 8) {
-        slot = &cpu->perf_sel[index - MSR_EVNTSEL0];
-    } else if (index >= 0xc0010000u && index < 0xc0010008u && is_amd(cpu)) {
-        /* Nothing counts, and RDPMC does not exist: what is written does not stick, so that kernels see it. */
-        if (!write) {
-            *value = 0;
-        }
-        return true;
+    bool amd = index >= 0xc0010000u && index < 0xc0010008u && is_amd(cpu);
+    if (amd && !write) {
+        *value = 0;
     }
-    if (!slot || (index >= 0xc0010000u) != is_amd(cpu)) {
-        return false;
-    }
-    if (write) {
-        *slot = *value;
-    } else {
-        *value = *slot;
-    }
-    return true;
+    return amd;
 }
 
 static uint64_t platform_info(X86Cpu *cpu)
