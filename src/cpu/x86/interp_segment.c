@@ -88,11 +88,15 @@ void x86_op_verw(X86Cpu *cpu, const X86Insn *insn)
     flags_set(cpu, X86_ZF, ok ? X86_ZF : 0);
 }
 
+/* Memory that need not change is not written, and need not be writable. */
 void x86_op_arpl(X86Cpu *cpu, const X86Insn *insn)
 {
-    Rmw rmw;
-    uint64_t a = rmw_begin(cpu, insn, 2, &rmw), rpl = reg_read(cpu, &insn->operand[1], 2) & 3;
+    uint64_t a = operand_read(cpu, insn, 0, 2), rpl = reg_read(cpu, &insn->operand[1], 2) & 3;
     bool lower = (a & 3) < rpl;
-    rmw_end(cpu, insn, &rmw, &a, lower ? (a & ~3ull) | rpl : a, 2);
+    if (lower) {
+        Rmw rmw;
+        a = rmw_begin(cpu, insn, 2, &rmw);
+        rmw_end(cpu, insn, &rmw, &a, (a & ~3ull) | rpl, 2);
+    }
     flags_set(cpu, X86_ZF, lower ? X86_ZF : 0);
 }
