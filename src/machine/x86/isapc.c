@@ -12,6 +12,17 @@ typedef struct IsaPc {
 } IsaPc;
 
 
+static Error *add_ide(Machine *machine, const char *iobase, const char *iobase2, const char *irq)
+{
+    const DeviceType *type;
+    TRY(device_type_lookup("isa-ide", &type));
+    Device *ide = device_new(machine, type, NULL);
+    TRY(device_set(ide, "iobase", iobase));
+    TRY(device_set(ide, "iobase2", iobase2));
+    TRY(device_set(ide, "irq", irq));
+    return device_plug(ide, &isa_bus_of(machine)->bus);
+}
+
 static Error *isapc_build(Machine *machine)
 {
     IsaPc *pc = machine->board;
@@ -21,10 +32,12 @@ static Error *isapc_build(Machine *machine)
     }
     TRY(x86_board_init(machine, RAM_MAX));
     mem_region_map(&machine->memory, 0, &board->ram, 0);
-    TRY(x86_board_load_bios(board, "bios.bin", &machine->memory));
+    TRY(x86_board_load_bios(board, "bios.bin", &machine->memory, true));
     isa_bus_init(&pc->isa, machine, NULL, &machine->memory, &machine->io);
     memcpy(pc->isa.irqs, board->gsi, sizeof(pc->isa.irqs));
     TRY(x86_board_add_isa_parts(board));
+    TRY(add_ide(machine, "0x1f0", "0x3f6", "14"));
+    TRY(add_ide(machine, "0x170", "0x376", "15"));
     TRY(x86_board_add_cpus(board));
     fw_cfg_create(machine);
     board->firmware.ram_below_4g = board->below_4g;
@@ -41,6 +54,7 @@ static Error *isapc_finish(Machine *machine)
     X86Board *board = x86_board(machine);
     x86_board_fill_cmos(board);
     x86_board_list_ports(board);
+    TRY(x86_board_add_isa_vga_rom(board));
     return pc_firmware_finish(machine, &board->firmware);
 }
 

@@ -63,7 +63,7 @@ static Error *pc_build(Machine *machine)
 
     TRY(x86_board_init(machine, split));
     TRY(i440fx_create(machine, &board->ram, board->below_4g, &pci, &pci_memory));
-    TRY(x86_board_load_bios(board, "bios-256k.bin", pci_memory));
+    TRY(x86_board_load_bios(board, "bios-256k.bin", pci_memory, false));
     device_add_builtin(machine, "ioapic", NULL);
     board->ioapic = ioapic_of(machine);
     TRY(piix3_create(machine, pci, board->gsi, &isa));
@@ -92,6 +92,7 @@ static Error *pc_finish(Machine *machine)
     board->firmware.smbios.cpuid_features = regs[3];
     x86_board_fill_cmos(board);
     x86_board_list_ports(board);
+    TRY(x86_board_add_isa_vga_rom(board));
     return pc_firmware_finish(machine, &board->firmware);
 }
 

@@ -5,6 +5,7 @@
 #include "machine/x86/x86_board.h"
 
 #include "cpu/x86/vcpu_x86.h"
+#include "firmware/fw_cfg.h"
 #include "firmware/kernel.h"
 #include "hw/misc/pc_lines.h"
 
@@ -75,7 +76,7 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
     return NULL;
 }
 
-Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory)
+Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory, bool writable)
 {
     Machine *machine = board->machine;
     const char *name = machine->config->firmware ? machine->config->firmware : default_name;
@@ -90,7 +91,11 @@ Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion 
     }
     TRY(ram_block_new(machine->mem, "pc.bios", size, NULL, &board->bios_block));
     memcpy(board->bios_block->host, data, size);
-    mem_region_init_rom(&board->bios, "pc.bios", board->bios_block, 0, size, NULL, NULL);
+    if (writable) {
+        mem_region_init_ram(&board->bios, "pc.bios", board->bios_block, 0, size);
+    } else {
+        mem_region_init_rom(&board->bios, "pc.bios", board->bios_block, 0, size, NULL, NULL);
+    }
     mem_region_map(memory, 4 * GiB - size, &board->bios, 1);
     uint64_t low = MIN(size, BIOS_LOW_MAX);
     mem_region_init_alias(&board->bios_low, "isa-bios", &board->bios, size - low, low);
@@ -149,6 +154,28 @@ Error *x86_board_add_cpus(X86Board *board)
     }
     if (board->pic) {
         i8259_connect(board->pic, (IrqLine) { apic_set_intr, machine, 0 });
+    }
+    return NULL;
+}
+
+Error *x86_board_add_isa_vga_rom(X86Board *board)
+{
+    static const struct {
+        const char *device, *rom;
+    } cards[] = { { "isa-vga", "vgabios-isavga.bin" }, { "isa-cirrus-vga", "vgabios-cirrus.bin" } };
+    Machine *machine = board->machine;
+    for (Device *dev = NULL; (dev = machine_device_next(machine, dev));) {
+        for (size_t i = 0; i < ARRAY_SIZE(cards); i++) {
+            g_autofree char *path = NULL, *name = g_strconcat("vgaroms/", cards[i].rom, NULL);
+            g_autofree uint8_t *data = NULL;
+            size_t size;
+            if (strcmp(dev->object.type->name, cards[i].device)) {
+                continue;
+            }
+            TRY(machine_find_file(machine, cards[i].rom, &path));
+            TRY(kernel_read_file(cards[i].device, path, &data, &size));
+            return fw_cfg_add_file(machine->fw_cfg, name, data, size);
+        }
     }
     return NULL;
 }

@@ -35,12 +35,17 @@ static inline X86Board *x86_board(Machine *machine)
 
 /* Sets up lines, RAM (not mapped), the first interrupt inputs. */
 Error *x86_board_init(Machine *machine, uint64_t below_4g_max) MUST_USE;
-/* The firmware image at the top of 4 GiB and, the last 128 KiB, below 1 MiB of `memory`. */
-Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory) MUST_USE;
+/*
+ * The firmware image at the top of 4 GiB and, the last 128 KiB, below 1 MiB of `memory`. writable: without a
+ * bridge that shadows it in RAM, firmware expects to be able to change its own variables.
+ */
+Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory, bool writable) MUST_USE;
 /* PIC, PIT, RTC, DMA, keyboard controller, speaker, port 92h, FERR on the machine's ISA bus. */
 Error *x86_board_add_isa_parts(X86Board *board) MUST_USE;
 /* The vCPUs with their local APICs. After the ISA parts. */
 Error *x86_board_add_cpus(X86Board *board) MUST_USE;
+/* An ISA display adapter has no ROM of its own bus to keep its BIOS in: firmware gets it as a file. */
+Error *x86_board_add_isa_vga_rom(X86Board *board) MUST_USE;
 /* CMOS bytes that firmware reads; when all devices are there. */
 void x86_board_fill_cmos(X86Board *board);
 /* Fills board->ports with the names of ISA parts for the ACPI tables. */
