@@ -53,7 +53,8 @@ static void update_colors(Vga *vga)
         uint32_t color = 0;
         for (unsigned c = 0; c < 3; c++) {
             uint8_t six = entry[c] & 63;
-            color = color << 8 | (wide ? entry[c] : (uint8_t)(six << 2 | six >> 4));
+            /* The two new low bits repeat the old lowest one. */
+            color = color << 8 | (wide ? entry[c] : (uint8_t)(six << 2 | (six & 1) * 3));
         }
         vga->colors[i] = color;
     }
