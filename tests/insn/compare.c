@@ -51,25 +51,21 @@ static void compare_bytes(Diff *d, const char *name, unsigned n, const uint8_t *
     g_string_append_c(d->text, '\n');
 }
 
-/* Flags that are undefined where the run ended. A branch may have skipped what defines them. */
+/* Flags that are undefined where the run ended; anywhere when that is not the start of an instruction. */
 static uint16_t undefined_flags(const FuzzCase *c, unsigned slot, uint64_t rip)
 {
     uint64_t offset = rip - (FUZZ_CODE + slot * FUZZ_SLOT);
-    bool branches = false;
-    uint16_t all = c->undefined;
-    for (unsigned i = 0; i < c->count; i++) {
-        branches |= c->insn[i].target >= 0;
-        all |= c->insn[i].undefined;
-    }
-    if (branches) {
-        return all;
-    }
+    uint16_t all = c->undefined, here = c->undefined;
+    bool known = offset == c->length, returns = false;
     for (unsigned i = 0; i < c->count; i++) {
         if (offset == c->offset[i]) {
-            return c->insn[i].undefined;
+            here = c->insn[i].undefined;
+            known = true;
         }
+        all |= c->insn[i].undefined;
+        returns |= c->insn[i].returns; /* may have come back to what a branch skipped */
     }
-    return offset == c->length ? c->undefined : all;
+    return known && !returns ? here : all;
 }
 
 static void compare_x87(Diff *d, const uint8_t *n, const uint8_t *o)
@@ -124,7 +120,7 @@ bool compare_results(const FuzzCase *c, unsigned slot, const FuzzResult *native,
     if (n->vector == EXC_PF && n->cr2 >> 12 == 0x7ffffffff && (o->vector == EXC_GP || o->vector == EXC_SS)) {
         return true; /* an operand that begins below the canonical boundary: which part faults first is open */
     }
-    if (n->vector == EXC_AC && (o->vector == EXC_GP || o->vector == EXC_SS) && (c->in.rflags & X86_AC)) {
+    if (n->vector == EXC_AC && (o->vector == EXC_GP || o->vector == EXC_SS) && (n->rflags & X86_AC)) {
         return true; /* misaligned and crossing that boundary */
     }
     Diff d = { text, true };

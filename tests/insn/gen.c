@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "x86_ops.h"
 
 struct FuzzGen {
     bool code32, xsave;
@@ -32,7 +33,8 @@ static bool is_excluded(const X86InsnDesc *d)
             return true;
         }
     }
-    return (d->props & INSN_PRIV) != 0;
+    /* A far CALL pushes its frame at once: how much of it a fault leaves behind differs. */
+    return (d->props & INSN_PRIV) != 0 || d->op == X86_OP_CALL_FAR;
 }
 
 /* Only with --class xsave, which sees to RDX:RAX and to areas that can be restored. */
@@ -349,6 +351,7 @@ static bool wanted(Build *b, const X86Insn *insn, uint16_t undefined)
 static void note_branch(Build *b, const X86Insn *insn, unsigned index, unsigned count, FuzzInsn *f)
 {
     f->target = -1;
+    f->returns = insn->desc->cls == CLASS_BRANCH && insn->operand[0].kind != OPND_REL;
     for (unsigned i = 0; i < insn->operands; i++) {
         if (insn->operand[i].kind == OPND_REL) {
             f->target_offset = insn->imm_offset;
@@ -358,9 +361,42 @@ static void note_branch(Build *b, const X86Insn *insn, unsigned index, unsigned 
     }
 }
 
-static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index)
+/*
+ * Follows the undefined flags over one instruction. What a branch may skip (up to *skip) does not define
+ * anything.
+ */
+static void note_flags(uint16_t *undefined, int *skip, FuzzCase *c, unsigned index, const X86InsnDesc *d)
 {
     FuzzInsn *f = &c->insn[index];
+    f->undefined = *undefined;
+    if ((int)index >= *skip) {
+        *undefined &= (uint16_t)~(d->flags_written & ~d->flags_maybe);
+    }
+    *undefined |= d->flags_undefined;
+    *skip = MAX(*skip, f->target);
+}
+
+bool gen_follow_flags(FuzzCase *c)
+{
+    uint16_t undefined = 0;
+    int skip = -1;
+    for (unsigned i = 0; i < c->count; i++) {
+        X86Insn insn;
+        uint32_t mode = c->code32 ? X86_MODE_CS32 | X86_MODE_SS32 : X86_MODE_CS64 | X86_MODE_SS32;
+        if (x86_decode(&insn, c->insn[i].bytes, c->insn[i].length, mode | X86_MODE_PE | X86_MODE_LMA) != DECODE_OK ||
+            (insn.desc->flags_read & undefined)) {
+            return false;
+        }
+        note_flags(&undefined, &skip, c, i, insn.desc);
+    }
+    c->undefined = undefined;
+    return true;
+}
+
+static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *skip_to)
+{
+    FuzzInsn *f = &c->insn[index];
+    int skip = *skip_to;
     for (;;) {
         unsigned row = gen->rows[rng_below(rng, gen->count)];
         if (gen->xsave && rng_chance(rng, 40)) {
@@ -376,13 +412,11 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index)
         gen->seen[insn.desc - x86_insn_descs] = 1;
         memcpy(f->bytes, bytes, insn.length);
         f->length = insn.length;
-        f->undefined = c->undefined;
         f->rip_offset = b.rip_relative ? (uint8_t)(b.disp - bytes) : 0;
         f->rip_target = b.rip_relative ? ld32_le(b.disp) : 0;
         note_branch(&b, &insn, index, c->count, f);
-        const X86InsnDesc *d = insn.desc;
-        c->undefined &= (uint16_t)~(d->flags_written & ~d->flags_maybe);
-        c->undefined |= d->flags_undefined;
+        note_flags(&c->undefined, &skip, c, index, insn.desc);
+        *skip_to = skip;
         return;
     }
 }
@@ -448,7 +482,8 @@ void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *c)
         c->in.gpr[X86_RDX] = 0;
         c->in.gpr[X86_RBX] = FUZZ_DATA + 64 * rng_below(&rng, 100);
     }
+    int skip = -1;
     for (unsigned i = 0; i < c->count; i++) {
-        gen_insn(gen, &rng, c, i);
+        gen_insn(gen, &rng, c, i, &skip);
     }
 }

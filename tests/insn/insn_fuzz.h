@@ -41,6 +41,7 @@ typedef struct FuzzInsn {
     uint8_t length;
     int8_t target;          /* branches: index of the instruction to go to, -1: not patched */
     uint8_t target_offset, target_size; /* of the displacement in bytes[] */
+    bool returns;           /* RET, or an indirect jump */
     uint8_t rip_offset;     /* of a rip-relative displacement in bytes[], 0: none */
     uint32_t rip_target;
     uint16_t undefined;     /* flags that are undefined before this instruction */
@@ -93,6 +94,8 @@ unsigned gen_rows(const FuzzGen *gen);
 /* Rows that occurred in cases so far. */
 unsigned gen_covered(const FuzzGen *gen);
 void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *ret_case);
+/* Works out the undefined flags again after insn[] changed; false: one of them is read now. */
+bool gen_follow_flags(FuzzCase *c);
 /* Lays out insn[] into code[] for a slot, and a jump to fuzz_exit_address() behind it. */
 void gen_assemble(FuzzCase *c, unsigned slot);
 #define FUZZ_CLASS_XSAVE (BIT(31) | BIT(CLASS_SSE) | BIT(CLASS_AVX) | BIT(CLASS_X87))

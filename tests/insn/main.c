@@ -104,7 +104,7 @@ static void minimize(Run *run, FuzzCase *c)
         FuzzCase less = *c;
         if (less.count > 1) {
             remove_insn(&less, (unsigned)n);
-            if (case_differs(run, &less, NULL)) {
+            if (gen_follow_flags(&less) && case_differs(run, &less, NULL)) {
                 *c = less;
             }
         }

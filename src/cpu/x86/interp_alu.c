@@ -231,10 +231,10 @@ static bool compare_exchange_16(void *host, const uint64_t expect[2], const uint
 void x86_op_cmpxchg8b(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->operand[0].size, half = size / 2;
-    uint64_t va = x86_ea(cpu, insn, size, true), old[2];
-    if (size == 16 && va & 15) {
+    if (size == 16 && (x86_ea_offset(cpu, insn) + cpu->seg[insn->seg].base) & 15) { /* before #SS */
         x86_gp(cpu, 0);
     }
+    uint64_t va = x86_ea(cpu, insn, size, true), old[2];
     uint64_t expect[2] = { gpr_read(cpu, X86_RAX, half), gpr_read(cpu, X86_RDX, half) };
     uint64_t value[2] = { gpr_read(cpu, X86_RBX, half), gpr_read(cpu, X86_RCX, half) };
     bool equal;

@@ -100,10 +100,10 @@ static void far_pointer(X86Cpu *cpu, const X86Insn *insn, uint16_t *ret_selector
         *ret_selector = (uint16_t)insn->imm2;
         return;
     }
-    uint64_t va = x86_ea(cpu, insn, size + 2, false);
-    x86_ea(cpu, insn, size, false); /* alignment is that of the offset */
+    uint64_t va = x86_ea(cpu, insn, size, false); /* alignment is that of the offset */
+    uint64_t behind = x86_linear(cpu, insn->seg, x86_ea_offset(cpu, insn) + size, 2, false);
     *ret_offset = x86_load(cpu, va, size);
-    *ret_selector = (uint16_t)x86_load(cpu, va + size, 2);
+    *ret_selector = (uint16_t)x86_load(cpu, behind, 2);
 }
 
 void x86_op_jmp_far(X86Cpu *cpu, const X86Insn *insn)

@@ -16,12 +16,10 @@ void x86_op_push(X86Cpu *cpu, const X86Insn *insn)
     }
     /* A selector is written as two bytes; the slot's upper part stays, but must be there. */
     uint64_t *rsp = &x86_gpr(cpu)[X86_RSP], mask = x86_stack_mask(cpu), to = (*rsp - size) & mask;
-    uint64_t va = x86_linear(cpu, X86_SS, to, size, true);
-    if (size == 8) {
-        x86_store(cpu, va, cpu->seg[o->reg].sel, 8);
-    } else {
-        x86_store(cpu, va, cpu->seg[o->reg].sel, 2);
-    }
+    unsigned width = size == 8 ? 8 : 2;
+    uint64_t va = x86_linear(cpu, X86_SS, to, width, true);
+    x86_linear(cpu, X86_SS, to + size - 1, 1, true);
+    x86_store(cpu, va, cpu->seg[o->reg].sel, width);
     *rsp = (*rsp & ~mask) | to;
 }
 
@@ -62,10 +60,7 @@ void x86_op_pusha(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->osize;
     uint64_t *gpr = x86_gpr(cpu), to = gpr[X86_RSP];
-    uint64_t mask = x86_stack_mask(cpu), bottom = (to - 8 * size) & mask;
-    if (bottom + 8 * size - 1 <= mask) { /* the whole frame first, so that nothing is written before a fault */
-        x86_check(cpu, x86_linear(cpu, X86_SS, bottom, 8 * size, true), 8 * size, X86_WRITE, X86_AS_CPL);
-    }
+    /* One after the other: a fault leaves those before it written, as in the processor. */
     for (unsigned reg = X86_RAX; reg <= X86_RDI; reg++) {
         x86_push_at(cpu, &to, gpr[reg], size);
     }
@@ -75,16 +70,15 @@ void x86_op_pusha(X86Cpu *cpu, const X86Insn *insn)
 void x86_op_popa(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->osize;
-    uint64_t *gpr = x86_gpr(cpu), to = gpr[X86_RSP], value[8];
+    uint64_t *gpr = x86_gpr(cpu), to = gpr[X86_RSP];
+    /* One after the other: a fault leaves those before it loaded, as in the processor. */
     for (int reg = X86_RDI; reg >= X86_RAX; reg--) {
-        value[reg] = x86_pop_at(cpu, &to, size);
-    }
-    gpr[X86_RSP] = to;
-    for (int reg = X86_RDI; reg >= X86_RAX; reg--) {
+        uint64_t value = x86_pop_at(cpu, &to, size);
         if (reg != X86_RSP) {
-            gpr_write(cpu, (unsigned)reg, value[reg], size);
+            gpr_write(cpu, (unsigned)reg, value, size);
         }
     }
+    gpr[X86_RSP] = to;
 }
 
 /* V86 with IOPL below 3 and CR4.VME shows the virtual interrupt flag instead. */

@@ -16,6 +16,8 @@ enum { ELEMENTS_PER_POLL = 4096 };
 
 typedef struct Repeat {
     uint64_t mask; /* of the address size */
+    uint64_t flags; /* of the last comparison: committed at the end; faults and traps before leave the flags alone */
+    bool compared, paused;
     unsigned size;
     int64_t step;
     bool repeated;
@@ -46,7 +48,7 @@ static ALWAYS_INLINE uint64_t target_address(X86Cpu *cpu, const Repeat *r, bool 
     return x86_linear(cpu, X86_ES, x86_gpr(cpu)[X86_RDI] & r->mask, r->size, write);
 }
 
-typedef bool Element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r); /* false: the condition ends REP */
+typedef bool Element(X86Cpu *cpu, const X86Insn *insn, Repeat *r); /* false: the condition ends REP */
 
 static bool must_pause(X86Cpu *cpu, unsigned done)
 {
@@ -55,7 +57,7 @@ static bool must_pause(X86Cpu *cpu, unsigned done)
 }
 
 /* Runs elements until rCX is used up, the condition ends it, or somebody wants the CPU. */
-static ALWAYS_INLINE void repeat(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, Element *element)
+static ALWAYS_INLINE void repeat_elements(X86Cpu *cpu, const X86Insn *insn, Repeat *r, Element *element)
 {
     if (!r->repeated) {
         element(cpu, insn, r);
@@ -73,6 +75,7 @@ static ALWAYS_INLINE void repeat(X86Cpu *cpu, const X86Insn *insn, const Repeat 
             return;
         }
         if (must_pause(cpu, ++done)) {
+            r->paused = true;
             cpu->next_rip = x86_hot(cpu)->rip;
             cpu->interp_stop = true;
             return;
@@ -80,13 +83,31 @@ static ALWAYS_INLINE void repeat(X86Cpu *cpu, const X86Insn *insn, const Repeat 
     }
 }
 
+/* With 32-bit addresses in 64-bit mode these registers lose their upper halves even when the first element faults. */
+static void truncate_registers(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, bool source, bool target)
+{
+    uint64_t *gpr = x86_gpr(cpu);
+    if (insn->asize == 4 && r->repeated && (uint32_t)gpr[X86_RCX] != 0) {
+        gpr[X86_RCX] = (uint32_t)gpr[X86_RCX];
+        gpr[X86_RSI] = source ? (uint32_t)gpr[X86_RSI] : gpr[X86_RSI];
+        gpr[X86_RDI] = target ? (uint32_t)gpr[X86_RDI] : gpr[X86_RDI];
+    }
+}
+
+static ALWAYS_INLINE void repeat(X86Cpu *cpu, const X86Insn *insn, Repeat *r, Element *element)
+{
+    repeat_elements(cpu, insn, r, element);
+    if (r->compared && !r->paused) {
+        flags_set(cpu, X86_ARITH, r->flags);
+    }
+}
+
 /* --- MOVS --- */
 
-static bool movs_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
+static bool movs_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 {
-    uint64_t source = source_address(cpu, insn, r), target = target_address(cpu, r, true);
-    uint64_t value = x86_load(cpu, source, r->size);
-    x86_store(cpu, target, value, r->size);
+    uint64_t value = x86_load(cpu, source_address(cpu, insn, r), r->size);
+    x86_store(cpu, target_address(cpu, r, true), value, r->size);
     advance(cpu, insn, X86_RSI, r->step);
     advance(cpu, insn, X86_RDI, r->step);
     return true;
@@ -115,6 +136,10 @@ static uint64_t movs_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
 {
     uint64_t from = x86_gpr(cpu)[X86_RSI] & r->mask, to = x86_gpr(cpu)[X86_RDI] & r->mask;
     uint64_t source = x86_linear(cpu, insn->seg, from, r->size, false);
+    const uint8_t *s = x86_tlb_hit(cpu, source, 1, false);
+    if (s == NULL) { /* a fault there comes before one of the target */
+        return 0;
+    }
     uint64_t target = x86_linear(cpu, X86_ES, to, r->size, true);
     uint64_t bytes = MIN(room(source, from, r->mask), room(target, to, r->mask));
     uint64_t count = MIN(left, bytes / r->size);
@@ -122,9 +147,8 @@ static uint64_t movs_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
     if (count < 2 || !segment_holds(cpu, insn->seg, from, bytes) || !segment_holds(cpu, X86_ES, to, bytes)) {
         return 0;
     }
-    const uint8_t *s = x86_tlb_hit(cpu, source, 1, false);
     uint8_t *t = x86_tlb_hit(cpu, target, 1, true);
-    if (s == NULL || t == NULL) {
+    if (t == NULL) {
         return 0;
     }
     if (t > s && t < s + bytes) { /* a pattern that grows: element by element */
@@ -141,7 +165,7 @@ static uint64_t movs_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
 
 /* --- STOS --- */
 
-static bool stos_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
+static bool stos_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 {
     x86_store(cpu, target_address(cpu, r, true), gpr_read(cpu, X86_RAX, r->size), r->size);
     advance(cpu, insn, X86_RDI, r->step);
@@ -180,9 +204,10 @@ static uint64_t stos_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
 
 typedef uint64_t Run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint64_t left);
 
-static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element *element, Run *run)
+static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element *element, Run *run, bool source)
 {
     Repeat r = repeat_of(cpu, insn);
+    truncate_registers(cpu, insn, &r, source, true);
     if (!r.repeated || r.step < 0 || x86_hot(cpu)->rflags & X86_TF) {
         repeat(cpu, insn, &r, element);
         return;
@@ -209,17 +234,17 @@ static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element 
 
 void x86_op_movs(X86Cpu *cpu, const X86Insn *insn)
 {
-    repeat_runs(cpu, insn, movs_element, movs_run);
+    repeat_runs(cpu, insn, movs_element, movs_run, true);
 }
 
 void x86_op_stos(X86Cpu *cpu, const X86Insn *insn)
 {
-    repeat_runs(cpu, insn, stos_element, stos_run);
+    repeat_runs(cpu, insn, stos_element, stos_run, false);
 }
 
 /* --- LODS, SCAS, CMPS --- */
 
-static bool lods_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
+static bool lods_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 {
     gpr_write(cpu, X86_RAX, x86_load(cpu, source_address(cpu, insn, r), r->size), r->size);
     advance(cpu, insn, X86_RSI, r->step);
@@ -229,51 +254,54 @@ static bool lods_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
 void x86_op_lods(X86Cpu *cpu, const X86Insn *insn)
 {
     Repeat r = repeat_of(cpu, insn);
+    truncate_registers(cpu, insn, &r, true, false);
     repeat(cpu, insn, &r, lods_element);
 }
 
-static ALWAYS_INLINE bool compare(X86Cpu *cpu, const X86Insn *insn, uint64_t a, uint64_t b, unsigned size)
+static ALWAYS_INLINE bool compare(Repeat *repeat, const X86Insn *insn, uint64_t a, uint64_t b)
 {
+    unsigned size = repeat->size;
     uint64_t r = (a - b) & size_mask(size);
     unsigned top = 8 * size - 1;
     uint64_t carry = (~a & b) | ((~a | b) & r), overflow = (a ^ b) & (a ^ r);
-    flags_set(cpu, X86_ARITH, flags_szp(r, size) | (carry >> top & 1) | (overflow >> top & 1) << 11 |
-                                  ((a ^ b ^ r) & X86_AF));
+    repeat->flags = flags_szp(r, size) | (carry >> top & 1) | (overflow >> top & 1) << 11 | ((a ^ b ^ r) & X86_AF);
+    repeat->compared = true;
     return insn->prefixes & PFX_REPNE ? r != 0 : r == 0;
 }
 
-static bool scas_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
+static bool scas_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 {
     uint64_t b = x86_load(cpu, target_address(cpu, r, false), r->size);
     advance(cpu, insn, X86_RDI, r->step);
-    return compare(cpu, insn, gpr_read(cpu, X86_RAX, r->size), b, r->size);
+    return compare(r, insn, gpr_read(cpu, X86_RAX, r->size), b);
 }
 
 void x86_op_scas(X86Cpu *cpu, const X86Insn *insn)
 {
     Repeat r = repeat_of(cpu, insn);
+    truncate_registers(cpu, insn, &r, false, false);
     repeat(cpu, insn, &r, scas_element);
 }
 
-static bool cmps_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
+static bool cmps_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 {
-    uint64_t source = source_address(cpu, insn, r), target = target_address(cpu, r, false);
-    uint64_t b = x86_load(cpu, target, r->size); /* hosts read the target first */
-    uint64_t a = x86_load(cpu, source, r->size);
+    uint64_t b = x86_load(cpu, target_address(cpu, r, false), r->size); /* hosts read the target first */
+    uint64_t a = x86_load(cpu, source_address(cpu, insn, r), r->size);
     advance(cpu, insn, X86_RSI, r->step);
     advance(cpu, insn, X86_RDI, r->step);
-    return compare(cpu, insn, a, b, r->size);
+    return compare(r, insn, a, b);
 }
 
 void x86_op_cmps(X86Cpu *cpu, const X86Insn *insn)
 {
     Repeat r = repeat_of(cpu, insn);
+    truncate_registers(cpu, insn, &r, false, false);
     repeat(cpu, insn, &r, cmps_element);
 }
 
 /* --- INS, OUTS --- */
 
-static bool ins_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
+static bool ins_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 {
     uint64_t target = target_address(cpu, r, true), value = size_mask(r->size);
     x86_check(cpu, target, r->size, X86_WRITE, X86_AS_CPL); /* before the device sees the read */
@@ -283,7 +311,7 @@ static bool ins_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
     return true;
 }
 
-static bool outs_element(X86Cpu *cpu, const X86Insn *insn, const Repeat *r)
+static bool outs_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 {
     uint64_t value = x86_load(cpu, source_address(cpu, insn, r), r->size);
     mem_store(cpu->io, (uint16_t)x86_gpr(cpu)[X86_RDX], r->size, value);
