@@ -69,10 +69,8 @@ static Error *add_boot_options(Machine *machine)
 
     fw_cfg_set_u16(fw, FW_CFG_BOOT_MENU, config->boot_menu);
     TRY(add_splash(machine));
-    if (config->boot_reboot_timeout != -1) {
-        TRY(add_number_file(fw, "etc/boot-fail-wait", (uint64_t)config->boot_reboot_timeout, 4));
-    }
-    return NULL;
+    /* All ones: do not try again. */
+    return add_number_file(fw, "etc/boot-fail-wait", (uint64_t)config->boot_reboot_timeout, 4);
 }
 
 static Error *add_option_roms(Machine *machine)
