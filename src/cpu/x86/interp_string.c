@@ -83,11 +83,14 @@ static ALWAYS_INLINE void repeat_elements(X86Cpu *cpu, const X86Insn *insn, Repe
     }
 }
 
-/* With 32-bit addresses in 64-bit mode these registers lose their upper halves even when the first element faults. */
+/*
+ * With 32-bit addresses in 64-bit mode the upper halves of registers go even when the first element faults:
+ * rCX of all, the pointers of MOVS and STOS, and theirs even when there is nothing to do.
+ */
 static void truncate_registers(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, bool source, bool target)
 {
     uint64_t *gpr = x86_gpr(cpu);
-    if (insn->asize == 4 && r->repeated && (uint32_t)gpr[X86_RCX] != 0) {
+    if (insn->asize == 4 && r->repeated) {
         gpr[X86_RCX] = (uint32_t)gpr[X86_RCX];
         gpr[X86_RSI] = source ? (uint32_t)gpr[X86_RSI] : gpr[X86_RSI];
         gpr[X86_RDI] = target ? (uint32_t)gpr[X86_RDI] : gpr[X86_RDI];
@@ -254,7 +257,7 @@ static bool lods_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 void x86_op_lods(X86Cpu *cpu, const X86Insn *insn)
 {
     Repeat r = repeat_of(cpu, insn);
-    truncate_registers(cpu, insn, &r, true, false);
+    truncate_registers(cpu, insn, &r, false, false);
     repeat(cpu, insn, &r, lods_element);
 }
 
