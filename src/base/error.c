@@ -114,8 +114,30 @@ void error_set_program(const char *name)
     program_name = slash ? slash + 1 : name;
 }
 
+static bool show_timestamps;
+static const char *guest_name;
+
+void error_set_decoration(bool timestamps, const char *guest)
+{
+    show_timestamps = timestamps;
+    guest_name = guest;
+}
+
+static void print_decoration(void)
+{
+    if (show_timestamps) {
+        g_autoptr(GDateTime) now = g_date_time_new_now_utc();
+        g_autofree char *text = g_date_time_format(now, "%Y-%m-%dT%H:%M:%S");
+        fprintf(stderr, "%s.%06dZ ", text, g_date_time_get_microsecond(now));
+    }
+    if (guest_name) {
+        fprintf(stderr, "%s ", guest_name);
+    }
+}
+
 void error_report(Error *err)
 {
+    print_decoration();
     fprintf(stderr, "%s: %s\n", program_name, err->message);
     if (err->hint) {
         fprintf(stderr, "%s\n", err->hint);
@@ -129,6 +151,7 @@ void warn_report(const char *fmt, ...)
     va_start(ap, fmt);
     g_autofree char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
+    print_decoration();
     fprintf(stderr, "%s: warning: %s\n", program_name, text);
 }
 

@@ -47,6 +47,8 @@ void error_free(Error *err);       /* accepts NULL */
 /* Prints "program: message" and the hint to stderr and frees err. For main/, the monitor and tools only. */
 void error_report(Error *err);
 void error_set_program(const char *name);
+/* -msg: what stands in front of messages. guest is borrowed, NULL: not shown. Before any thread starts. */
+void error_set_decoration(bool timestamps, const char *guest);
 void warn_report(const char *fmt, ...) PRINTF(1, 2);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Error, error_free)

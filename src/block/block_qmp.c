@@ -52,13 +52,26 @@ static Value *node_value(BlockNode *node)
     return info;
 }
 
-static Value *backend_value(BlockBackend *blk)
+/* A device with an id is known by it, others by their path. Caller frees. */
+static char *device_name(Machine *machine, BlockBackend *blk)
 {
+    const char *label = blk_device(blk);
+    Device *dev = label ? device_find(machine, label) : NULL;
+
+    if (dev && dev->object.parent && g_strcmp0(dev->object.parent->id, "peripheral") != 0) {
+        return object_path(&dev->object);
+    }
+    return g_strdup(label);
+}
+
+static Value *backend_value(Machine *machine, BlockBackend *blk)
+{
+    g_autofree char *qdev = device_name(machine, blk);
     Value *info = value_dict();
 
     value_put_str(info, "device", blk_name(blk));
-    if (blk_device(blk)) {
-        value_put_str(info, "qdev", blk_device(blk));
+    if (qdev) {
+        value_put_str(info, "qdev", qdev);
     }
     value_put_str(info, "type", "unknown");
     value_put_bool(info, "removable", blk_is_removable(blk));
@@ -78,14 +91,15 @@ Error *qmp_query_block(QmpContext *ctx, const QmpQueryBlockArgs *args, Value **r
     *ret = value_list();
     for (BlockBackend *blk = NULL; graph_of(ctx) && (blk = blk_next(graph_of(ctx), blk));) {
         if (*blk_name(blk) || blk_device(blk)) {
-            value_append(*ret, backend_value(blk));
+            value_append(*ret, backend_value(ctx->machine, blk));
         }
     }
     return NULL;
 }
 
-static Value *stats_value(BlockBackend *blk)
+static Value *stats_value(Machine *machine, BlockBackend *blk)
 {
+    g_autofree char *qdev = device_name(machine, blk);
     const BlkStats *stats = blk_stats(blk);
     Value *info = value_dict(), *out = value_dict();
     const struct {
@@ -123,8 +137,8 @@ static Value *stats_value(BlockBackend *blk)
     value_put_bool(out, "account_invalid", true);
     value_put(out, "timed_stats", value_list());
     value_put_str(info, "device", blk_name(blk));
-    if (blk_device(blk)) {
-        value_put_str(info, "qdev", blk_device(blk));
+    if (qdev) {
+        value_put_str(info, "qdev", qdev);
     }
     if (blk_node(blk)) {
         value_put_str(info, "node-name", blk_node(blk)->name);
@@ -137,7 +151,7 @@ Error *qmp_query_blockstats(QmpContext *ctx, const QmpQueryBlockstatsArgs *args,
 {
     *ret = value_list();
     for (BlockBackend *blk = NULL; graph_of(ctx) && (blk = blk_next(graph_of(ctx), blk));) {
-        value_append(*ret, stats_value(blk));
+        value_append(*ret, stats_value(ctx->machine, blk));
     }
     return NULL;
 }

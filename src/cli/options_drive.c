@@ -293,11 +293,13 @@ static void add_default_drives(Plan *plan)
     Position cdrom = { .interface = IF_IDE, .bus = 1, .unit = 0 };
     bool has_ide = type && g_strcmp0(type->block_default, "ide") == 0;
 
-    if (plan->default_cdrom && has_ide && !position_taken(plan, &cdrom)) {
-        plan_add_built(plan->board_devices, "driver", "ide-cd,bus=ide.1,unit=0");
+    if (plan->default_cdrom && has_ide && !position_taken(plan, &cdrom) && !plan_find(plan->drives, "ide1-cd0")) {
+        plan_add_built(plan->drives, NULL, "if=none,id=ide1-cd0,readonly=on,media=cdrom");
+        plan_add_built(plan->board_devices, "driver", "ide-cd,bus=ide.1,unit=0,drive=ide1-cd0");
     }
-    if (plan->default_floppy && !any_floppy(plan)) {
-        plan_add_built(plan->board_devices, "driver", "floppy,unit=0");
+    if (plan->default_floppy && !any_floppy(plan) && !plan_find(plan->drives, "floppy0")) {
+        plan_add_built(plan->drives, NULL, "if=none,id=floppy0");
+        plan_add_built(plan->board_devices, "driver", "floppy,unit=0,drive=floppy0");
     }
 }
 

@@ -45,23 +45,27 @@ static void test_default_devices(void)
           "-chardev vc,id=serial0,cols=80,rows=24\n"
           "-chardev vc,id=parallel0,cols=80,rows=24\n"
           "-mon compat_monitor0,mode=readline\n"
+          "-drive if=none,id=ide1-cd0,readonly=on,media=cdrom\n"
+          "-drive if=none,id=floppy0\n"
           "-device VGA\n"
           "-device isa-serial,index=0,chardev=serial0\n"
           "-device isa-parallel,index=0,chardev=parallel0\n"
-          "-device ide-cd,bus=ide.1,unit=0\n"
+          "-device ide-cd,bus=ide.1,unit=0,drive=ide1-cd0\n"
           "-device isa-fdc\n"
-          "-device floppy,unit=0\n");
+          "-device floppy,unit=0,drive=floppy0\n");
     check("-nographic -nic none",
           "-machine pc\n"
           "-chardev stdio,id=serial0,mux=on,signal=off\n"
           "-chardev null,id=parallel0\n"
           "-mon serial0,mode=readline\n"
+          "-drive if=none,id=ide1-cd0,readonly=on,media=cdrom\n"
+          "-drive if=none,id=floppy0\n"
           "-device VGA\n"
           "-device isa-serial,index=0,chardev=serial0\n"
           "-device isa-parallel,index=0,chardev=parallel0\n"
-          "-device ide-cd,bus=ide.1,unit=0\n"
+          "-device ide-cd,bus=ide.1,unit=0,drive=ide1-cd0\n"
           "-device isa-fdc\n"
-          "-device floppy,unit=0\n");
+          "-device floppy,unit=0,drive=floppy0\n");
     check("-nodefaults -serial mon:stdio -vga std",
           "-machine pc\n"
           "-chardev stdio,id=serial0,mux=on,signal=off\n"

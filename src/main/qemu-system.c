@@ -198,6 +198,8 @@ int main(int argc, char **argv)
     error_set_program(argv[0]);
     signal(SIGPIPE, SIG_IGN);
     Error *err = cli_parse(plan, argc, argv);
+    g_autofree char *guest = err ? NULL : g_strdup(plan->config->name);
+    error_set_decoration(plan->timestamps, plan->guest_name_in_messages ? guest : NULL);
     if (!err && plan->print) {
         fputs(plan->print, stdout);
         plan_free(plan);

@@ -175,12 +175,15 @@ static MUST_USE Error *take_word(const char **text, char **ret_word)
     return NULL;
 }
 
-/* /NFS: count, format, size in any order. */
-static MUST_USE Error *take_format(const char **text, HmpArgs *args)
+/* /NFS: count, format, size in any order; what is not said stays as it was in the last command. */
+static MUST_USE Error *take_format(Hmp *hmp, const char **text, HmpArgs *args)
 {
+    Monitors *set = monitors_of(hmp->machine);
     const char *at = skip_space(*text);
 
     args->count = 1;
+    args->format = set->format;
+    args->size = set->size;
     if (*at != '/') {
         return NULL;
     }
@@ -199,6 +202,8 @@ static MUST_USE Error *take_format(const char **text, HmpArgs *args)
             return error_new("invalid char in format: '%c'", *at);
         }
     }
+    set->format = args->format;
+    set->size = args->size;
     *text = at;
     return NULL;
 }
@@ -253,7 +258,7 @@ static MUST_USE Error *parse_args(Hmp *hmp, const HmpCommand *command, const cha
         } else if (*spec == '?') {
             optional = true;
         } else if (*spec == '/') {
-            TRY(take_format(&text, args));
+            TRY(take_format(hmp, &text, args));
         } else if (*skip_space(text)) {
             TRY(take_argument(hmp, *spec, &text, args, slot++, owned));
         } else if (!optional) {
@@ -499,7 +504,9 @@ static void session_line(void *opaque, const char *line)
     monitor->cpu_index = hmp.cpu_index;
     session_print(monitor, hmp.out->str);
     g_string_free(hmp.out, TRUE);
-    readline_show_prompt(monitor->readline);
+    if (hmp.machine->requested_shutdown == SHUTDOWN_NONE) {
+        readline_show_prompt(monitor->readline);
+    }
 }
 
 static void session_complete(void *opaque, const char *text, GPtrArray *words)

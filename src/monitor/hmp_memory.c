@@ -16,7 +16,7 @@ static void print_value(Hmp *hmp, char format, unsigned size, uint64_t value)
         hmp_printf(hmp, "%#*" G_GINT64_MODIFIER "o", (int)(bits + 2) / 3, (guint64)value);
         break;
     case 'd':
-        hmp_printf(hmp, "%*" G_GINT64_FORMAT, size == 8 ? 20 : size == 4 ? 11 : size == 2 ? 6 : 4, (gint64)number);
+        hmp_printf(hmp, "%*" G_GINT64_FORMAT, size == 8 ? 20 : size == 4 ? 10 : size == 2 ? 5 : 3, (gint64)number);
         break;
     case 'u':
         hmp_printf(hmp, "%*" G_GUINT64_FORMAT, size == 8 ? 20 : size == 4 ? 10 : size == 2 ? 5 : 3, (guint64)value);
@@ -124,7 +124,7 @@ static void dump(const Access *access, uint64_t addr, char format, unsigned size
 
 static void examine(const Access *access, const HmpArgs *args)
 {
-    char format = args->format ? args->format : 'x';
+    char format = args->format;
     unsigned size = args->size == 'b' ? 1 : args->size == 'h' ? 2 : args->size == 'g' ? 8 : 4;
 
     machine_pause_vcpus(access->hmp->machine);
@@ -133,7 +133,7 @@ static void examine(const Access *access, const HmpArgs *args)
     } else if (format == 's') {
         print_string(access, args->number[0]);
     } else {
-        dump(access, args->number[0], format, format == 'c' && !args->size ? 1 : size, args->count);
+        dump(access, args->number[0], format, format == 'c' ? 1 : size, args->count);
     }
     machine_resume_vcpus(access->hmp->machine);
 }
@@ -157,9 +157,9 @@ static void hmp_xp(Hmp *hmp, const HmpArgs *args)
 
 static void hmp_print(Hmp *hmp, const HmpArgs *args)
 {
-    char format = args->format ? args->format : 'd';
+    char format = args->format;
 
-    if (format == 'x') {
+    if (format == 'x' || format == 'i' || format == 's') {
         hmp_printf(hmp, "%#" G_GINT64_MODIFIER "x\n", (guint64)args->number[0]);
     } else if (format == 'o') {
         hmp_printf(hmp, "%#" G_GINT64_MODIFIER "o\n", (guint64)args->number[0]);

@@ -13,7 +13,7 @@ typedef struct HmpArgs {
     uint64_t number[HMP_MAX_ARGS];    /* of expressions */
     bool flag[128];                   /* -x */
     unsigned count;                   /* of a /format */
-    char format, size;                /* 0: not given */
+    char format, size;                /* 'o' 'd' 'u' 'x' 'c' 'i' 's'; 'b' 'h' 'w' 'g' */
 } HmpArgs;
 
 typedef struct Hmp {

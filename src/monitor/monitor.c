@@ -49,6 +49,8 @@ Error *monitors_init(Machine *machine)
 
     set->machine = machine;
     list_init(&set->list);
+    set->format = 'x';
+    set->size = 'w';
     set->throttled = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, throttle_free);
     machine_set_service(machine, "monitors", set);
     machine_set_emitter(machine, on_machine_event, set);

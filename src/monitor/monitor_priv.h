@@ -12,6 +12,7 @@ typedef struct Monitors {
     Machine *machine;
     List list; /* Monitor */
     GHashTable *throttled; /* event name -> Throttle */
+    char format, size;     /* of x and print, kept from one command to the next */
 } Monitors;
 
 struct Monitor {

@@ -1,0 +1,430 @@
+#!/usr/bin/env python3
+"""monitor_test.py QEMU-SYSTEM: conversations with the monitors of a running emulator, in TAP.
+
+Machines are paused or have no CPU to run, so nothing depends on a guest."""
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+PROGRAM = sys.argv[1]
+NONE = ['-machine', 'none', '-nodefaults', '-display', 'none', '-S']
+PC = ['-machine', 'pc', '-display', 'none', '-S', '-m', '16', '-net', 'none']
+
+
+class Qmp:
+    """A monitor on the process's standard input and output."""
+
+    def __init__(self, *args, negotiate=True):
+        self.process = subprocess.Popen([PROGRAM, *args, '-qmp', 'stdio'], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.events = []
+        self.greeting = self.read()
+        if negotiate:
+            self.run('qmp_capabilities')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def send(self, text):
+        self.process.stdin.write(text.encode() + b'\n')
+        self.process.stdin.flush()
+
+    def answer(self):
+        while True:
+            reply = self.read()
+            if reply is None or 'event' not in reply:
+                return reply
+            self.events.append(reply)
+
+    def ask(self, command, **arguments):
+        request = {'execute': command}
+        if arguments:
+            request['arguments'] = {k.replace('_', '-'): v for k, v in arguments.items()}
+        self.send(json.dumps(request))
+        return self.answer()
+
+    def run(self, command, **arguments):
+        reply = self.ask(command, **arguments)
+        assert 'return' in reply, reply
+        return reply['return']
+
+    def error(self, command, **arguments):
+        reply = self.ask(command, **arguments)
+        assert 'error' in reply, reply
+        return reply['error']['class'], reply['error']['desc']
+
+    def hmp(self, line):
+        return self.run('human-monitor-command', command_line=line).replace('\r\n', '\n')
+
+    def quit(self):
+        self.run('quit')
+        while True:
+            reply = self.read()
+            if reply is None:
+                break
+            self.events.append(reply)
+        stderr = self.process.stderr.read().decode()
+        return self.process.wait(10), stderr
+
+
+def same(got, expected):
+    assert got == expected, 'got %r, expected %r' % (got, expected)
+
+
+def matches(pattern, text):
+    assert re.search(pattern, text, re.M), 'no %r in %r' % (pattern, text)
+
+
+def test_greeting_and_quit():
+    with Qmp(*NONE) as q:
+        version = q.greeting['QMP']['version']['qemu']
+        same(sorted(version), ['major', 'micro', 'minor'])
+        same(q.greeting['QMP']['capabilities'], ['oob'])
+        same(q.run('query-version')['qemu'], version)
+        status, _ = q.quit()
+        same(status, 0)
+        same([(e['event'], e['data']) for e in q.events], [('SHUTDOWN', {'guest': False, 'reason': 'host-qmp-quit'})])
+        same(sorted(q.events[0]['timestamp']), ['microseconds', 'seconds'])
+
+
+def test_negotiation():
+    with Qmp(*NONE, negotiate=False) as q:
+        same(q.error('query-status'), ('CommandNotFound', "Expecting capabilities negotiation with 'qmp_capabilities'"))
+        q.run('qmp_capabilities', enable=['oob'])
+        same(q.error('qmp_capabilities'),
+             ('CommandNotFound', 'Capabilities negotiation is already complete, command ignored'))
+
+
+def test_protocol_errors():
+    with Qmp(*NONE) as q:
+        def raw(text):
+            q.send(text)
+            return q.answer()
+        same(raw('{"execute": "query-name", "id": [1, {"a": null}]}'), {'return': {}, 'id': [1, {'a': None}]})
+        same(raw("{'execute': 'nosuch', 'id': 7}"),
+             {'id': 7, 'error': {'class': 'CommandNotFound', 'desc': 'The command nosuch has not been found'}})
+        same(raw('[]')['error']['desc'], 'QMP input must be a JSON object')
+        same(raw('{}')['error']['desc'], "QMP input lacks member 'execute'")
+        same(raw('{"execute": "stop", "x": 1}')['error']['desc'], "QMP input member 'x' is unexpected")
+        same(raw('{"execute": "stop", "arguments": []}')['error']['desc'],
+             "QMP input member 'arguments' must be an object")
+        matches('JSON parse error', raw('{"execute": }')['error']['desc'])
+        matches('JSON', raw('}}}')['error']['desc'])
+        # 0xff resets the parser wherever it is.
+        q.process.stdin.write(b'{"execute": "st\xff')
+        same(raw('{"execute": "query-name"}'), {'return': {}})
+        same(q.error('stop', x=1), ('GenericError', "Parameter 'x' is unexpected"))
+        same(q.error('qom-get', path='/'), ('GenericError', "Parameter 'property' is missing"))
+        same(q.error('qom-get', path=1, property='x'),
+             ('GenericError', "Invalid parameter type for 'path', expected: string"))
+        same(q.error('set-action', reboot='never'), ('GenericError', "Parameter 'reboot' does not accept value 'never'"))
+
+
+def test_introspection():
+    with Qmp(*NONE) as q:
+        names = {c['name'] for c in q.run('query-commands')}
+        schema = {e['name']: e for e in q.run('query-qmp-schema')}
+        for name in names:
+            same(schema[name]['meta-type'], 'command')
+            for key in 'arg-type', 'ret-type':
+                assert schema[name][key] in schema, (name, key)
+        for entry in schema.values():
+            for member in entry.get('members', []):
+                assert entry['meta-type'] == 'enum' or member['type'] in schema, (entry, member)
+        same(schema['SHUTDOWN']['meta-type'], 'event')
+        types = {t['name'] for t in q.run('qom-list-types')}
+        assert 'isa-serial' in types
+        props = {p['name'] for p in q.run('device-list-properties', typename='isa-serial')}
+        assert {'chardev', 'iobase', 'irq'} <= props, props
+        same(q.error('device-list-properties', typename='nosuch')[0], 'DeviceNotFound')
+        machines = {m['name']: m for m in q.run('query-machines')}
+        assert 'none' in machines
+        assert any(m.get('is-default') for m in machines.values())
+
+
+def test_run_state():
+    with Qmp(*PC) as q:
+        same(q.run('query-status'), {'status': 'prelaunch', 'singlestep': False, 'running': False})
+        q.run('cont')
+        same(q.run('query-status')['status'], 'running')
+        q.run('stop')
+        same(q.run('query-status')['status'], 'paused')
+        q.run('system_reset')
+        deadline = time.time() + 5
+        while not any(e['event'] == 'RESET' for e in q.events) and time.time() < deadline:
+            q.run('query-status')
+        same([e['event'] for e in q.events], ['RESUME', 'STOP', 'RESET'])
+        same(q.events[2]['data'], {'guest': False, 'reason': 'host-qmp-system-reset'})
+        cpus = q.run('query-cpus-fast')
+        same([c['cpu-index'] for c in cpus], [0])
+        assert cpus[0]['thread-id'] > 0
+
+
+def test_memory_commands():
+    with Qmp(*PC) as q, tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'm')
+        q.run('pmemsave', val=0xfffffff0, size=16, filename=path)
+        reset_vector = open(path, 'rb').read()
+        same(len(reset_vector), 16)
+        same(reset_vector[0], 0xea)
+        q.run('memsave', val=0xfffffff0, size=5000, filename=path)
+        same(open(path, 'rb').read(16), reset_vector)
+        same(os.path.getsize(path), 5000)
+        matches('Could not open', q.error('pmemsave', val=0, size=1, filename='/nonexistent/x')[1])
+        same(q.hmp('p 255'), '0xff\n')
+        matches(r'^00000000fffffff0: 0x\w{8}( 0x\w{8}){3}\n$', q.hmp('xp /4xw 0xfffffff0'))
+        matches(r'^0x\w+:  ea .*jmp', q.hmp('x /i 0xfffffff0'))
+        same(q.hmp('p /d 2+3*4-(1|2)'), '11\n')
+        same(q.hmp('p /x $eip & 0xffff'), '0xfff0\n')
+        matches('unknown register', q.hmp('p $nosuch'))
+        matches('division by zero', q.hmp('p 1/0'))
+
+
+def test_screendump():
+    with Qmp(*PC, '-vga', 'std') as q, tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 's')
+        q.run('screendump', filename=path, format='png')
+        same(open(path, 'rb').read(4), b'\x89PNG')
+        q.run('screendump', filename=path)
+        same(open(path, 'rb').read(3), b'P6\n')
+        same(q.error('screendump', filename=path, device='nosuch')[0], 'DeviceNotFound')
+
+
+def test_keys():
+    with Qmp(*PC) as q:
+        q.run('send-key', keys=[{'type': 'qcode', 'data': 'ctrl'}, {'type': 'number', 'data': 0x1e}])
+        matches("does not accept value 'retrun'.*did you mean 'ret", q.error(
+            'send-key', keys=[{'type': 'qcode', 'data': 'retrun'}])[1])
+        same(q.error('send-key', keys=[{'type': 'qcode', 'data': 3}]),
+             ('GenericError', "Invalid parameter type for 'keys[0].data', expected: string"))
+        same(q.error('input-send-event', events=[])[1], 'VM not running')
+        same(q.hmp('sendkey ctrl-alt-delete'), '')
+
+
+def test_objects():
+    with Qmp(*PC, '-chardev', 'null,id=c', '-device', 'isa-serial,id=com9,index=2,chardev=c') as q:
+        same(q.run('qom-get', path='/machine/peripheral/com9', property='index'), 2)
+        same(q.run('qom-get', path='com9', property='type'), 'isa-serial')
+        names = {p['name'] for p in q.run('qom-list', path='/machine/peripheral')}
+        assert 'com9' in names, names
+        same(q.error('qom-get', path='/nosuch', property='x')[0], 'DeviceNotFound')
+        matches('cannot be changed', q.error('qom-set', path='com9', property='index', value=1)[1])
+        matches('does not support hotplugging', q.error('device_add', driver='isa-serial')[1])
+        matches("did you mean 'isa-serial'", q.error('device_add', driver='isa-seriall')[1])
+        same(q.error('device_del', id='nosuch')[0], 'DeviceNotFound')
+        matches('isa-serial, id "com9"', q.hmp('info qtree'))
+        matches(r'/com9 \(isa-serial\)', q.hmp('info qom-tree'))
+
+
+def test_chardevs():
+    with Qmp(*NONE) as q, tempfile.TemporaryDirectory() as folder:
+        q.run('chardev-add', id='r', backend={'type': 'ringbuf', 'data': {'size': 64}})
+        q.run('ringbuf-write', device='r', data='hello')
+        same(q.run('ringbuf-read', device='r', size=100), 'hello')
+        q.run('ringbuf-write', device='r', data='AAEC/w==', format='base64')
+        same(q.run('ringbuf-read', device='r', size=100, format='base64'), 'AAEC/w==')
+        path = os.path.join(folder, 's')
+        q.run('chardev-add', id='s', backend={'type': 'socket', 'data': {
+            'addr': {'type': 'unix', 'data': {'path': path}}, 'server': True, 'wait': False}})
+        same({c['label']: c['filename'] for c in q.run('query-chardev')}['s'],
+             'disconnected:unix:%s,server=on' % path)
+        socket.socket(socket.AF_UNIX).connect(path)
+        pty = q.run('chardev-add', id='p', backend={'type': 'pty', 'data': {}})['pty']
+        assert os.path.exists(pty)
+        matches('already exists', q.error('chardev-add', id='s', backend={'type': 'null'})[1])
+        q.run('chardev-remove', id='s')
+        assert not os.path.exists(path)
+        same(q.error('chardev-remove', id='s')[1], "Chardev 's' not found")
+
+
+def test_several_monitors():
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'm')
+        with Qmp(*NONE, '-qmp', 'unix:%s,server=on,wait=off' % path) as q:
+            for _ in range(2):  # a client comes, goes, comes again
+                client = socket.socket(socket.AF_UNIX)
+                client.connect(path)
+                stream = client.makefile('rwb')
+                assert 'QMP' in json.loads(stream.readline())
+                stream.write(b'{"execute": "qmp_capabilities"}{"execute": "query-name", "id": "x"}\n')
+                stream.flush()
+                same(json.loads(stream.readline()), {'return': {}})
+                same(json.loads(stream.readline()), {'return': {}, 'id': 'x'})
+                stream.close()
+                client.close()
+            # A client that never reads does not hold up the others.
+            lazy = socket.socket(socket.AF_UNIX)
+            lazy.connect(path)
+            lazy.sendall(b'{"execute": "qmp_capabilities"}' + b'{"execute": "query-qmp-schema"}' * 200)
+            same(q.run('query-name'), {})
+            lazy.close()
+            same(q.run('query-name'), {})
+
+
+def test_block():
+    with tempfile.TemporaryDirectory() as folder:
+        disk, other = os.path.join(folder, 'd'), os.path.join(folder, 'o')
+        for path in disk, other:
+            with open(path, 'wb') as f:
+                f.truncate(1 << 20)
+        with Qmp(*PC, '-drive', 'file=%s,format=raw,id=d0' % disk) as q:
+            blocks = {b['device']: b for b in q.run('query-block')}
+            same(blocks['d0']['inserted']['image']['virtual-size'], 1 << 20)
+            same(blocks['d0']['inserted']['drv'], 'raw')
+            assert 'ide1-cd0' in blocks, blocks.keys()
+            assert any(s['device'] == 'd0' for s in q.run('query-blockstats'))
+            q.run('blockdev-change-medium', device='ide1-cd0', filename=other, format='raw')
+            same({b['device']: b for b in q.run('query-block')}['ide1-cd0']['inserted']['file'], other)
+            matches('ide1-cd0.*%s' % other, q.hmp('info block'))
+            q.run('eject', device='ide1-cd0')
+            assert 'inserted' not in {b['device']: b for b in q.run('query-block')}['ide1-cd0']
+            same(q.hmp('change ide1-cd0 %s raw' % other), '')
+            matches('is not removable', q.error('eject', device='d0')[1])
+            same(q.error('eject', device='nosuch')[0], 'DeviceNotFound')
+            q.run('blockdev-add', driver='raw', node_name='n', file={'driver': 'file', 'filename': other})
+            same([n['node-name'] for n in q.run('query-named-block-nodes') if n['node-name'] == 'n'], ['n'])
+            q.run('blockdev-del', node_name='n')
+            matches('Failed to find', q.error('blockdev-del', node_name='n')[1])
+
+
+def test_hmp_session():
+    p = subprocess.Popen([PROGRAM, *NONE, '-monitor', 'stdio'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # A line, history, a completion, an unknown command.
+    out, _ = p.communicate(b'info status\n\x1b[A\x7f\x7f\x7f\x7f\x7f\x7fver\t\nnosuch 1\nquit\n', 10)
+    text = re.sub(r'\x1b\[[KDC]', '', out.decode())
+    matches(r"^QEMU [\d.]+ monitor - type 'help' for more information", text)
+    matches(r'^\(qemu\) ', text)
+    matches(r'^VM status: paused \(prelaunch\)', text)
+    matches(r"^unknown command: 'nosuch'", text)
+    matches(r'^\d+\.\d+\.\d+', text)
+    same(p.returncode, 0)
+
+
+def test_hmp_commands():
+    with Qmp(*PC) as q:
+        help_text = q.hmp('help')
+        for line in help_text.splitlines():
+            matches(r'^\S+ .*-- \S', line)
+        for line in q.hmp('info').splitlines():
+            name = line.split()[1]
+            assert 'unknown' not in q.hmp('info ' + name), name
+        matches('parameter expected', q.hmp('device_add'))
+        matches('extraneous characters', q.hmp('stop now'))
+        matches('unterminated string', q.hmp('pmemsave 0 1 "x'))
+        matches('^address-space: memory', q.hmp('info mtree'))
+        matches('^address-space: memory', q.hmp('info mtree -f'))
+        same(q.hmp('i /b 0x61').split()[0], 'portb[0x0061]')
+        matches(r'^Error: ', q.hmp('device_del nosuch'))
+        matches(r'Host bridge', q.hmp('info pci'))
+        matches(r'gpa: 0x1000|Unmapped', q.hmp('gva2gpa 0x1000'))
+        matches(r'Host virtual address for 0x1000', q.hmp('gpa2hva 0x1000'))
+
+
+def run(*args, status, **kwargs):
+    p = subprocess.run([PROGRAM, *args], capture_output=True, timeout=20, stdin=subprocess.DEVNULL, **kwargs)
+    same((p.returncode, p.stderr.decode() if status else ''), (status, p.stderr.decode() if status else ''))
+    return (p.stderr if status else p.stdout).decode()
+
+
+def test_option_errors():
+    name = os.path.basename(PROGRAM)
+    same(run('-devise', 'x', status=1), name + ": -devise: invalid option, did you mean '-device'?\n")
+    same(run('-m', status=1), name + ': -m: requires an argument\n')
+    same(run(*NONE, '-chardev', 'null', status=1), name + ': -chardev null: chardev: no id specified\n')
+    matches(r'no chardev with that id', run(*PC, '-device', 'isa-serial,chardev=x', status=1))
+    matches(r'did you mean .index', run(*PC, '-device', 'isa-serial,indexx=1', status=1))
+    matches(r'-drive .*: .*No such file', run(*PC, '-drive', 'file=/nonexistent,format=raw', status=1))
+    matches(r'not supported yet', run('-icount', 'auto', status=1))
+    matches(r'not supported for this target', run('-g', '640x480', status=1))
+    matches(r'cannot use stdio by multiple', run(*NONE, '-serial', 'stdio', '-monitor', 'stdio', status=1))
+    matches(r'Max|max CPUs supported', run(*NONE, '-smp', '4', status=1))
+
+
+def test_help_texts():
+    for args in (['-h'], ['-version'], ['-machine', 'help'], ['-device', 'help'], ['-device', 'isa-serial,help'],
+                 ['-cpu', 'help'], ['-accel', 'help'], ['-chardev', 'help'], ['-object', 'help'], ['-netdev', 'help'],
+                 ['-vga', 'help'], ['-d', 'help'], ['-L', 'help'], ['-machine', 'pc,help'], ['-soundhw', 'help'],
+                 ['-nic', 'model=help'], ['-smp', 'help'], ['-boot', 'help'], ['-drive', 'help']):
+        assert run(*args, status=0), args
+
+
+def test_sound_is_only_a_warning():
+    with Qmp(*NONE, '-soundhw', 'ac97') as q:
+        status, stderr = q.quit()
+        same(status, 0)
+        matches('warning: -soundhw ac97: .*without it', stderr)
+
+
+def test_daemonize():
+    with tempfile.TemporaryDirectory() as folder:
+        pidfile, path = os.path.join(folder, 'pid'), os.path.join(folder, 'qmp')
+        run(*NONE, '-daemonize', '-pidfile', pidfile, '-qmp', 'unix:%s,server=on,wait=off' % path, status=0)
+        pid = int(open(pidfile).read())
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(path)
+        stream = client.makefile('rwb')
+        assert 'QMP' in json.loads(stream.readline())
+        stderr = run(*NONE, '-pidfile', pidfile, status=1)
+        matches('cannot lock PID file', stderr)
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.time() + 5
+        while os.path.exists(pidfile) and time.time() < deadline:
+            time.sleep(0.01)
+        assert not os.path.exists(pidfile)
+        matches('did you mean', run('-daemonize', *PC, '-device', 'isa-seriall', status=1))
+
+
+def test_signals():
+    with Qmp(*NONE) as q:
+        q.process.send_signal(signal.SIGTERM)
+        while (event := q.read()) is not None:
+            q.events.append(event)
+        same(q.events[-1]['data'], {'guest': False, 'reason': 'host-signal'})
+        matches('terminating on signal 15 from pid %d' % os.getpid(), q.process.stderr.read().decode())
+        same(q.process.wait(5), 0)
+
+
+def test_start_time():
+    best = min(start_cpu_time() for _ in range(3))
+    assert best < 0.015 or os.environ.get('OSTRICH_SLOW_BUILD'), 'starting took %.1f ms of CPU time' % (best * 1000)
+
+
+def start_cpu_time():
+    before = os.times()
+    with Qmp(*NONE) as q:
+        q.quit()
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def main():
+    tests = [(name, fn) for name, fn in sorted(globals().items()) if name.startswith('test_')]
+    print('1..%d' % len(tests))
+    failed = 0
+    for number, (name, fn) in enumerate(tests, 1):
+        try:
+            fn()
+            print('ok %d %s' % (number, name[5:]), flush=True)
+        except Exception as problem:  # a failing conversation must not stop the others
+            failed = 1
+            print('# %s: %s' % (type(problem).__name__, problem))
+            print('not ok %d %s' % (number, name[5:]), flush=True)
+    return failed
+
+
+sys.exit(main())
