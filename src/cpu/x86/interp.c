@@ -62,7 +62,7 @@ static void refuse_privileged(X86Cpu *cpu, const X86Insn *insn)
     x86_gp(cpu, 0);
 }
 
-static X86Handler *choose_handler(X86Cpu *cpu, const X86Insn *insn)
+X86Handler *x86_choose_handler(X86Cpu *cpu, const X86Insn *insn)
 {
     const X86InsnDesc *d = insn->desc;
     bool absent = d->feature_word != 0xff && !x86_has(cpu, d->feature_word, d->feature_bit);
@@ -101,7 +101,7 @@ static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsign
         if (x86_decode(&d->insn, host + bytes, room - bytes, x86_hot(cpu)->mode) != DECODE_OK) {
             break;
         }
-        d->handler = choose_handler(cpu, &d->insn);
+        d->handler = x86_choose_handler(cpu, &d->insn);
         bytes += d->insn.length;
         count++;
         if (d->insn.desc->props & INSN_END) {
@@ -222,7 +222,7 @@ static const Decoded *decode_single(X86Cpu *cpu, Interp *it, uint64_t pc)
         x86_ud(cpu);
     }
     check_code_limit(cpu, d->insn.length);
-    d->handler = choose_handler(cpu, &d->insn);
+    d->handler = x86_choose_handler(cpu, &d->insn);
     return d;
 }
 
@@ -412,7 +412,7 @@ bool x86_interp_one(X86Cpu *cpu, const X86Insn *insn)
         next = (uint32_t)next;
     }
     cpu->next_rip = next;
-    choose_handler(cpu, insn)(cpu, insn);
+    x86_choose_handler(cpu, insn)(cpu, insn);
     hot->rip = cpu->next_rip;
     cpu->insn_count++;
     cpu->fault_jmp = outer;

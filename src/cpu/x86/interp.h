@@ -25,6 +25,11 @@ bool x86_interp_one(X86Cpu *cpu, const X86Insn *insn);
 
 /* --- for the files that hold semantics --- */
 typedef void X86Handler(X86Cpu *cpu, const X86Insn *insn);
+/*
+ * What executes the instruction in the current mode: its handler, or one that refuses it. Whoever calls
+ * a handler sets cpu->next_rip to the next instruction before, and hot.rip to cpu->next_rip behind.
+ */
+X86Handler *x86_choose_handler(X86Cpu *cpu, const X86Insn *insn);
 /* Generated from insn.tab: handler of every X86_OP_*. Handlers do not touch hot.rip; those that branch set
  * cpu->next_rip, which is rip + length when they are called. */
 extern X86Handler *const x86_handlers[];

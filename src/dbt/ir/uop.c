@@ -24,6 +24,7 @@ static const struct {
     [UOP_VEC] = { "vec", HAS_REG | CODE },
     [UOP_X87] = { "x87", CODE },
     [UOP_FLDCW] = { "fldcw", MEM },
+    [UOP_LDMXCSR] = { "ldmxcsr", MEM },
     [UOP_BMI] = { "bmi", HAS_REG | CODE },
     [UOP_FLAG_IF] = { "flag_if", HAS_IMM },
     [UOP_INTERP] = { "interp", 0 },

@@ -27,6 +27,7 @@ typedef enum UopKind {
     UOP_VEC,      /* as OP; xmm registers where the attributes say */
     UOP_X87,      /* opcode D8..DF: memory by attr, else imm is the ModRM byte */
     UOP_FLDCW,    /* refused when it unmasks an exception */
+    UOP_LDMXCSR,  /* likewise */
     UOP_BMI,      /* VEX-encoded on general registers: reg, vex_v, r/m */
     UOP_FLAG_IF,  /* imm: new value of IF; CPL and IOPL allow it */
     UOP_INTERP,   /* the interpreter executes the guest instruction; control comes back */

@@ -83,6 +83,9 @@ static void clear_jump_cache(Dbt *d, unsigned mode)
     for (unsigned i = 0; i < 1 << JUMP_CACHE_BITS; i++) {
         d->low->jump_cache[mode][i].va = ~0ull >> 2; /* no canonical address */
     }
+    for (unsigned i = 0; i < 1 << DBT_ENTRY_BITS; i++) {
+        d->entries[mode][i].va = ~0ull >> 2;
+    }
 }
 
 uint32_t dbt_mode(X86Cpu *cpu)
@@ -305,6 +308,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .offset = f->offset[insn],
             .length = f->insns[insn].length,
             .exact_fault = u->kind == UOP_VEC && (u->attr & UA_X87) && (u->attr & UA_RM_W), /* tags change */
+            .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
             .trap = s->stub != NULL,
             .align = u->attr & UA_ALIGN ? u->mem_size - 1 : 0,
         };
@@ -315,6 +319,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
         if (s->kind & SLOW_INTERP) {
             d->insns[d->insn_count] = f->insns[insn];
             site->insn = &d->insns[d->insn_count++];
+            site->handler = x86_choose_handler(d->cpu, site->insn);
         }
         if (s->fault != NULL) {
             d->faults[d->fault_count++] = (DbtFault){
@@ -485,6 +490,7 @@ DbtBlock *dbt_find(Dbt *d)
     }
     d->low->slots[slot_of(pc)] = map;
     d->slots_used = true;
+    d->entries[d->mode_index][dbt_entry_index(pc)] = (JumpCacheEntry){ pc, run_at(d, b->guarded) };
     if (b->flags_in == 0) {
         JumpCacheEntry *e = &d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)];
         e->va = pc;

@@ -63,6 +63,7 @@ static void make_thunks(Dbt *d)
     masks[5] = 31;
     env->masks = (uint32_t)(uintptr_t)masks;
     env->slots = (uint32_t)(uintptr_t)d->low->slots;
+    env->tlb = (int32_t)offsetof(X86Cpu, tlb) - (int32_t)X86_CPU_AREA;
     env->temp = (int32_t)offsetof(X86Cpu, counters[31]) - (int32_t)X86_CPU_AREA;
     env->vec = (int32_t)offsetof(X86Cpu, vec) - (int32_t)X86_CPU_AREA;
     env->mxcsr = (int32_t)offsetof(X86Cpu, fx.mxcsr) - (int32_t)X86_CPU_AREA;
@@ -217,7 +218,7 @@ static bool interpret_some(Dbt *d, uint64_t count)
 static const uint8_t *code_for(Dbt *d)
 {
     uint64_t pc = x86_hot(d->cpu)->rip;
-    JumpCacheEntry *e = &d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)];
+    JumpCacheEntry *e = &d->entries[d->mode_index][dbt_entry_index(pc)];
     if (likely(e->va == pc)) {
         return e->code; /* the guard there sees to the mapping */
     }

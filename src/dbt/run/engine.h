@@ -55,10 +55,12 @@ typedef struct DbtSite {
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
     bool trap;
+    bool shadow;       /* STI that is not its block's last instruction */
     bool exact_fault;  /* its faults have side effects: the interpreter runs it when the fast path fails */
     uint8_t align;     /* mask of address bits that must be 0 */
     int32_t stack;     /* of a jump: what it added to rsp */
     const X86Insn *insn; /* for those that the interpreter runs; NULL: decode it when needed */
+    X86Handler *handler;
 } DbtSite;
 
 typedef struct DbtFault { /* an instruction that may raise SIGFPE, or whose address the x87 unit remembers */
@@ -80,7 +82,7 @@ typedef struct DbtStats {
     uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
 } DbtStats;
 
-enum { DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16 };
+enum { DBT_ENTRY_BITS = 12, DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16 };
 
 typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
     uint64_t masks[8];
@@ -105,6 +107,8 @@ struct Dbt {
     uint32_t modes[DBT_MODES];
     unsigned mode_count, mode_index; /* index of the mode being run */
     uint32_t mode;                   /* its key */
+    /* What the dispatcher finds without asking about the page: any block, flags are kept on its way. */
+    JumpCacheEntry entries[DBT_MODES][1 << DBT_ENTRY_BITS];
 
     DbtBlock *blocks;  /* [0] is none */
     DbtExit *exits;
@@ -140,6 +144,11 @@ void dbt_run(Dbt *dbt);
 static inline uint8_t dbt_env_byte(X86Cpu *cpu, int env)
 {
     return *((uint8_t *)(x86_tail(cpu) + 1) + env);
+}
+
+static inline unsigned dbt_entry_index(uint64_t pc)
+{
+    return (unsigned)(pc ^ pc >> DBT_ENTRY_BITS) & ((1 << DBT_ENTRY_BITS) - 1);
 }
 
 /* --- blocks.c --- */

@@ -46,19 +46,27 @@ static uint64_t site_pc(const Dbt *d, const DbtSite *site)
 static bool interpret(Dbt *d, const DbtSite *site)
 {
     X86Cpu *cpu = d->cpu;
+    X86Hot *hot = x86_hot(cpu);
     X86Insn buf;
     const X86Insn *insn;
-    uint64_t next = x86_hot(cpu)->rip + site->length;
+    uint64_t next = hot->rip + site->length;
     if (!(d->mode & X86_MODE_CS64)) {
         next = (uint32_t)next;
     }
     if (!site_insn(d, site, &buf, &insn)) {
         return false; /* the dispatcher starts again at this instruction */
     }
-    bool straight = x86_interp_one(cpu, insn);
-    cpu->fault_jmp = &d->jmp;
-    return straight && x86_hot(cpu)->rip == next && dbt_mode(cpu) == d->mode && cpu->int_shadow == 0 &&
-           d->blocks[site->block].valid && !d->flush_wanted;
+    /* A fault goes to the run loop, past the translated code's frame, whose registers are all saved. */
+    cpu->next_rip = next;
+    (site->handler != NULL ? site->handler : x86_choose_handler(cpu, insn))(cpu, insn);
+    hot->rip = cpu->next_rip;
+    if (unlikely(cpu->int_shadow != 0 || atomic_load_explicit(&hot->exit_req, memory_order_relaxed) != 0)) {
+        if (!site->shadow || atomic_load_explicit(&hot->exit_req, memory_order_relaxed) != 0) {
+            return false;
+        }
+        cpu->int_shadow = 0; /* of STI: the block goes on, and nobody interrupts it in its next instruction */
+    }
+    return hot->rip == next && dbt_mode(cpu) == d->mode && d->blocks[site->block].valid && !d->flush_wanted;
 }
 
 bool dbt_refill(void *opaque, uint64_t va, bool write)
@@ -104,9 +112,15 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
 void dbt_interpret_site(Dbt *d, uint32_t number)
 {
     const DbtSite *site = &d->sites[number];
-    x86_hot(d->cpu)->rip = site_pc(d, site);
-    x86_interp_one(d->cpu, site->insn);
-    d->cpu->fault_jmp = &d->jmp;
+    X86Cpu *cpu = d->cpu;
+    X86Hot *hot = x86_hot(cpu);
+    hot->rip = site_pc(d, site);
+    cpu->next_rip = hot->rip + site->length;
+    if (!(d->mode & X86_MODE_CS64)) {
+        cpu->next_rip = (uint32_t)cpu->next_rip;
+    }
+    site->handler(cpu, site->insn);
+    hot->rip = cpu->next_rip;
 }
 
 void dbt_check_jump(Dbt *d, uint32_t number)

@@ -724,15 +724,20 @@ static void lower_fldcw(Lower *l)
     }
     units_live(l);
     EncRm mem = only_rcx(l, access_mem(l, false));
-    enc_op(a, 0xb7 | E_0F, H_R14, mem);             /* movzx r14d, word */
-    enc_op(a, 0xf7, 2, enc_reg(H_R14));             /* not */
-    enc_op(a, 0xf6 | E_BYTE_RM, 0, enc_reg(H_R14)); /* test r14b, masks */
-    enc_u8(a, 0x3f);
+    if (l->u->kind == UOP_FLDCW) {
+        enc_op(a, 0xb7 | E_0F, H_R14, mem); /* movzx r14d, word */
+        enc_alu_imm(a, ALU_AND, 4, enc_reg(H_R14), 0x3f);
+        enc_alu_imm(a, ALU_CMP, 4, enc_reg(H_R14), 0x3f);
+    } else { /* also no reserved bits */
+        enc_load(a, 4, H_R14, mem);
+        enc_alu_imm(a, ALU_AND, 4, enc_reg(H_R14), (int32_t)0xffff1f80);
+        enc_alu_imm(a, ALU_CMP, 4, enc_reg(H_R14), 0x1f80);
+    }
     uint32_t site = new_site(l, SLOW_INTERP);
     enc_jcc(a, CC_NE, enc_here(l->cold));
     enc_call(l->cold, l->env->slow[SLOW_INTERP]);
     enc_u32(l->cold, l->block->first_site + site);
-    enc_op(a, 0xd9, 5, mem);
+    l->u->kind == UOP_FLDCW ? enc_op(a, 0xd9, 5, mem) : enc_op(a, 0xae | E_0F, 2, mem);
 }
 
 /* dest is reg, or vex_v where reg is an extension. At most one scratch register is left beside memory. */
@@ -975,6 +980,7 @@ static void lower_uop(Lower *l)
         lower_x87(l);
         break;
     case UOP_FLDCW:
+    case UOP_LDMXCSR:
         lower_fldcw(l);
         break;
     case UOP_BMI:

@@ -44,6 +44,7 @@ typedef struct HostEnv {
     uint32_t slots;      /* 32-bit address of the page-id table */
     uint32_t jump_cache; /* of the current mode's jump cache */
     uint32_t masks;      /* 32-bit address of pext masks: TLB index, ~0xfff, 0xfff */
+    int32_t tlb; /* context-relative: where the current context pointer is kept */
     int32_t temp, vec, mxcsr, fx; /* context-relative: 8 spare bytes, vector registers, MXCSR, XSAVE area of x87 */
     bool bmi2, avx;
 } HostEnv;

@@ -260,6 +260,7 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, RefillFn 
     enc_mov_imm(a, H_RAX, (uintptr_t)fn);
     enc_op(a, 0xff, 2, enc_reg(H_RAX));
     enc_store(a, 8, env_at(ENV_RESUME), H_RAX);
+    enc_load(a, 8, H_RBP, env_at(env->tlb)); /* STAC and the like select another context */
     enc_alu_imm(a, ALU_CMP, 1, env_at(ENV_VEC_WAS), 0);
     uint8_t *none = enc_jcc(a, CC_E, NULL);
     load_vectors(a, env);

@@ -758,6 +758,22 @@ static bool vec(Front *f)
     return true;
 }
 
+/* LDMXCSR, STMXCSR, with or without VEX. */
+static bool mxcsr(Front *f)
+{
+    Uop *u = f->u;
+    bool store = (f->insn->modrm >> 3 & 7) == 3;
+    if (!vec_mode_ok(f->b->mode, (f->insn->prefixes & PFX_VEX) != 0)) {
+        return false;
+    }
+    u->kind = store ? UOP_VEC : UOP_LDMXCSR;
+    u->code = 0xae | E_0F;
+    u->reg = store ? 3 : 2;
+    u->mem_size = 4;
+    u->attr = UA_XMM | (store ? UA_RM_W : UA_RM_R);
+    return put_mem(f);
+}
+
 /* --- x87 --- */
 
 static bool x87(Front *f)
@@ -840,6 +856,10 @@ static bool native_insn(Front *f)
     if (!has_feature(f) || (insn->prefixes & PFX_EVEX)) {
         return false;
     }
+    if (insn->map == 1 && insn->opcode == 0xae && !(insn->prefixes & (PFX_REP | PFX_REPNE | PFX_OPSIZE)) &&
+        insn->modrm < 0xc0 && (insn->modrm >> 4 & 3) == 1) {
+        return mxcsr(f);
+    }
     bool general = (insn->map == 1 && (insn->opcode == 0xc3 || insn->opcode == 0xb8)) ||
                    (insn->map == 2 && insn->opcode >= 0xf0);
     if ((insn->desc->cls == CLASS_SSE || insn->desc->cls == CLASS_AVX) && !general) {
@@ -879,6 +899,19 @@ static void reset_uop(Uop *u, unsigned insn)
     u->base = u->index = UOP_NO_REG;
 }
 
+/*
+ * Instructions that end a run of the interpreter, but mostly leave the mode alone: the run-time looks
+ * whether the block may go on.
+ */
+static bool goes_on(const X86Insn *insn)
+{
+    if (insn->map == 0) { /* POPF, STI */
+        return insn->opcode == 0x9d || insn->opcode == 0xfb;
+    }
+    /* SWAPGS, CLAC, STAC */
+    return insn->map == 1 && insn->opcode == 0x01 && (insn->modrm == 0xf8 || insn->modrm == 0xca || insn->modrm == 0xcb);
+}
+
 /* Adds the uop of one instruction. True: the block ends with it. */
 static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next)
 {
@@ -896,7 +929,7 @@ static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next
     reset_uop(u, index);
     u->uses = uses;
     u->defs = defs;
-    u->kind = insn->desc->props & INSN_END || insn->desc->cls == CLASS_X87 ||
+    u->kind = (insn->desc->props & INSN_END && !goes_on(insn)) || insn->desc->cls == CLASS_X87 ||
                       (insn->desc->cls == CLASS_SSE && insn->map == 1 && insn->opcode == 0xae)
                   ? UOP_INTERP_END
                   : UOP_INTERP;
