@@ -281,19 +281,15 @@ static MUST_USE Error *finish_smp(Plan *plan)
         /* Since version 6.2 machines prefer cores over sockets. */
         sockets = MAX(sockets, 1);
         threads = MAX(threads, 1);
-        cores = MAX(total / (sockets * dies * threads), 1);
+        cores = total / (sockets * dies * threads);
     } else if (!sockets) {
         threads = MAX(threads, 1);
-        sockets = MAX(total / (dies * cores * threads), 1);
+        sockets = total / (dies * cores * threads);
     } else if (!threads) {
-        threads = MAX(total / (sockets * dies * cores), 1);
+        threads = total / (sockets * dies * cores);
     }
     uint64_t product = (uint64_t)sockets * dies * cores * threads;
     max = max ? max : cpus ? MAX(cpus, 1) : (unsigned)MIN(product, UINT32_MAX);
-    if (!keyvalues_has(plan->smp, "maxcpus") && keyvalues_has(plan->smp, "cpus") && product > cpus &&
-        product <= UINT32_MAX) {
-        max = (unsigned)product;
-    }
     cpus = cpus ? cpus : max;
     if (product != max) {
         return error_new("Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (%u) * dies (%u) "

@@ -161,6 +161,9 @@ static void test_errors(void)
         { "-smp 3,sockets=2,cores=1,threads=1,maxcpus=4",
           "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (2) * dies (1) * cores (1) * "
           "threads (1) != maxcpus (4)" },
+        { "-smp 1,sockets=4",
+          "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (4) * dies (1) * cores (0) * "
+          "threads (1) != maxcpus (1)" },
         { "-smp 2,corse=1", "-smp: unknown parameter 'corse', did you mean 'cores'?" },
         { "-m 1G,maxmem=512M", "invalid value of maxmem: maximum memory size (0x20000000) must be at least the initial "
                                "memory size (0x40000000)" },

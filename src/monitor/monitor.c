@@ -43,6 +43,27 @@ static void on_machine_event(void *opaque, const char *event, const char *json)
     monitor_emit(((Monitors *)opaque)->machine, event, data);
 }
 
+static void emit_device_deleted(Machine *machine, Device *dev)
+{
+    g_autofree char *path = object_path(&dev->object);
+    Value *data = value_dict();
+
+    if (dev->object.parent && g_strcmp0(dev->object.parent->id, "peripheral") == 0) {
+        value_put_str(data, "device", dev->object.id);
+    }
+    value_put_str(data, "path", path);
+    monitor_emit(machine, "DEVICE_DELETED", data);
+}
+
+static void on_notify(MachineNotifier *notifier, MachineEvent event, void *data)
+{
+    Monitors *set = container_of(notifier, Monitors, notifier);
+
+    if (event == MACHINE_EVENT_DEVICE_DELETED) {
+        emit_device_deleted(set->machine, data);
+    }
+}
+
 Error *monitors_init(Machine *machine)
 {
     Monitors *set = g_new0(Monitors, 1);
@@ -54,6 +75,8 @@ Error *monitors_init(Machine *machine)
     set->throttled = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, throttle_free);
     machine_set_service(machine, "monitors", set);
     machine_set_emitter(machine, on_machine_event, set);
+    set->notifier.fn = on_notify;
+    machine_notifier_add(machine, &set->notifier);
     return NULL;
 }
 
@@ -77,6 +100,7 @@ void monitors_free(Machine *machine)
         return;
     }
     machine_set_emitter(machine, NULL, NULL);
+    list_remove(&set->notifier.node);
     machine_set_service(machine, "monitors", NULL);
     while (!list_empty(&set->list)) {
         monitor_free(LIST_FIRST(&set->list, Monitor, node));

@@ -10,6 +10,7 @@
 
 typedef struct Monitors {
     Machine *machine;
+    MachineNotifier notifier;
     List list; /* Monitor */
     GHashTable *throttled; /* event name -> Throttle */
     char format, size;     /* of x and print, kept from one command to the next */

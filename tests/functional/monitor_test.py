@@ -4,12 +4,15 @@
 Machines are paused or have no CPU to run, so nothing depends on a guest."""
 import json
 import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 PROGRAM = sys.argv[1]
@@ -333,6 +336,35 @@ def test_hmp_commands():
         matches(r'Host bridge', q.hmp('info pci'))
         matches(r'gpa: 0x1000|Unmapped', q.hmp('gva2gpa 0x1000'))
         matches(r'Host virtual address for 0x1000', q.hmp('gpa2hva 0x1000'))
+
+
+def test_terminal():
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execv(PROGRAM, [PROGRAM, '-nographic', '-m', '16', '-S', '-net', 'none'])
+
+    def expect(pattern):
+        text, deadline = '', time.time() + 10
+        while not re.search(pattern, text):
+            assert time.time() < deadline, 'no %r in %r' % (pattern, text)
+            if select.select([fd], [], [], 0.1)[0]:
+                text += os.read(fd, 4096).decode()
+    while termios.tcgetattr(fd)[3] & termios.ICANON:
+        time.sleep(0.01)
+    os.write(fd, b'\x01h')
+    expect('C-a h .*help')
+    os.write(fd, b'\x01c')
+    expect(r'\(qemu\) ')
+    os.write(fd, b'info status\r')
+    expect(r'VM status: paused')
+    os.write(fd, b'\x03p 1\r')  # Ctrl-C reaches the guest or the monitor, not the process
+    expect(r'0x1')
+    os.write(fd, b'\x01x')
+    expect('Terminated')
+    while termios.tcgetattr(fd)[3] & termios.ICANON == 0:
+        time.sleep(0.01)
+    same(os.waitpid(pid, 0)[1], 0)
+    os.close(fd)
 
 
 def run(*args, status, **kwargs):

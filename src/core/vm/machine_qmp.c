@@ -170,7 +170,9 @@ Error *qmp_query_cpus_fast(QmpContext *ctx, const QmpQueryCpusFastArgs *args, Va
         unsigned threads = MAX(config->threads, 1), cores = MAX(config->cores, 1), dies = MAX(config->dies, 1);
         value_put_int(props, "thread-id", vcpu->index % threads);
         value_put_int(props, "core-id", vcpu->index / threads % cores);
-        value_put_int(props, "die-id", vcpu->index / threads / cores % dies);
+        if (dies > 1) {
+            value_put_int(props, "die-id", vcpu->index / threads / cores % dies);
+        }
         value_put_int(props, "socket-id", vcpu->index / threads / cores / dies);
         value_put_int(info, "cpu-index", vcpu->index);
         value_put_str(info, "qom-path", path);
