@@ -234,21 +234,19 @@ static bool condition_meets(const X86Cpu *cpu, unsigned condition, unsigned rw)
 uint64_t x86_debug_match(X86Cpu *cpu, uint64_t va, unsigned size, unsigned rw)
 {
     uint64_t dr7 = cpu->dr[7], bits = 0;
-    bool enabled = false;
     if (likely(!(dr7 & 0xff))) {
         return 0;
     }
     for (unsigned n = 0; n < 4; n++) {
         unsigned length = (unsigned[]) { 1, 2, 8, 4 }[dr7 >> (18 + 4 * n) & 3];
         uint64_t start = cpu->dr[n] & ~(uint64_t)(length - 1);
-        if (!condition_meets(cpu, dr7 >> (16 + 4 * n) & 3, rw)) {
+        if (!(dr7 >> (2 * n) & 3) || !condition_meets(cpu, dr7 >> (16 + 4 * n) & 3, rw)) {
             continue;
         }
         bool hit = rw == X86_EXEC ? cpu->dr[n] == va : va < start + length && start < va + size;
         if (hit) {
             bits |= BIT(n);
-            enabled |= dr7 >> (2 * n) & 3;
         }
     }
-    return enabled ? bits : 0;
+    return bits;
 }

@@ -148,11 +148,11 @@ bool x86_take_events(X86Cpu *cpu)
         hold(cpu, requests & (IRQ_REQUESTS | VCPU_REQ_NMI));
         return false;
     }
-    if ((requests & VCPU_REQ_DEBUG) && take_debug(cpu)) {
-        return true;
-    }
     if (cpu->int_shadow) {
         return false;
+    }
+    if ((requests & VCPU_REQ_DEBUG) && take_debug(cpu)) {
+        return true;
     }
     if (requests & VCPU_REQ_NMI) {
         if (cpu->nmi_blocked) {

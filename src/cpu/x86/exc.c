@@ -408,7 +408,9 @@ static Event event_of_fault(X86Cpu *cpu)
     if (event.vector == EXC_PF && !event.soft) {
         cpu->cr2 = cpu->fault.next_rip;
     } else if (event.vector == EXC_DB && !event.soft) {
-        cpu->dr[6] |= cpu->fault.dr6;
+        uint64_t bits = cpu->fault.dr6 | cpu->debug_pending; /* what waited behind MOV SS comes along */
+        cpu->debug_pending = 0;
+        cpu->dr[6] = (bits ? cpu->dr[6] & ~15ull : cpu->dr[6]) | bits;
         cpu->dr[7] &= ~(uint64_t)BIT(13);
     }
     return event;
@@ -484,6 +486,7 @@ static void deliver_combined(X86Cpu *cpu, Event first)
 void x86_deliver_fault(X86Cpu *cpu)
 {
     cpu->int_shadow = 0;
+    cpu->vcpu->halted = false; /* a single step over HLT */
     deliver_combined(cpu, event_of_fault(cpu));
 }
 

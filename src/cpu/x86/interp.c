@@ -293,7 +293,10 @@ static void step(X86Cpu *cpu, Interp *it)
     if (flags & X86_RF && op != X86_OP_IRET) {
         hot->rflags &= ~(uint64_t)X86_RF;
     }
-    if (flags & X86_TF && !loads_ss(cpu, op)) {
+    if (op == X86_OP_SYSCALL) { /* steps by the flags that it leaves; SYSRET sees to it itself */
+        flags = hot->rflags;
+    }
+    if (flags & X86_TF && !loads_ss(cpu, op) && op != X86_OP_SYSRET) {
         x86_raise_debug(cpu, BIT(14));
     }
 }

@@ -46,7 +46,7 @@ static uint64_t load_table(X86Cpu *cpu, const X86Insn *insn, uint32_t *ret_limit
     uint64_t va = x86_ea(cpu, insn, wide ? 10 : 6, false);
     uint16_t limit = (uint16_t)x86_load(cpu, va, 2);
     uint64_t base = x86_load(cpu, va + 2, wide ? 8 : 4);
-    if (wide && !x86_is_canonical(cpu, base)) {
+    if (wide && !x86_canonical_widest(cpu, base)) {
         x86_gp(cpu, 0);
     }
     *ret_limit = limit;
@@ -412,7 +412,7 @@ void x86_op_invpcid(X86Cpu *cpu, const X86Insn *insn)
     }
     switch (type) {
     case 0:
-        if (!x86_is_canonical(cpu, address)) {
+        if (!x86_canonical_widest(cpu, address)) {
             x86_gp(cpu, 0);
         }
         x86_tlb_flush_pcid_page(cpu, pcid, address);

@@ -130,7 +130,7 @@ static bool syscall_write(X86Cpu *cpu, uint32_t index, uint64_t value)
         cpu->tsc_aux = value;
         return !(value >> 32);
     }
-    if (!x86_canonical(cpu, value)) {
+    if (!x86_canonical_widest(cpu, value)) {
         return false;
     }
     switch (index) {
@@ -170,7 +170,7 @@ static bool sysenter_access(X86Cpu *cpu, uint32_t index, uint64_t *value, bool w
         *slot = *value & 0xffff;
         return true;
     }
-    if (lm && !x86_canonical(cpu, *value)) {
+    if (lm && !x86_canonical_widest(cpu, *value)) {
         return false;
     }
     *slot = lm ? *value : (uint32_t)*value;
@@ -196,11 +196,10 @@ static bool mce_access(X86Cpu *cpu, uint32_t index, uint64_t *value, bool write)
         slot = &cpu->mcg_ctl;
     } else if (index >= MSR_MC0_CTL && index < MSR_MC0_CTL + 4 * MSR_MC_BANKS) {
         slot = &cpu->mc_banks[index - MSR_MC0_CTL];
-        bool control = (index & 3) == 0;
-        if (write && *value != 0 && !(control && *value == ~0ull)) {
-            if (!control) {
-                return false;
-            }
+        unsigned which = index & 3;
+        bool all = (*value | BIT(10)) == ~0ull; /* systems clear bit 10 of bank 4 on AMD family 15 */
+        if (write && *value != 0 && ((which == 0 && !all) || which == 1)) {
+            return false;
         }
     } else {
         return false;

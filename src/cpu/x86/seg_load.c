@@ -5,6 +5,7 @@
 #include "cpu/x86/seg.h"
 
 #include "cpu/x86/seg_priv.h"
+#include "cpu/x86/sys.h"
 
 /* --- descriptors --- */
 
@@ -98,6 +99,16 @@ bool seg_contains(const X86Seg *seg, uint32_t offset, uint32_t length)
 bool x86_canonical(const X86Cpu *cpu, uint64_t va)
 {
     unsigned shift = cpu->cr4 & CR4_LA57 ? 7 : 16;
+    return (uint64_t)((int64_t)(va << shift) >> shift) == va;
+}
+
+/*
+ * Bases of system tables and addresses in MSRs: what the processor could use with CR4.LA57 set is allowed
+ * whether it is set or not.
+ */
+bool x86_canonical_widest(const X86Cpu *cpu, uint64_t va)
+{
+    unsigned shift = x86_has(cpu, X86_FEAT_7_ECX, 16) ? 7 : 16;
     return (uint64_t)((int64_t)(va << shift) >> shift) == va;
 }
 
@@ -206,7 +217,7 @@ void x86_lldt(X86Cpu *cpu, uint16_t selector)
     }
     uint64_t addr, base;
     Desc desc = system_desc(cpu, selector, &addr, &base);
-    if ((desc.hi & DESC_S) || desc_type(&desc) != SYS_LDT || !x86_canonical(cpu, base)) {
+    if ((desc.hi & DESC_S) || desc_type(&desc) != SYS_LDT || !x86_canonical_widest(cpu, base)) {
         x86_gp(cpu, selector & 0xfffc);
     }
     if (!desc_present(&desc)) {
@@ -225,7 +236,7 @@ void x86_ltr(X86Cpu *cpu, uint16_t selector)
     Desc desc = system_desc(cpu, selector, &addr, &base);
     unsigned type = desc_type(&desc);
     bool lma = cpu->efer & EFER_LMA;
-    if ((desc.hi & DESC_S) || !(type == SYS_TSS32 || (type == SYS_TSS16 && !lma)) || !x86_canonical(cpu, base)) {
+    if ((desc.hi & DESC_S) || !(type == SYS_TSS32 || (type == SYS_TSS16 && !lma)) || !x86_canonical_widest(cpu, base)) {
         x86_gp(cpu, selector & 0xfffc);
     }
     if (!desc_present(&desc)) {

@@ -16,6 +16,8 @@ void x86_xsetbv(X86Cpu *cpu, uint32_t index, uint64_t value);
 void x86_cpuid(const X86Cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ret_regs[4]); /* eax ebx ecx edx */
 uint32_t x86_signature(const X86Cpu *cpu); /* CPUID leaf 1 EAX */
 uint64_t x86_tsc(X86Cpu *cpu);
+/* Canonical by the widest address the model has: bases of system tables, MSRs, INVPCID's descriptor. */
+bool x86_canonical_widest(const X86Cpu *cpu, uint64_t va);
 void x86_smi_enter(X86Cpu *cpu);
 void x86_rsm(X86Cpu *cpu);
 /* Writes RFLAGS as POPF does: which bits may change depends on CPL, IOPL and mode. */

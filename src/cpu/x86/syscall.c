@@ -73,6 +73,10 @@ void x86_sysret(X86Cpu *cpu, unsigned osize)
     set_flat(cpu, X86_SS, (uint16_t)(base + 8) | 3, 3, FLAT_DATA);
     cpu->cpl = 3;
     x86_mode_changed(cpu);
+    if (hot->rflags & X86_TF) { /* the step ends here, not behind the next instruction */
+        cpu->debug_pending |= BIT(14);
+        __atomic_fetch_or(&hot->exit_req, VCPU_REQ_DEBUG, __ATOMIC_SEQ_CST);
+    }
     if (hot->rflags & X86_IF) {
         x86_release_requests(cpu);
     }

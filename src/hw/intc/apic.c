@@ -684,6 +684,9 @@ static uint64_t page_load(Apic *apic, uint64_t addr)
 
 static void page_store(Apics *all, Apic *apic, uint64_t addr, uint32_t value)
 {
+    if (!apic && addr < 0x1000 && vcpu_self()) {
+        return; /* a CPU's store to registers that are turned off */
+    }
     if (!apic) {
         apics_msi(all, APIC_DEFAULT_BASE | addr, value); /* somebody's message, not a register access */
     } else if ((addr & 15) == 0 && !apic_write_reg(apic, addr >> 4, value)) {
