@@ -492,6 +492,18 @@ static void pci_reset(Bus *base)
     }
 }
 
+/* A guest that runs is asked first, where there is a controller to ask it. */
+static Error *pci_unplug_request(Device *dev)
+{
+    PciDevice *pci = pci_of(dev);
+    PciBus *bus = pci->bus;
+    if (!bus->request_unplug || !machine_running(dev->machine)) {
+        device_unplug(dev);
+        return NULL;
+    }
+    return bus->request_unplug(bus->hotplug_opaque, pci);
+}
+
 const BusType pci_bus_type = {
     .name = "PCI",
     .attach = pci_attach,
@@ -500,6 +512,9 @@ const BusType pci_bus_type = {
     .device_describe = pci_device_describe,
     .reset = pci_reset,
     .full = pci_full,
+    .device_save = pci_device_save,
+    .device_load = pci_device_load,
+    .unplug_request = pci_unplug_request,
 };
 
 void pci_bus_init(PciBus *bus, Machine *machine, Device *parent, const char *name, MemRegion *memory, MemRegion *io)

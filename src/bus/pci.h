@@ -99,6 +99,7 @@ struct PciBus {
     int irq_count[32];
     /* Asked and told when a device comes or goes on a bus that guests hot-plug; may be NULL. */
     void (*hotplug)(void *opaque, PciDevice *pci, bool added);
+    Error *(*request_unplug)(void *opaque, PciDevice *pci);
     void *hotplug_opaque;
 };
 

@@ -252,6 +252,18 @@ void pci_msi_reset(PciDevice *pci)
     }
 }
 
+uint8_t *pci_msix_memory(PciDevice *pci, uint32_t *ret_table_size, uint8_t **ret_pba, uint32_t *ret_pba_size)
+{
+    PciMsix *msix = pci->msix;
+    if (!msix) {
+        return NULL;
+    }
+    *ret_table_size = msix->vectors * ENTRY_SIZE;
+    *ret_pba = msix->pba;
+    *ret_pba_size = msix->pba_size;
+    return msix->table;
+}
+
 void pci_msi_fini(PciDevice *pci)
 {
     PciMsix *msix = pci->msix;

@@ -16,6 +16,12 @@ void pci_msi_written(PciDevice *pci, uint32_t addr, unsigned size);
 void pci_msi_reset(PciDevice *pci);
 void pci_msi_fini(PciDevice *pci);
 
+/* MSI-X table and pending bits; NULL without. */
+uint8_t *pci_msix_memory(PciDevice *pci, uint32_t *ret_table_size, uint8_t **ret_pba, uint32_t *ret_pba_size);
+
+void pci_device_save(Device *dev, GByteArray *out);
+Error *pci_device_load(Device *dev, const uint8_t **data, const uint8_t *end) MUST_USE;
+
 char *pci_device_path(Device *dev);
 char *pci_device_describe(Device *dev);
 /* The bus with that number below (or at) root; NULL when there is none. */

@@ -295,6 +295,34 @@ static void test_dma(Fixture *f, gconstpointer data)
     mem_region_fini(&ram);
 }
 
+static void test_state(Fixture *f, gconstpointer data)
+{
+    Toy *toy = add_toy(f, "5", false, true);
+    g_autoptr(GByteArray) saved = g_byte_array_new();
+    cfg_write(f, toy, PCI_BAR0, 0xe0000000, 4);
+    cfg_write(f, toy, PCI_BAR0 + 12, 0xe1000000, 4);
+    cfg_write(f, toy, PCI_COMMAND, 6, 2);
+    (void)mem_store(f->machine->as, 0xe1000018, 4, 0x42);
+    pci_set_irq(&toy->pci, 1);
+    device_save(&toy->pci.dev, saved);
+    bus_reset(&f->bus.bus);
+    g_assert_cmphex(load(f->machine->as, 0xe0000004), ==, 0xffffffff);
+    g_assert_null(device_load(&toy->pci.dev, saved->data, saved->len));
+    g_assert_cmphex(load(f->machine->as, 0xe0000004), ==, 4);
+    g_assert_cmphex(load(f->machine->as, 0xe1000018), ==, 0x42);
+    g_assert_true(f->irq_level[1]);
+    /* Cut short, or of another device. */
+    for (unsigned length = 0; length < saved->len; length += 7) {
+        g_autoptr(Error) err = device_load(&toy->pci.dev, saved->data, length);
+        g_assert_nonnull(err);
+    }
+    uint8_t *id = memmem(saved->data, saved->len, "\x34\x12\xcd\xab", 4);
+    id[2]++;
+    g_autoptr(Error) err = device_load(&toy->pci.dev, saved->data, saved->len);
+    g_assert_nonnull(err);
+    pci_set_irq(&toy->pci, 0);
+}
+
 /* Whatever a guest writes to configuration space must be survived. */
 static void test_noise(Fixture *f, gconstpointer data)
 {
@@ -325,6 +353,7 @@ int main(int argc, char **argv)
     ADD(msix);
     ADD(msi);
     ADD(dma);
+    ADD(state);
     ADD(noise);
     return g_test_run();
 }

@@ -298,6 +298,9 @@ Error *device_unplug_request(Device *dev)
     if (type->unplug_request) {
         return type->unplug_request(dev);
     }
+    if (dev->bus && dev->bus->type->unplug_request) {
+        return dev->bus->type->unplug_request(dev);
+    }
     device_unplug(dev);
     return NULL;
 }
@@ -349,6 +352,9 @@ void device_save(Device *dev, GByteArray *out)
         g_byte_array_append(out, (uint8_t *)dev + reg->offset, reg->size * MAX(reg->count, 1u));
     }
     state_save(type->state, dev, out);
+    if (dev->bus && dev->bus->type->device_save) {
+        dev->bus->type->device_save(dev, out);
+    }
 }
 
 Error *device_load(Device *dev, const uint8_t *data, size_t length)
@@ -374,6 +380,9 @@ Error *device_load(Device *dev, const uint8_t *data, size_t length)
         data += bytes;
     }
     TRY(state_load(device_label(dev), type->state, dev, &data, end));
+    if (dev->bus && dev->bus->type->device_load) {
+        TRY(dev->bus->type->device_load(dev, &data, end));
+    }
     if (data != end) {
         return error_new("%s: the saved state is longer than expected", device_label(dev));
     }

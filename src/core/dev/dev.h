@@ -111,6 +111,11 @@ struct BusType {
     char *(*device_describe)(Device *dev); /* extra lines of info qtree; may be NULL */
     void (*reset)(Bus *bus);               /* after the devices on it; may be NULL */
     bool (*full)(Bus *bus);                /* no place left: the next bus is looked at; may be NULL */
+    /* What the bus keeps for each device (configuration space); saved behind the device's own. May be NULL. */
+    void (*device_save)(Device *dev, GByteArray *out);
+    Error *(*device_load)(Device *dev, const uint8_t **data, const uint8_t *end);
+    /* Asked when the type has no unplug_request of its own; NULL: unplugged at once. */
+    Error *(*unplug_request)(Device *dev);
 };
 
 struct Bus {

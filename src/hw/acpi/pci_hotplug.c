@@ -28,9 +28,10 @@ static uint32_t removable_slots(AcpiPciHotplug *hotplug)
 /* Ejects all functions of the slot. */
 static void eject_slot(AcpiPciHotplug *hotplug, unsigned slot)
 {
+    hotplug->asked &= ~BIT(slot);
     for (int fn = 7; fn >= 0; fn--) {
         PciDevice *pci = hotplug->root->devices[PCI_DEVFN(slot, fn)];
-        if (pci && device_type(&pci->dev)->hotplug && pci->dev.unplugging) {
+        if (pci && device_type(&pci->dev)->hotplug) {
             device_unplug(&pci->dev);
         }
     }
@@ -95,14 +96,20 @@ static void root_changed(void *opaque, PciDevice *pci, bool added)
     if (added && pci->dev.hotplugged) {
         hotplug->up |= BIT(PCI_SLOT(pci->devfn));
         hotplug->raise(hotplug->opaque);
+    } else if (!added) {
+        hotplug->up &= ~BIT(PCI_SLOT(pci->devfn));
+        hotplug->down &= ~BIT(PCI_SLOT(pci->devfn));
     }
 }
 
-void acpi_pci_hotplug_request_eject(AcpiPciHotplug *hotplug, PciDevice *pci)
+/* The guest answers by ejecting the slot. */
+static Error *request_eject(void *opaque, PciDevice *pci)
 {
-    pci->dev.unplugging = true;
+    AcpiPciHotplug *hotplug = opaque;
+    hotplug->asked |= BIT(PCI_SLOT(pci->devfn));
     hotplug->down |= BIT(PCI_SLOT(pci->devfn));
     hotplug->raise(hotplug->opaque);
+    return NULL;
 }
 
 void acpi_pci_hotplug_init(AcpiPciHotplug *hotplug, Device *dev, PciBus *root, bool enabled,
@@ -118,6 +125,7 @@ void acpi_pci_hotplug_init(AcpiPciHotplug *hotplug, Device *dev, PciBus *root, b
     device_region_own(dev, &hotplug->io);
     if (enabled) {
         root->hotplug = root_changed;
+        root->request_unplug = request_eject;
         root->hotplug_opaque = hotplug;
         root->bus.hotplug = true;
     }
@@ -128,13 +136,17 @@ void acpi_pci_hotplug_reset(AcpiPciHotplug *hotplug)
     hotplug->up = hotplug->down = hotplug->selector = 0;
     hotplug->index_slot = 0;
     for (unsigned slot = 0; slot < 32; slot++) {
-        eject_slot(hotplug, slot); /* a reset completes what was asked for */
+        if (hotplug->asked & BIT(slot)) { /* a reset completes what was asked for */
+            eject_slot(hotplug, slot);
+        }
     }
+    hotplug->asked = 0;
 }
 
 const StateField acpi_pci_hotplug_state[] = {
     STATE_U32(AcpiPciHotplug, up),
     STATE_U32(AcpiPciHotplug, down),
+    STATE_U32(AcpiPciHotplug, asked),
     STATE_U32(AcpiPciHotplug, selector),
     STATE_U8(AcpiPciHotplug, index_slot),
     STATE_NOT(AcpiPciHotplug, dev, "wiring"),

@@ -14,6 +14,7 @@ typedef struct AcpiPciHotplug {
     PciBus *root;
     bool enabled;
     uint32_t up, down;  /* slots with an event that the guest has not read */
+    uint32_t asked;     /* slots that the user wants empty; a reset empties them */
     uint32_t selector;  /* bus: 0 is the root, others have no slots here */
     uint8_t index_slot; /* whose acpi-index is asked for */
     void (*raise)(void *opaque);
@@ -27,7 +28,5 @@ extern const StateField acpi_pci_hotplug_state[];
 void acpi_pci_hotplug_init(AcpiPciHotplug *hotplug, Device *dev, PciBus *root, bool enabled,
                            void (*raise)(void *opaque), void *opaque);
 void acpi_pci_hotplug_reset(AcpiPciHotplug *hotplug);
-/* Asks the guest to let a device go; it answers by ejecting the slot. */
-void acpi_pci_hotplug_request_eject(AcpiPciHotplug *hotplug, PciDevice *pci);
 
 #endif

@@ -110,7 +110,7 @@ static void vga_geometry(const Vga *vga, VgaPicture *picture)
     picture->height = lines;
     if (picture->kind == VGA_TEXT) {
         picture->cursor = cr[CR_CURSOR_START] << 8 | cr[CR_CURSOR_END];
-        picture->cell_width = (vga->seq[SEQ_CLOCKING] & SEQ1_8_DOTS ? 8 : 9) * (half ? 2 : 1);
+        picture->cell_width = half ? 16 : vga->seq[SEQ_CLOCKING] & SEQ1_8_DOTS ? 8 : 9;
         picture->cell_height = picture->max_scan * picture->row_repeat;
         picture->rows = MAX(lines / picture->cell_height, 1u);
         picture->width = chars * picture->cell_width;
