@@ -53,6 +53,26 @@ static void board_event(MachineNotifier *notifier, MachineEvent event, void *dat
 
 /* --- memory --- */
 
+/* Takes the board's regions down when the machine goes, after all devices. */
+typedef struct BoardParts {
+    Object object;
+    X86Board *board;
+} BoardParts;
+
+static void board_parts_finalize(Object *obj)
+{
+    X86Board *board = ((BoardParts *)obj)->board;
+    if (board) {
+        mem_region_fini(&board->bios_low);
+        mem_region_fini(&board->bios);
+        mem_region_fini(&board->ram);
+    }
+}
+
+static const ObjectType board_parts_type = {
+    .name = "x86-board-parts", .size = sizeof(BoardParts), .finalize = board_parts_finalize,
+};
+
 Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
 {
     X86Board *board = x86_board(machine);
@@ -67,6 +87,9 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
     irq_line_init(&board->smi, board_smi, board, 0);
     machine_set_service(machine, PC_A20_SERVICE, &board->a20);
     machine_set_service(machine, PC_GSI_SERVICE, board->gsi);
+    BoardParts *parts = (BoardParts *)object_new(&board_parts_type);
+    parts->board = board;
+    object_add_child(machine->object, "board", &parts->object);
     board->notifier.fn = board_event;
     machine_notifier_add(machine, &board->notifier);
 
