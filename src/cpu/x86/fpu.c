@@ -162,16 +162,29 @@ static bool wants_guard(const X86Cpu *cpu, const NativeStub *stub)
            ((stub->props & STUB_MXCSR) && (cpu->fx.mxcsr & MXCSR_DEFAULT) != MXCSR_DEFAULT);
 }
 
+/* A pending exception that is ignored (CR0.NE = 0) must not stop the host: taken out for one instruction. */
+static uint16_t hide_pending(X86Cpu *cpu)
+{
+    uint16_t pending = cpu->fx.fsw & ~cpu->fx.fcw & FSW_FLAGS;
+    cpu->fx.fsw &= (uint16_t)~(pending | FSW_ES | FSW_B);
+    return pending;
+}
+
 static void stub_run(X86Cpu *cpu, const X86Insn *insn, const NativeStub *stub, void *mem)
 {
     X86Hot *hot = x86_hot(cpu);
     uint64_t old_fip = cpu->fx.fip, old_fdp = cpu->fx.fdp, flags = hot->rflags & X86_ARITH;
+    uint16_t ignored = unlikely((cpu->fx.fsw & FSW_ES) && (stub->props & STUB_FX)) ? hide_pending(cpu) : 0;
     flags = unlikely(wants_guard(cpu, stub)) ? run_guarded(cpu, stub, mem, flags) : stub->run(cpu, mem, flags);
     if (stub->props & STUB_FLAGS_OUT) {
         hot->rflags = (hot->rflags & ~(uint64_t)stub->flags_mask) | (flags & stub->flags_mask);
     }
     if (stub->props & STUB_X87) {
         record_pointers(cpu, insn, stub, old_fip, old_fdp);
+    }
+    if (unlikely(ignored)) {
+        cpu->fx.fsw |= ignored;
+        fpu_update_summary(cpu);
     }
 }
 
