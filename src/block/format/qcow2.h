@@ -189,7 +189,10 @@ int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_o
 /* Exactly that many. */
 int qcow2_alloc_exact_co(Qcow2 *q, uint64_t clusters, uint64_t *ret_offset);
 int qcow2_alloc_compressed_co(Qcow2 *q, uint64_t bytes, uint64_t *ret_offset);
-/* delta: +1 or -1 for each cluster that [offset, offset + bytes) touches. At once: see invariant 3. */
+/*
+ * delta: +1 or -1 for each cluster that [offset, offset + bytes) touches, at once (see invariant 3); 0 only
+ * looks whether +1 would fit, else -EOVERFLOW.
+ */
 int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta, bool discard);
 /* Later, when nothing on the disk refers to it. */
 void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t bytes, bool discard);

@@ -228,46 +228,49 @@ static void check_refcount_blocks(Checker *c)
     }
 }
 
-static int count_of(Checker *c, uint64_t cluster, uint64_t *ret)
+/* Whether the block is there and is no other's: what else it may be has been reported. */
+static bool block_is_sound(const Checker *c, uint64_t index)
 {
-    Qcow2 *q = c->q;
-    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order, index = cluster / per_block;
-    *ret = 0;
-    if (index < q->reftable_size && (qcow2_in_cluster(q, q->reftable[index]) ||
-                                     q->reftable[index] >> q->cluster_bits >= c->count)) {
-        return 0; /* reported already */
-    }
-    return qcow2_get_refcount_co(q, cluster, ret);
+    const Qcow2 *q = c->q;
+    uint64_t offset = index < q->reftable_size ? q->reftable[index] : 0;
+    return offset && !qcow2_in_cluster(q, offset) && offset >> q->cluster_bits < c->count &&
+           c->refs[offset >> q->cluster_bits] == 1;
 }
 
-static void compare(Checker *c, bool quiet)
+static void compare_cluster(Checker *c, uint64_t cluster, uint64_t count)
+{
+    uint64_t refs = cluster < c->count ? c->refs[cluster] : 0;
+    if (count || refs) {
+        c->out->image_end = (cluster + 1) << c->q->cluster_bits;
+    }
+    if (count == refs) {
+        return;
+    }
+    *(count < refs ? &c->low_counts : &c->high_counts) += 1;
+    say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, count < refs ? "ERROR" : "Leaked",
+        cluster, count, refs);
+}
+
+/* Block by block; clusters beyond the end of the file are looked at only where a sound block counts them. */
+static void compare(Checker *c)
 {
     Qcow2 *q = c->q;
     uint64_t per_block = q->cluster_size * 8 >> q->refcount_order;
-    uint64_t highest = MAX(c->count, (uint64_t)q->reftable_size * per_block);
+    uint64_t blocks = MAX(q->reftable_size, (c->count + per_block - 1) / per_block);
 
-    c->low_counts = c->high_counts = 0;
-    for (uint64_t i = 0; i < highest; i++) {
-        uint64_t count;
-        if (i >= c->count && i % per_block == 0 && !q->reftable[i / per_block]) {
-            i += per_block - 1;
-            continue;
+    for (uint64_t b = 0; b < blocks; b++) {
+        Qcow2Table *block = NULL;
+        uint64_t first = b * per_block, end = first + per_block;
+        if (block_is_sound(c, b)) {
+            if (qcow2_cache_get_co(&q->refcount_cache, q->reftable[b], &block) < 0) {
+                c->out->check_errors++;
+                continue;
+            }
+        } else {
+            end = MIN(end, c->count);
         }
-        if (count_of(c, i, &count) < 0) {
-            c->out->check_errors++;
-            continue;
-        }
-        uint64_t refs = i < c->count ? c->refs[i] : 0;
-        if (count || refs) {
-            c->out->image_end = (i + 1) << q->cluster_bits;
-        }
-        if (count == refs) {
-            continue;
-        }
-        *(count < refs ? &c->low_counts : &c->high_counts) += 1;
-        if (!quiet) {
-            say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, count < refs ? "ERROR" : "Leaked",
-                i, count, refs);
+        for (uint64_t i = first; i < end; i++) {
+            compare_cluster(c, i, block ? qcow2_refcount_read(q, block->data, i - first) : 0);
         }
     }
 }
@@ -478,6 +481,7 @@ static Error *check_locked_co(Checker *c, unsigned fix)
     Qcow2 *q = c->q;
     BlockCheck *out = c->out;
 
+    int ret = q->broken || q->node->read_only ? 0 : qcow2_settle_co(q);
     c->count = qcow2_clusters(q, q->file->size);
     if (c->count > BIT64(30)) {
         return error_new("The image file is too large to check (%" PRIu64 " clusters)", c->count);
@@ -486,7 +490,6 @@ static Error *check_locked_co(Checker *c, unsigned fix)
     if (!c->refs) {
         return error_new("Not enough memory to check the image");
     }
-    int ret = q->broken || q->node->read_only ? 0 : qcow2_settle_co(q);
     out->total_clusters = qcow2_clusters(q, q->node->size);
     refer(c, 0, q->cluster_size);
     check_tree(c, q->l1, q->l1_size, true);
@@ -494,7 +497,7 @@ static Error *check_locked_co(Checker *c, unsigned fix)
     check_snapshot_trees(c);
     check_bitmaps(c);
     check_refcount_blocks(c);
-    compare(c, false);
+    compare(c);
     out->corruptions += c->low_counts;
     out->leaks += c->high_counts;
     if (ret >= 0 && fix && !out->check_errors) {

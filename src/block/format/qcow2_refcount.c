@@ -326,35 +326,64 @@ int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_o
     return ret;
 }
 
-int qcow2_alloc_exact_co(Qcow2 *q, uint64_t clusters, uint64_t *ret_offset)
+/*
+ * A run behind everything that is described so far, together with the refcount blocks for it. Needed where a
+ * block describes few clusters, since new blocks would lie in the middle of any long run.
+ *
+ *     first: [new blocks][the run]
+ */
+static int alloc_behind_co(Qcow2 *q, uint64_t clusters, uint64_t *ret_offset)
 {
-    /* A run that is too short is given back; the search goes on behind it. */
-    for (uint64_t wanted = 0;;) {
-        uint64_t offset, got;
-        int ret = qcow2_alloc_co(q, clusters, wanted, &offset, &got);
-        if (ret < 0) {
-            return ret;
+    uint64_t entries = block_entries(q), index = q->reftable_size, blocks;
+    int ret = 0;
+
+    while (index && !q->reftable[index - 1]) {
+        index--;
+    }
+    for (blocks = 1; blocks * entries < blocks + clusters; blocks++) {
+    }
+    if (index + blocks > q->reftable_size) {
+        ret = table_grow_co(q, index + blocks);
+        return ret < 0 ? ret : alloc_behind_co(q, clusters, ret_offset); /* the table took some of the room */
+    }
+    uint64_t first = index * entries;
+    if ((first + blocks + clusters) << q->cluster_bits > MAX_HOST_OFFSET) {
+        return -ENOSPC;
+    }
+    for (uint64_t i = 0; i < blocks && ret >= 0; i++) {
+        Qcow2Table *block;
+        ret = qcow2_cache_new_co(&q->refcount_cache, (first + i) << q->cluster_bits, &block);
+        for (uint64_t c = 0; ret >= 0 && c < entries && i * entries + c < blocks + clusters; c++) {
+            qcow2_refcount_write(q, block->data, c, 1);
         }
-        if (got == clusters) {
-            *ret_offset = offset;
-            return 0;
-        }
-        uint64_t hint = q->free_hint;
-        ret = qcow2_refcount_add_co(q, offset, got << q->cluster_bits, -1, false);
-        if (ret < 0) {
-            return ret;
-        }
-        q->free_hint = MIN(hint, offset >> q->cluster_bits);
-        wanted = offset + ((got + 1) << q->cluster_bits);
-        uint64_t count = 1;
-        while (count) { /* the next free one */
-            ret = qcow2_get_refcount_co(q, wanted >> q->cluster_bits, &count);
-            if (ret < 0) {
-                return ret;
-            }
-            wanted += count ? q->cluster_size : 0;
+        if (ret >= 0) {
+            q->reftable[index + i] = (first + i) << q->cluster_bits;
+            q->reftable_dirty = true;
         }
     }
+    if (ret < 0) {
+        return ret;
+    }
+    *ret_offset = (first + blocks) << q->cluster_bits;
+    ret = qcow2_check_overlap_co(q, *ret_offset, clusters << q->cluster_bits);
+    q->fresh = MAX(q->fresh, *ret_offset + (clusters << q->cluster_bits));
+    return ret;
+}
+
+int qcow2_alloc_exact_co(Qcow2 *q, uint64_t clusters, uint64_t *ret_offset)
+{
+    uint64_t offset, got;
+    int ret = qcow2_alloc_co(q, clusters, 0, &offset, &got);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (got == clusters) {
+        *ret_offset = offset;
+        return 0;
+    }
+    ret = qcow2_refcount_add_co(q, offset, got << q->cluster_bits, -1, false);
+    return ret < 0 ? ret : alloc_behind_co(q, clusters, ret_offset);
 }
 
 /* Compressed clusters lie byte by byte behind each other; they share host clusters. */
@@ -414,8 +443,11 @@ static int add_one_co(Qcow2 *q, uint64_t cluster, int delta, bool *ret_now_free)
         return qcow2_corrupt_co(q, "cluster %" G_GUINT64_FORMAT " is %s but its refcount is 0", cluster,
                                 delta < 0 ? "freed" : "shared");
     }
-    if (delta > 0 && count >= qcow2_max_refcount(q)) {
-        return -EINVAL;
+    if (delta >= 0 && count >= qcow2_max_refcount(q)) {
+        return -EOVERFLOW;
+    }
+    if (!delta) {
+        return 0;
     }
     count += (uint64_t)(int64_t)delta;
     qcow2_refcount_write(q, block->data, index, count);

@@ -340,7 +340,10 @@ static int copy_tree_co(Qcow2 *q, uint64_t *ret_l1)
 {
     uint64_t offset;
     g_autofree uint8_t *data = g_malloc(MAX((size_t)q->l1_size * 8, 1));
-    int ret = flag_tree_co(q, false);
+    int ret = count_tree_co(q, q->l1, q->l1_size, 0);
+    if (ret >= 0) {
+        ret = flag_tree_co(q, false);
+    }
     if (ret >= 0) {
         ret = qcow2_settle_co(q);
     }
@@ -383,6 +386,8 @@ static Error *create_locked_co(Qcow2 *q, const BlockSnapshot *info)
     }
     if (ret >= 0) {
         ret = qcow2_settle_co(q);
+    } else if (!q->broken && flag_tree_co(q, true) >= 0) {
+        qcow2_settle_co(q);
     }
     return ret < 0 ? error_new_errno(ret, "Could not create snapshot '%s'", info->name) : NULL;
 }
