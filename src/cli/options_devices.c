@@ -192,7 +192,8 @@ static MUST_USE Error *line_chardev(Plan *plan, const char *text, const char *la
     return NULL;
 }
 
-static MUST_USE Error *finish_lines(Plan *plan, const GPtrArray *texts, const char *kind, unsigned limit)
+/* A machine without such ports still makes the back ends: others may use them. */
+static MUST_USE Error *finish_lines(Plan *plan, const GPtrArray *texts, const char *kind, unsigned limit, bool no_ports)
 {
     for (guint n = 0; n < texts->len; n++) {
         const char *text = g_ptr_array_index(texts, n);
@@ -205,7 +206,7 @@ static MUST_USE Error *finish_lines(Plan *plan, const GPtrArray *texts, const ch
         if (err) {
             return error_prefix(err, "-%s %s: ", kind, text);
         }
-        if (id) {
+        if (id && !no_ports) {
             plan_add_built(plan->board_devices, "driver", "isa-%s,index=%u,chardev=%s", kind, n, id);
         }
     }
@@ -436,6 +437,8 @@ static MUST_USE Error *add_defaults(Plan *plan)
 
 Error *finish_devices(Plan *plan)
 {
+    const MachineType *type;
+
     TRY(add_defaults(plan));
     for (guint n = 0; n < plan->monitor_texts->len; n++) {
         Error *err = add_monitor(plan, g_ptr_array_index(plan->monitor_texts, n), "readline", false);
@@ -444,7 +447,8 @@ Error *finish_devices(Plan *plan)
         }
     }
     finish_vga(plan);
-    TRY(finish_lines(plan, plan->serials, "serial", 4));
-    TRY(finish_lines(plan, plan->parallels, "parallel", 3));
+    TRY(machine_type_lookup(keyvalues_get(plan->machine, "type"), &type));
+    TRY(finish_lines(plan, plan->serials, "serial", 4, type->no_serial));
+    TRY(finish_lines(plan, plan->parallels, "parallel", 3, type->no_parallel));
     return finish_debugcons(plan);
 }

@@ -143,6 +143,16 @@ static MUST_USE Error *write_pidfile(const char *path)
     return NULL; /* stays open: the lock says that the process lives */
 }
 
+/* A caller may have closed them; what opens next must not take their numbers. */
+static void open_standard_descriptors(void)
+{
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) < 0) {
+            exit(1);
+        }
+    }
+}
+
 static MUST_USE Error *open_log(const Plan *plan)
 {
     unsigned mask;
@@ -190,6 +200,7 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
 
 int main(int argc, char **argv)
 {
+    open_standard_descriptors();
     g_autofree char *program = g_path_get_basename(argv[0]);
     Plan *plan = plan_new(argv[0]);
     Machine *machine = NULL;

@@ -363,7 +363,11 @@ def test_terminal():
     expect('Terminated')
     while termios.tcgetattr(fd)[3] & termios.ICANON == 0:
         time.sleep(0.01)
-    same(os.waitpid(pid, 0)[1], 0)
+    status = os.waitpid(pid, 0)[1]
+    if status:
+        time.sleep(0.2)
+        print("#", os.read(fd, 65536).decode().replace("\n", "\n# "))
+    same(status, 0)
     os.close(fd)
 
 
