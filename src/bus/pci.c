@@ -480,6 +480,9 @@ static void reset_device(PciDevice *pci)
     }
     pci_msi_reset(pci);
     pci_update_mappings(pci);
+    if (pci->config_written) {
+        pci->config_written(pci, 0, 0x40);
+    }
 }
 
 static void pci_reset(Bus *base)

@@ -1,6 +1,7 @@
 #include "bus/pci.h"
 
 #include "base/endian.h"
+#include "bus/pci_bridge.h"
 
 typedef struct Toy {
     PciDevice pci;
@@ -41,6 +42,19 @@ static const Prop toy_props[] = { PROP_BOOL("msix", Toy, msix, false), { 0 } };
 static const PciIdent toy_ident = { .vendor = 0x1234, .device = 0xabcd, .class_code = 0x020000, .interrupt_pin = 1 };
 DEVICE_TYPE(toy, PCI_DEVICE_OBJECT("test-pci-toy", Toy, toy_props), .desc = "Toy", .category = DEV_MISC,
             .bus = &pci_bus_type, .pci = &toy_ident, .plug = toy_plug, .hotplug = true);
+
+static Error *test_bridge_plug(Device *dev)
+{
+    pci_bridge_init(container_of(dev, PciBridge, pci.dev));
+    return NULL;
+}
+static void test_bridge_unplug(Device *dev)
+{
+    pci_bridge_fini(container_of(dev, PciBridge, pci.dev));
+}
+static const PciIdent bridge_ident = { .vendor = 0x1234, .device = 0xb1d6, .class_code = 0x060400 };
+DEVICE_TYPE(test_bridge, PCI_DEVICE_OBJECT("test-bridge", PciBridge, NULL), .category = DEV_BRIDGE,
+            .bus = &pci_bus_type, .pci = &bridge_ident, .plug = test_bridge_plug, .unplug = test_bridge_unplug);
 
 typedef struct Fixture {
     Machine *machine;
@@ -323,6 +337,44 @@ static void test_state(Fixture *f, gconstpointer data)
     pci_set_irq(&toy->pci, 0);
 }
 
+static void test_bridge(Fixture *f, gconstpointer data)
+{
+    AddressSpace *as = f->machine->as;
+    uint8_t bridge = PCI_DEVFN(3, 0), behind = PCI_DEVFN(2, 0);
+    Device *dev = device_new(f->machine, device_type_find("test-bridge"), "br");
+    device_set_str(dev, "addr", "3");
+    g_assert_null(device_plug(dev, NULL));
+    dev = device_new(f->machine, device_type_find("test-pci-toy"), NULL);
+    device_set_str(dev, "addr", "2");
+    g_assert_null(device_plug(dev, bus_find(f->machine, "br")));
+    Toy *toy = container_of(dev, Toy, pci.dev);
+    g_assert_cmphex(pci_config_read(&f->bus, 7, behind, 0, 4), ==, 0xffffffff);
+    pci_config_write(&f->bus, 0, bridge, 0x18, 0x00090700, 4); /* secondary 7, subordinate 9 */
+    g_assert_cmphex(pci_config_read(&f->bus, 7, behind, 0, 4), ==, 0xabcd1234);
+    g_assert_cmphex(pci_config_read(&f->bus, 8, behind, 0, 4), ==, 0xffffffff);
+    toy->reg = 0x500;
+    pci_config_write(&f->bus, 7, behind, PCI_BAR0, 0xe0100000, 4);
+    pci_config_write(&f->bus, 7, behind, PCI_COMMAND, 2, 2);
+    g_assert_cmphex(load(as, 0xe0100008), ==, 0xffffffff);
+    pci_config_write(&f->bus, 0, bridge, 0x20, 0xe010e010, 4); /* window of 1 MiB */
+    pci_config_write(&f->bus, 0, bridge, PCI_COMMAND, 7, 2);
+    g_assert_cmphex(load(as, 0xe0100008), ==, 0x508);
+    pci_config_write(&f->bus, 0, bridge, 0x20, 0xe020e020, 4);
+    g_assert_cmphex(load(as, 0xe0100008), ==, 0xffffffff);
+    /* INTA of slot 2 behind slot 3: (0 + 2) on the bridge, (2 + 3) & 3 at the root. */
+    pci_set_irq(&toy->pci, 1);
+    g_assert_true(f->irq_level[1]);
+    pci_set_irq(&toy->pci, 0);
+    /* A loop of bus numbers leads nowhere. */
+    pci_config_write(&f->bus, 0, bridge, 0x18, 0x00ff0000, 4);
+    g_assert_cmphex(pci_config_read(&f->bus, 7, behind, 0, 4), ==, 0xffffffff);
+    g_autofree char *text = pci_describe(f->machine);
+    g_assert_nonnull(strstr(text, "PCI bridge: PCI device 1234:b1d6"));
+    pci_config_write(&f->bus, 0, bridge, 0x20, 0xe010e010, 4);
+    bus_reset(&f->bus.bus);
+    g_assert_cmphex(load(as, 0xe0100008), ==, 0xffffffff);
+}
+
 /* Whatever a guest writes to configuration space must be survived. */
 static void test_noise(Fixture *f, gconstpointer data)
 {
@@ -354,6 +406,7 @@ int main(int argc, char **argv)
     ADD(msi);
     ADD(dma);
     ADD(state);
+    ADD(bridge);
     ADD(noise);
     return g_test_run();
 }
