@@ -420,7 +420,6 @@ static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
     f->cpu = d->cpu;
     f->peek = peek;
     f->opaque = d;
-    f->exact_flags = d->exact_flags;
     f->bytes = m->host + offset;
     f->available = (unsigned)MEM_PAGE_SIZE - offset;
     if (!front_translate(f)) {
@@ -491,10 +490,8 @@ DbtBlock *dbt_find(Dbt *d)
     d->low->slots[slot_of(pc)] = map;
     d->slots_used = true;
     d->entries[d->mode_index][dbt_entry_index(pc)] = (JumpCacheEntry){ pc, run_at(d, b->guarded) };
-    if (b->flags_in == 0) {
-        JumpCacheEntry *e = &d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)];
-        e->va = pc;
-        e->code = run_at(d, b->guarded);
-    }
+    JumpCacheEntry *e = &d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)];
+    e->va = pc;
+    e->code = run_at(d, b->guarded);
     return b;
 }

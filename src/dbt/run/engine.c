@@ -61,6 +61,7 @@ static void make_thunks(Dbt *d)
     masks[3] = 15;
     masks[4] = 0x1f80; /* MXCSR for C */
     masks[5] = 31;
+    masks[6] = ((1u << JUMP_CACHE_BITS) - 1) * sizeof(JumpCacheEntry); /* to deposit an address as an offset */
     env->masks = (uint32_t)(uintptr_t)masks;
     env->slots = (uint32_t)(uintptr_t)d->low->slots;
     env->tlb = (int32_t)offsetof(X86Cpu, tlb) - (int32_t)X86_CPU_AREA;

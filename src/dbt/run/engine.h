@@ -123,7 +123,6 @@ struct Dbt {
     uint32_t page_count;
     bool slots_used;
     bool flush_wanted;
-    bool exact_flags; /* see front.h */
     DbtStats stats;
     FrontBlock front;
     Lowered lowered;

@@ -205,6 +205,16 @@ void enc_pext(Asm *a, unsigned size, unsigned dst, unsigned src, EncRm mask)
     enc_vex(a, 2, 2, size == 8, false, 0xf5, dst, src, mask);
 }
 
+void enc_pdep(Asm *a, unsigned size, unsigned dst, unsigned src, EncRm mask)
+{
+    enc_vex(a, 2, 3, size == 8, false, 0xf5, dst, src, mask);
+}
+
+void enc_not(Asm *a, unsigned size, unsigned reg)
+{
+    enc_op(a, 0xf7 | (size == 8 ? E_W : 0), 2, enc_reg(reg));
+}
+
 void enc_push(Asm *a, unsigned reg)
 {
     if (reg >= 8) {

@@ -100,6 +100,8 @@ void enc_shr_imm(Asm *a, unsigned size, unsigned dst, unsigned count);
 void enc_shl_imm(Asm *a, unsigned size, unsigned dst, unsigned count);
 void enc_bswap(Asm *a, unsigned size, unsigned reg);
 void enc_pext(Asm *a, unsigned size, unsigned dst, unsigned src, EncRm mask);
+void enc_pdep(Asm *a, unsigned size, unsigned dst, unsigned src, EncRm mask);
+void enc_not(Asm *a, unsigned size, unsigned reg); /* leaves flags */
 void enc_push(Asm *a, unsigned reg);
 void enc_pop(Asm *a, unsigned reg);
 /* Branches with rel32; return where the displacement lies, for enc_patch_rel32. target NULL: 0 for now. */

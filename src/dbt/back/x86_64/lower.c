@@ -870,13 +870,41 @@ static void push_return(Lower *l, uint64_t value)
     move_stack(l, -(int)size);
 }
 
+/*
+ * The same with flags untouched: what a function leaves in them may be read behind its return. PDEP makes the byte
+ * offset of the entry, and the tag is compared as ~tag + address + 1 = 0.
+ */
+static void jump_indirect_keeping_flags(Lower *l, bool poll, const uint8_t *miss)
+{
+    Asm *a = l->hot;
+    if (!l->env->bmi2) {
+        enc_jmp(a, miss); /* the dispatcher keeps flags */
+        return;
+    }
+    if (poll) {
+        enc_load(a, 4, H_RCX, env_at(ENV_EXIT_REQ));
+        uint8_t *quiet = enc_jrcxz(a);
+        enc_jmp(a, miss);
+        enc_here_rel8(a, quiet);
+    }
+    enc_pdep(a, 4, H_RCX, H_R14, enc_abs(l->env->masks + 48));
+    enc_load(a, 8, H_RCX, enc_mem(H_RCX, (int32_t)l->env->jump_cache));
+    enc_not(a, 8, H_RCX);
+    enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, 1));
+    uint8_t *hit = enc_jrcxz(a);
+    enc_jmp(a, miss);
+    enc_here_rel8(a, hit);
+    enc_pdep(a, 4, H_RCX, H_R14, enc_abs(l->env->masks + 48));
+    enc_jmp_mem(a, enc_mem(H_RCX, (int32_t)l->env->jump_cache + 8));
+}
+
 /* To the address in r14, by the jump cache. */
 static void jump_indirect(Lower *l, bool poll)
 {
     Asm *a = l->hot;
     const uint8_t *miss = leave_stub(l, LEAVE_INDIRECT, l->block->first_site + new_site(l, SLOW_JUMP));
-    if (l->u->live_in != 0) { /* the dispatcher keeps flags */
-        enc_jmp(a, miss);
+    if (l->u->live_in != 0) {
+        jump_indirect_keeping_flags(l, poll, miss);
         return;
     }
     if (poll) {

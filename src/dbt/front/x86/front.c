@@ -961,7 +961,7 @@ static uint8_t exit_live(void *opaque, const Uop *uop, uint64_t target)
         unsigned available;
         const uint8_t *code = bytes_at(b, pc, &available);
         if (code == NULL || x86_decode(&insn, code, available, b->mode) != DECODE_OK) {
-            return uop->kind == UOP_CALL && n == 0 ? 0 : live | need;
+            return live | need;
         }
         uint8_t uses, defs;
         flag_effect(&insn, &uses, &defs);
@@ -974,7 +974,7 @@ static uint8_t exit_live(void *opaque, const Uop *uop, uint64_t target)
                 pc = (uint32_t)pc;
             }
         } else if (insn.map == 0 && (insn.opcode == 0xe8 || insn.opcode == 0xc3 || insn.opcode == 0xc2)) {
-            return b->exact_flags ? live | need : live;
+            return live | need;
         } else if (insn.desc->props & INSN_END) {
             return live | need;
         }
@@ -1015,6 +1015,6 @@ bool front_translate(FrontBlock *b)
             u->imm = (uint32_t)u->imm;
         }
     }
-    b->flags_in = uop_liveness(b->uops, b->uop_count, b->exact_flags ? FL_ALL : 0, exit_live, b);
+    b->flags_in = uop_liveness(b->uops, b->uop_count, FL_ALL, exit_live, b);
     return true;
 }

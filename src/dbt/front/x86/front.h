@@ -26,7 +26,6 @@ typedef struct FrontBlock {
     void *opaque;
     const uint8_t *bytes; /* at pc */
     unsigned available;   /* to the end of the page */
-    bool exact_flags;     /* flags are passed through indirect jumps and returns, too */
 
     unsigned insn_count, uop_count;
     unsigned length;      /* bytes covered */
