@@ -58,6 +58,7 @@ static bool interpret(Dbt *d, const DbtSite *site)
     }
     /* A fault goes to the run loop, past the translated code's frame, whose registers are all saved. */
     cpu->next_rip = next;
+    cpu->interp_stop = false; /* REP looks at it */
     (site->handler != NULL ? site->handler : x86_choose_handler(cpu, insn))(cpu, insn);
     hot->rip = cpu->next_rip;
     if (unlikely(cpu->int_shadow != 0 || atomic_load_explicit(&hot->exit_req, memory_order_relaxed) != 0)) {
@@ -119,6 +120,7 @@ void dbt_interpret_site(Dbt *d, uint32_t number)
     if (!(d->mode & X86_MODE_CS64)) {
         cpu->next_rip = (uint32_t)cpu->next_rip;
     }
+    cpu->interp_stop = false;
     site->handler(cpu, site->insn);
     hot->rip = cpu->next_rip;
 }
