@@ -183,8 +183,11 @@ void x86_cpu_reset(X86Cpu *cpu, bool init)
     x86_fpu_reset(cpu, init);
     cpu->held = 0;
     atomic_fetch_and(&x86_hot(cpu)->exit_req,
-                     ~(uint32_t)(VCPU_REQ_IRQ | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_SIPI |
-                                 VCPU_REQ_APIC | VCPU_REQ_DEBUG | VCPU_REQ_MCE));
+                     ~(uint32_t)(VCPU_REQ_IRQ | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_APIC |
+                                 VCPU_REQ_DEBUG | VCPU_REQ_MCE));
+    if (!init) { /* after INIT one that came meanwhile is what the CPU waits for */
+        atomic_fetch_and(&x86_hot(cpu)->exit_req, ~(uint32_t)VCPU_REQ_SIPI);
+    }
     cpu->in_wait_for_sipi = waits;
     cpu->vcpu->halted = waits;
     x86_tlb_drop_rights(cpu);
