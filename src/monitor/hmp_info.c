@@ -312,8 +312,10 @@ static void print_device_registers(Hmp *hmp, const char *const *words)
 {
     for (Device *dev = NULL; (dev = machine_device_next(hmp->machine, dev));) {
         const DeviceType *type = device_type(dev);
-        for (const char *const *word = words; type->regs && *word; word++) {
-            if (strstr(type->object.name, *word)) {
+        for (const char *const *word = words; *word; word++) {
+            if (type->describe && !strcmp(type->object.name, *word)) {
+                print_text(hmp, type->describe(dev), "");
+            } else if (type->regs && strstr(type->object.name, *word)) {
                 hmp_printf(hmp, "%s:\n", device_label(dev));
                 print_text(hmp, regs_dump(type->regs, dev), "");
                 break;
@@ -324,12 +326,18 @@ static void print_device_registers(Hmp *hmp, const char *const *words)
 
 static void info_pic(Hmp *hmp, const HmpArgs *args)
 {
-    print_device_registers(hmp, (const char *const[]) { "i8259", "ioapic", NULL });
+    print_device_registers(hmp, (const char *const[]) { "isa-i8259", "ioapic", NULL });
 }
 
 static void info_lapic(Hmp *hmp, const HmpArgs *args)
 {
-    print_device_registers(hmp, (const char *const[]) { "apic", NULL });
+    unsigned index = 0;
+
+    for (Device *dev = NULL; (dev = machine_device_next(hmp->machine, dev));) {
+        if (!strcmp(dev->object.type->name, "apic") && index++ == hmp->cpu_index) {
+            print_text(hmp, device_type(dev)->describe(dev), "");
+        }
+    }
 }
 
 static void info_snapshots(Hmp *hmp, const HmpArgs *args)

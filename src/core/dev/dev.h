@@ -72,6 +72,7 @@ struct DeviceType {
     Error *(*unplug_request)(Device *dev); /* NULL: unplugged at once */
     Error *(*loaded)(Device *dev); /* after state was loaded; may be NULL */
     void (*saving)(Device *dev);   /* before state is saved; may be NULL */
+    char *(*describe)(Device *dev); /* its state as text for the monitor, where registers do not say it; may be NULL */
     const void *extra;             /* for the device's own bus or family */
 };
 

@@ -937,21 +937,16 @@ static void describe_vectors(GString *text, const char *name, const uint32_t wor
     g_string_append(text, any ? "\n" : " (none)\n");
 }
 
-char *apic_describe(Vcpu *vcpu)
+static char *apic_describe(Device *dev)
 {
     static const char *const names[LVT_COUNT] = { "LVTT", "LVTTHMR", "LVTPC", "LVT0", "LVT1", "LVTERR" };
-    X86Apic *x86 = x86_cpu_of(vcpu)->apic;
+    Apic *apic = (Apic *)dev;
     GString *text = g_string_new(NULL);
-    if (!x86) {
-        g_string_append_printf(text, "CPU#%u has no local APIC\n", vcpu->index);
-        return g_string_free(text, FALSE);
-    }
-    Apic *apic = apic_of(x86);
     uint32_t irr[8];
     for (unsigned i = 0; i < 8; i++) {
         irr[i] = atomic_load(&apic->irr[i]);
     }
-    g_string_append_printf(text, "dumping local APIC state for CPU %u\n\n", vcpu->index);
+    g_string_append_printf(text, "dumping local APIC state for CPU %u\n\n", apic->x86.cpu->vcpu->index);
     for (unsigned i = 0; i < LVT_COUNT; i++) {
         g_string_append_printf(text, "%s\t 0x%08x\n", names[i], apic->lvt[i]);
     }
@@ -1065,7 +1060,8 @@ static const StateField state[] = {
 };
 
 DEVICE_TYPE(apic, DEVICE_OBJECT("apic", Apic, NULL), .desc = "Local APIC", .category = DEV_INTERNAL, .state = state,
-            .plug = apic_plug, .reset = apic_reset, .unplug = apic_unplug, .loaded = apic_loaded);
+            .plug = apic_plug, .reset = apic_reset, .unplug = apic_unplug, .loaded = apic_loaded,
+            .describe = apic_describe);
 
 Error *apic_create(Vcpu *vcpu, Apic **ret_apic)
 {

@@ -27,7 +27,4 @@ Error *apic_create(Vcpu *vcpu, Apic **ret_apic) MUST_USE;
 void apic_deliver(Machine *machine, const ApicMessage *message);
 /* The 8259's INTR: an IrqFn for LINT0 of every CPU; opaque is the Machine. */
 void apic_set_intr(void *machine, int n, int level);
-/* Text of info lapic. Caller frees. */
-char *apic_describe(Vcpu *vcpu);
-
 #endif

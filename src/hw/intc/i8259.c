@@ -344,8 +344,9 @@ I8259 *i8259_of(Machine *machine)
     return machine_service(machine, I8259_SERVICE);
 }
 
-char *i8259_describe(I8259 *pic)
+static char *i8259_describe(Device *dev)
 {
+    I8259 *pic = (I8259 *)dev;
     GString *text = g_string_new(NULL);
     lock_acquire(&pic->lock);
     for (unsigned n = 0; n < 2; n++) {
@@ -426,4 +427,4 @@ static const StateField state[] = {
 
 DEVICE_TYPE(i8259, DEVICE_OBJECT("isa-i8259", I8259, NULL), .desc = "8259A interrupt controllers",
             .category = DEV_INTERNAL, .bus = &isa_bus_type, .state = state, .plug = i8259_plug,
-            .reset = i8259_reset, .loaded = i8259_loaded);
+            .reset = i8259_reset, .loaded = i8259_loaded, .describe = i8259_describe);

@@ -20,7 +20,5 @@ void i8259_connect(I8259 *pic, IrqLine intr);
 bool i8259_pending(I8259 *pic);
 /* The two INTA cycles: acknowledges and gives the vector (the spurious one when nothing is pending). */
 uint8_t i8259_take(I8259 *pic);
-/* Text of info pic. Caller frees. */
-char *i8259_describe(I8259 *pic);
 
 #endif

@@ -208,8 +208,9 @@ IoApic *ioapic_of(Machine *machine)
     return machine_service(machine, IOAPIC_SERVICE);
 }
 
-char *ioapic_describe(IoApic *ioapic)
+static char *ioapic_describe(Device *dev)
 {
+    IoApic *ioapic = (IoApic *)dev;
     static const char *const modes[8] = { "fixed", "lowest", "SMI", "...", "NMI", "INIT", "...", "extINT" };
     GString *text = g_string_new(NULL);
     lock_acquire(&ioapic->lock);
@@ -274,4 +275,4 @@ static const Prop props[] = {
 };
 
 DEVICE_TYPE(ioapic, DEVICE_OBJECT("ioapic", IoApic, props), .desc = "82093AA I/O APIC", .category = DEV_INTERNAL,
-            .state = state, .plug = ioapic_plug, .reset = ioapic_reset);
+            .state = state, .plug = ioapic_plug, .reset = ioapic_reset, .describe = ioapic_describe);

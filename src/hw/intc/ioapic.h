@@ -16,7 +16,5 @@ IoApic *ioapic_of(Machine *machine); /* NULL when there is none */
 void ioapic_set_irq(void *ioapic, int pin, int level);
 /* A local APIC ended a level-triggered vector. */
 void ioapic_eoi(IoApic *ioapic, uint8_t vector);
-/* Text for info irq and info pic. Caller frees. */
-char *ioapic_describe(IoApic *ioapic);
 
 #endif

@@ -73,6 +73,12 @@ static void put_boot_order(X86Board *board, const char *order)
     rtc_set_memory(board->rtc, CMOS_BOOT_2, code[2] << 4 | (board->machine->config->fd_bootchk ? 0 : 1));
 }
 
+/* The monitor's boot_set, for the boots to come. */
+static void set_boot_order(Machine *machine, const char *order)
+{
+    put_boot_order(x86_board(machine), order);
+}
+
 static const char *usual_order(X86Board *board)
 {
     const char *order = board->machine->config->boot_order;
@@ -94,6 +100,7 @@ void x86_board_fill_cmos(X86Board *board)
     put_memory(board);
     put_floppies(board);
     put_boot_order(board, once ? once : usual_order(board));
+    machine_set_service(board->machine, "boot-set", set_boot_order);
     if (once) {
         machine_add_reset(board->machine, &board->boot_once, boot_once_over, board);
     }
