@@ -163,6 +163,8 @@ void char_back_writable(Chardev *chr);
 typedef struct ChardevHooks {
     void (*quit)(void *opaque);   /* Ctrl-a x, or an interrupt typed at a terminal back end */
     void (*commit)(void *opaque); /* Ctrl-a s */
+    /* Opens paths that are no files (/dev/fdset/N): a descriptor or -errno, -ENOENT: it is a plain path. */
+    int (*open_special)(void *opaque, const char *path, int flags);
     void *opaque;
 } ChardevHooks;
 

@@ -55,21 +55,33 @@ static const Prop file_props[] = {
     { 0 },
 };
 
+static int open_path(const Chardev *chr, const char *path, int flags)
+{
+    const ChardevHooks *hooks = &chr->set->hooks;
+
+    if (g_str_has_prefix(path, "/dev/fdset/") && hooks->open_special) {
+        int fd = hooks->open_special(hooks->opaque, path, flags);
+        errno = fd < 0 ? -fd : 0;
+        return fd < 0 ? -1 : fd;
+    }
+    return open(path, flags | O_CLOEXEC | O_NOCTTY, 0666);
+}
+
 static Error *file_open(Chardev *chr)
 {
     FileBack *f = (FileBack *)chr;
-    int flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | (f->append ? O_APPEND : O_TRUNC);
+    int flags = O_WRONLY | O_CREAT | (f->append ? O_APPEND : O_TRUNC);
 
     if (!f->path) {
         return error_new("chardev: file: no path given (path=FILE)");
     }
-    int out = open(f->path, flags, 0666);
+    int out = open_path(chr, f->path, flags);
     if (out < 0) {
         return error_new_errno(errno, "Could not open '%s'", f->path);
     }
     int in = -1;
     if (f->input_path) {
-        in = open(f->input_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        in = open_path(chr, f->input_path, O_RDONLY | O_NONBLOCK);
         if (in < 0) {
             int err = errno;
             close(out);

@@ -20,7 +20,7 @@ const Option option_table[] = {
     { "smp", true, "[cpus=]n[,maxcpus=n][,sockets=n][,dies=n][,cores=n][,threads=n]",
       "set the number of CPUs [default=1] and their topology", opt_smp },
     LATER("numa", "node[,...]", "configure NUMA nodes"),
-    LATER("add-fd", "fd=n,set=n[,opaque=text]", "put an inherited descriptor into a set"),
+    { "add-fd", true, "fd=n,set=n[,opaque=text]", "put an inherited descriptor into a set", opt_add_fd },
     { "set", true, "group.id.arg=value", "set a parameter of an item that another option made", opt_set },
     { "global", true, "driver.property=value", "set a property of all devices of a kind", opt_global },
     { "boot", true, "[order=]drives[,once=drives][,menu=on|off][,strict=on|off]",

@@ -128,6 +128,25 @@ Error *opt_sandbox(Plan *plan, const Option *option, const char *arg)
     return on ? error_new("the system call filter is not supported yet") : NULL;
 }
 
+Error *opt_add_fd(Plan *plan, const Option *option, const char *arg)
+{
+    static const char *const known[] = { "fd", "set", "opaque", NULL };
+    KeyValues *kv;
+    uint64_t fd, set;
+
+    TRY(plan_add(plan->add_fds, arg, NULL, &kv));
+    if (!keyvalues_has(kv, "fd") || !keyvalues_has(kv, "set")) {
+        return error_new("fd= and set= are needed");
+    }
+    TRY(keyvalues_get_u64(kv, "fd", 0, &fd));
+    TRY(keyvalues_get_u64(kv, "set", 0, &set));
+    if (fd <= 2) {
+        return error_new("fd cannot be a standard I/O stream");
+    }
+    keyvalues_get(kv, "opaque");
+    return keyvalues_check_used(kv, "-add-fd", known);
+}
+
 Error *opt_echr(Plan *plan, const Option *option, const char *arg)
 {
     char *end;

@@ -27,7 +27,7 @@ Plan *plan_new(const char *program)
     GPtrArray **kv_lists[] = { &plan->accels,    &plan->objects, &plan->chardevs,
                                &plan->monitors,  &plan->blockdevs, &plan->drives,
                                &plan->netdevs,   &plan->devices, &plan->board_devices,
-                               &plan->globals };
+                               &plan->globals,   &plan->add_fds };
     for (size_t n = 0; n < ARRAY_SIZE(kv_lists); n++) {
         *kv_lists[n] = list_of_kv();
     }
@@ -71,7 +71,7 @@ void plan_free(Plan *plan)
     GPtrArray *lists[] = { plan->accels,  plan->objects, plan->chardevs,      plan->monitors, plan->blockdevs,
                            plan->drives,  plan->netdevs, plan->devices,       plan->board_devices, plan->globals,
                            plan->serials, plan->parallels, plan->monitor_texts, plan->debugcons, plan->sets,
-                           plan->warnings, plan->nics,   plan->nets };
+                           plan->warnings, plan->nics,   plan->nets,          plan->add_fds };
     for (size_t n = 0; n < ARRAY_SIZE(lists); n++) {
         g_ptr_array_unref(lists[n]);
     }

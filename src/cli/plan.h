@@ -23,6 +23,7 @@ typedef struct Plan {
     /* Canonical objects, each KeyValues, in order. */
     GPtrArray *objects, *chardevs, *monitors, *blockdevs, *drives, *netdevs, *devices;
     GPtrArray *board_devices; /* sugar and defaults: made before -device */
+    GPtrArray *add_fds;    /* KeyValues: fd, set, opaque */
     GPtrArray *globals;    /* KeyValues: driver, property, value */
     GPtrArray *serials, *parallels, *monitor_texts, *debugcons; /* char *: short syntax, in order */
     GPtrArray *nics, *nets; /* char *: arguments of -nic and -net, in order */

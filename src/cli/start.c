@@ -6,6 +6,7 @@
 #include "cli/start.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/prctl.h>
 
@@ -13,6 +14,7 @@
 #include "block/drive.h"
 #include "chardev/chardev.h"
 #include "core/dev/dev_qmp.h"
+#include "monitor/fdset.h"
 #include "monitor/monitor.h"
 #include "net/net.h"
 
@@ -173,12 +175,34 @@ static void on_terminal_quit(void *opaque)
     machine_request_shutdown(opaque, SHUTDOWN_HOST_SIGNAL);
 }
 
+static int open_special(void *opaque, const char *path, int flags)
+{
+    return fdset_open(opaque, path, flags);
+}
+
+static MUST_USE Error *make_fdsets(Plan *plan, Machine *machine)
+{
+    for (guint n = 0; n < plan->add_fds->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->add_fds, n);
+        uint64_t fd, set;
+        int64_t made;
+        TRY(keyvalues_get_u64(kv, "fd", 0, &fd));
+        TRY(keyvalues_get_u64(kv, "set", 0, &set));
+        int copy = fcntl((int)MIN(fd, INT32_MAX), F_DUPFD_CLOEXEC, 0);
+        if (copy < 0) {
+            return error_new_errno(errno, "-add-fd: cannot duplicate fd %u", (unsigned)fd);
+        }
+        TRY(fdset_add(machine, (int64_t)MIN(set, INT64_MAX), copy, keyvalues_get(kv, "opaque"), &made));
+    }
+    return NULL;
+}
+
 static MUST_USE Error *make_chardevs(Plan *plan, Machine *machine)
 {
     Chardevs *set = chardevs_new(object_container_at(machine->root, "/chardevs"), machine->loop);
 
     set->escape = (uint8_t)plan->escape;
-    set->hooks = (ChardevHooks) { .quit = on_terminal_quit, .opaque = machine };
+    set->hooks = (ChardevHooks) { .quit = on_terminal_quit, .open_special = open_special, .opaque = machine };
     machine_set_service(machine, "chardevs", set);
     for (guint n = 0; n < plan->chardevs->len; n++) {
         KeyValues *kv = g_ptr_array_index(plan->chardevs, n);
@@ -297,6 +321,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     TRY(set_machine_props(plan, machine));
     apply_globals(plan, machine);
     TRY(make_objects(plan, machine));
+    TRY(make_fdsets(plan, machine));
     TRY(make_chardevs(plan, machine));
     TRY(make_drives(plan, machine));
     TRY(make_netdevs(plan, machine));
@@ -360,6 +385,7 @@ void cli_stop(Machine *machine)
     unplug_all(machine);
     net_finish(machine);
     chardevs_free(machine_service(machine, "chardevs"));
+    fdsets_free(machine);
     lock_release(&machine->lock);
     BlockGraph *graph = machine_service(machine, BLOCK_SERVICE);
     if (graph) {

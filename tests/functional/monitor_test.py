@@ -279,6 +279,51 @@ def test_several_monitors():
             same(q.run('query-name'), {})
 
 
+def test_descriptors():
+    with tempfile.TemporaryDirectory() as folder:
+        path, log = os.path.join(folder, 'm'), os.path.join(folder, 'log')
+        with open(log, 'wb') as inherited:
+            fd = inherited.fileno()
+            q = subprocess.Popen([PROGRAM, *NONE, '-qmp', 'unix:%s,server=on,wait=off' % path, '-add-fd',
+                                  'fd=%d,set=3,opaque=log' % fd, '-monitor', 'file:/dev/fdset/3'], pass_fds=[fd])
+        client = socket.socket(socket.AF_UNIX)
+        while True:
+            try:
+                client.connect(path)
+                break
+            except OSError:
+                time.sleep(0.01)
+        stream = client.makefile('rb')
+        stream.readline()
+
+        def ask(text, fds=()):
+            socket.send_fds(client, [text.encode()], fds)
+            return json.loads(stream.readline())
+        ask('{"execute": "qmp_capabilities"}')
+        with open(path + '.x', 'wb') as sent:
+            reply = ask('{"execute": "add-fd", "arguments": {"fdset-id": 5}}', [sent.fileno()])
+            same(reply['return']['fdset-id'], 5)
+            same(ask('{"execute": "getfd", "arguments": {"fdname": "a"}}', [sent.fileno()]), {'return': {}})
+        matches('No file descriptor', ask('{"execute": "getfd", "arguments": {"fdname": "a"}}')['error']['desc'])
+        same([s['fdset-id'] for s in ask('{"execute": "query-fdsets"}')['return']], [3, 5])
+        same(ask('{"execute": "closefd", "arguments": {"fdname": "a"}}'), {'return': {}})
+        same(ask('{"execute": "remove-fd", "arguments": {"fdset-id": 5}}'), {'return': {}})
+        ask('{"execute": "quit"}')
+        same(q.wait(5), 0)
+        matches('monitor - type', open(log).read())
+
+
+def test_cpu_models():
+    with Qmp(*NONE) as q:
+        names = {d['name'] for d in q.run('query-cpu-definitions')}
+        assert {'max', 'base', 'qemu64'} <= names, names
+        full = q.run('query-cpu-model-expansion', type='full', model={'name': 'max'})['model']
+        same((full['name'], full['props']['fpu'], full['props']['sse2']), ('max', True, True))
+        static = q.run('query-cpu-model-expansion', type='static', model={'name': 'base'})['model']
+        same(static['props']['fpu'], False)
+        matches('not a known CPU type', q.error('query-cpu-model-expansion', type='full', model={'name': 'x'})[1])
+
+
 def test_block():
     with tempfile.TemporaryDirectory() as folder:
         disk, other = os.path.join(folder, 'd'), os.path.join(folder, 'o')

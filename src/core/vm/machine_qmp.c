@@ -158,26 +158,48 @@ Error *qmp_query_current_machine(QmpContext *ctx, const QmpQueryCurrentMachineAr
     return NULL;
 }
 
+static Value *topology_value(const MachineConfig *config, unsigned index)
+{
+    Value *props = value_dict();
+    unsigned threads = MAX(config->threads, 1), cores = MAX(config->cores, 1), dies = MAX(config->dies, 1);
+
+    value_put_int(props, "thread-id", index % threads);
+    value_put_int(props, "core-id", index / threads % cores);
+    if (dies > 1) {
+        value_put_int(props, "die-id", index / threads / cores % dies);
+    }
+    value_put_int(props, "socket-id", index / threads / cores / dies);
+    return props;
+}
+
+/* No CPU can come or go yet: these are the ones that are there. */
+Error *qmp_query_hotpluggable_cpus(QmpContext *ctx, const QmpQueryHotpluggableCpusArgs *args, Value **ret)
+{
+    *ret = value_list();
+    for (guint n = ctx->machine->vcpus->len; n-- > 0;) {
+        Vcpu *vcpu = g_ptr_array_index(ctx->machine->vcpus, n);
+        g_autofree char *path = object_path(&vcpu->dev.object);
+        Value *info = value_dict();
+        value_put(info, "props", topology_value(ctx->machine->config, vcpu->index));
+        value_put_int(info, "vcpus-count", 1);
+        value_put_str(info, "qom-path", path);
+        value_put_str(info, "type", vcpu->dev.object.type->name);
+        value_append(*ret, info);
+    }
+    return NULL;
+}
+
 Error *qmp_query_cpus_fast(QmpContext *ctx, const QmpQueryCpusFastArgs *args, Value **ret)
 {
-    const MachineConfig *config = ctx->machine->config;
-
     *ret = value_list();
     for (guint n = 0; n < ctx->machine->vcpus->len; n++) {
         Vcpu *vcpu = g_ptr_array_index(ctx->machine->vcpus, n);
         g_autofree char *path = object_path(&vcpu->dev.object);
-        Value *info = value_dict(), *props = value_dict();
-        unsigned threads = MAX(config->threads, 1), cores = MAX(config->cores, 1), dies = MAX(config->dies, 1);
-        value_put_int(props, "thread-id", vcpu->index % threads);
-        value_put_int(props, "core-id", vcpu->index / threads % cores);
-        if (dies > 1) {
-            value_put_int(props, "die-id", vcpu->index / threads / cores % dies);
-        }
-        value_put_int(props, "socket-id", vcpu->index / threads / cores / dies);
+        Value *info = value_dict();
         value_put_int(info, "cpu-index", vcpu->index);
         value_put_str(info, "qom-path", path);
         value_put_int(info, "thread-id", vcpu->thread_id);
-        value_put(info, "props", props);
+        value_put(info, "props", topology_value(ctx->machine->config, vcpu->index));
         value_put_str(info, "target", target_of(ctx->machine));
         value_append(*ret, info);
     }

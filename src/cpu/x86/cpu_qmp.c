@@ -101,3 +101,89 @@ Error *qmp_query_cpu_definitions(QmpContext *ctx, const QmpQueryCpuDefinitionsAr
     }
     return NULL;
 }
+
+/* --- expansion: a model as the features it stands for --- */
+
+static const X86Model *model_by_any_name(const char *name)
+{
+    g_autofree char *first = g_strconcat(name, "-v1", NULL);
+
+    for (const X86Model *model = x86_models; model->name; model++) {
+        if (!strcmp(model->name, name) || !strcmp(model->name, first) || !g_strcmp0(model->alias, name)) {
+            return model;
+        }
+    }
+    return NULL;
+}
+
+/* max and host have what this host can give, base nothing. */
+static Value *features_value(const char *name, const X86Model *model, const uint32_t words[X86_FEAT_WORDS])
+{
+    g_autoptr(GHashTable) flags = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    bool all = !strcmp(name, "max") || !strcmp(name, "host");
+    Value *props = value_dict();
+
+    if (model) {
+        collect_flags(model, flags, 0);
+    }
+    for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
+        for (unsigned bit = 0; bit < 32; bit++) {
+            const char *feature = x86_feature_name(word, bit);
+            if (feature) {
+                bool offered = words[word] & BIT(bit);
+                value_put_bool(props, feature, offered && (all || g_hash_table_contains(flags, feature)));
+            }
+        }
+    }
+    return props;
+}
+
+static void put_numbers(Value *props, const X86Model *model)
+{
+    const X86Model *at = model;
+    uint32_t family = 0, number = 0, stepping = 0;
+    const char *vendor = NULL, *model_name = NULL;
+
+    for (unsigned depth = 0; at && depth < 16; depth++) {
+        family = family ? family : at->family;
+        number = number ? number : at->model;
+        stepping = stepping ? stepping : at->stepping;
+        vendor = vendor ? vendor : at->vendor;
+        model_name = model_name ? model_name : at->model_name;
+        at = at->like ? model_named(at->like) : NULL;
+    }
+    if (model) {
+        value_put_int(props, "family", family);
+        value_put_int(props, "model", number);
+        value_put_int(props, "stepping", stepping);
+        value_put_str(props, "vendor", vendor);
+        value_put_str(props, "model-id", model_name);
+    }
+}
+
+Error *qmp_query_cpu_model_expansion(QmpContext *ctx, const QmpQueryCpuModelExpansionArgs *args, Value **ret)
+{
+    static const char *const special[] = { "max", "base", "host", NULL };
+    const char *name = value_find_str(args->model, "name");
+    const X86Model *model = model_by_any_name(name);
+    const Value *given = value_find(args->model, "props");
+    uint32_t words[X86_FEAT_WORDS];
+
+    if (!model && !g_strv_contains(special, name)) {
+        return error_new("The CPU type '%s' is not a known CPU type", name);
+    }
+    if (given && value_kind(given) != VALUE_DICT) {
+        return error_new("Invalid parameter type for 'model.props', expected: object");
+    }
+    x86_supported_features(words);
+    Value *props = features_value(name, model, words), *info = value_dict();
+    put_numbers(props, model);
+    for (size_t n = 0; given && n < value_length(given); n++) {
+        value_put(props, value_key_at(given, n), value_copy(value_item_at(given, n)));
+    }
+    value_put_str(info, "name", !strcmp(args->type, "static") ? "base" : name);
+    value_put(info, "props", props);
+    *ret = value_dict();
+    value_put(*ret, "model", info);
+    return NULL;
+}
