@@ -145,7 +145,7 @@ static const Option *option_find(const char *name)
 const char *cli_option_name(unsigned index, bool *ret_has_arg)
 {
     for (const Option *option = option_table; option->name || option->help; option++) {
-        if (option->name && index-- == 0) {
+        if (option->name && option->fn != opt_unsupported && option->fn != opt_other_target && index-- == 0) {
             *ret_has_arg = option->has_arg;
             return option->name;
         }

@@ -52,7 +52,7 @@ char *plan_dump(const Plan *plan);
 
 /* One option as -readconfig and the tests give it. */
 Error *cli_option(Plan *plan, const char *name, const char *arg) MUST_USE;
-/* Names and arguments for query-command-line-options: NULL ends. */
+/* The options that work, for query-command-line-options: NULL ends. */
 const char *cli_option_name(unsigned index, bool *ret_has_arg);
 
 

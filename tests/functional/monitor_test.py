@@ -160,6 +160,17 @@ def test_introspection():
         assert any(m.get('is-default') for m in machines.values())
 
 
+def test_option_groups():
+    with Qmp(*NONE) as q:
+        groups = {g['option']: {p['name']: p['type'] for p in g['parameters']}
+                  for g in q.run('query-command-line-options')}
+        same(groups['machine']['hpet'], 'boolean')
+        same(groups['chardev']['reconnect'], 'number')
+        assert 'serial' in groups and 'gdb' not in groups
+        same(len(q.run('query-command-line-options', option='memory')), 1)
+        same(q.error('query-command-line-options', option='nosuch')[1], 'invalid option name: nosuch')
+
+
 def test_run_state():
     with Qmp(*PC) as q:
         same(q.run('query-status'), {'status': 'prelaunch', 'singlestep': False, 'running': False})
