@@ -184,7 +184,8 @@ bool vcpu_wait_until_runnable(Vcpu *vcpu)
         go_on = true;
         break;
     }
-    atomic_fetch_and(vcpu->exit_req, ~(uint32_t)VCPU_REQ_STOP);
+    /* No work is left here: whoever queues more sets the bit after the work is in the list. */
+    atomic_fetch_and(vcpu->exit_req, ~(uint32_t)(VCPU_REQ_STOP | VCPU_REQ_WORK | VCPU_REQ_RESET));
     pthread_mutex_unlock(&vcpu->run_lock);
     return go_on;
 }
