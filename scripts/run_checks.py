@@ -105,7 +105,7 @@ def main():
 
     run_step(tally, 'layers', [sys.executable, os.path.join(ROOT, 'scripts/check_layers.py')])
     run_step(tally, 'headers compile alone', [sys.executable, os.path.join(ROOT, 'scripts/check_headers.py'), build])
-    meson_tests(tally, build, ['unit', 'functional', 'guest'] + (['full'] if args.full else []))
+    meson_tests(tally, build, ['unit', 'codegen', 'insn', 'block', 'functional', 'guest'] + (['full'] if args.full else []))
     if args.ci:
         clang = build + '-clang'
         configure(clang, '--werror', cc='clang')
