@@ -95,7 +95,7 @@ char *pci_device_path(Device *dev)
 {
     PciDevice *pci = pci_of(dev);
     const ClassName *name = class_name(pci);
-    GString *out = g_string_new(pci->bus->bridge ? "" : "pci@i0cf8/");
+    GString *out = g_string_new(NULL);
     if (name && name->node) {
         g_string_append(out, name->node);
     } else {

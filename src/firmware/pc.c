@@ -73,8 +73,25 @@ static Error *add_boot_options(Machine *machine)
     return add_number_file(fw, "etc/boot-fail-wait", (uint64_t)config->boot_reboot_timeout, 4);
 }
 
+/* The BIOS of a display adapter without a ROM BAR (ISA): the adapter names its image. */
+static Error *add_vga_rom(Machine *machine)
+{
+    const char *file = machine_service(machine, "vga-rom");
+    g_autofree char *path = NULL, *name = NULL;
+    g_autofree uint8_t *data = NULL;
+    size_t size;
+    if (!file) {
+        return NULL;
+    }
+    TRY(machine_find_file(machine, file, &path));
+    TRY(kernel_read_file("VGA BIOS", path, &data, &size));
+    name = g_strconcat("vgaroms/", file, NULL);
+    return fw_cfg_add_file(machine->fw_cfg, name, data, size);
+}
+
 static Error *add_option_roms(Machine *machine)
 {
+    TRY(add_vga_rom(machine));
     for (guint i = 0; i < machine->config->option_roms->len; i++) {
         g_autofree char *path = NULL;
         g_autofree uint8_t *data = NULL;

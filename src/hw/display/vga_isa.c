@@ -12,6 +12,7 @@ typedef struct VgaIsa {
     uint32_t vgamem_mb;
 } VgaIsa;
 
+
 static Error *isa_vga_plug(Device *dev)
 {
     VgaIsa *card = container_of(dev, VgaIsa, dev);
@@ -22,6 +23,8 @@ static Error *isa_vga_plug(Device *dev)
     TRY(vga_init(&card->vga, dev, card->vgamem_mb * MiB));
     vga_map_legacy(&card->vga, isa->memory, isa->io);
     isa_map_memory(dev, &card->vga.vram_region, LFB_BASE);
+    /* No ROM BAR: firmware gets the BIOS as a file. */
+    machine_set_service(dev->machine, "vga-rom", (void *)"vgabios-isavga.bin");
     return NULL;
 }
 
