@@ -16,7 +16,7 @@
 enum { PMBA = 0x40, DEVACTB = 0x58, PMREGMISC = 0x80, SMBBA = 0x90, SMBHSTCFG = 0xd2 };
 enum { DEVACTB_APMC_EN = 1 << 25, PMREGMISC_PMIOSE = 1, SMBHSTCFG_EN = 1 };
 /* Power management I/O space. */
-enum { GLBCTL = 0x28, GLBCTL_SMI_EN = 1 };
+enum { GLBCTL = 0x28 };
 enum { APM_PORT = 0xb2, GPE0_PORT = 0xafe0, GPE0_BYTES = 4, HOTPLUG_PORT = 0xae00, GPE_PCI_HOTPLUG = 1 };
 enum { APM_ACPI_ENABLE = 0xf1, APM_ACPI_DISABLE = 0xf0 };
 
@@ -46,7 +46,8 @@ static void apm_written(void *owner, uint8_t command)
     if (command == APM_ACPI_ENABLE || command == APM_ACPI_DISABLE) {
         acpi_pm_set_sci_enabled(&piix->pm, command == APM_ACPI_ENABLE);
     }
-    if ((ld32_le(piix->pci.config + DEVACTB) & DEVACTB_APMC_EN) && (piix->glbctl & GLBCTL_SMI_EN)) {
+    /* GLBCTL's SMI_EN does not gate it: on the way out of S3, firmware asks for an SMI before it has put PMBA back. */
+    if (ld32_le(piix->pci.config + DEVACTB) & DEVACTB_APMC_EN) {
         irq_set(&piix->smi, 1);
     }
 }

@@ -195,7 +195,10 @@ static void fx_reset(Device *dev)
 {
     I440fx *fx = container_of(dev, I440fx, pci.dev);
     uint8_t *config = fx->pci.config;
-    memset(config + PAM0, 0, PAM_REGS);
+    if (dev->machine->state != RUN_STATE_SUSPENDED) {
+        /* Not when it wakes up from S3: firmware finds its way from what it shadowed before. */
+        memset(config + PAM0, 0, PAM_REGS);
+    }
     config[SMRAMC] = SMRAM_C_BASE;
     fx->pci.wmask[SMRAMC] = SMRAM_D_OPEN | SMRAM_D_CLS | SMRAM_D_LCK | SMRAM_G_SMRAME;
     update_memory(fx);
