@@ -345,9 +345,14 @@ static Error *open_backing_co(BlockNode *node, KeyValues *opts, unsigned depth)
         keyvalues_remove(opts, "backing");
         return NULL;
     }
+    bool overridden = keyvalues_has(opts, "backing.driver") || block_has_prefix(opts, "backing.file") ||
+                      keyvalues_has(opts, "backing.filename");
+    if (!given && !node->backing_filename && !overridden) {
+        /* Modes of a backing node that is not there. */
+        keyvalues_remove(opts, "backing.force-share");
+        keyvalues_remove(opts, "backing.read-only");
+    }
     if (!given && node->backing_filename) {
-        bool overridden = keyvalues_has(opts, "backing.driver") ||
-                          block_has_prefix(opts, "backing.file") || keyvalues_has(opts, "backing.filename");
         if (!overridden) {
             g_autofree char *path = block_resolve_backing(node->filename, node->backing_filename);
             keyvalues_set(opts, "backing.filename", path);
@@ -419,6 +424,8 @@ static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
     }
     if (driver->supports_backing) {
         TRY(open_backing_co(node, opts, depth));
+    } else if (keyvalues_has(opts, "backing") && !*keyvalues_get(opts, "backing")) {
+        keyvalues_remove(opts, "backing"); /* "none" fits everybody */
     }
     TRY(block_check_leftover(opts, node));
     return node_claims_update(node);
@@ -452,7 +459,6 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
                            BlockNode **ret_node)
 {
     const char *filename = keyvalues_get(opts, "filename");
-    g_autofree char *shown = g_strdup(filename);
 
     /* A name alone: the protocol's driver for it; json: may bring a driver for the format. */
     if (filename && !keyvalues_has(opts, "driver") && (protocol || g_str_has_prefix(filename, "json:"))) {
@@ -470,9 +476,6 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
     Error *err = open_steps_co(node, opts, protocol, depth);
     if (err) {
         node_unref_co(node);
-        if (!protocol && shown && !g_str_has_prefix(shown, "json:")) {
-            err = error_prefix(err, "Could not open '%s': ", shown);
-        }
         return err;
     }
     if (!node->filename) {

@@ -160,7 +160,7 @@ static void test_messages(BlockFixture *f, gconstpointer unused)
     g_autoptr(KeyValues) more = keyvalues_new();
 
     expect_error(block_open_file(f->graph, "/nonexistent/x", NULL, 0, NULL, &node),
-                 "Could not open '/nonexistent/x': Could not open '/nonexistent/x': No such file*");
+                 "Could not open '/nonexistent/x': No such file*");
     expect_error(block_open_file(f->graph, path, "rae", 0, NULL, &node), "*Unknown driver 'rae', did you mean 'raw'?");
     expect_error(block_open_file(f->graph, "foo:bar", NULL, 0, NULL, &node), "*Unknown protocol 'foo'");
     keyvalues_set(more, "ofset", "512");

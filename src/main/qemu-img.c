@@ -33,7 +33,7 @@ static const ImgCommand commands[] = {
 
 static void print_version(void)
 {
-    printf("qemu-img version 11.0.0 (Ostrich 0.1)\n");
+    printf("qemu-img version 7.2.0 (Ostrich 0.1.0)\n");
 }
 
 static void print_help(void)

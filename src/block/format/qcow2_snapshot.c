@@ -416,7 +416,7 @@ static Error *apply_locked_co(Qcow2 *q, const char *id)
 {
     int at = find_snapshot(q, id);
     if (at < 0) {
-        return error_new("Can't find snapshot '%s'", id);
+        return error_new_errno(ENOENT, "Could not apply snapshot '%s': Failed to load snapshot", id);
     }
     const Qcow2Snapshot *sn = &g_array_index(q->snapshots, Qcow2Snapshot, at);
     TRY(check_applicable(q, sn));
@@ -467,7 +467,7 @@ static Error *delete_locked_co(Qcow2 *q, const char *id)
     int at = find_snapshot(q, id);
     g_autofree uint64_t *l1 = NULL;
     if (at < 0) {
-        return error_new("Can't find snapshot '%s'", id);
+        return error_new("Could not delete snapshot '%s': snapshot not found", id);
     }
     Qcow2Snapshot *sn = &g_array_index(q->snapshots, Qcow2Snapshot, at);
     uint64_t l1_offset = sn->l1_offset;

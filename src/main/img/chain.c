@@ -191,11 +191,10 @@ int img_compare(const ImgCommand *command, BlockGraph *graph, int argc, char **a
 
     int done = img_parse(&parser, graph, &c.o, argc, argv);
     if (done >= 0) {
-        return done == 1 ? 2 : done;
+        return done;
     }
     if (c.o.arg_count != 2) {
-        img_usage_error(error_new("Expecting two image file names"));
-        return 2;
+        return img_usage_error(error_new("Expecting two image file names"));
     }
     return img_run(graph, compare_co, &c);
 }

@@ -19,7 +19,7 @@ static Error *check_option(void *opaque, int letter, const char *value)
     } else if (!strcmp(value, "all")) {
         c->fix = CHECK_FIX_LEAKS | CHECK_FIX_ERRORS;
     } else {
-        return error_new("--repair expects 'leaks' or 'all' not '%s'", value);
+        return error_new("Unknown option value for -r (expecting 'leaks' or 'all'): %s", value);
     }
     return NULL;
 }

@@ -64,9 +64,9 @@ static Error *convert_option(void *opaque, int letter, const char *value)
         return NULL;
     case 'S':
         TRY(img_parse_size(value, &c->sparse));
-        return c->sparse % 512 || c->sparse > 64 * MiB ?
+        return c->sparse % 512 || c->sparse > 16 * MiB ?
                    error_new("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up "
-                             "to 67108864. Select 0 to disable sparse detection (fully allocates output).") : NULL;
+                             "to 16777216. Select 0 to disable sparse detection (fully allocates output).") : NULL;
     case 'm':
         TRY(img_parse_size(value, &number));
         c->coroutines = (unsigned)number;
@@ -382,7 +382,10 @@ static Error *create_target_co(Convert *c, const char *filename)
     g_autofree char *size = g_strdup_printf("%" PRIu64, ALIGN_UP(c->total, 512));
     const char *format = c->o.out_format ? c->o.out_format : "raw";
 
-    TRY(block_driver_lookup(format, &driver));
+    driver = block_driver_find(format);
+    if (!driver) {
+        return error_new("Unknown file format '%s'", format);
+    }
     if (!driver->create_options || !driver->create_co) {
         return error_new("Format driver '%s' does not support image creation", format);
     }
@@ -510,10 +513,10 @@ int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **a
         return 0;
     }
     if (c->o.arg_count < 1) {
-        return img_usage_error(error_new("Must specify image file name"));
+        return img_result(error_new("Must specify image file name"));
     }
     if (c->o.arg_count < 2) {
-        return img_usage_error(error_new("Must specify the name of the target image"));
+        return img_result(error_new("Must specify the name of the target image"));
     }
     if (c->target_is_zero && !c->no_create) {
         return img_result(error_new("--target-is-zero requires use of -n flag"));

@@ -83,34 +83,32 @@ static Error *look_at_backing_co(Create *c, const char *filename, const char *ba
 {
     g_autofree char *path = block_resolve_backing(filename, backing);
     bool size_given = keyvalues_has(c->opts, "size");
-    ImgDisk disk;
 
     if (c->unsafe) {
         return size_given ? NULL : error_new("Image creation needs a size parameter");
     }
-    if (!format) {
-        return error_hint(error_new("Backing file specified without backing format"),
-                          "Give the format of '%s' with -F.", backing);
-    }
-    ImgOptions o = c->o;
-    o.force_share = false;
-    Error *err = img_open_co(&o, path, format, 0, NULL, false, &disk);
+    BlockNode *node;
+    Error *err = block_open_file_co(c->o.graph, path, format, OPEN_FORCE_SHARE, NULL, &node);
     if (err) {
         return error_hint(err, "Could not open backing image.");
     }
+    if (!format) {
+        err = error_hint(error_new("Backing file specified without backing format"), "Detected format of %s.",
+                         node->driver->name);
+    }
     if (!size_given) {
-        g_autofree char *size = g_strdup_printf("%" PRIu64, disk.node->size);
+        g_autofree char *size = g_strdup_printf("%" PRIu64, node->size);
         keyvalues_set(c->opts, "size", size);
     }
-    img_close_co(&disk);
-    return NULL;
+    node_unref_co(node);
+    return err;
 }
 
 static void print_formatting(const Create *c, const char *filename)
 {
     /* The order in which people know it: defaults of the format among what was given. */
-    static const char *const order[] = { "cluster_size", "extended_l2", "compression_type", "size", "backing_file",
-                                         "backing_fmt", "compat", "lazy_refcounts", "refcount_bits", "preallocation",
+    static const char *const order[] = { "cluster_size", "extended_l2", "preallocation", "compression_type", "size", "backing_file",
+                                         "backing_fmt", "compat", "lazy_refcounts", "refcount_bits",
                                          "nocow", "extent_size_hint" };
     static const struct {
         const char *key, *value;
@@ -280,20 +278,9 @@ static Error *new_size(const Resize *r, uint64_t old, uint64_t *ret_size)
     return *ret_size > INT64_MAX ? error_new("Image size must be less than 8 EiB!") : NULL;
 }
 
-static void warn_guessed(const BlockNode *node)
-{
-    if (node->probed && !strcmp(node->driver->name, "raw")) {
-        fprintf(stderr, "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
-                "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
-                "will be restricted.\n"
-                "         Specify the 'raw' format explicitly to remove the restrictions.\n", node->filename);
-    }
-}
-
 static Error *resize_steps_co(Resize *r, ImgDisk *disk)
 {
     uint64_t size;
-    warn_guessed(disk->node);
     TRY(new_size(r, disk->node->size, &size));
     if (size < disk->node->size && !r->shrink) {
         return error_hint(error_new("Use the --shrink option to perform a shrink operation."),
@@ -333,7 +320,7 @@ int img_resize(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
     /* The last argument may be "-10M", which is no option. */
     if (argc < 3) {
         int done = img_parse(&parser, graph, &r.o, argc, argv);
-        return done >= 0 ? done : img_usage_error(error_new("Expecting image file name and size"));
+        return done >= 0 ? done : img_usage_error(error_new("Not enough arguments"));
     }
     r.size = argv[--argc];
     int done = img_parse(&parser, graph, &r.o, argc, argv);

@@ -171,7 +171,6 @@ static Error *open_node_co(const ImgOptions *options, const char *filename, cons
         return error_new("--image-opts and --format are mutually exclusive");
     }
     TRY(keyvalues_parse(filename, NULL, &opts));
-    const char *given = keyvalues_get(opts, "file.filename") ? "" : keyvalues_get(opts, "filename");
     keyvalues_set(opts, "read-only", flags & OPEN_WRITE ? "off" : "on");
     if (flags & OPEN_FORCE_SHARE) {
         keyvalues_set(opts, "force-share", "on");
@@ -182,8 +181,17 @@ static Error *open_node_co(const ImgOptions *options, const char *filename, cons
     if (flags & OPEN_NO_BACKING) {
         keyvalues_set(opts, "backing", "");
     }
-    (void)given;
     return block_open_options_co(options->graph, opts, ret_node);
+}
+
+static void warn_guessed(const BlockNode *node)
+{
+    if (node->probed && !strcmp(node->driver->name, "raw")) {
+        fprintf(stderr, "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+                "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
+                "will be restricted.\n"
+                "         Specify the 'raw' format explicitly to remove the restrictions.\n", node->filename);
+    }
 }
 
 Error *img_open_with_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
@@ -202,12 +210,18 @@ Error *img_open_with_co(const ImgOptions *options, const char *filename, const c
         }
     }
     TRY(cache_flags(cache, &flags));
-    TRY(open_node_co(options, filename, format, flags, image_opts, more, &disk.node));
-    Error *err = block_root_attach(disk.node, "qemu-img", CLAIM_READ | (writes ? CLAIM_WRITE | CLAIM_RESIZE : 0),
+    Error *err = open_node_co(options, filename, format, flags, image_opts, more, &disk.node);
+    if (err) {
+        return error_prefix(err, "Could not open '%s': ", filename);
+    }
+    if (writes) {
+        warn_guessed(disk.node);
+    }
+    err = block_root_attach(disk.node, "qemu-img", CLAIM_READ | (writes ? CLAIM_WRITE | CLAIM_RESIZE : 0),
                                    flags & OPEN_FORCE_SHARE ? CLAIM_ALL : CLAIM_READ | CLAIM_WRITE_UNCHANGED, &disk.root);
     if (err) {
         node_unref_co(disk.node);
-        return image_opts ? err : error_prefix(err, "Could not open '%s': ", filename);
+        return error_prefix(err, "Could not open '%s': ", filename);
     }
     *ret_disk = disk;
     return NULL;

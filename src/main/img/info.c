@@ -359,8 +359,9 @@ static Error *snapshot_change_co(Snapshot *s, BlockNode *node)
     gint64 now = g_get_real_time();
 
     if (!driver->snapshot_create_co) {
-        return error_new("Could not %s snapshot '%s': '%s' images have no internal snapshots",
-                         s->action == 'c' ? "create" : s->action == 'a' ? "apply" : "delete", s->name, driver->name);
+        return error_new("Could not %s snapshot '%s': -95 (Operation not supported): '%s' images have no internal "
+                         "snapshots", s->action == 'c' ? "create" : s->action == 'a' ? "apply" : "delete", s->name,
+                         driver->name);
     }
     switch (s->action) {
     case 'c':
