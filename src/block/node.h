@@ -75,8 +75,9 @@ enum {
     STATUS_OFFSET = BIT(2),     /* `map` tells where, in `file` */
     STATUS_ALLOCATED = BIT(3),  /* decided here, not by the backing node */
     STATUS_COMPRESSED = BIT(4),
-    STATUS_EOF = BIT(5),        /* beyond the end */
-    STATUS_RAW = BIT(6),        /* ask `file` at `map` for details */
+    STATUS_EOF = BIT(5),        /* beyond the end, of the node or of a backing node */
+    STATUS_RAW = BIT(6),        /* `file` at `map` decides */
+    STATUS_RECURSE = BIT(7),    /* there may be holes at `map` of `file` */
 };
 typedef struct BlockStatus {
     unsigned flags;

@@ -465,9 +465,8 @@ int node_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus
     if (status.flags & STATUS_OFFSET) {
         status.map += offset - from;
     }
-    /* Data of a format may be a hole of the file. */
-    if ((status.flags & STATUS_DATA) && (status.flags & STATUS_OFFSET) && !(status.flags & STATUS_ZERO) &&
-        status.file && status.file != node) {
+    if ((status.flags & (STATUS_RAW | STATUS_RECURSE)) && (status.flags & STATUS_DATA) &&
+        (status.flags & STATUS_OFFSET)) {
         BlockStatus below;
         ret = node_status_co(status.file, status.map, status.bytes, &below);
         if (ret >= 0 && (status.flags & STATUS_RAW)) {
@@ -503,7 +502,7 @@ int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint
         }
         if (layer != node && (status.flags & STATUS_EOF)) {
             /* A backing image that ends here: zeroes, made by the layer above. */
-            status.flags = STATUS_ZERO | STATUS_ALLOCATED;
+            status.flags = STATUS_ZERO | STATUS_ALLOCATED | STATUS_EOF;
             shorter = true;
         }
         bytes = status.bytes;

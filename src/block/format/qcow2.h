@@ -127,6 +127,7 @@ typedef struct Qcow2 {
     uint64_t fresh;           /* nothing was ever written at or above this host offset */
     uint64_t compressed_next; /* where the next compressed cluster may begin; 0: in a new cluster */
     bool pass_discard, broken;
+    enum { HOLES_UNKNOWN, HOLES_FEW, HOLES_MANY } holes; /* of the file: MANY when clusters are preallocated */
     bool check_overlaps;
 
     GArray *snapshots;        /* Qcow2Snapshot */

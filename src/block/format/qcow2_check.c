@@ -23,7 +23,7 @@ typedef struct Checker {
     bool rebuild, flags_wrong;
     uint64_t low_counts, high_counts; /* how many clusters have a count that is wrong */
     uint64_t wrong_flags;
-    uint64_t next_expected; /* for fragmentation */
+    uint64_t next_expected; /* where the next cluster of a table lies when nothing is fragmented */
 } Checker;
 
 static void say(Checker *c, const char *fmt, ...) PRINTF(2, 3);
@@ -120,6 +120,7 @@ static void check_l2(Checker *c, uint64_t offset, bool active, uint8_t *buffer)
         c->out->check_errors++;
         return;
     }
+    c->next_expected = 0;
     for (uint64_t e = 0; e < q->l2_entries; e++) {
         check_data_entry(c, ld64_be(buffer + e * q->entry_size), active);
     }

@@ -512,6 +512,16 @@ int qcow2_preallocate_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
 
 /* --- status --- */
 
+/* Preallocated clusters may be holes of the file; asking about each is only worth it then. */
+static bool has_many_holes(Qcow2 *q)
+{
+    if (q->holes == HOLES_UNKNOWN) {
+        uint64_t real = node_allocated_size(q->file);
+        q->holes = real != UINT64_MAX && real < q->file->size - q->file->size / 10 ? HOLES_MANY : HOLES_FEW;
+    }
+    return q->holes == HOLES_MANY;
+}
+
 int qcow2_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
 {
     Qcow2 *q = node->state;
@@ -542,6 +552,9 @@ int qcow2_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatu
         [KIND_COMPRESSED] = STATUS_DATA | STATUS_ALLOCATED | STATUS_COMPRESSED,
     };
     *ret_status = (BlockStatus){ .flags = flags[map.kind], .bytes = total };
+    if (map.kind == KIND_DATA && has_many_holes(q)) {
+        ret_status->flags |= STATUS_RECURSE;
+    }
     if (map.kind == KIND_DATA || (map.kind == KIND_ZERO && map.host)) {
         ret_status->flags |= STATUS_OFFSET;
         ret_status->map = map.host;

@@ -40,7 +40,7 @@ static Error *parse_snapshot(Qcow2 *q, const uint8_t *p, size_t room, Qcow2Snaps
     *sn = (Qcow2Snapshot){ .l1_offset = ld64_be(p), .l1_size = ld32_be(p + 8) };
     uint32_t id_length = ld16_be(p + 12), name_length = ld16_be(p + 14), extra = ld32_be(p + 36);
     uint64_t bytes = SNAPSHOT_FIXED + (uint64_t)extra + id_length + name_length;
-    if (extra > 1024 || ALIGN_UP(bytes, 8) > room) {
+    if (extra > 1024 || bytes > room) {
         return error_new("Snapshot table entry is too large");
     }
     sn->info.date_sec = ld32_be(p + 16);
@@ -65,7 +65,7 @@ static Error *parse_snapshot(Qcow2 *q, const uint8_t *p, size_t room, Qcow2Snaps
     }
     sn->info.id = g_strndup((const char *)e + extra, id_length);
     sn->info.name = g_strndup((const char *)e + extra + id_length, name_length);
-    *ret_bytes = ALIGN_UP(bytes, 8);
+    *ret_bytes = (size_t)MIN(ALIGN_UP(bytes, 8), room); /* the last one need not be padded */
     return NULL;
 }
 

@@ -120,6 +120,8 @@ static Error *look_for_conflicts(int fd, const char *filename, unsigned used, un
         if ((used & BIT(bit)) && byte_is_locked_by_other(fd, UNSHARED_BASE + bit)) {
             return conflict(fd, filename, false, bit);
         }
+    }
+    for (unsigned bit = 0; bit < CLAIM_BITS; bit++) {
         if ((unshared & BIT(bit)) && byte_is_locked_by_other(fd, USED_BASE + bit)) {
             return conflict(fd, filename, true, bit);
         }

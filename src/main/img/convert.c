@@ -393,6 +393,10 @@ static Error *create_target_co(Convert *c, const char *filename)
     if (c->compress && !driver->supports_backing) {
         return error_new("Compression not supported for this file format");
     }
+    const char *prealloc = keyvalues_get(c->opts, "preallocation");
+    if (c->compress && prealloc && strcmp(prealloc, "off")) {
+        return error_new("Compression and preallocation not supported at the same time");
+    }
     if (c->backing) {
         if (!c->backing_format && !keyvalues_has(c->opts, "backing_fmt")) {
             return error_new("backing format must be specified");

@@ -222,7 +222,7 @@ static Error *map_option(void *opaque, int letter, const char *value)
     return img_parse_size(value, letter == LONG_START_OFFSET ? &m->start : &m->length);
 }
 
-enum { MAP_FLAGS = STATUS_DATA | STATUS_ZERO | STATUS_OFFSET | STATUS_ALLOCATED };
+enum { MAP_FLAGS = STATUS_DATA | STATUS_ZERO | STATUS_OFFSET | STATUS_ALLOCATED | STATUS_EOF };
 
 static bool entries_join(const MapEntry *a, const MapEntry *b)
 {
@@ -234,7 +234,7 @@ static void print_entry_json(const MapEntry *e, bool first)
 {
     printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, \"zero\": %s, "
            "\"data\": %s", first ? "[" : ",\n", e->start, e->length, e->depth,
-           e->flags & STATUS_ALLOCATED ? "true" : "false", e->flags & STATUS_ZERO ? "true" : "false",
+           (e->flags & (STATUS_ALLOCATED | STATUS_EOF)) == STATUS_ALLOCATED ? "true" : "false", e->flags & STATUS_ZERO ? "true" : "false",
            e->flags & STATUS_DATA ? "true" : "false");
     if (e->flags & STATUS_OFFSET) {
         printf(", \"offset\": %" PRIu64, e->offset);

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""qemu-img against another qemu-img: images that one makes, the other reads, checks and extends.
+
+usage: peer_test.py OUR-QEMU-IMG
+Skipped (exit code 77) where no other qemu-img is installed.
+"""
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+OURS = os.path.abspath(sys.argv[1])
+PEER = shutil.which("qemu-img", path="/usr/bin:/usr/local/bin")
+PEER_IO = shutil.which("qemu-io", path="/usr/bin:/usr/local/bin")
+MIB = 1 << 20
+
+
+def run(*argv, code=0):
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode != code:
+        sys.exit(f"{' '.join(argv)}: exit code {done.returncode}, expected {code}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def make_raw(path, size, seed):
+    """Random data, text that compresses, zeroes and holes."""
+    rng = random.Random(seed)
+    with open(path, "wb") as f:
+        f.truncate(size)
+        at = 0
+        while at < size:
+            length = min(rng.randrange(1, 300) * 4096, size - at)
+            kind = rng.randrange(4)
+            f.seek(at)
+            if kind == 0:
+                f.write(rng.randbytes(length))
+            elif kind == 1:
+                f.write((b"all work and no play %6d\n" % at * (length // 20 + 1))[:length])
+            elif kind == 2:
+                f.write(bytes(length))
+            at += length
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+SHAPES = [
+    [], ["compat=0.10"], ["cluster_size=512"], ["cluster_size=4k", "refcount_bits=1"],
+    ["cluster_size=64k", "refcount_bits=64"], ["cluster_size=2M"], ["lazy_refcounts=on"],
+    ["extended_l2=on", "cluster_size=32k"], ["compression_type=zstd"], ["preallocation=metadata"],
+]
+
+
+def options(shape):
+    return ["-o", ",".join(shape)] if shape else []
+
+
+def test_convert():
+    """raw -> qcow2 by one, qcow2 -> raw by the other, both checked by both."""
+    make_raw("src.raw", 12 * MIB + 512, 1)
+    want = digest("src.raw")
+    for shape in SHAPES:
+        for compress in ([], ["-c"]):
+            if compress and "preallocation=metadata" in shape:
+                run(OURS, "convert", "-c", "-O", "qcow2", *options(shape), "src.raw", "x.qcow2", code=1)
+                continue
+            for maker, reader in ((OURS, PEER), (PEER, OURS)):
+                run(maker, "convert", *compress, "-f", "raw", "-O", "qcow2", *options(shape), "src.raw", "x.qcow2")
+                for checker in (OURS, PEER):
+                    run(checker, "check", "x.qcow2")
+                run(reader, "convert", "-O", "raw", "x.qcow2", "back.raw")
+                assert digest("back.raw") == want, (shape, compress, maker)
+                run(OURS, "compare", "src.raw", "x.qcow2")
+                assert run(OURS, "check", "x.qcow2") == run(PEER, "check", "x.qcow2"), (shape, compress, maker)
+                # The peer shows a place for parts of clusters that are not in use.
+                if not compress and "extended_l2=on" not in shape:
+                    assert json.loads(run(OURS, "map", "--output=json", "x.qcow2")) == \
+                        json.loads(run(PEER, "map", "--output=json", "x.qcow2")), (shape, maker)
+
+
+def test_sparse():
+    run(OURS, "create", "-q", "-f", "raw", "hole.raw", "1G")
+    run(OURS, "convert", "-O", "qcow2", "hole.raw", "hole.qcow2")
+    run(OURS, "convert", "hole.qcow2", "hole2.raw")
+    assert os.stat("hole2.raw").st_blocks < 100 and os.stat("hole.qcow2").st_blocks < 2000
+    assert os.path.getsize("hole2.raw") == 1 << 30
+
+
+def test_backing():
+    """Chains over both formats with relative names, written by the peer, committed and rebased by us."""
+    make_raw("base.raw", 6 * MIB, 2)
+    os.makedirs("sub", exist_ok=True)
+    run(OURS, "create", "-q", "-f", "qcow2", "-b", "../base.raw", "-F", "raw", "sub/mid.qcow2")
+    run(PEER, "create", "-q", "-f", "qcow2", "-b", "mid.qcow2", "-F", "qcow2", "sub/top.qcow2", "8M")
+    if PEER_IO:
+        run(PEER_IO, "-c", "write -P 7 1M 300k", "-c", "write -z 3M 128k", "-c", "write -P 9 7M 10k", "sub/top.qcow2")
+        run(PEER_IO, "-c", "write -P 5 2M 1000", "sub/mid.qcow2")
+    for tool in (OURS, PEER):
+        run(tool, "convert", "-O", "raw", "sub/top.qcow2", f"{'o' if tool == OURS else 'p'}.raw")
+    assert digest("o.raw") == digest("p.raw")
+    assert json.loads(run(OURS, "map", "--output=json", "sub/top.qcow2")) == \
+        json.loads(run(PEER, "map", "--output=json", "sub/top.qcow2"))
+    chain = [i["filename"] for i in json.loads(run(OURS, "info", "--backing-chain", "--output=json", "sub/top.qcow2"))]
+    assert chain == ["sub/top.qcow2", "sub/mid.qcow2", "sub/../base.raw"], chain
+    # Over another base the contents stay.
+    make_raw("other.raw", 5 * MIB, 3)
+    run(OURS, "rebase", "-b", "../other.raw", "-F", "raw", "sub/top.qcow2")
+    run(OURS, "compare", "sub/top.qcow2", "o.raw")
+    run(PEER, "check", "sub/top.qcow2")
+    run(OURS, "rebase", "-b", "", "sub/top.qcow2")
+    run(PEER, "compare", "sub/top.qcow2", "o.raw")
+    # Down into the base.
+    run(PEER, "create", "-q", "-f", "qcow2", "-b", "sub/top.qcow2", "-F", "qcow2", "last.qcow2")
+    if PEER_IO:
+        run(PEER_IO, "-c", "write -P 3 500k 900k", "last.qcow2")
+    run(PEER, "convert", "-O", "raw", "last.qcow2", "want.raw")
+    run(OURS, "commit", "-q", "last.qcow2")
+    run(PEER, "compare", "sub/top.qcow2", "want.raw")
+    run(PEER, "check", "last.qcow2")
+
+
+def test_snapshots():
+    make_raw("s.raw", 4 * MIB, 4)
+    run(OURS, "convert", "-O", "qcow2", "s.raw", "s.qcow2")
+    run(OURS, "snapshot", "-c", "one", "s.qcow2")
+    if PEER_IO:
+        run(PEER_IO, "-c", "write -P 1 0 2M", "s.qcow2")
+    run(PEER, "snapshot", "-c", "two", "s.qcow2")
+    names = [s["name"] for s in json.loads(run(OURS, "info", "--output=json", "s.qcow2"))["snapshots"]]
+    assert names == ["one", "two"]
+    run(PEER, "check", "s.qcow2")
+    run(OURS, "snapshot", "-a", "one", "s.qcow2")
+    run(PEER, "compare", "s.raw", "s.qcow2")
+    run(PEER, "check", "s.qcow2")
+    run(OURS, "snapshot", "-d", "one", "s.qcow2")
+    run(PEER, "snapshot", "-d", "two", "s.qcow2")
+    run(OURS, "check", "s.qcow2")
+    run(PEER, "compare", "s.raw", "s.qcow2")
+
+
+def test_resize():
+    for tool, other in ((OURS, PEER), (PEER, OURS)):
+        make_raw("r.raw", 4 * MIB, 5)
+        run(OURS, "convert", "-O", "qcow2", "r.raw", "r.qcow2")
+        run(tool, "resize", "-q", "r.qcow2", "+3G")
+        run(other, "check", "r.qcow2")
+        run(tool, "resize", "-q", "--shrink", "r.qcow2", "3M")
+        run(other, "check", "r.qcow2")
+        run(tool, "resize", "-q", "r.qcow2", "4M")
+        with open("r.raw", "r+b") as f:
+            f.truncate(3 * MIB)
+            f.truncate(4 * MIB)
+        run(other, "compare", "r.raw", "r.qcow2")
+    run(OURS, "resize", "-q", "r.qcow2", "1M", code=1)
+
+
+def test_repair():
+    """Refcounts overwritten: found by both, repaired by us."""
+    make_raw("d.raw", 2 * MIB, 6)
+    for value, code in ((b"\0\2", 3), (b"\0\0", 2)):
+        run(OURS, "convert", "-O", "qcow2", "-S", "0", "d.raw", "d.qcow2")
+        with open("d.qcow2", "r+b") as f:
+            f.seek(2 * 65536 + (2 * 40 if code == 3 else 2 * 10))
+            f.write(value)
+            f.truncate(50 * 65536)
+        assert subprocess.run([PEER, "check", "d.qcow2"], capture_output=True).returncode == code
+        run(OURS, "check", "d.qcow2", code=code)
+        run(OURS, "check", "-r", "all" if code == 2 else "leaks", "d.qcow2")
+        run(PEER, "check", "d.qcow2")
+        run(PEER, "compare", "d.raw", "d.qcow2")
+
+
+def test_locks():
+    """An image that the peer writes to is refused, and the other way round."""
+    if not PEER_IO:
+        return
+    run(OURS, "create", "-q", "-f", "qcow2", "l.qcow2", "1M")
+    holder = subprocess.Popen([PEER_IO, "l.qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdin.write(b"length\n")
+    holder.stdin.flush()
+    holder.stdout.readline()
+    for command in (["info", "l.qcow2"], ["resize", "l.qcow2", "2M"], ["create", "-f", "raw", "l.qcow2", "1M"]):
+        failed = subprocess.run([OURS, *command], capture_output=True, text=True)
+        assert failed.returncode == 1 and '"write" lock' in failed.stderr, failed.stderr
+        assert "qemu-io" in failed.stderr, failed.stderr
+    run(OURS, "info", "-U", "l.qcow2")
+    holder.communicate()
+    run(OURS, "resize", "-q", "l.qcow2", "2M")
+
+
+def main():
+    if not PEER or os.path.samefile(PEER, OURS):
+        print("no other qemu-img: skipped")
+        return 77
+    tests = [f for name, f in sorted(globals().items()) if name.startswith("test_")]
+    for test in tests:
+        with tempfile.TemporaryDirectory() as scratch:
+            os.chdir(scratch)
+            test()
+            os.chdir("/")
+        print(f"ok {test.__name__}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
