@@ -181,13 +181,13 @@ void x86_cpu_reset(X86Cpu *cpu, bool init)
         reset_cold(cpu);
     }
     x86_fpu_reset(cpu, init);
-    cpu->held = 0;
-    atomic_fetch_and(&x86_hot(cpu)->exit_req,
-                     ~(uint32_t)(VCPU_REQ_IRQ | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_APIC |
-                                 VCPU_REQ_DEBUG | VCPU_REQ_MCE));
-    if (!init) { /* after INIT one that came meanwhile is what the CPU waits for */
-        atomic_fetch_and(&x86_hot(cpu)->exit_req, ~(uint32_t)VCPU_REQ_SIPI);
+    uint32_t gone = VCPU_REQ_IRQ | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_APIC | VCPU_REQ_DEBUG |
+                    VCPU_REQ_MCE;
+    if (!init) {
+        gone |= VCPU_REQ_SIPI; /* one that came right after INIT stays */
     }
+    cpu->held = 0;
+    atomic_fetch_and(&x86_hot(cpu)->exit_req, ~gone);
     cpu->in_wait_for_sipi = waits;
     cpu->vcpu->halted = waits;
     x86_tlb_drop_rights(cpu);
@@ -294,8 +294,7 @@ void x86_set_a20(X86Cpu *cpu, bool on)
 
 void x86_sipi(X86Cpu *cpu, uint8_t vector)
 {
-    if (cpu->in_wait_for_sipi) {
-        cpu->sipi_vector = vector;
-        vcpu_kick(cpu->vcpu, VCPU_REQ_SIPI);
-    }
+    /* Whether it waits is seen when it is taken: an INIT may be on its way still. */
+    cpu->sipi_vector = vector;
+    vcpu_kick(cpu->vcpu, VCPU_REQ_SIPI);
 }
