@@ -255,7 +255,7 @@ static void test_msrs(void)
     BOX_EXPECT(box, EXC_GP, x86_rdmsr(cpu, 0x12345678, &value));
     BOX_EXPECT(box, EXC_GP, x86_wrmsr(cpu, 0x277, 0x0202020202020202)); /* PAT type 2 does not exist */
     BOX_EXPECT(box, -1, x86_wrmsr(cpu, 0x277, 0x0606060606060606));
-    BOX_EXPECT(box, EXC_GP, x86_wrmsr(cpu, 0xc0000082, 1ull << 47)); /* LSTAR: canonical */
+    BOX_EXPECT(box, EXC_GP, x86_wrmsr(cpu, 0xc0000082, 1ull << 60)); /* LSTAR: canonical */
     BOX_EXPECT(box, EXC_GP, x86_wrmsr(cpu, 0x2ff, 0x1000));          /* MTRR default type: reserved */
     BOX_EXPECT(box, -1, x86_wrmsr(cpu, 0x2ff, 0xc06));
     BOX_EXPECT(box, EXC_GP, x86_wrmsr(cpu, 0x200, 2));
