@@ -41,7 +41,7 @@ typedef struct Run {
 #define MODE_KEY (~(uint32_t)(X86_MODE_TF | X86_MODE_AC | X86_MODE_FLAT))
 
 typedef struct Interp {
-    uint64_t target;     /* insn_count to stop at */
+    uint64_t target;     /* insn_count to stop at; faults count */
     uint32_t start_mode;
     bool stop_on_mode;
     uint64_t pool_head;  /* counts decoded instructions ever kept */
@@ -384,6 +384,7 @@ X86Exit x86_interp_run(X86Cpu *cpu, uint64_t count, bool stop_on_mode_change)
     jmp_buf here;
     cpu->fault_jmp = &here;
     if (setjmp(here) == X86_JMP_FAULT) {
+        cpu->insn_count++; /* an endless chain of faults uses up the count, too */
         x86_deliver_fault(cpu);
     }
     X86Exit exit;

@@ -215,7 +215,7 @@ static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element 
         repeat(cpu, insn, &r, element);
         return;
     }
-    for (;;) {
+    for (unsigned pieces = 0;;) { /* runs and single elements */
         uint64_t left = x86_gpr(cpu)[X86_RCX] & r.mask;
         if (left == 0) {
             gpr_write(cpu, X86_RCX, 0, MAX(insn->asize, 2));
@@ -227,7 +227,7 @@ static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element 
             done = 1;
         }
         gpr_write(cpu, X86_RCX, left - done, insn->asize);
-        if (left != done && must_pause(cpu, 0)) {
+        if (left != done && must_pause(cpu, ++pieces)) {
             cpu->next_rip = x86_hot(cpu)->rip;
             cpu->interp_stop = true;
             return;
