@@ -100,6 +100,7 @@ void x86_cpu_free(X86Cpu *cpu)
         x86_interp_free(cpu);
         x86_fpu_fini(cpu);
         x86_mmu_free(cpu);
+        x86_time_detach(cpu);
         munmap(cpu, RESERVED);
     }
 }

@@ -114,6 +114,14 @@ void x86_time_attach(X86Cpu *cpu)
     cpu->time = time;
 }
 
+void x86_time_detach(X86Cpu *cpu)
+{
+    if (!cpu->vcpu->machine) {
+        g_free(cpu->time);
+    }
+    cpu->time = NULL;
+}
+
 /* Measured against the raw monotonic clock over at least 20 ms, once. */
 uint64_t x86_tsc_hz(X86Cpu *cpu)
 {

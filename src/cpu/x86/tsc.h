@@ -9,6 +9,8 @@
 
 /* Finds or makes the machine's counter. */
 void x86_time_attach(X86Cpu *cpu);
+/* A CPU without a machine owns its counter. */
+void x86_time_detach(X86Cpu *cpu);
 void x86_tsc_reset(X86Cpu *cpu);
 /* Sets the CPU's counter (WRMSR IA32_TSC): the adjust register moves with it. */
 void x86_tsc_write(X86Cpu *cpu, uint64_t value);
