@@ -69,8 +69,38 @@ static int compare_entries(gconstpointer a, gconstpointer b)
     return x->index != y->index ? (x->index < y->index ? -1 : 1) : (int)x->sequence - (int)y->sequence;
 }
 
+/* The number of a property that only some devices have; 0: none. */
+static uint32_t number_of(Device *dev, const char *prop)
+{
+    g_autofree char *text = NULL;
+    uint64_t value = 0;
+    if (!object_prop_find(dev->object.type, prop)) {
+        return 0;
+    }
+    Error *err = object_get(&dev->object, prop, &text);
+    err = err ? err : parse_u64(text, &value);
+    error_free(err);
+    return (uint32_t)value;
+}
+
+/* Logical geometries that the user gave disks: "path cylinders heads sectors" lines. */
+static Error *publish_geometries(Machine *machine)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    for (Device *dev = NULL; (dev = machine_device_next(machine, dev));) {
+        uint32_t cyls = number_of(dev, "lcyls"), heads = number_of(dev, "lheads"), secs = number_of(dev, "lsecs");
+        if (cyls || heads || secs) {
+            g_autofree char *path = bootorder_device_path(dev);
+            g_string_append_printf(text, "%s%s %u %u %u", text->len ? "\n" : "", path, cyls, heads, secs);
+        }
+    }
+    return text->len ? fw_cfg_add_file(machine->fw_cfg, "bios-geometry", text->str, text->len + 1) : NULL;
+}
+
 Error *bootorder_publish(Machine *machine)
 {
+    TRY(publish_geometries(machine));
+
     g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(entry_free);
     g_autoptr(GString) text = g_string_new(NULL);
     GPtrArray *extra = extra_paths(machine);

@@ -722,6 +722,33 @@ static Error *settle_geometry(IdeDrive *drive)
     return NULL;
 }
 
+/* "auto" first; the rest in the order of CHS_TRANS_*. */
+static const EnumName chs_trans_names[] = {
+    { "auto", -1 }, { "none", CHS_TRANS_NONE }, { "lba", CHS_TRANS_LBA }, { "large", CHS_TRANS_LARGE },
+    { "rechs", CHS_TRANS_RECHS }, { 0 },
+};
+
+bool ide_disk_geometry(Machine *machine, unsigned channel, unsigned unit, IdeGeometry *ret_geometry)
+{
+    g_autofree char *name = g_strdup_printf("ide.%u", channel);
+    Bus *bus = bus_find(machine, name);
+    if (!bus || bus->type != &ide_bus_type || unit >= IDE_UNITS) {
+        return false;
+    }
+    IdeDevice *device = container_of(bus, IdeBus, bus)->drives[unit];
+    if (!device || ide_drive_of(device)->ops != &ata_ops) {
+        return false;
+    }
+    const IdeDrive *drive = ide_drive_of(device);
+    *ret_geometry = (IdeGeometry) { drive->cyls, drive->heads, drive->secs, CHS_TRANS_NONE };
+    if (drive->chs_trans >= 0) {
+        ret_geometry->translation = (unsigned)drive->chs_trans;
+    } else if (drive->sectors > 1024u * BIOS_HEADS * BIOS_SECS) { /* more than the BIOS' CHS can say */
+        ret_geometry->translation = CHS_TRANS_LBA;
+    }
+    return true;
+}
+
 static void resized(void *opaque)
 {
     IdeDrive *drive = opaque;
@@ -740,10 +767,6 @@ static Error *ide_hd_plug(Device *dev)
     return settle_geometry(drive);
 }
 
-static const EnumName chs_trans_names[] = {
-    { "auto", 0 }, { "none", 1 }, { "lba", 2 }, { "large", 3 }, { "rechs", 4 }, { 0 },
-};
-
 static const Prop ide_hd_props[] = {
     DISK_CONF_PROPS(IdeDrive, conf, ide.dev),
     PROP_STR("serial", IdeDrive, serial),
@@ -756,7 +779,7 @@ static const Prop ide_hd_props[] = {
     PROP_U32("lcyls", IdeDrive, lcyls, 0),
     PROP_U32("lheads", IdeDrive, lheads, 0),
     PROP_U32("lsecs", IdeDrive, lsecs, 0),
-    PROP_ENUM("bios-chs-trans", IdeDrive, chs_trans, chs_trans_names, 0,
+    PROP_ENUM("bios-chs-trans", IdeDrive, chs_trans, chs_trans_names, -1,
               .help = "Logical CHS translation algorithm, auto/none/lba/large/rechs"),
     PROP_U16("rotation_rate", IdeDrive, rotation_rate, 0),
     { 0 },

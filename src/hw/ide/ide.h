@@ -149,4 +149,13 @@ Error *ide_drive_loaded(Device *dev);
 
 extern const IdeDriveOps ata_ops, atapi_ops;
 
+/* --- boards: what firmware is told about a disk --- */
+enum { CHS_TRANS_NONE, CHS_TRANS_LBA, CHS_TRANS_LARGE, CHS_TRANS_RECHS };
+typedef struct IdeGeometry {
+    uint32_t cyls, heads, secs;
+    unsigned translation; /* CHS_TRANS_* */
+} IdeGeometry;
+/* Of the ATA disk at "ide.<channel>", unit; false: there is none. */
+bool ide_disk_geometry(Machine *machine, unsigned channel, unsigned unit, IdeGeometry *ret_geometry);
+
 #endif

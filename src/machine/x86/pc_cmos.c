@@ -9,7 +9,7 @@
 enum {
     CMOS_FLOPPIES = 0x10, CMOS_EQUIPMENT = 0x14, CMOS_BASE_MEMORY = 0x15, CMOS_EXTENDED = 0x17,
     CMOS_EXTENDED_2 = 0x30, CMOS_ABOVE_16M = 0x34, CMOS_BOOT_2 = 0x38, CMOS_BOOT_1 = 0x3d, CMOS_ABOVE_4G = 0x5b,
-    CMOS_CPUS = 0x5f, CMOS_DISKS = 0x12, CMOS_DISK_EXTENDED = 0x19, CMOS_DISK_GEOMETRY = 0x1b, CMOS_TRANSLATION = 0x39,
+    CMOS_CPUS = 0x5f,
 };
 enum { EQUIPMENT_FLOPPY = 0x01, EQUIPMENT_FPU = 0x02, EQUIPMENT_MOUSE = 0x04 };
 
@@ -46,54 +46,31 @@ static void put_floppies(X86Board *board)
     rtc_set_memory(board->rtc, CMOS_EQUIPMENT, equipment);
 }
 
-/* --- hard disks --- */
-
-enum { DISK_TYPE_EXTENDED = 15, DISK_TYPE_USER = 47, GEOMETRY_BYTES = 9 };
-enum { TRANS_NONE, TRANS_LBA, TRANS_LARGE };
-enum { BIOS_CYLINDERS = 1024 };
-
-static IdeDrive *disk_at(Machine *machine, unsigned channel, unsigned unit)
-{
-    g_autofree char *name = g_strdup_printf("ide.%u", channel);
-    Bus *bus = bus_find(machine, name);
-    IdeDevice *dev = bus && bus->type == &ide_bus_type ? container_of(bus, IdeBus, bus)->drives[unit] : NULL;
-    return dev && !strcmp(dev->dev.object.type->name, "ide-hd") ? container_of(dev, IdeDrive, ide) : NULL;
-}
-
-/* How the BIOS is to fold cylinders beyond 1024 into its own geometry. */
-static uint8_t disk_translation(const IdeDrive *disk)
-{
-    if (disk->chs_trans) {
-        return disk->chs_trans - 1; /* as bios-chs-trans says: none, lba, large, rechs */
-    }
-    if (disk->cyls <= BIOS_CYLINDERS && disk->heads <= 16 && disk->secs <= 63) {
-        return TRANS_NONE;
-    }
-    return (uint64_t)disk->cyls * disk->heads <= 131072 ? TRANS_LARGE : TRANS_LBA;
-}
-
+/* Drive type 47 ("user defined") with its table, for the first two disks; how BIOS addresses map, for four. */
 static void put_disks(X86Board *board)
 {
+    enum { CMOS_DISK_TYPES = 0x12, CMOS_DISK_EXTENDED = 0x19, CMOS_DISK_TABLE = 0x1b, CMOS_TRANSLATION = 0x39 };
+    enum { TYPE_EXTENDED = 0x0f, TYPE_USER = 47, TABLE_BYTES = 9 };
     uint8_t types = 0, translation = 0;
     for (unsigned n = 0; n < 4; n++) {
-        IdeDrive *disk = disk_at(board->machine, n / 2, n % 2);
-        if (!disk) {
+        IdeGeometry geometry;
+        if (!ide_disk_geometry(board->machine, n / 2, n % 2, &geometry)) {
             continue;
         }
-        translation |= disk_translation(disk) << (2 * n);
+        translation |= geometry.translation << (2 * n);
         if (n < 2) {
-            uint8_t geometry = CMOS_DISK_GEOMETRY + n * GEOMETRY_BYTES;
-            types |= DISK_TYPE_EXTENDED << (n ? 0 : 4);
-            rtc_set_memory(board->rtc, CMOS_DISK_EXTENDED + n, DISK_TYPE_USER);
-            put16(board->rtc, geometry, disk->cyls);
-            rtc_set_memory(board->rtc, geometry + 2, disk->heads);
-            put16(board->rtc, geometry + 3, 0xffff); /* write precompensation: none */
-            rtc_set_memory(board->rtc, geometry + 5, 0xc0 | (disk->heads > 8) << 3);
-            put16(board->rtc, geometry + 6, disk->cyls); /* landing zone */
-            rtc_set_memory(board->rtc, geometry + 8, disk->secs);
+            unsigned at = CMOS_DISK_TABLE + n * TABLE_BYTES;
+            types |= n == 0 ? TYPE_EXTENDED << 4 : TYPE_EXTENDED;
+            rtc_set_memory(board->rtc, CMOS_DISK_EXTENDED + n, TYPE_USER);
+            put16(board->rtc, at, geometry.cyls);
+            rtc_set_memory(board->rtc, at + 2, geometry.heads);
+            put16(board->rtc, at + 3, 0xffff); /* no write precompensation */
+            rtc_set_memory(board->rtc, at + 5, 0xc0 | (geometry.heads > 8 ? 0x08 : 0));
+            put16(board->rtc, at + 6, geometry.cyls); /* landing zone */
+            rtc_set_memory(board->rtc, at + 8, geometry.secs);
         }
     }
-    rtc_set_memory(board->rtc, CMOS_DISKS, types);
+    rtc_set_memory(board->rtc, CMOS_DISK_TYPES, types);
     rtc_set_memory(board->rtc, CMOS_TRANSLATION, translation);
 }
 
