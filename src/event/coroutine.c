@@ -155,6 +155,7 @@ typedef struct CoRun {
     CoFn *fn;
     void *opaque;
     bool done, in_place;
+    pthread_cond_t *ended; /* another thread waits, with the loop's lock */
 } CoRun;
 
 static void run_co(void *opaque)
@@ -163,14 +164,36 @@ static void run_co(void *opaque)
     running->in_place = run->in_place;
     run->fn(run->opaque);
     run->done = true;
+    if (run->ended) {
+        pthread_cond_signal(run->ended);
+    }
+}
+
+/* From a thread that does not run the loop and holds its lock, which the wait gives up. */
+static void run_elsewhere(Loop *loop, CoRun *run)
+{
+    pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
+
+    assert(loop->lock && lock_held(loop->lock));
+    run->ended = &ended;
+    co_start(loop, run_co, run);
+    while (!run->done) {
+        lock_wait(loop->lock, &ended);
+    }
+    pthread_cond_destroy(&ended);
 }
 
 void co_run(Loop *loop, CoFn *fn, void *opaque)
 {
     bool locked = loop->lock && lock_held(loop->lock);
-    CoRun run = { .fn = fn, .opaque = opaque, .in_place = loop->depth > 0 };
+    CoRun run = { .fn = fn, .opaque = opaque };
 
-    assert(!running && loop_is_mine(loop));
+    assert(!running);
+    if (!loop_is_mine(loop)) {
+        run_elsewhere(loop, &run);
+        return;
+    }
+    run.in_place = loop->depth > 0;
     if (loop->lock && !locked) {
         lock_acquire(loop->lock);
     }

@@ -17,9 +17,10 @@ typedef void CoFn(void *opaque);
 /* Runs fn(opaque) as a coroutine. On the loop's own thread it starts at once, elsewhere deferred. */
 void co_start(Loop *loop, CoFn *fn, void *opaque);
 /*
- * Runs fn(opaque) as a coroutine and returns when it has finished; on the loop's own thread, which is not
- * running another coroutine. At start-up and in tools, this runs the loop meanwhile. Inside a callback of the loop,
- * blocking calls are made in place instead, so other callbacks run only if fn must wait for their work.
+ * Runs fn(opaque) as a coroutine and returns when it has finished; not inside a coroutine. On the loop's
+ * thread outside a round (start-up, tools) this runs the loop meanwhile. Inside a callback of the loop,
+ * blocking calls are made in place instead, so other callbacks run only if fn must wait for their work. A
+ * thread that does not run the loop holds the loop's lock, which is given up while it waits.
  */
 void co_run(Loop *loop, CoFn *fn, void *opaque);
 Coroutine *co_self(void); /* NULL outside */

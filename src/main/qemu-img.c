@@ -13,7 +13,7 @@ static const ImgCommand commands[] = {
                  "filename1 filename2", img_compare },
     { "convert", "convert [--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-c] [-p] "
                  "[-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] "
-                 "[-o options] [-S sparse_size] [-m num_coroutines] [-W] [--salvage] filename "
+                 "[-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [--salvage] filename "
                  "[filename2 [...]] output_filename", img_convert },
     { "create", "create [--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
                 "filename [size]", img_create },

@@ -135,6 +135,8 @@ def test_snapshots():
     names = [s["name"] for s in json.loads(run(OURS, "info", "--output=json", "s.qcow2"))["snapshots"]]
     assert names == ["one", "two"]
     run(PEER, "check", "s.qcow2")
+    run(OURS, "convert", "-l", "one", "-O", "raw", "s.qcow2", "one.raw")
+    assert digest("one.raw") == digest("s.raw")
     run(OURS, "snapshot", "-a", "one", "s.qcow2")
     run(PEER, "compare", "s.raw", "s.qcow2")
     run(PEER, "check", "s.qcow2")

@@ -346,6 +346,19 @@ static Error *prepare_writing_co(Qcow2 *q, bool repair)
     return NULL;
 }
 
+/* x-snapshot=NAME: the disk as it was then, for reading. */
+static Error *show_snapshot_co(Qcow2 *q, KeyValues *opts)
+{
+    g_autofree char *name = keyvalues_take(opts, "x-snapshot");
+    if (!name) {
+        return NULL;
+    }
+    if (!q->node->read_only) {
+        return error_new("A snapshot can only be opened for reading");
+    }
+    return qcow2_snapshot_show_co(q, name);
+}
+
 static Error *open_steps_co(BlockNode *node, Qcow2 *q, KeyValues *opts)
 {
     bool repair;
@@ -353,6 +366,7 @@ static Error *open_steps_co(BlockNode *node, Qcow2 *q, KeyValues *opts)
     TRY(take_options(q, opts, &repair));
     TRY(read_tables_co(q));
     TRY(qcow2_snapshots_read_co(q));
+    TRY(show_snapshot_co(q, opts));
     q->fresh = ALIGN_UP(q->file->size, q->cluster_size);
     node->limits.cluster_size = (uint32_t)q->cluster_size;
     node->limits.zeroes_align = (uint32_t)q->cluster_size;
@@ -776,4 +790,5 @@ BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3", .s
              .check_co = qcow2_check_co, .measure = qcow2_measure, .set_backing_co = qcow2_set_backing_co,
              .make_empty_co = qcow2_make_empty_co, .snapshots = qcow2_snapshots,
              .snapshot_create_co = qcow2_snapshot_create_co, .snapshot_apply_co = qcow2_snapshot_apply_co,
-             .snapshot_delete_co = qcow2_snapshot_delete_co);
+             .snapshot_delete_co = qcow2_snapshot_delete_co,
+             .vmstate_pread_co = qcow2_vmstate_pread_co, .vmstate_pwrite_co = qcow2_vmstate_pwrite_co);

@@ -324,6 +324,70 @@ GPtrArray *qcow2_snapshots(BlockNode *node)
     return list;
 }
 
+/* --- looking at one --- */
+
+Error *qcow2_snapshot_show_co(Qcow2 *q, const char *id)
+{
+    int at = find_snapshot(q, id);
+    uint64_t *l1;
+    if (at < 0) {
+        return error_new("Failed to load snapshot: Can't find snapshot '%s'", id);
+    }
+    const Qcow2Snapshot *sn = &g_array_index(q->snapshots, Qcow2Snapshot, at);
+    if (qcow2_l1_needed(q, sn->info.disk_size) > sn->l1_size) {
+        return error_new("Snapshot '%s': L1 table is too small", id);
+    }
+    int ret = read_l1_co(q, sn->l1_offset, sn->l1_size, &l1);
+    if (ret < 0) {
+        return error_new_errno(ret, "Failed to load snapshot '%s'", id);
+    }
+    g_free(q->l1);
+    g_free(q->l1_dirty);
+    q->l1 = l1;
+    q->l1_size = sn->l1_size;
+    q->l1_offset = sn->l1_offset;
+    q->l1_dirty = g_new0(bool, q->l1_size / 64 + 1);
+    q->node->size = sn->info.disk_size;
+    return NULL;
+}
+
+/* --- the state of the machine: guest clusters behind the last L2 table of the disk --- */
+
+enum { MAX_VM_STATE = 1 << 30 }; /* in KiB: one TiB */
+
+static uint64_t vmstate_base(const Qcow2 *q)
+{
+    return (qcow2_l1_needed(q, q->node->size) * q->l2_entries) << q->cluster_bits;
+}
+
+int qcow2_vmstate_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer)
+{
+    BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
+    if (!range_inside(offset, bytes, (uint64_t)MAX_VM_STATE * KiB)) {
+        return -EFBIG;
+    }
+    return qcow2_preadv_co(node, vmstate_base(node->state) + offset, bytes, &vec, 0);
+}
+
+int qcow2_vmstate_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer)
+{
+    Qcow2 *q = node->state;
+    BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
+    if (!range_inside(offset, bytes, (uint64_t)MAX_VM_STATE * KiB)) {
+        return -EFBIG;
+    }
+    uint64_t at = vmstate_base(q) + offset;
+    co_mutex_lock(&q->lock);
+    Error *err = qcow2_grow_l1_co(q, qcow2_l1_needed(q, at + bytes));
+    co_mutex_unlock(&q->lock);
+    if (err) {
+        error_free(err);
+        return -EFBIG;
+    }
+    node->write_generation++;
+    return qcow2_pwritev_co(node, at, bytes, &vec, 0, 0);
+}
+
 /* --- creating --- */
 
 static char *next_id(const Qcow2 *q)
@@ -398,6 +462,10 @@ Error *qcow2_snapshot_create_co(BlockNode *node, const BlockSnapshot *snapshot)
     co_mutex_lock(&q->lock);
     Error *err = create_locked_co(q, snapshot);
     co_mutex_unlock(&q->lock);
+    if (!err && snapshot->vm_state_size) { /* only the snapshot needs it from now on */
+        int ret = qcow2_unmap_co(q, vmstate_base(q), ALIGN_UP(snapshot->vm_state_size, q->cluster_size), true);
+        err = ret < 0 ? error_new_errno(ret, "Could not give back the space of the machine's state") : NULL;
+    }
     return err;
 }
 

@@ -348,6 +348,50 @@ static void snapshot_delete_call_co(void *opaque)
     call->err = call->node->driver->snapshot_delete_co(call->node, call->id);
 }
 
+typedef struct StateCall {
+    BlockNode *node;
+    uint8_t *data;
+    uint64_t bytes;
+    int ret;
+} StateCall;
+
+static void vmstate_call_co(void *opaque)
+{
+    StateCall *call = opaque;
+    BlockNode *node = call->node;
+    g_autofree uint8_t *back = g_malloc(call->bytes);
+    uint64_t half = call->bytes / 2 + 77;
+    BlockSnapshot sn = { .name = (char *)"state", .vm_state_size = call->bytes };
+
+    g_assert_cmpint(node->driver->vmstate_pwrite_co(node, 0, half, call->data), ==, 0);
+    g_assert_cmpint(node->driver->vmstate_pwrite_co(node, half, call->bytes - half, call->data + half), ==, 0);
+    expect_ok(node->driver->snapshot_create_co(node, &sn));
+    expect_ok(node->driver->snapshot_apply_co(node, "state"));
+    g_assert_cmpint(node->driver->vmstate_pread_co(node, 0, call->bytes, back), ==, 0);
+    g_assert_cmpmem(back, call->bytes, call->data, call->bytes);
+    g_assert_cmpint(node->driver->vmstate_pwrite_co(node, 5, 5, "later"), ==, 0);
+    expect_ok(node->driver->snapshot_apply_co(node, "state"));
+    g_assert_cmpint(node->driver->vmstate_pread_co(node, 0, call->bytes, back), ==, 0);
+    g_assert_cmpmem(back, call->bytes, call->data, call->bytes);
+}
+
+static void test_vmstate(BlockFixture *f, gconstpointer data)
+{
+    Image image;
+    image_create(&image, f, data);
+    random_batch(&image, 4);
+    StateCall call = { .node = image.node, .bytes = 300001 };
+    g_autofree uint8_t *state = g_malloc(call.bytes);
+    fill_random(state, call.bytes);
+    call.data = state;
+    co_run(f->loop, vmstate_call_co, &call);
+    verify(&image);
+    expect_clean(&image, "state saved");
+    image_reopen(&image);
+    ask_peer(&image);
+    image_free(&image);
+}
+
 static void test_snapshots(BlockFixture *f, gconstpointer data)
 {
     const Shape *shape = data;
@@ -641,6 +685,9 @@ int main(int argc, char **argv)
         add("random", &shapes[i], test_random);
         add("resize", &shapes[i], test_resize);
         add("snapshots", &shapes[i], test_snapshots);
+        if (!g_str_has_prefix(shapes[i].name, "refcount-")) {
+            add("vmstate", &shapes[i], test_vmstate);
+        }
         add("write-errors", &shapes[i], test_write_errors);
         add("crash", &shapes[i], test_crash);
         add("hostile", &shapes[i], test_hostile);

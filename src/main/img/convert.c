@@ -334,9 +334,32 @@ static Error *copy_co(Convert *c)
 
 /* --- source and target --- */
 
+/* -l NAME, or -l snapshot.id=ID, or -l snapshot.name=NAME */
+static Error *snapshot_argument(const Convert *c, KeyValues *more)
+{
+    g_autoptr(KeyValues) parsed = NULL;
+    if (!c->snapshot) {
+        return NULL;
+    }
+    if (!g_str_has_prefix(c->snapshot, "snapshot.")) {
+        keyvalues_set(more, "x-snapshot", c->snapshot);
+        return NULL;
+    }
+    TRY(keyvalues_parse(c->snapshot, NULL, &parsed));
+    const char *name = keyvalues_get(parsed, "snapshot.id");
+    name = name ? name : keyvalues_get(parsed, "snapshot.name");
+    if (!name) {
+        return error_new("Failed in parsing snapshot param '%s'", c->snapshot);
+    }
+    keyvalues_set(more, "x-snapshot", name);
+    return NULL;
+}
+
 static Error *open_sources_co(Convert *c)
 {
     unsigned count = (unsigned)c->o.arg_count - 1;
+    g_autoptr(KeyValues) more = keyvalues_new();
+    TRY(snapshot_argument(c, more));
     if (count > MAX_SOURCES) {
         return error_new("Too many source images (at most %d)", MAX_SOURCES);
     }
@@ -344,7 +367,8 @@ static Error *open_sources_co(Convert *c)
         return error_new("Having a backing file for the target makes no sense when concatenating multiple input images");
     }
     for (unsigned i = 0; i < count; i++) {
-        TRY(img_open_co(&c->o, c->o.args[i], c->o.format, 0, c->o.src_cache, c->o.image_opts, &c->sources[i]));
+        TRY(img_open_with_co(&c->o, c->o.args[i], c->o.format, 0, c->o.src_cache, c->o.image_opts, more,
+                             &c->sources[i]));
         c->source_count++;
         if (i + 1 < count && c->sources[i].node->size == 0) {
             return error_new("'%s' is empty", c->o.args[i]);
@@ -456,19 +480,10 @@ static Error *finish_co(Convert *c)
     return ret < 0 ? error_new_errno(ret, "error while writing") : NULL;
 }
 
-static Error *apply_snapshot_argument(Convert *c)
-{
-    return c->snapshot ? error_new("Converting from an internal snapshot (-l %s) is not supported; apply it to a copy "
-                                   "with qemu-img snapshot -a", c->snapshot) : NULL;
-}
-
 static int convert_co(void *opaque)
 {
     Convert *c = opaque;
-    Error *err = apply_snapshot_argument(c);
-    if (!err) {
-        err = open_sources_co(c);
-    }
+    Error *err = open_sources_co(c);
     if (!err) {
         err = open_target_co(c);
     }
