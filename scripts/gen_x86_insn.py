@@ -27,7 +27,7 @@ for word, names in {
                        'f16c': 29, 'rdrand': 30},
     'X86_FEAT_7_EBX': {'fsgsbase': 0, 'bmi1': 3, 'avx2': 5, 'bmi2': 8, 'invpcid': 10, 'rtm': 11, 'rdseed': 18,
                        'adx': 19, 'smap': 20, 'clflushopt': 23, 'clwb': 24, 'sha': 29},
-    'X86_FEAT_7_ECX': {'pku': 3, 'waitpkg': 5, 'gfni': 8, 'vaes': 9, 'rdpid': 22, 'movdiri': 27, 'movdir64b': 28},
+    'X86_FEAT_7_ECX': {'pku': 3, 'waitpkg': 5, 'gfni': 8, 'vaes': 9, 'vpclmulqdq': 10, 'rdpid': 22, 'movdiri': 27, 'movdir64b': 28},
     'X86_FEAT_7_EDX': {'serialize': 14},
     'X86_FEAT_8000_0001_EDX': {'rdtscp': 27},
     'X86_FEAT_8000_0001_ECX': {'svm': 2, 'abm': 5, 'skinit': 12},
