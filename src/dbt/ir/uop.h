@@ -58,6 +58,7 @@ enum { /* Uop.attr */
     UA_REG_GPR32 = BIT(14),
     UA_BACKWARD = BIT(15), /* a branch that needs a poll */
     UA_X87 = BIT(16),      /* needs the x87 registers: x87 and MMX */
+    UA_KEEP_FLAGS = BIT(18), /* a call whose return site reads flags */
     UA_XMM = BIT(17),      /* needs the vector registers */
 };
 

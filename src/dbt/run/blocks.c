@@ -202,6 +202,12 @@ static void tombstone(Dbt *d, DbtBlock *b)
 
 static void drop_block(Dbt *d, DbtBlock *b)
 {
+    if (b->stands_for != 0) {
+        b = &d->blocks[b->stands_for];
+    }
+    if (!b->valid) {
+        return;
+    }
     b->valid = false;
     unlink_incoming(d, b);
     unlink_outgoing(d, b);
@@ -288,7 +294,7 @@ static const uint8_t *peek(void *opaque, uint64_t va, unsigned *ret_available)
 
 static bool room(Dbt *d)
 {
-    return code_cache_has_room(&d->cache, LOWER_HOT_MAX, LOWER_COLD_MAX) && d->block_count < DBT_MAX_BLOCKS &&
+    return code_cache_has_room(&d->cache, LOWER_HOT_MAX, LOWER_COLD_MAX) && d->block_count + 1 < DBT_MAX_BLOCKS &&
            d->exit_count + LOWER_MAX_EXITS < DBT_MAX_EXITS && d->site_count + LOWER_MAX_SITES < DBT_MAX_SITES &&
            d->fault_count + LOWER_MAX_SITES < DBT_MAX_FAULTS && d->insn_count + FRONT_MAX_INSNS < DBT_MAX_INSNS &&
            d->map_count < DBT_MAX_MAPS && d->page_count < (1 << DBT_PAGE_BITS) / 2;
@@ -309,6 +315,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .length = f->insns[insn].length,
             .exact_fault = u->kind == UOP_VEC && (u->attr & UA_X87) && (u->attr & UA_RM_W), /* tags change */
             .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
+            .keep_flags = (u->attr & UA_KEEP_FLAGS) != 0,
             .trap = s->stub != NULL,
             .align = u->attr & UA_ALIGN ? u->mem_size - 1 : 0,
         };
@@ -316,7 +323,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             bool call = u->kind == UOP_CALL_REG || u->kind == UOP_CALL_MEM;
             site->stack = call ? -(int)u->size : u->kind == UOP_RET ? (int32_t)(u->size + u->imm) : 0;
         }
-        if (s->kind & SLOW_INTERP) {
+        if ((s->kind & SLOW_INTERP) || f->crossing) {
             d->insns[d->insn_count] = f->insns[insn];
             site->insn = &d->insns[d->insn_count++];
             site->handler = x86_choose_handler(d->cpu, site->insn);
@@ -384,6 +391,8 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         .number = number,
         .page_id = b->map,
         .slot = slot_of(f->pc),
+        .page_id2 = b->map2,
+        .slot2 = slot_of(f->pc + MEM_PAGE_SIZE),
         .first_site = d->site_count,
         .first_exit = d->exit_count,
     };
@@ -409,8 +418,55 @@ static bool same_bytes(const FrontBlock *f)
     return true;
 }
 
+/* Reads the instruction at the end of a page and the start of the next into `bytes`. */
+static bool read_crossing(Dbt *d, FrontBlock *f, uint32_t map2, uint8_t bytes[32])
+{
+    unsigned first = f->available;
+    if (map2 == 0 || first >= 15) {
+        return false;
+    }
+    memcpy(bytes, f->bytes, first);
+    memcpy(bytes + first, d->maps[map2].host, 15);
+    f->bytes = bytes;
+    f->available = first + 15;
+    f->crossing = true;
+    return front_translate(f) && f->length > first;
+}
+
+/* The second page of a crossing instruction at pc; 0: it cannot hold code for us. Raises. */
+static uint32_t second_map(Dbt *d, uint64_t pc)
+{
+    uint64_t va = (pc | (MEM_PAGE_SIZE - 1)) + 1, pa, offset;
+    RamBlock *block;
+    if (!(d->mode & X86_MODE_CS64)) {
+        va = (uint32_t)va;
+    }
+    const uint8_t *host = x86_fetch_page(d->cpu, va, &pa, &block, &offset);
+    if (host == NULL || block == NULL) {
+        return 0;
+    }
+    uint32_t map = map_find(d, va, block->id + offset, host, block);
+    if (map != 0) {
+        d->low->slots[slot_of(va)] = map;
+        d->slots_used = true;
+    }
+    return map;
+}
+
+static void list_on_page(Dbt *d, DbtBlock *b, uint32_t map)
+{
+    const CodeMap *m = &d->maps[map];
+    DbtPage *page = page_find(d, m->ram, true);
+    page->block = m->block;
+    page->granules |= granules_of(b->offset, b->length);
+    b->page_next = page->blocks;
+    page->blocks = (uint32_t)(b - d->blocks);
+}
+
 static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
 {
+    uint8_t bytes[32];
+    uint32_t map2 = 0;
     const CodeMap *m = &d->maps[map];
     FrontBlock *f = &d->front;
     uint64_t in_block = m->ram - m->block->id;
@@ -422,26 +478,45 @@ static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
     f->opaque = d;
     f->bytes = m->host + offset;
     f->available = (unsigned)MEM_PAGE_SIZE - offset;
+    f->exact_flags = d->exact_flags || !(d->mode & X86_MODE_PG);
+    f->crossing = false;
+    unsigned in_first = f->available;
     if (!front_translate(f)) {
+        map2 = in_first < 15 ? second_map(d, pc) : 0;
+        if (!read_crossing(d, f, map2, bytes)) {
+            return NULL;
+        }
+    }
+    in_first = MIN(in_first, f->length);
+    /* From here on writes are reported; what was read before must still be there. */
+    if (!x86_code_add(d->cpu, CODE_DBT, m->block, in_block + offset, in_first)) {
         return NULL;
     }
-    /* From here on writes are reported; what was read before must still be there. */
-    if (!x86_code_add(d->cpu, CODE_DBT, m->block, in_block + offset, f->length) || !same_bytes(f)) {
+    if (map2 != 0) {
+        const CodeMap *m2 = &d->maps[map2];
+        if (!x86_code_add(d->cpu, CODE_DBT, m2->block, m2->ram - m2->block->id, f->length - in_first)) {
+            return NULL;
+        }
+        memcpy(bytes, m->host + offset, in_first);
+        memcpy(bytes + in_first, m2->host, 15);
+    }
+    if (!same_bytes(f)) {
         return NULL;
     }
     uint32_t number = d->block_count++;
     DbtBlock *b = &d->blocks[number];
-    *b = (DbtBlock){ .pc = pc, .map = map, .offset = offset, .length = f->length, .insn_count = f->insn_count,
+    *b = (DbtBlock){ .pc = pc, .map = map, .map2 = map2, .offset = offset, .length = in_first, .insn_count = f->insn_count,
                      .flags_in = f->flags_in, .valid = true };
     emit(d, b, number);
     uint32_t *bucket = block_bucket(d, pc, map);
     b->hash_next = *bucket;
     *bucket = number;
-    DbtPage *page = page_find(d, m->ram, true);
-    page->block = m->block;
-    page->granules |= granules_of(offset, f->length);
-    b->page_next = page->blocks;
-    page->blocks = number;
+    list_on_page(d, b, map);
+    if (map2 != 0) {
+        DbtBlock *other = &d->blocks[d->block_count++];
+        *other = (DbtBlock){ .map = map2, .stands_for = number, .offset = 0, .length = f->length - in_first };
+        list_on_page(d, other, map2);
+    }
     d->stats.blocks++;
     d->stats.insns += f->insn_count;
     if (log_enabled(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP)) {
@@ -474,7 +549,8 @@ DbtBlock *dbt_find(Dbt *d)
     uint32_t map = map_find(d, page_va, ram_block->id + offset, host, ram_block);
     DbtBlock *b = NULL;
     for (uint32_t n = *block_bucket(d, pc, map); n != 0; n = d->blocks[n].hash_next) {
-        if (d->blocks[n].pc == pc && d->blocks[n].map == map) {
+        if (d->blocks[n].pc == pc && d->blocks[n].map == map &&
+            (d->blocks[n].map2 == 0 || d->blocks[n].map2 == second_map(d, pc))) {
             b = &d->blocks[n];
             break;
         }
@@ -490,8 +566,10 @@ DbtBlock *dbt_find(Dbt *d)
     d->low->slots[slot_of(pc)] = map;
     d->slots_used = true;
     d->entries[d->mode_index][dbt_entry_index(pc)] = (JumpCacheEntry){ pc, run_at(d, b->guarded) };
-    JumpCacheEntry *e = &d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)];
-    e->va = pc;
-    e->code = run_at(d, b->guarded);
+    if (b->flags_in == 0 || d->exact_flags || !(d->mode & X86_MODE_PG)) {
+        JumpCacheEntry *e = &d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)];
+        e->va = pc;
+        e->code = run_at(d, b->guarded);
+    }
     return b;
 }

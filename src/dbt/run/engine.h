@@ -29,6 +29,8 @@ typedef struct CodeMap {
 typedef struct DbtBlock {
     uint64_t pc;
     uint32_t map;          /* CodeMap number */
+    uint32_t map2;         /* of the second page of its only instruction; 0: none */
+    uint32_t stands_for;   /* on the list of a second page: the block itself; else 0 */
     uint32_t hash_next, page_next; /* block numbers */
     uint32_t incoming;     /* first exit that is linked here, + 1 */
     uint32_t first_exit, first_site;
@@ -55,6 +57,7 @@ typedef struct DbtSite {
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
     bool trap;
+    bool keep_flags;   /* a call: the callee is interpreted up to its return */
     bool shadow;       /* STI that is not its block's last instruction */
     bool exact_fault;  /* its faults have side effects: the interpreter runs it when the fast path fails */
     uint8_t align;     /* mask of address bits that must be 0 */
@@ -123,6 +126,7 @@ struct Dbt {
     uint32_t page_count;
     bool slots_used;
     bool flush_wanted;
+    bool exact_flags; /* see front.h; always where there is no paging: loaders are written by hand */
     DbtStats stats;
     FrontBlock front;
     Lowered lowered;

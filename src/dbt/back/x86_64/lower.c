@@ -1049,19 +1049,19 @@ static void lower_uop(Lower *l)
 }
 
 /* The entry that other pages' blocks and the jump cache use: is the page still mapped as it was? */
-static void lower_guard(Lower *l)
+static void lower_guard(Lower *l, uint32_t slot_index, uint32_t page_id)
 {
     const LowerBlock *b = l->block;
     Asm *a = l->hot;
     const uint8_t *stub = leave_stub(l, LEAVE_GUARD, b->number);
-    EncRm slot = enc_abs(l->env->slots + 4 * b->slot);
+    EncRm slot = enc_abs(l->env->slots + 4 * slot_index);
     if (b->flags_in == 0) {
         enc_op(a, 0x81, ALU_CMP, slot);
-        enc_u32(a, b->page_id);
+        enc_u32(a, page_id);
         enc_jcc(a, CC_NE, stub);
     } else {
         enc_load(a, 4, H_RCX, slot);
-        enc_lea(a, 4, H_RCX, enc_mem(H_RCX, -(int32_t)b->page_id));
+        enc_lea(a, 4, H_RCX, enc_mem(H_RCX, -(int32_t)page_id));
         uint8_t *same = enc_jrcxz(a);
         enc_jmp(a, stub);
         enc_here_rel8(a, same);
@@ -1076,8 +1076,11 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     l.hot_start = hot->p;
     out->guarded = enc_here(hot);
     l.u = &block->uops[0];
-    lower_guard(&l);
+    lower_guard(&l, block->slot, block->page_id);
     out->entry = enc_here(hot);
+    if (block->page_id2 != 0) { /* who links to a block of the same page has not looked at the other one */
+        lower_guard(&l, block->slot2, block->page_id2);
+    }
     for (l.index = 0; l.index < block->count; l.index++) {
         l.u = &block->uops[l.index];
         lower_uop(&l);

@@ -87,6 +87,7 @@ typedef struct LowerBlock {
     uint32_t number;     /* of the block: payload of guard exits */
     uint32_t page_id;
     uint32_t slot;       /* index in the page-id table */
+    uint32_t page_id2, slot2; /* of the second page of an instruction that crosses; 0: none */
     uint32_t first_site, first_exit; /* numbers of the block's first ones */
 } LowerBlock;
 

@@ -899,6 +899,45 @@ static void reset_uop(Uop *u, unsigned insn)
     u->base = u->index = UOP_NO_REG;
 }
 
+static const uint8_t *bytes_at(const FrontBlock *b, uint64_t va, unsigned *ret_available)
+{
+    uint64_t offset = va - b->pc;
+    if (offset < b->available && !b->crossing) {
+        *ret_available = b->available - (unsigned)offset;
+        return b->bytes + offset;
+    }
+    if ((va ^ b->pc) >> 12 == 0 && !b->crossing) { /* earlier on the page */
+        *ret_available = (unsigned)(4096 - (va & 4095));
+        return b->bytes - (b->pc - va);
+    }
+    return b->peek == NULL ? NULL : b->peek(b->opaque, va, ret_available);
+}
+
+/* Whether the code behind a call reads flags that the callee left. */
+static bool return_reads_flags(const FrontBlock *b, uint64_t pc)
+{
+    uint8_t need = FL_ALL;
+    for (unsigned n = 0; n < 3 && need != 0; n++) {
+        X86Insn insn;
+        uint8_t uses, defs;
+        unsigned available;
+        const uint8_t *code = bytes_at(b, pc, &available);
+        if (code == NULL || x86_decode(&insn, code, available, b->mode) != DECODE_OK) {
+            return false;
+        }
+        flag_effect(&insn, &uses, &defs);
+        if (uses & need) {
+            return true;
+        }
+        if (insn.desc->props & INSN_END) {
+            return false;
+        }
+        need &= ~defs;
+        pc += insn.length;
+    }
+    return false;
+}
+
 /*
  * Instructions that end a run of the interpreter, but mostly leave the mode alone: the run-time looks
  * whether the block may go on.
@@ -921,12 +960,16 @@ static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next
     u->size = insn->operands > 0 && insn->operand[0].size <= 8 ? insn->operand[0].size : insn->osize;
     uint8_t uses, defs;
     flag_effect(insn, &uses, &defs);
-    if (native_insn(&f)) {
+    bool native = native_insn(&f);
+    bool call = native && (u->kind == UOP_CALL || u->kind == UOP_CALL_REG || u->kind == UOP_CALL_MEM);
+    bool keep_flags = call && !b->exact_flags && return_reads_flags(b, next);
+    if (native && !keep_flags) {
         u->uses = uses;
         u->defs = defs;
         return uop_ends_block(u);
     }
     reset_uop(u, index);
+    u->attr = keep_flags ? UA_KEEP_FLAGS : 0;
     u->uses = uses;
     u->defs = defs;
     u->kind = (insn->desc->props & INSN_END && !goes_on(insn)) || insn->desc->cls == CLASS_X87 ||
@@ -934,20 +977,6 @@ static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next
                   ? UOP_INTERP_END
                   : UOP_INTERP;
     return uop_ends_block(u);
-}
-
-static const uint8_t *bytes_at(const FrontBlock *b, uint64_t va, unsigned *ret_available)
-{
-    uint64_t offset = va - b->pc;
-    if (offset < b->available) {
-        *ret_available = b->available - (unsigned)offset;
-        return b->bytes + offset;
-    }
-    if ((va ^ b->pc) >> 12 == 0) { /* earlier on the page */
-        *ret_available = (unsigned)(4096 - (va & 4095));
-        return b->bytes - (b->pc - va);
-    }
-    return b->peek == NULL ? NULL : b->peek(b->opaque, va, ret_available);
 }
 
 /* Looks a few instructions ahead: which flags may be read before they are written? */
@@ -961,7 +990,7 @@ static uint8_t exit_live(void *opaque, const Uop *uop, uint64_t target)
         unsigned available;
         const uint8_t *code = bytes_at(b, pc, &available);
         if (code == NULL || x86_decode(&insn, code, available, b->mode) != DECODE_OK) {
-            return live | need;
+            return uop->kind == UOP_CALL && n == 0 && !b->exact_flags ? 0 : live | need;
         }
         uint8_t uses, defs;
         flag_effect(&insn, &uses, &defs);
@@ -974,7 +1003,7 @@ static uint8_t exit_live(void *opaque, const Uop *uop, uint64_t target)
                 pc = (uint32_t)pc;
             }
         } else if (insn.map == 0 && (insn.opcode == 0xe8 || insn.opcode == 0xc3 || insn.opcode == 0xc2)) {
-            return live | need;
+            return b->exact_flags ? live | need : live;
         } else if (insn.desc->props & INSN_END) {
             return live | need;
         }
@@ -986,7 +1015,8 @@ bool front_translate(FrontBlock *b)
 {
     b->insn_count = b->uop_count = b->length = 0;
     bool ended = false;
-    while (b->insn_count < FRONT_MAX_INSNS && !ended) {
+    unsigned limit = b->crossing ? 1 : FRONT_MAX_INSNS;
+    while (b->insn_count < limit && !ended) {
         X86Insn *insn = &b->insns[b->insn_count];
         if (x86_decode(insn, b->bytes + b->length, b->available - b->length, b->mode) != DECODE_OK) {
             break;
@@ -1015,6 +1045,6 @@ bool front_translate(FrontBlock *b)
             u->imm = (uint32_t)u->imm;
         }
     }
-    b->flags_in = uop_liveness(b->uops, b->uop_count, FL_ALL, exit_live, b);
+    b->flags_in = uop_liveness(b->uops, b->uop_count, b->exact_flags ? FL_ALL : 0, exit_live, b);
     return true;
 }
