@@ -9,7 +9,7 @@
 #include "base/endian.h"
 #include "bus/pci_priv.h"
 
-enum { ROM_MAX = 16 * 1024 * 1024 };
+enum { ROM_MAX = 16 * 1024 * 1024, CLASS_VGA = 0x0300 };
 
 /* "efi-x.rom" may exist only in its older form, "pxe-x.rom". */
 static Error *find_rom(PciDevice *pci, char **ret_path)
@@ -44,14 +44,32 @@ static void patch_identity(PciDevice *pci, uint8_t *image, size_t length)
     }
 }
 
+/* Without a BAR the image reaches the firmware as a file of its own. */
+static Error *hand_to_firmware(PciDevice *pci)
+{
+    Machine *machine = pci->dev.machine;
+    if (pci->dev.hotplugged) {
+        return error_new("Hot-plugged device without ROM bar can't have an option ROM");
+    }
+    if (ld16_le(pci->config + PCI_CLASS_DEVICE) == CLASS_VGA) {
+        machine_set_service(machine, "vga-rom", pci->romfile);
+    } else {
+        g_ptr_array_add(machine->config->option_roms, g_strdup(pci->romfile));
+    }
+    return NULL;
+}
+
 Error *pci_rom_load(PciDevice *pci)
 {
     const char *name = pci->romfile ? pci->romfile : device_type(&pci->dev)->pci->rom;
-    if (!name || *name == '\0' || !pci->rombar) {
+    if (!name || *name == '\0') {
         return NULL;
     }
     if (!pci->romfile) {
         pci->romfile = g_strdup(name);
+    }
+    if (!pci->rombar) {
+        return hand_to_firmware(pci);
     }
     g_autofree char *path = NULL, *image = NULL;
     size_t length;

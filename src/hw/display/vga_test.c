@@ -36,7 +36,7 @@ static void setup(Fixture *f, gconstpointer data)
     lock_acquire(&f->machine->lock);
     pci_bus_init(&f->bus, f->machine, NULL, "pci.0", &f->machine->memory, &f->machine->io);
     f->dev = device_new(f->machine, device_type_find("VGA"), NULL);
-    device_set_str(f->dev, "rombar", "0");
+    device_set_str(f->dev, "romfile", "");
     device_set_str(f->dev, "vgamem_mb", "4");
     g_assert_null(device_plug(f->dev, NULL));
     f->console = console_find(f->machine, 0);
