@@ -74,6 +74,21 @@ def cloud_kernel_two_cpus(emulator):
     assert match.group(2) == b'2', match.group(0)
 
 
+def ipxe_dhcp(emulator, card):
+    need('/usr/lib/ipxe/qemu/efi-e1000.rom', 'ipxe-qemu')
+    arguments = ['-m', '128', '-netdev', 'user,id=n', '-device', f'{card},netdev=n', '-boot', 'n']
+    with Guest(emulator, arguments, serial=False) as vm:
+        vm.wait_screen(r'net0: 10\.0\.2\.15/255\.255\.255\.0', 120)
+
+
+def ipxe_e1000(emulator):
+    ipxe_dhcp(emulator, 'e1000')
+
+
+def ipxe_virtio_net(emulator):
+    ipxe_dhcp(emulator, 'virtio-net-pci')
+
+
 def reset_from_monitor(emulator):
     with Guest(emulator, ['-m', '128', '-net', 'none'], serial=False) as vm:
         vm.wait_screen(r'No bootable device', 60)
@@ -84,4 +99,4 @@ def reset_from_monitor(emulator):
 
 if __name__ == '__main__':
     run([seabios_without_disk, multiboot_example, grub_floppy, grub_cd, grub_ide_disk, grub_virtio_disk, grub_invaders,
-         cloud_kernel_one_cpu, cloud_kernel_two_cpus, reset_from_monitor])
+         cloud_kernel_one_cpu, cloud_kernel_two_cpus, ipxe_e1000, ipxe_virtio_net, reset_from_monitor])

@@ -200,7 +200,9 @@ static void eecd_wrote(E1000 *e, uint32_t value)
         return;
     }
     if (e->spi.reading) {
-        if (e->spi.bits_out) {
+        if (e->spi.bits_out == 17) {
+            e->spi.bits_out = 16; /* the zero is over */
+        } else if (e->spi.bits_out) {
             e->spi.bits_out--;
             e->spi.shift_out = (uint16_t)(e->spi.shift_out << 1);
         }
