@@ -9,9 +9,12 @@
  */
 #include "cpu/x86/interp.h"
 
+#include <inttypes.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "cpu/x86/codepage.h"
+#include "cpu/x86/info.h"
 #include "cpu/x86/interp_priv.h"
 #include "cpu/x86/sys.h"
 
@@ -92,6 +95,39 @@ static bool same_bytes(const Run *run, const uint8_t *host)
     return true;
 }
 
+/* -d in_asm: each run once, when it is decoded. */
+static void log_run(X86Cpu *cpu, const Decoded *first, unsigned count)
+{
+    GString *text = g_string_new("----------------\nIN: \n");
+    uint64_t rip = x86_hot(cpu)->rip;
+    for (unsigned i = 0; i < count; i++) {
+        const X86Insn *insn = &first[i].insn;
+        char line[128];
+        g_string_append_printf(text, "0x%08" PRIx64 ":  ", cpu->seg[X86_CS].base + rip);
+        for (unsigned k = 0; k < 8 || k < insn->length; k++) {
+            g_string_append_printf(text, k < insn->length ? "%02x " : "   ", insn->bytes[k < 15 ? k : 14]);
+        }
+        g_string_append_printf(text, " %s\n", x86_insn_text(insn, rip, line, sizeof(line)));
+        rip += insn->length;
+    }
+    log_printf("%s\n", text->str);
+    g_string_free(text, TRUE);
+}
+
+/* -d exec and -d cpu: before each instruction. */
+static void log_state(X86Cpu *cpu)
+{
+    const X86Hot *hot = x86_hot(cpu);
+    if (log_enabled(LOG_EXEC)) {
+        log_printf("Trace %u: [%016" PRIx64 "/%016" PRIx64 "/%08x/00000000]\n", cpu->vcpu->index,
+                   cpu->seg[X86_CS].base, hot->rip, hot->mode);
+    }
+    if (log_enabled(LOG_CPU)) {
+        g_autofree char *text = x86_describe(cpu, log_enabled(LOG_FPU));
+        log_printf("%s", text);
+    }
+}
+
 /* Decodes from host, which has `room` bytes left in its page; 0: not even one instruction. */
 static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsigned room, unsigned *ret_bytes)
 {
@@ -107,6 +143,9 @@ static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsign
         if (d->insn.desc->props & INSN_END) {
             break;
         }
+    }
+    if (log_enabled(LOG_IN_ASM) && count != 0) {
+        log_run(cpu, to, count);
     }
     *ret_bytes = bytes;
     return count;
@@ -286,6 +325,9 @@ static void step(X86Cpu *cpu, Interp *it)
             x86_raise_debug(cpu, bits);
         }
     }
+    if (log_enabled(LOG_EXEC | LOG_CPU)) {
+        log_state(cpu);
+    }
     execute_one(cpu, it, &op);
     if (!(hot->mode & X86_MODE_CS64)) {
         hot->rip = (uint32_t)hot->rip;
@@ -326,7 +368,8 @@ static bool between(X86Cpu *cpu, Interp *it, X86Exit *ret_exit)
 static bool needs_step(X86Cpu *cpu)
 {
     const X86Hot *hot = x86_hot(cpu);
-    return unlikely(atomic_load_explicit(&hot->exit_req, memory_order_relaxed) != 0 ||
+    return unlikely(log_enabled(LOG_EXEC | LOG_CPU) ||
+                    atomic_load_explicit(&hot->exit_req, memory_order_relaxed) != 0 ||
                     hot->rflags & (X86_TF | X86_RF) || cpu->int_shadow != 0 || cpu->dr[7] & 0xff);
 }
 
