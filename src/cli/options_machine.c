@@ -579,6 +579,9 @@ Error *finish_machine(Plan *plan)
         keyvalues_prepend(plan->machine, "type", type->alias ? type->alias : type->name);
     }
     TRY(machine_properties(plan));
+    if (plan->is_i386 && !plan->config->cpu_model) {
+        plan->config->cpu_model = g_strdup("qemu32");
+    }
     TRY(finish_smp(plan));
     TRY(finish_memory(plan));
     TRY(finish_boot(plan));

@@ -12,6 +12,7 @@
 
 #include "accel/accel.h"
 #include "block/drive.h"
+#include "bus/pci.h"
 #include "chardev/chardev.h"
 #include "core/dev/dev_qmp.h"
 #include "monitor/fdset.h"
@@ -81,25 +82,28 @@ static void add_default_accels(Plan *plan)
     g_ptr_array_add(plan->accels, kv);
 }
 
-/* The first that works. That a preferred one did not is worth a line. */
+/* The first that works. That a preferred one did not is worth a line, with the reason. */
 static MUST_USE Error *choose_accel(Plan *plan, Machine *machine)
 {
+    g_autoptr(GString) reasons = g_string_new(NULL);
+
     if (plan->accels->len == 0) {
         add_default_accels(plan);
     }
     for (guint n = 0; n < plan->accels->len; n++) {
         KeyValues *kv = g_ptr_array_index(plan->accels, n);
+        const char *name = keyvalues_get(kv, "accel");
         Error *err = try_accel(machine, kv);
         if (!err) {
             if (n > 0) {
-                warn_report("falling back to %s", machine->accel_type->name);
+                warn_report("%s; using %s", reasons->str, name);
             }
             return NULL;
         }
         if (n + 1 == plan->accels->len) {
-            return error_prefix(err, "failed to initialize %s: ", keyvalues_get(kv, "accel"));
+            return error_prefix(err, "failed to initialize %s: ", name);
         }
-        warn_report("failed to initialize %s: %s", keyvalues_get(kv, "accel"), error_message(err));
+        g_string_append_printf(reasons, "%s%s cannot be used: %s", n ? "; " : "", name, error_message(err));
         error_free(err);
     }
     return NULL;
@@ -243,12 +247,50 @@ static void emit_block_event(void *opaque, const char *event, Value *data)
     monitor_emit(opaque, event, data);
 }
 
+/* Requests that an error held back are made again when the machine runs on; a stopped one has its data on disk. */
+typedef struct BlockFollower {
+    MachineNotifier notifier;
+    Machine *machine;
+    bool was_running;
+} BlockFollower;
+
+static void block_follows_state(MachineNotifier *notifier, MachineEvent event, void *data)
+{
+    BlockFollower *follower = container_of(notifier, BlockFollower, notifier);
+    BlockGraph *graph = machine_service(follower->machine, BLOCK_SERVICE);
+    bool running = machine_running(follower->machine);
+
+    if (event == MACHINE_EVENT_EXIT) {
+        list_remove(&notifier->node);
+        g_free(follower);
+    } else if (event == MACHINE_EVENT_STATE && running != follower->was_running) {
+        follower->was_running = running;
+        if (running) {
+            block_graph_resume(graph);
+        } else {
+            Error *err = block_graph_flush(graph);
+            if (err) {
+                error_report(err);
+            }
+        }
+    }
+}
+
+static void follow_state(Machine *machine)
+{
+    BlockFollower *follower = g_new0(BlockFollower, 1);
+    follower->machine = machine;
+    follower->notifier.fn = block_follows_state;
+    machine_notifier_add(machine, &follower->notifier);
+}
+
 static MUST_USE Error *make_drives(Plan *plan, Machine *machine)
 {
     BlockGraph *graph = block_graph_new(machine->loop);
 
     machine_set_service(machine, BLOCK_SERVICE, graph);
     block_graph_set_hooks(graph, stop_for_io_error, emit_block_event, machine);
+    follow_state(machine);
     for (guint n = 0; n < plan->blockdevs->len; n++) {
         KeyValues *kv = g_ptr_array_index(plan->blockdevs, n);
         BlockNode *node; /* the graph's names keep it: the monitor's blockdev-del gives it up */
@@ -280,15 +322,10 @@ static MUST_USE Error *make_netdevs(Plan *plan, Machine *machine)
 
 /* --- devices --- */
 
-static MUST_USE Error *make_device(Machine *machine, KeyValues *kv, bool optional)
+static MUST_USE Error *make_device(Machine *machine, KeyValues *kv)
 {
     Error *err = device_add_options(machine, kv, false);
 
-    /* A default device that this build lacks is left out; one that was asked for is an error. */
-    if (err && optional && !device_type_find(keyvalues_get(kv, "driver"))) {
-        error_free(err);
-        return NULL;
-    }
     if (err) {
         g_autofree char *text = keyvalues_format(kv, "driver");
         return error_prefix(err, "-device %s: ", text);
@@ -296,13 +333,26 @@ static MUST_USE Error *make_device(Machine *machine, KeyValues *kv, bool optiona
     return NULL;
 }
 
+/* -vga names a card whatever the bus; a machine without PCI takes the ISA form. */
+static void fit_video_to_bus(Machine *machine, KeyValues *kv)
+{
+    static const char *const forms[][2] = { { "VGA", "isa-vga" }, { "cirrus-vga", "isa-cirrus-vga" } };
+
+    for (size_t n = 0; n < ARRAY_SIZE(forms); n++) {
+        if (!strcmp(keyvalues_get(kv, "driver"), forms[n][0]) && !bus_find_for(machine, &pci_bus_type)) {
+            keyvalues_set(kv, "driver", forms[n][1]);
+        }
+    }
+}
+
 static MUST_USE Error *make_devices(Plan *plan, Machine *machine)
 {
     for (guint n = 0; n < plan->board_devices->len; n++) {
-        TRY(make_device(machine, g_ptr_array_index(plan->board_devices, n), true));
+        fit_video_to_bus(machine, g_ptr_array_index(plan->board_devices, n));
+        TRY(make_device(machine, g_ptr_array_index(plan->board_devices, n)));
     }
     for (guint n = 0; n < plan->devices->len; n++) {
-        TRY(make_device(machine, g_ptr_array_index(plan->devices, n), false));
+        TRY(make_device(machine, g_ptr_array_index(plan->devices, n)));
     }
     return NULL;
 }
