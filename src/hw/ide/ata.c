@@ -702,7 +702,31 @@ static void ata_command(IdeDrive *drive, uint8_t command)
     }
 }
 
-const IdeDriveOps ata_ops = { .command = ata_command, .status_after_reset = ATA_DRDY | ATA_DSC };
+/* --- saved state --- */
+
+static IdePhase *const ata_phases[] = { read_taken, write_given, dma_step, trim_dma, NULL };
+
+/* Where the transfer stands fits the disk and the buffer. */
+static bool ata_plausible(const IdeDrive *drive)
+{
+    uint64_t left = (uint64_t)drive->left * IDE_SECTOR;
+    bool range = drive->lba <= drive->sectors && drive->left <= drive->sectors - drive->lba;
+    if (drive->phase == read_taken) {
+        return range && drive->block > 0 && drive->next <= drive->filled && drive->filled - drive->next <= left;
+    }
+    if (drive->phase == write_given) {
+        return range && drive->block > 0 && drive->next <= left && drive->filled <= drive->next;
+    }
+    if (drive->dma_step == trim_dma) {
+        return drive->left <= IDE_BUFFER_SECTORS;
+    }
+    return !drive->dma_step || range;
+}
+
+const IdeDriveOps ata_ops = {
+    .command = ata_command, .status_after_reset = ATA_DRDY | ATA_DSC, .phases = ata_phases,
+    .plausible = ata_plausible,
+};
 
 /* --- the device --- */
 
@@ -787,4 +811,4 @@ static const Prop ide_hd_props[] = {
 
 DEVICE_TYPE(ide_hd, IDE_DEVICE_OBJECT("ide-hd", IdeDrive, ide_hd_props), .desc = "virtual IDE disk",
             .category = DEV_STORAGE, .bus = &ide_bus_type, .state = ide_drive_state, .plug = ide_hd_plug,
-            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .loaded = ide_drive_loaded);
+            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .saving = ide_drive_saving, .loaded = ide_drive_loaded);

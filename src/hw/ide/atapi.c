@@ -330,7 +330,21 @@ static void atapi_command(IdeDrive *drive, uint8_t command)
     }
 }
 
-const IdeDriveOps atapi_ops = { .command = atapi_command, .signature_mid = 0x14, .signature_high = 0xeb };
+static IdePhase *const atapi_phases[] = { feed, packet_given, parameters_given, feed_dma_first, parameters_dma, NULL };
+
+static bool atapi_plausible(const IdeDrive *drive)
+{
+    const Atapi *atapi = &drive->atapi;
+    uint64_t total = drive->sectors / (CD_BLOCK / IDE_SECTOR);
+    return drive->next <= drive->filled &&
+           (atapi->blocks == 0 || ((atapi->block_size == CD_BLOCK || atapi->block_size == CD_RAW_BLOCK) &&
+                                   atapi->lba <= total && atapi->blocks <= total - atapi->lba));
+}
+
+const IdeDriveOps atapi_ops = {
+    .command = atapi_command, .signature_mid = 0x14, .signature_high = 0xeb, .phases = atapi_phases,
+    .plausible = atapi_plausible,
+};
 
 /* --- the device --- */
 
@@ -391,4 +405,4 @@ static const Prop ide_cd_props[] = {
 
 DEVICE_TYPE(ide_cd, IDE_DEVICE_OBJECT("ide-cd", IdeDrive, ide_cd_props), .desc = "virtual IDE CD-ROM",
             .category = DEV_STORAGE, .bus = &ide_bus_type, .state = ide_drive_state, .plug = ide_cd_plug,
-            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .loaded = ide_drive_loaded);
+            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .saving = ide_drive_saving, .loaded = ide_drive_loaded);

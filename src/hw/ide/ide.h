@@ -26,6 +26,8 @@ typedef void IdePhase(IdeDrive *drive);
 typedef struct IdeDriveOps {
     void (*command)(IdeDrive *drive, uint8_t command);
     void (*reset)(IdeDrive *drive); /* the command set's own state, on any reset; may be NULL */
+    IdePhase *const *phases;        /* all that may wait for the guest, for saved state; NULL ends */
+    bool (*plausible)(const IdeDrive *drive); /* whether loaded state can be gone on with */
     uint8_t signature_mid, signature_high, status_after_reset;
 } IdeDriveOps;
 
@@ -71,7 +73,7 @@ struct IdeDrive {
     bool smart, smart_autosave;
 
     /* PIO: the guest moves buffer[at..end); then phase runs. */
-    uint8_t *buffer;
+    uint8_t buffer[IDE_BUFFER];
     uint32_t at, end;
     bool to_guest;
     IdePhase *phase;
@@ -91,6 +93,9 @@ struct IdeDrive {
     bool reset_wanted;
     bool dma_waiting; /* DMARQ: the host's engine shall call ide_dma_run() */
     IdePhase *dma_step;
+    /* Saved state only: phase and dma_step as numbers; a request that the error policy holds back. */
+    uint8_t phase_id, dma_step_id;
+    bool held;
 
     Atapi atapi;
 };
@@ -145,6 +150,7 @@ extern const StateField ide_drive_state[];
 Error *ide_drive_plug(IdeDrive *drive, const IdeDriveOps *ops, const DiskTraits *traits, const char *model) MUST_USE;
 void ide_drive_unplug(Device *dev);
 void ide_drive_reset(Device *dev);
+void ide_drive_saving(Device *dev);
 Error *ide_drive_loaded(Device *dev);
 
 extern const IdeDriveOps ata_ops, atapi_ops;

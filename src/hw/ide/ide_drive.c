@@ -80,7 +80,6 @@ Error *ide_drive_plug(IdeDrive *drive, const IdeDriveOps *ops, const DiskTraits 
     take_default(&drive->serial, serial);
     take_default(&drive->model, model);
     take_default(&drive->version, "2.5+");
-    drive->buffer = device_alloc(&drive->ide.dev, IDE_BUFFER);
     drive->mdma_mode = drive->pio_mode = MODE_NONE;
     drive->udma_mode = ide_has_dma(drive) ? UDMA_MAX : MODE_NONE;
     return NULL;
@@ -117,11 +116,57 @@ void ide_drive_reset(Device *dev)
     ide_channel_reset(drive->ide.channel);
 }
 
+/* 0: none; else 1 + place in the command set's table. */
+static uint8_t phase_number(const IdeDrive *drive, IdePhase *phase)
+{
+    for (uint8_t n = 0; phase && drive->ops->phases[n]; n++) {
+        if (drive->ops->phases[n] == phase) {
+            return n + 1;
+        }
+    }
+    return 0;
+}
+
+static bool phase_of_number(const IdeDrive *drive, uint8_t number, IdePhase **ret_phase)
+{
+    *ret_phase = NULL;
+    for (uint8_t n = 0; number && drive->ops->phases[n]; n++) {
+        if (n + 1 == number) {
+            *ret_phase = drive->ops->phases[n];
+        }
+    }
+    return number == 0 || *ret_phase;
+}
+
+/* Requests are finished first, so a drive either rests or waits for the guest. */
+void ide_drive_saving(Device *dev)
+{
+    IdeDrive *drive = container_of(dev, IdeDrive, ide.dev);
+    if (drive->then) {
+        blk_drain(disk_blk(&drive->conf));
+    }
+    drive->held = drive->then != NULL;
+    drive->phase_id = phase_number(drive, drive->phase);
+    drive->dma_step_id = phase_number(drive, drive->dma_waiting ? drive->dma_step : NULL);
+}
+
 Error *ide_drive_loaded(Device *dev)
 {
     IdeDrive *drive = container_of(dev, IdeDrive, ide.dev);
-    if (drive->multiple > IDE_MULTIPLE_MAX || !IS_POW2(drive->multiple | (drive->multiple == 0))) {
-        return error_new("%s: the saved state has an impossible multiple count", device_label(dev));
+    bool good = drive->multiple <= IDE_MULTIPLE_MAX && (drive->multiple & (drive->multiple - 1)) == 0 &&
+                drive->at <= drive->end && drive->end <= IDE_BUFFER && drive->filled <= IDE_BUFFER &&
+                drive->next <= IDE_BUFFER && phase_of_number(drive, drive->phase_id, &drive->phase) &&
+                phase_of_number(drive, drive->dma_step_id, &drive->dma_step) &&
+                drive->dma_waiting == (drive->dma_step_id != 0) && drive->ops->plausible(drive);
+    if (!good) {
+        drive->phase = drive->dma_step = NULL;
+        drive->dma_waiting = false;
+        drive->at = drive->end = 0;
+        return error_new("%s: the saved state is impossible", device_label(dev));
+    }
+    if (drive->held) { /* the request is not in the stream: the guest tries again */
+        drive->held = false;
+        ide_fail(drive, ATA_ABRT);
     }
     return NULL;
 }
@@ -138,12 +183,12 @@ static const StateField atapi_state[] = {
     STATE_BOOL(Atapi, eject_requested),
     STATE_BOOL(Atapi, tray_open),
     STATE_BOOL(Atapi, locked),
-    STATE_NOT(Atapi, dma, "between commands"),
-    STATE_NOT(Atapi, byte_limit, "between commands"),
-    STATE_NOT(Atapi, lba, "between commands"),
-    STATE_NOT(Atapi, blocks, "between commands"),
-    STATE_NOT(Atapi, block_size, "between commands"),
-    STATE_NOT(Atapi, out_bytes, "between commands"),
+    STATE_BOOL(Atapi, dma),
+    STATE_RANGE(Atapi, byte_limit, 0, 65535),
+    STATE_U64(Atapi, lba),
+    STATE_U32(Atapi, blocks),
+    STATE_U32(Atapi, block_size),
+    STATE_RANGE(Atapi, out_bytes, 0, 65535),
     { 0 },
 };
 
@@ -166,5 +211,30 @@ const StateField ide_drive_state[] = {
     STATE_BOOL(IdeDrive, smart),
     STATE_BOOL(IdeDrive, smart_autosave),
     STATE_STRUCT(IdeDrive, atapi, atapi_state),
+    STATE_BYTES(IdeDrive, buffer),
+    STATE_U32(IdeDrive, at),
+    STATE_U32(IdeDrive, end),
+    STATE_BOOL(IdeDrive, to_guest),
+    STATE_U32(IdeDrive, filled),
+    STATE_U64(IdeDrive, lba),
+    STATE_RANGE(IdeDrive, left, 0, 65536),
+    STATE_RANGE(IdeDrive, block, 0, IDE_MULTIPLE_MAX),
+    STATE_BOOL(IdeDrive, writing),
+    STATE_BOOL(IdeDrive, fua),
+    STATE_BOOL(IdeDrive, dma),
+    STATE_U32(IdeDrive, next),
+    STATE_BOOL(IdeDrive, dma_waiting),
+    STATE_U8(IdeDrive, phase_id),
+    STATE_U8(IdeDrive, dma_step_id),
+    STATE_BOOL(IdeDrive, held),
+    STATE_NOT(IdeDrive, ops, "configuration"),
+    STATE_NOT(IdeDrive, sectors, "the medium's"),
+    STATE_NOT(IdeDrive, phase, "as phase_id"),
+    STATE_NOT(IdeDrive, dma_step, "as dma_step_id"),
+    STATE_NOT(IdeDrive, request, "finished before saving"),
+    STATE_NOT(IdeDrive, then, "finished before saving"),
+    STATE_NOT(IdeDrive, result, "finished before saving"),
+    STATE_NOT(IdeDrive, vec, "finished before saving"),
+    STATE_NOT(IdeDrive, reset_wanted, "finished before saving"),
     { 0 },
 };

@@ -384,6 +384,56 @@ static void test_reset_in_flight(Fixture *f, gconstpointer data)
     g_assert_cmphex(in(f, 0x1f0, 2) & 0xff, ==, pattern(3 * 512));
 }
 
+/* Saved in the middle of a PIO transfer, of a disk and a CD. */
+static void test_state(Fixture *f, gconstpointer data)
+{
+    Device *disk = device_find(f->machine, "ide-hd"), *cd = device_find(f->machine, "ide-cd");
+    g_autoptr(GByteArray) of_disk = g_byte_array_new(), of_cd = g_byte_array_new(), of_ide = g_byte_array_new();
+    command28(f, 200, 40, 0xc4);
+    wait_ready(f, 0x1f0);
+    for (unsigned i = 0; i < 512 * 17; i += 4) {
+        in(f, 0x1f0, 4);
+    }
+    send_packet(f, (uint8_t[12]) { 0x28, 0, 0, 0, 0, 5, 0, 0, 100 }, 3000);
+    wait_ready(f, 0x170);
+    for (unsigned i = 0; i < 1000; i += 4) {
+        in(f, 0x170, 4);
+    }
+    device_save(disk, of_disk);
+    device_save(cd, of_cd);
+    device_save(f->ide, of_ide);
+    device_reset(f->ide);
+    g_assert_cmphex(in(f, 0x1f7, 1), ==, 0x50);
+    must(device_load(f->ide, of_ide->data, of_ide->len));
+    must(device_load(disk, of_disk->data, of_disk->len));
+    must(device_load(cd, of_cd->data, of_cd->len));
+    for (unsigned i = 512 * 17; i < 512 * 40; i += 4) {
+        g_assert_cmphex(wait_ready(f, 0x1f0), ==, 0x58);
+        g_assert_cmphex(in(f, 0x1f0, 4) & 0xff, ==, pattern(200 * 512 + i));
+    }
+    g_assert_cmphex(in(f, 0x1f7, 1), ==, 0x50);
+    for (unsigned i = 1000; i < 100 * 2048; i += 4) {
+        g_assert_cmphex(wait_ready(f, 0x170) & ATA_DRQ, ==, ATA_DRQ);
+        g_assert_cmphex(in(f, 0x170, 4) & 0xff, ==, pattern(5 * 2048 + i));
+    }
+    g_assert_cmphex(wait_ready(f, 0x170) & (ATA_DRQ | ATA_ERR), ==, 0);
+    /* Streams that somebody damaged never lead outside the buffer. */
+    g_autoptr(GRand) rand = g_rand_new_with_seed(g_test_rand_int());
+    for (unsigned i = 0; i < 300; i++) {
+        GByteArray *stream = i % 2 ? of_disk : of_cd;
+        unsigned tail = g_rand_int_range(rand, 0, 2000), at = stream->len - 1 - tail % stream->len;
+        uint8_t was = stream->data[at];
+        stream->data[at] = (uint8_t)g_rand_int(rand);
+        error_free(device_load(i % 2 ? disk : cd, stream->data, stream->len));
+        for (unsigned n = 0; n < 200; n++) {
+            in(f, i % 2 ? 0x1f0 : 0x170, 4);
+        }
+        wait_ready(f, i % 2 ? 0x1f0 : 0x170);
+        stream->data[at] = was;
+        device_reset(f->ide);
+    }
+}
+
 /* Whatever a guest does with the ports must be survived. */
 static void test_noise(Fixture *f, gconstpointer data)
 {
@@ -428,6 +478,7 @@ int main(int argc, char **argv)
     ADD(dma);
     ADD(atapi);
     ADD(reset_in_flight);
+    ADD(state);
     ADD(noise);
     return g_test_run();
 }
