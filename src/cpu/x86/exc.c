@@ -460,6 +460,10 @@ static void deliver_combined(X86Cpu *cpu, Event first)
     if (how == X86_JMP_FAULT) {
         Event failed = event;
         int vector = combine(&failed, cpu->fault.vector);
+        if (log_enabled(LOG_INT)) {
+            log_printf("cpu %u: %02x while %02x was delivered, e=%04x\n", cpu->vcpu->index, cpu->fault.vector,
+                       failed.vector, cpu->fault.has_error ? cpu->fault.error : 0);
+        }
         if (vector < 0) {
             cpu->fault_jmp = outer;
             triple_fault(cpu);
