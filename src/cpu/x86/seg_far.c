@@ -486,7 +486,7 @@ static void iret_to_vm86(X86Cpu *cpu, uint64_t rip, uint16_t cs, uint64_t flags)
 static void iret_task(X86Cpu *cpu)
 {
     uint16_t link = (uint16_t)x86_load_sys(cpu, cpu->tr.base, 2);
-    x86_task_switch(cpu, link, TASK_IRET, x86_hot(cpu)->rip, false, 0);
+    x86_task_switch(cpu, link, TASK_IRET, cpu->next_rip, false, 0);
 }
 
 static uint64_t iret_mask(const X86Cpu *cpu)

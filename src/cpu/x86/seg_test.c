@@ -251,7 +251,7 @@ static void test_task_call(void)
     g_assert_cmphex(box_get(box, BOX_GDT + BOX_SEL_TSS + 5, 1), ==, 0x8b); /* both busy */
     g_assert_cmphex(box_get(box, BOX_GDT + BOX_SEL_TSS2 + 5, 1), ==, 0x8b);
     /* Back by IRET. */
-    x86_hot(cpu)->rip = 0x790;
+    cpu->next_rip = 0x790;
     BOX_EXPECT(box, -1, x86_iret(cpu, 4));
     g_assert_cmphex(x86_hot(cpu)->rip, ==, 0x107);
     g_assert_cmphex(x86_gpr(cpu)[X86_RAX], ==, 0x5555);

@@ -237,6 +237,9 @@ static void enter_task(X86Cpu *cpu, const TssDesc *tss, const TaskState *state)
     cpu->dr[7] &= ~0x155ull; /* local breakpoints end with the task */
     x86_tlb_drop_rights(cpu);
     load_segments(cpu, state);
+    if (hot->rflags & X86_IF) {
+        x86_release_requests(cpu);
+    }
     if (hot->rip > cpu->seg[X86_CS].limit) {
         x86_gp(cpu, 0);
     }
