@@ -24,6 +24,7 @@ typedef struct TcgAccel {
     bool one_insn_per_tb, split_wx;
     DbtGroup group;
     pthread_mutex_t turn; /* thread=single: who holds it runs */
+    _Atomic unsigned waiting; /* vCPUs that wait for it */
 } TcgAccel;
 
 static const Prop props[] = {
@@ -104,13 +105,48 @@ static void interpret(X86Cpu *cpu)
     }
 }
 
+enum { TURN_NS = 5000000 };
+
+/* thread=single: waits for the turn; who has it is asked to give it up after a while. */
+static void take_turn(TcgAccel *tcg, Vcpu *vcpu)
+{
+    atomic_fetch_add(&tcg->waiting, 1);
+    for (;;) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += TURN_NS;
+        if (until.tv_nsec >= NS_PER_SEC) {
+            until.tv_nsec -= NS_PER_SEC;
+            until.tv_sec++;
+        }
+        if (pthread_mutex_timedlock(&tcg->turn, &until) == 0) {
+            break;
+        }
+        for (unsigned i = 0; i < vcpu->machine->vcpus->len; i++) {
+            Vcpu *other = g_ptr_array_index(vcpu->machine->vcpus, i);
+            if (other != vcpu && other->exit_req != NULL) {
+                atomic_fetch_or(other->exit_req, VCPU_REQ_WORK);
+            }
+        }
+    }
+    atomic_fetch_sub(&tcg->waiting, 1);
+}
+
+static void give_turn(TcgAccel *tcg)
+{
+    pthread_mutex_unlock(&tcg->turn);
+    if (atomic_load(&tcg->waiting) != 0) {
+        g_usleep(20); /* the mutex is not fair: let the other one have it */
+    }
+}
+
 static void vcpu_thread(Vcpu *vcpu)
 {
     TcgAccel *tcg = tcg_of(vcpu);
     X86Cpu *cpu = x86_cpu_of(vcpu);
     while (vcpu_wait_until_runnable(vcpu)) {
         if (tcg->thread == THREAD_SINGLE) {
-            pthread_mutex_lock(&tcg->turn);
+            take_turn(tcg, vcpu);
         }
         if (vcpu->accel_data == NULL) {
             interpret(cpu);
@@ -118,7 +154,7 @@ static void vcpu_thread(Vcpu *vcpu)
             dbt_run(vcpu->accel_data);
         }
         if (tcg->thread == THREAD_SINGLE) {
-            pthread_mutex_unlock(&tcg->turn);
+            give_turn(tcg);
         }
     }
 }

@@ -41,6 +41,7 @@ Error *code_cache_init(CodeCache *cache, size_t size, bool split)
     if (p == MAP_FAILED) { /* hosts that forbid writable code */
         return map_split(cache);
     }
+    madvise(p, size, MADV_HUGEPAGE); /* fewer misses of the instruction TLB; a hint */
     cache->run = cache->write = p;
     return NULL;
 }

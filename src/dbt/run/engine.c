@@ -210,8 +210,9 @@ static bool handle_requests(Dbt *d)
 /* Instructions that no block holds: other modes, page crossings, interrupt shadows. */
 static bool interpret_some(Dbt *d, uint64_t count)
 {
-    d->stats.interp_insns += count;
+    uint64_t before = d->cpu->insn_count;
     X86Exit why = x86_interp_run(d->cpu, count, true);
+    d->stats.interp_insns += d->cpu->insn_count - before;
     d->cpu->fault_jmp = &d->jmp;
     return why == X86_EXIT_NONE || why == X86_EXIT_MODE;
 }

@@ -1,0 +1,195 @@
+/*
+ * The translator on small 32-bit programs without paging, against the interpreter: code that rewrites
+ * itself, flags that come back from functions, instructions on two pages.
+ */
+#include "dbt/run/engine.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "cpu/x86/mmu.h"
+
+enum { RAM_SIZE = 1 << 20, CODE = 0x10000 };
+
+typedef struct Rig {
+    Lock lock;
+    MemSystem *mem;
+    MemRegion root, io, ram;
+    AddressSpace *as, *io_as;
+    RamBlock *block;
+    Vcpu vcpu;
+    X86Cpu *cpu;
+    DbtGroup group;
+    Dbt *dbt;
+} Rig;
+
+static void no_error(Error *err)
+{
+    g_assert_null(err);
+}
+
+static void flat(X86Cpu *cpu)
+{
+    for (unsigned n = 0; n < X86_SEG_COUNT; n++) {
+        cpu->seg[n] = (X86Seg){ .sel = n == X86_CS ? 8 : 16, .attr = n == X86_CS ? 0xc09b : 0xc093, .limit = 0xffffffff };
+    }
+    cpu->cr0 = CR0_PE | CR0_ET;
+    x86_hot(cpu)->rflags = 2;
+    x86_hot(cpu)->rip = CODE;
+    x86_gpr(cpu)[X86_RSP] = 0x8000;
+    x86_mode_changed(cpu);
+    x86_tlb_flush_all(cpu);
+}
+
+static Rig *rig_new(void)
+{
+    Rig *r = g_new0(Rig, 1);
+    lock_init(&r->lock, "machine", LOCK_RANK_MACHINE);
+    lock_acquire(&r->lock);
+    r->mem = mem_system_new(&r->lock);
+    mem_region_init(&r->root, r->mem, "memory", 0);
+    mem_region_init(&r->io, r->mem, "io", 65536);
+    no_error(ram_block_new(r->mem, "ram", RAM_SIZE, NULL, &r->block));
+    mem_region_init_ram(&r->ram, "ram", r->block, 0, RAM_SIZE);
+    mem_region_map(&r->root, 0, &r->ram, 0);
+    r->as = mem_as_new(r->mem, "memory", &r->root);
+    r->io_as = mem_as_new(r->mem, "io", &r->io);
+    lock_release(&r->lock);
+    r->vcpu.as = r->as;
+    r->vcpu.io = r->io_as;
+    no_error(x86_cpu_new(&r->vcpu, &r->cpu));
+    dbt_group_init(&r->group);
+    no_error(dbt_new(r->cpu, &r->group, 16 * MiB, false, &r->dbt));
+    return r;
+}
+
+static void rig_free(Rig *r)
+{
+    dbt_free(r->dbt);
+    dbt_group_fini(&r->group);
+    x86_interp_free(r->cpu);
+    x86_cpu_free(r->cpu);
+    lock_acquire(&r->lock);
+    mem_as_free(r->as);
+    mem_as_free(r->io_as);
+    mem_region_fini(&r->ram);
+    mem_region_fini(&r->root);
+    mem_region_fini(&r->io);
+    ram_block_free(r->block);
+    mem_system_free(r->mem);
+    lock_release(&r->lock);
+    g_free(r);
+}
+
+/* Runs to HLT; the result is in eax and ebx. */
+static void run(const uint8_t *code, size_t size, bool translate, uint32_t ret_result[2])
+{
+    Rig *r = rig_new();
+    memcpy(r->block->host + CODE, code, size);
+    atomic_store(&r->vcpu.halted, false);
+    flat(r->cpu);
+    if (translate) {
+        dbt_run(r->dbt);
+        g_assert_cmpuint(r->dbt->stats.blocks, >, 0);
+    } else {
+        g_assert_cmpint(x86_interp_run(r->cpu, 1000000, false), ==, X86_EXIT_HALT);
+    }
+    g_assert_true(atomic_load(&r->vcpu.halted));
+    ret_result[0] = (uint32_t)x86_gpr(r->cpu)[X86_RAX];
+    ret_result[1] = (uint32_t)x86_gpr(r->cpu)[X86_RBX];
+    rig_free(r);
+}
+
+static void check(const uint8_t *code, size_t size, uint32_t eax, uint32_t ebx)
+{
+    for (unsigned translate = 0; translate < 2; translate++) {
+        uint32_t result[2];
+        run(code, size, translate, result);
+        g_assert_cmphex(result[0], ==, eax);
+        g_assert_cmphex(result[1], ==, ebx);
+    }
+}
+
+/* mov $0,eax; mov $1000,ecx; 1: add ecx,eax; mov eax,0x20000(,ecx,4); dec ecx; jnz 1b; hlt */
+static void test_loop(void)
+{
+    static const uint8_t code[] = { 0xb8, 0, 0, 0, 0, 0xb9, 0xe8, 3, 0, 0, 0x01, 0xc8, 0x89, 0x04, 0x8d, 0, 0, 2, 0,
+                                    0x49, 0x75, 0xf4, 0xf4 };
+    check(code, sizeof(code), 500500, 0);
+}
+
+/* 1: add $imm,eax; incl imm; dec ecx; jnz 1b: the loop rewrites the block that runs. */
+static void test_rewrites_itself(void)
+{
+    static const uint8_t code[] = { 0xb8, 0, 0, 0, 0, 0xb9, 0x64, 0, 0, 0, 0x05, 1, 0, 0, 0, 0xff, 0x05, 0x0b, 0, 1, 0,
+                                    0x49, 0x75, 0xf2, 0xf4 };
+    check(code, sizeof(code), 5050, 0);
+}
+
+/* 1: mov ecx, fn+1; call fn; add eax,ebx; loop 1b: another block is rewritten; fn: mov $n,eax; ret */
+static void test_rewrites_callee(void)
+{
+    static const uint8_t head[] = { 0xbb, 0, 0, 0, 0, 0xb9, 0xc8, 0, 0, 0, 0x89, 0x0d, 1, 1, 1, 0, 0xe8, 0xeb, 0, 0, 0,
+                                    0x01, 0xc3, 0xe2, 0xf1, 0xf4 };
+    static const uint8_t fn[] = { 0xb8, 0, 0, 0, 0, 0xc3 };
+    uint8_t code[0x106] = { 0 };
+    memcpy(code, head, sizeof(head));
+    memcpy(code + 0x100, fn, sizeof(fn));
+    check(code, sizeof(code), 1, 20100);
+}
+
+/* 1: call bit; adc $0,ebx; loop 1b; hlt; bit: shl $1,esi; push eax; pop eax; ret: counts bits. */
+static void test_flags_from_function(void)
+{
+    static const uint8_t code[] = { 0xbc, 0, 0x30, 0, 0, 0xbe, 0x78, 0x56, 0x34, 0x12, 0xbb, 0, 0, 0, 0, 0xb9, 0x20, 0,
+                                    0, 0, 0xe8, 6, 0, 0, 0, 0x83, 0xd3, 0, 0xe2, 0xf6, 0xf4, 0xd1, 0xe6, 0x50, 0x58,
+                                    0xc3 };
+    uint32_t result[2];
+    for (unsigned translate = 0; translate < 2; translate++) {
+        run(code, sizeof(code), translate, result);
+        g_assert_cmpuint(result[1], ==, 13);
+    }
+}
+
+/* 2: add $7,eax with its immediate on two pages; incb the third byte of it; dec ecx; jnz 2b */
+static void test_crosses_page(void)
+{
+    static const uint8_t head[] = { 0xb8, 0, 0, 0, 0, 0xb9, 0x32, 0, 0, 0, 0xe9, 0xee, 0x0f, 0, 0 };
+    static const uint8_t tail[] = { 0x05, 7, 0, 0, 0, 0xfe, 0x05, 0, 0x10, 1, 0, 0x49, 0x75, 0xf2, 0xf4 };
+    uint8_t code[0x1010] = { 0 };
+    memcpy(code, head, sizeof(head));
+    memcpy(code + 0xffd, tail, sizeof(tail));
+    check(code, sizeof(code), 0x04c9015e, 0);
+}
+
+/* A cache of the smallest size is emptied and filled again and again. */
+static void test_flush(void)
+{
+    Rig *r = rig_new();
+    uint8_t *code = r->block->host + CODE;
+    for (unsigned i = 0; i < 4000; i++) { /* inc eax; jmp +0: a block each */
+        memcpy(code + 3 * i, "\x40\xeb\x00", 3);
+    }
+    code[3 * 4000] = 0xf4;
+    for (unsigned turn = 0; turn < 4; turn++) {
+        flat(r->cpu);
+        x86_gpr(r->cpu)[X86_RAX] = 0;
+        atomic_store(&r->vcpu.halted, false);
+        dbt_run(r->dbt);
+        g_assert_cmpuint(x86_gpr(r->cpu)[X86_RAX], ==, 4000);
+        dbt_flush(r->dbt);
+    }
+    rig_free(r);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/dbt/engine/loop", test_loop);
+    g_test_add_func("/dbt/engine/rewrites-itself", test_rewrites_itself);
+    g_test_add_func("/dbt/engine/rewrites-callee", test_rewrites_callee);
+    g_test_add_func("/dbt/engine/flags-from-function", test_flags_from_function);
+    g_test_add_func("/dbt/engine/crosses-page", test_crosses_page);
+    g_test_add_func("/dbt/engine/flush", test_flush);
+    return g_test_run();
+}
