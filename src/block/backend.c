@@ -61,6 +61,17 @@ BlockBackend *blk_find(BlockGraph *graph, const char *name)
     return NULL;
 }
 
+void blk_detach_all(BlockGraph *graph)
+{
+    for (ListNode *node; (node = list_pop(&graph->backends));) {
+        BlockBackend *blk = container_of(node, BlockBackend, node_in_graph);
+        blk_abandon_held(blk);
+        blk_drain(blk);
+        block_root_detach(blk->root);
+        blk->root = NULL;
+    }
+}
+
 /* --- medium --- */
 
 static unsigned wanted_claims(const BlockBackend *blk, const BlockNode *node)

@@ -418,11 +418,17 @@ typedef struct FlushAll {
 static void flush_all_co(void *opaque)
 {
     FlushAll *all = opaque;
-    for (BlockNode *node = NULL; (node = block_node_next(all->graph, node));) {
+    for (BlockNode *node = block_node_next(all->graph, NULL), *next; node; node = next) {
+        node_ref(node);
         int ret = node->open && !node->closing ? node_flush_co(node) : 0;
         if (ret < 0 && !all->err) {
             all->err = error_new_errno(ret, "Could not flush '%s'", node->filename);
         }
+        next = block_node_next(all->graph, node);
+        while (next && next->closing) {
+            next = block_node_next(all->graph, next);
+        }
+        node_unref_co(node);
     }
 }
 

@@ -19,23 +19,6 @@ BlockGraph *block_graph_new(Loop *loop)
     return graph;
 }
 
-static void wait_closed_co(void *opaque)
-{
-    BlockGraph *graph = opaque;
-    while (graph->closing) {
-        co_sleep_ns(CLOCK_REALTIME_NS, 100 * NS_PER_US);
-    }
-}
-
-void block_graph_free(BlockGraph *graph)
-{
-    if (graph) {
-        co_run(graph->loop, wait_closed_co, graph);
-        assert(list_empty(&graph->backends));
-        g_free(graph);
-    }
-}
-
 Loop *block_graph_loop(const BlockGraph *graph)
 {
     return graph->loop;
@@ -144,8 +127,41 @@ void node_unref(BlockNode *node)
     if (co_self()) {
         node_close_co(node);
     } else {
+        node->closing = true;
         node->graph->closing++;
         co_start(node->graph->loop, close_later_co, node);
+    }
+}
+
+static BlockNode *unused_node(BlockGraph *graph)
+{
+    LIST_FOREACH(node, &graph->nodes, BlockNode, in_graph) {
+        if (!node->closing && list_empty(&node->parents)) {
+            return node;
+        }
+    }
+    return NULL;
+}
+
+/* The end of the program: whoever still has a reference will not use it any more. */
+static void close_all_co(void *opaque)
+{
+    BlockGraph *graph = opaque;
+    blk_detach_all(graph);
+    do {
+        for (BlockNode *node; (node = unused_node(graph));) {
+            node->refs = 0;
+            node_close_co(node);
+        }
+        co_sleep_ns(CLOCK_REALTIME_NS, graph->closing ? 50 * NS_PER_US : 0);
+    } while (graph->closing || unused_node(graph));
+}
+
+void block_graph_free(BlockGraph *graph)
+{
+    if (graph) {
+        co_run(graph->loop, close_all_co, graph);
+        g_free(graph);
     }
 }
 

@@ -36,6 +36,9 @@ Error *block_check_leftover(const KeyValues *opts, const BlockNode *node) MUST_U
 Error *node_claims_update(BlockNode *node) MUST_USE;
 void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigned *ret_used, unsigned *ret_shared);
 
+/* At the end: waits for their requests and takes the media out of all backends. */
+void blk_detach_all(BlockGraph *graph);
+
 const BlockDriver *block_probe(const uint8_t *data, size_t length, const char *filename);
 
 #endif
