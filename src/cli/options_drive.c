@@ -177,6 +177,10 @@ Error *plan_add_drive(Plan *plan, KeyValues *drive)
         keyvalues_prepend(drive, "id", id);
     }
     keyvalues_prepend(drive, "if", position.interface == IF_PFLASH ? "pflash" : "none");
+    if (position.interface == IF_PFLASH) {
+        g_autofree char *unit = g_strdup_printf("%u", position.unit);
+        keyvalues_add(drive, "unit", unit);
+    }
     if (position.cdrom) {
         keyvalues_set(drive, "media", "cdrom");
     }

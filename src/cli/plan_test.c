@@ -120,7 +120,7 @@ static void test_drives(void)
           "-device ide-hd,bus=ide.0,unit=1,drive=ide0-hd1\n");
     check("-nodefaults -pflash fw.fd -set drive.pflash0.readonly=on",
           "-machine pc\n"
-          "-drive if=pflash,id=pflash0,file=fw.fd,readonly=on\n");
+          "-drive if=pflash,id=pflash0,file=fw.fd,unit=0,readonly=on\n");
     check("-nodefaults -blockdev driver=file,filename=x,node-name=n -device ide-hd,drive=n",
           "-machine pc\n"
           "-blockdev file,filename=x,node-name=n\n"

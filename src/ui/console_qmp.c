@@ -42,10 +42,10 @@ static const char *next_key(void *opaque)
 static MUST_USE Error *key_of(const Value *value, InputKey *ret_key)
 {
     const Value *data = value_find(value, "data");
-    int64_t number;
+    double number;
 
-    if (value_get_int(data, &number)) {
-        *ret_key = input_key_by_number((unsigned)number);
+    if (value_get_double(data, &number)) {
+        *ret_key = number >= 0 && number < 0x10000 ? input_key_by_number((unsigned)number) : KEY_UNMAPPED;
         return NULL;
     }
     *ret_key = input_key_by_name(value_get_str(data));
