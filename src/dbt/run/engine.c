@@ -306,7 +306,7 @@ void dbt_run(Dbt *d)
             dbt_flush(d);
         }
         uint32_t mode = x86_hot(cpu)->mode;
-        if (unlikely(!front_mode_ok(mode) || (cpu->dr[7] & 0xff) || (x86_hot(cpu)->rflags & X86_RF))) {
+        if (unlikely(!front_mode_ok(mode) || (cpu->dr[7] & 0xff))) {
             if (!interpret_some(d, 4096)) {
                 break;
             }
@@ -318,6 +318,7 @@ void dbt_run(Dbt *d)
             }
             continue;
         }
+        x86_hot(cpu)->rflags &= ~(uint64_t)X86_RF; /* no breakpoint is on that it could hold off */
         dbt_select_mode(d);
         const uint8_t *code = code_for(d);
         if (code == NULL ? !interpret_some(d, 1) : !turn(d, code)) {

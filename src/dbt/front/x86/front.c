@@ -758,6 +758,20 @@ static bool vec(Front *f)
     return true;
 }
 
+/* Loads are ordered on this host, so LFENCE is nothing; time is read by C. */
+static bool fence(Front *f)
+{
+    Uop *u = f->u;
+    unsigned which = f->insn->modrm >> 3 & 7;
+    if (which == 5) {
+        return true;
+    }
+    u->kind = UOP_BYTES;
+    u->imm = 0x0f | 0xaeu << 8 | (uint32_t)(which == 6 ? 0xf0 : 0xf8) << 16;
+    u->imm_size = 3;
+    return true;
+}
+
 /* LDMXCSR, STMXCSR, with or without VEX. */
 static bool mxcsr(Front *f)
 {
@@ -855,6 +869,10 @@ static bool native_insn(Front *f)
     X86Insn *insn = f->insn;
     if (!has_feature(f) || (insn->prefixes & PFX_EVEX)) {
         return false;
+    }
+    if (insn->map == 1 && insn->opcode == 0xae && insn->modrm >= 0xe8 &&
+        !(insn->prefixes & (PFX_REP | PFX_REPNE | PFX_OPSIZE | PFX_LOCK))) {
+        return fence(f);
     }
     if (insn->map == 1 && insn->opcode == 0xae && !(insn->prefixes & (PFX_REP | PFX_REPNE | PFX_OPSIZE)) &&
         insn->modrm < 0xc0 && (insn->modrm >> 4 & 3) == 1) {
