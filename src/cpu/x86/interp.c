@@ -310,11 +310,17 @@ static bool loads_ss(const X86Cpu *cpu, uint16_t op)
     return cpu->int_shadow != 0 && op != X86_OP_STI;
 }
 
+static bool is_string(uint16_t op)
+{
+    return op == X86_OP_MOVS || op == X86_OP_STOS || op == X86_OP_LODS || op == X86_OP_SCAS || op == X86_OP_CMPS ||
+           op == X86_OP_INS || op == X86_OP_OUTS;
+}
+
 /* One instruction with code breakpoints, RF, TF and the interrupt shadow. */
 static void step(X86Cpu *cpu, Interp *it)
 {
     X86Hot *hot = x86_hot(cpu);
-    uint64_t flags = hot->rflags;
+    uint64_t flags = hot->rflags, before = hot->rip;
     uint16_t op;
     cpu->int_shadow = 0;
     cpu->interp_stop = false;
@@ -339,6 +345,9 @@ static void step(X86Cpu *cpu, Interp *it)
         flags = hot->rflags;
     }
     if (flags & X86_TF && !loads_ss(cpu, op) && op != X86_OP_SYSRET) {
+        if (hot->rip == before && is_string(op)) { /* between elements */
+            hot->rflags |= X86_RF;
+        }
         x86_raise_debug(cpu, BIT(14));
     }
 }
