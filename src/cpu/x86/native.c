@@ -29,7 +29,8 @@
 
 enum {
     CODE_SIZE = 2 * 1024 * 1024,
-    CACHE_BITS = 13,
+    CACHE_BITS = 11, /* sets */
+    CACHE_WAYS = 4,
     HOST_RAX = 0, HOST_RCX = 1, HOST_RDX = 2, HOST_RSI = 6, HOST_RDI = 7,
 };
 
@@ -37,7 +38,7 @@ typedef struct Native {
     uint8_t *rw, *rx;
     size_t used, start; /* bytes; start: behind the constants and exits */
     uint32_t host_features[X86_FEAT_WORDS];
-    NativeStub cache[1 << CACHE_BITS];
+    NativeStub cache[1 << CACHE_BITS][CACHE_WAYS];
 } Native;
 
 unsigned native_pp(const X86Insn *insn)
@@ -540,13 +541,22 @@ const NativeStub *native_stub(X86Cpu *cpu, const X86Insn *insn)
 {
     Native *native = cpu->native;
     uint64_t key = stub_key(insn, x86_hot(cpu)->mode);
-    NativeStub *stub = &native->cache[key * 0x9e3779b97f4a7c15ull >> (64 - CACHE_BITS)];
-    if (likely(stub->key == key)) {
-        return stub;
+    NativeStub *set = native->cache[key * 0x9e3779b97f4a7c15ull >> (64 - CACHE_BITS)];
+    for (unsigned way = 0; way < CACHE_WAYS; way++) {
+        if (likely(set[way].key == key)) {
+            return &set[way];
+        }
     }
     if (native->used + NATIVE_STUB_MAX > CODE_SIZE) {
         native->used = native->start;
         memset(native->cache, 0, sizeof(native->cache));
+    }
+    NativeStub *stub = &set[0];
+    for (unsigned way = 1; way < CACHE_WAYS && stub->key; way++) {
+        stub = &set[way];
+    }
+    if (stub->key) { /* full: the oldest leaves */
+        memmove(&set[0], &set[1], (CACHE_WAYS - 1) * sizeof(*set));
     }
     memset(stub, 0, sizeof(*stub));
     stub_build(cpu, insn, stub);
@@ -615,7 +625,7 @@ NativeOutcome native_run_guarded(X86Cpu *cpu, const NativeStub *stub, void *mem,
     uint64_t result = stub->run(cpu, mem, flags);
     __asm__ volatile("" ::: "memory");
     guard_active = NULL;
-    NativeStub *own = &native->cache[stub - native->cache];
+    NativeStub *own = (NativeStub *)stub; /* of this CPU's cache */
     if (guard.outcome == NATIVE_SIMD_EXCEPTION) {
         cpu->fx.mxcsr = guard.mxcsr;
     } else if (guard.outcome == NATIVE_INVALID) {
