@@ -157,13 +157,11 @@ static void put_disp32(Build *b, uint32_t v)
 static void build_memory(Build *b, unsigned reg)
 {
     Rng *rng = b->rng;
-    if (b->xsave_area) { /* [rbx + 0 or 64], seldom anything */
-        if (!rng_chance(rng, 5)) {
-            b->rex &= 8;
-            put(b, (uint8_t)(0x40 | reg << 3 | X86_RBX));
-            put(b, (uint8_t)(rng_chance(rng, 80) ? 0 : 64));
-            return;
-        }
+    if (b->xsave_area) { /* [rbx + 0 or 64] */
+        b->rex &= 8;
+        put(b, (uint8_t)(0x40 | reg << 3 | X86_RBX));
+        put(b, (uint8_t)(rng_chance(rng, 80) ? 0 : 64));
+        return;
     }
     unsigned form = rng_below(rng, 20);
     if (form == 0) { /* disp32: rip-relative in 64-bit code */

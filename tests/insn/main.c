@@ -227,6 +227,7 @@ int main(int argc, char **argv)
     }
     Run run = { .max_reports = (unsigned)reports, .verbose = verbose };
     run.engine = find_engine(engine ? engine : "t0");
+    run.native = native_new(); /* first: an engine may map memory that the child would have too */
     run.guest = guest_new(run.engine);
     uint32_t features[X86_FEAT_WORDS];
     host_features(features);
@@ -238,9 +239,9 @@ int main(int argc, char **argv)
                       (unsigned)ac, &skipped);
     if (gen_rows(run.gen) == 0) {
         printf("insn-fuzz: nothing of this class can run on this host\n");
+        native_free(run.native);
         return 77;
     }
-    run.native = native_new();
     run.cases = g_new0(FuzzCase, FUZZ_BATCH);
     run.ours = g_new0(FuzzResult, FUZZ_BATCH);
     uint64_t seed = seed_text ? g_ascii_strtoull(seed_text, NULL, 0) : 1;

@@ -127,7 +127,8 @@ void x86_op_clzero(X86Cpu *cpu, const X86Insn *insn)
 void x86_op_bound(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->osize;
-    uint64_t va = x86_ea(cpu, insn, 2 * size, false);
+    uint64_t va = x86_ea(cpu, insn, size, false); /* alignment is that of a bound */
+    x86_linear(cpu, insn->seg, x86_ea_offset(cpu, insn) + size, size, false);
     int64_t index = (int64_t)sign_extend64(reg_read(cpu, &insn->operand[0], size), 8 * size);
     int64_t low = (int64_t)sign_extend64(x86_load(cpu, va, size), 8 * size);
     int64_t high = (int64_t)sign_extend64(x86_load(cpu, va + size, size), 8 * size);

@@ -864,9 +864,43 @@ static bool has_feature(const Front *f)
     return d->feature_word == 0xff || x86_has(f->b->cpu, d->feature_word, d->feature_bit);
 }
 
+/*
+ * VEX instructions that would do something else in the host's 64-bit code: VEX.W selects a general register's
+ * size only there, VZEROALL has eight registers more, and so has the one that imm8[7:4] names.
+ */
+static bool vex_means_less(const X86Insn *insn)
+{
+    if (insn->desc->cls == CLASS_BMI) {
+        return insn->rex & 8;
+    }
+    switch (insn->map << 8 | insn->opcode) {
+    case 0x177:
+        return true;
+    case 0x12a:
+    case 0x12c:
+    case 0x12d:
+    case 0x16e:
+    case 0x17e:
+    case 0x316:
+    case 0x322:
+    case 0x360:
+    case 0x361:
+        return insn->rex & 8;
+    case 0x34a:
+    case 0x34b:
+    case 0x34c:
+        return insn->bytes[insn->length - 1] & 0x80;
+    default:
+        return false;
+    }
+}
+
 static bool native_insn(Front *f)
 {
     X86Insn *insn = f->insn;
+    if ((insn->prefixes & PFX_VEX) && !(f->b->mode & X86_MODE_CS64) && vex_means_less(insn)) {
+        return false;
+    }
     if (!has_feature(f) || (insn->prefixes & PFX_EVEX)) {
         return false;
     }
