@@ -91,6 +91,47 @@ static void test_direct_is_padded(BlockFixture *f, gconstpointer unused)
     g_assert_cmpint(contents[5008], ==, (char)(5008 * 7 + 5008 / 512));
 }
 
+/* Many requests at a time through the ring, more than it has entries. */
+static void test_uring(BlockFixture *f, gconstpointer data)
+{
+    g_autofree char *path = make_file(f, "a.img", 1 << 20);
+    g_autoptr(KeyValues) more = keyvalues_new();
+    BlockNode *node;
+    keyvalues_set(more, "file.aio", "io_uring");
+    Error *err = block_open_file(f->graph, path, "raw", OPEN_WRITE, more, &node);
+    if (err) {
+        error_free(err);
+        g_test_skip("no io_uring here");
+        return;
+    }
+    BlockBackend *blk = blk_new(f->graph, NULL);
+    expect_ok(blk_insert(blk, node));
+    node_unref(node);
+    enum { COUNT = 300 };
+    g_autofree char *blocks = g_malloc(COUNT * 2048), *back = g_malloc(COUNT * 2048);
+    int done = 0;
+    for (int i = 0; i < COUNT * 2048; i++) {
+        blocks[i] = (char)(i * 13 + i / 2048);
+    }
+    lock_acquire(&f->lock);
+    for (int i = 0; i < COUNT; i++) {
+        struct iovec iov = { blocks + i * 2048, 2048 };
+        blk_aio_pwritev(blk, (uint64_t)i * 2048 + 3, &iov, 1, 0, done_count, &done);
+    }
+    blk_drain(blk);
+    blk_aio_flush(blk, done_count, &done);
+    blk_drain(blk);
+    for (int i = 0; i < COUNT; i++) {
+        struct iovec iov = { back + i * 2048, 2048 };
+        blk_aio_preadv(blk, (uint64_t)i * 2048 + 3, &iov, 1, done_count, &done);
+    }
+    blk_drain(blk);
+    lock_release(&f->lock);
+    g_assert_cmpint(done, ==, 2 * COUNT + 1);
+    g_assert_cmpmem(back, COUNT * 2048, blocks, COUNT * 2048);
+    blk_unref(blk);
+}
+
 static void test_locks(BlockFixture *f, gconstpointer unused)
 {
     g_autofree char *path = make_file(f, "a.img", 4096);
@@ -254,6 +295,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     ADD("backend/io", test_backend_io);
     ADD("request/direct", test_direct_is_padded);
+    ADD("file/uring", test_uring);
     ADD("file/locks", test_locks);
     ADD("claims", test_claims_in_graph);
     ADD("raw/guard", test_probed_raw_is_guarded);

@@ -217,6 +217,11 @@ Coroutine *co_self(void)
     return running;
 }
 
+bool co_in_place(void)
+{
+    return running->in_place;
+}
+
 Loop *co_loop(void)
 {
     return running->loop;

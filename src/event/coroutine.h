@@ -23,6 +23,8 @@ void co_start(Loop *loop, CoFn *fn, void *opaque);
  * thread that does not run the loop holds the loop's lock, which is given up while it waits.
  */
 void co_run(Loop *loop, CoFn *fn, void *opaque);
+/* Whether the running coroutine makes blocking calls in place, in a co_run() inside a callback. */
+bool co_in_place(void);
 Coroutine *co_self(void); /* NULL outside */
 Loop *co_loop(void);      /* of the running coroutine */
 /* Suspends. A co_wake() that came before the yield makes it return at once (one wake is remembered). */

@@ -1,6 +1,7 @@
 /*
  * Drivers "file" and "host_device": a file or a block device of the host. Calls that may block run on
- * worker threads; reads of what the page cache holds are made in place.
+ * worker threads, or go through io_uring with aio=io_uring and aio=native; reads of what the page cache
+ * holds are made in place.
  *
  * Missing: pr-manager, media change of host CD drives.
  */
@@ -18,12 +19,14 @@
 
 #include "block/node.h"
 #include "block/protocol/file_lock.h"
+#include "block/protocol/uring.h"
 
 typedef struct FileState {
     int fd;
     bool device, locking;
     bool no_punch, no_zero_range, no_nowait;
     FileLocks locks;
+    FileUring *uring; /* NULL: worker threads */
 } FileState;
 
 /* --- data --- */
@@ -87,6 +90,16 @@ static int read_cached(FileState *s, FileCall *call)
     return got <= 0 ? -EAGAIN : (int)got;
 }
 
+/* Through the ring if there is one that has room, else on a worker thread. */
+static int rw_co(FileState *s, FileCall *call, bool write)
+{
+    int ret = -EAGAIN;
+    if (s->uring) {
+        ret = file_uring_rw_co(s->uring, call->fd, write, call->iov, call->iov_count, call->offset);
+    }
+    return ret == -EAGAIN ? co_blocking(write ? call_writev : call_readv, call) : ret;
+}
+
 static int file_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
 {
     FileState *s = node->state;
@@ -98,7 +111,7 @@ static int file_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
         call.iov_count = (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
         int ret = read_cached(s, &call);
         if (ret == -EAGAIN) {
-            ret = co_blocking(call_readv, &call);
+            ret = rw_co(s, &call, false);
         }
         if (ret < 0) {
             return ret;
@@ -124,7 +137,7 @@ static int file_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, con
         size_t part;
         call.offset = offset;
         call.iov_count = (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
-        int ret = co_blocking(call_writev, &call);
+        int ret = rw_co(s, &call, true);
         if (ret <= 0) {
             return ret < 0 ? ret : -EIO;
         }
@@ -139,7 +152,8 @@ static int file_flush_co(BlockNode *node)
 {
     FileState *s = node->state;
     FileCall call = { .fd = s->fd };
-    return co_blocking(call_sync, &call);
+    int ret = s->uring ? file_uring_sync_co(s->uring, s->fd) : -EAGAIN;
+    return ret == -EAGAIN ? co_blocking(call_sync, &call) : ret;
 }
 
 static bool unsupported(int ret)
@@ -365,14 +379,18 @@ static Error *file_geometry(BlockNode *node, FileState *s)
 static Error *check_aio(BlockNode *node, KeyValues *opts)
 {
     g_autofree char *aio = keyvalues_take(opts, "aio");
-    if (!aio || !strcmp(aio, "threads") || !strcmp(aio, "io_uring")) {
+    FileState *s = node->state;
+    if (!aio || !strcmp(aio, "threads")) {
         return NULL;
     }
-    if (strcmp(aio, "native")) {
+    if (strcmp(aio, "native") && strcmp(aio, "io_uring")) {
         return error_new("Invalid parameter 'aio=%s': threads, native or io_uring is expected", aio);
     }
-    return node->direct ? NULL : error_new("aio=native was specified, but it requires cache.direct=on, "
-                                           "which was not specified.");
+    if (!strcmp(aio, "native") && !node->direct) {
+        return error_new("aio=native was specified, but it requires cache.direct=on, which was not specified.");
+    }
+    Error *err = file_uring_new(block_graph_loop(node->graph), &s->uring);
+    return err ? error_prefix(err, "aio=%s: ", aio) : NULL;
 }
 
 static Error *take_locking(KeyValues *opts, FileState *s)
@@ -426,6 +444,7 @@ static Error *file_open_co(BlockNode *node, KeyValues *opts)
     }
     Error *err = file_prepare(node, s, opts);
     if (err) {
+        file_uring_free(s->uring);
         close(s->fd);
     }
     return err;
@@ -434,6 +453,7 @@ static Error *file_open_co(BlockNode *node, KeyValues *opts)
 static void file_close_co(BlockNode *node)
 {
     FileState *s = node->state;
+    file_uring_free(s->uring);
     close(s->fd);
 }
 
