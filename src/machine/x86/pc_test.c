@@ -210,6 +210,46 @@ static void test_versions(void)
     take_down(&f);
 }
 
+/* Whatever a guest writes where, the machine stands and can be reset. */
+static void test_noise(void)
+{
+    static const struct {
+        uint32_t start, end;
+    } ports[] = {
+        { 0x00, 0x100 }, { 0x170, 0x178 }, { 0x1f0, 0x1f8 }, { 0x376, 0x377 }, { 0x3b0, 0x3e0 }, { 0x3f0, 0x400 },
+        { 0x480, 0x4d2 }, { 0x510, 0x514 }, { 0x600, 0x640 }, { 0xae00, 0xae20 }, { 0xafe0, 0xafe4 }, { 0xcf8, 0xd00 },
+    };
+    static const struct {
+        uint64_t start;
+        uint32_t size;
+    } pages[] = { { 0xfec00000, 0x50 }, { 0xfed00000, 0x180 }, { 0xfee00000, 0x2000 }, { 0xa0000, 0x20000 } };
+    Fixture f;
+    build(&f, "pc", 16 * MiB, 2);
+    for (unsigned i = 0; i < 60000; i++) {
+        unsigned size = 1u << g_test_rand_int_range(0, 3);
+        uint32_t value = g_test_rand_bit() ? (uint32_t)g_test_rand_int() : (uint32_t)g_test_rand_int_range(0, 256);
+        if (g_test_rand_int_range(0, 4)) {
+            unsigned range = g_test_rand_int_range(0, ARRAY_SIZE(ports));
+            uint16_t port = g_test_rand_int_range(ports[range].start, ports[range].end);
+            g_test_rand_bit() ? out(&f, port, size, value) : (void)in(&f, port, size);
+        } else {
+            unsigned page = g_test_rand_int_range(0, ARRAY_SIZE(pages));
+            uint64_t addr = pages[page].start + (g_test_rand_int_range(0, pages[page].size) & ~(size - 1));
+            g_test_rand_bit() ? store(&f, addr, size, value) : (void)load(&f, addr, size);
+        }
+        if (i % 256 == 0) {
+            lock_release(&f.machine->lock);
+            for (unsigned round = 0; round < 4 && loop_run_once(f.machine->loop, 0); round++) {
+            }
+            lock_acquire(&f.machine->lock);
+        }
+    }
+    machine_reset(f.machine, SHUTDOWN_NONE);
+    g_assert_cmphex(load(&f, 0xffffffff, 1), ==, 0x5a);
+    g_assert_cmphex(in(&f, 0x64, 1) & 0x11, ==, 0x10);
+    take_down(&f);
+}
+
 static void test_isapc(void)
 {
     Fixture f;
@@ -242,6 +282,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pc/memory", test_memory);
     g_test_add_func("/pc/interrupts", test_interrupts);
     g_test_add_func("/pc/versions", test_versions);
+    g_test_add_func("/pc/noise", test_noise);
     g_test_add_func("/pc/isapc", test_isapc);
     g_test_add_func("/pc/none", test_none);
     return g_test_run();
