@@ -18,7 +18,7 @@ static int compare_names(gconstpointer a, gconstpointer b)
 {
     const MachineType *const *x = a, *const *y = b;
     /* Newest version first among names that differ in their number only. */
-    return -g_strcmp0((*x)->name, (*y)->name);
+    return -strverscmp((*x)->name, (*y)->name);
 }
 
 Error *machine_type_lookup(const char *name, const MachineType **ret_type)
