@@ -270,6 +270,7 @@ struct X86Cpu {
     void *mmu;          /* X86Mmu, private to mmu.c */
     void *interp;       /* decoded-instruction cache, private to interp.c */
     uint64_t next_rip;  /* interpreter: where the instruction under way goes on; handlers that branch set it */
+    uint32_t map_changes; /* mmu.c: counts flushes of translations, of any kind */
     bool interp_stop;   /* interpreter: leave the run of decoded instructions after this one */
     void *code;         /* codepage.c */
     void *dbt;          /* the translator's */

@@ -21,6 +21,7 @@
 enum {
     RUN_MAX = 24,          /* instructions in a run */
     RUN_SLOTS = 1 << 16,
+    FETCHED_SLOTS = 64,
     POOL_SIZE = 1 << 17,   /* decoded instructions, a ring: the oldest runs go first */
 };
 
@@ -43,12 +44,22 @@ typedef struct Run {
 /* Bits of the mode word that do not change what an instruction does here. */
 #define MODE_KEY (~(uint32_t)(X86_MODE_TF | X86_MODE_AC | X86_MODE_FLAT))
 
+/* A page of code by linear address; good while the mode and the count of flushes are the same. */
+typedef struct Fetched {
+    uint64_t page;
+    uint32_t mode, changes;
+    const uint8_t *host;
+    RamBlock *block;
+    uint64_t offset;
+} Fetched;
+
 typedef struct Interp {
     uint64_t target;     /* insn_count to stop at; faults count */
     uint32_t start_mode;
     bool stop_on_mode;
     uint64_t pool_head;  /* counts decoded instructions ever kept */
     Decoded single;      /* the instruction that is not kept */
+    Fetched fetched[FETCHED_SLOTS];
     Run run[RUN_SLOTS];
     Decoded pool[POOL_SIZE];
 } Interp;
@@ -187,17 +198,33 @@ static bool refresh_run(X86Cpu *cpu, Run *run, RamBlock *block, uint64_t offset,
     return run->page->gen == gen;
 }
 
+/* Where the code of pc's page is. NULL: not in RAM or ROM. Raises the fetch's faults. */
+static ALWAYS_INLINE const Fetched *fetch_page(X86Cpu *cpu, Interp *it, uint64_t pc)
+{
+    uint64_t page = pc & ~(MEM_PAGE_SIZE - 1), pa;
+    uint32_t mode = x86_hot(cpu)->mode;
+    Fetched *f = &it->fetched[pc >> MEM_PAGE_BITS & (FETCHED_SLOTS - 1)];
+    if (likely(f->page == page && f->mode == mode && f->changes == cpu->map_changes)) {
+        return f;
+    }
+    const uint8_t *host = x86_fetch_page(cpu, pc, &pa, &f->block, &f->offset);
+    f->host = host;
+    f->page = host != NULL ? page : 1; /* no page starts there */
+    f->mode = mode;
+    f->changes = cpu->map_changes;
+    return host != NULL ? f : NULL;
+}
+
 static Run *find_run(X86Cpu *cpu, Interp *it, uint64_t pc)
 {
-    RamBlock *block;
-    uint64_t pa, offset;
-    const uint8_t *host = x86_fetch_page(cpu, pc, &pa, &block, &offset);
-    if (unlikely(host == NULL)) {
+    const Fetched *f = fetch_page(cpu, it, pc);
+    if (unlikely(f == NULL)) {
         return NULL;
     }
     unsigned in_page = pc & (MEM_PAGE_SIZE - 1);
-    offset += in_page;
-    uint64_t key = block->id + offset;
+    const uint8_t *host = f->host;
+    RamBlock *block = f->block;
+    uint64_t offset = f->offset + in_page, key = block->id + offset;
     Run *run = &it->run[(key ^ key >> 12) & (RUN_SLOTS - 1)];
     if (likely(run->key == key && run->mode == (x86_hot(cpu)->mode & MODE_KEY) &&
                it->pool_head + RUN_MAX - run->place <= POOL_SIZE)) {
@@ -411,6 +438,9 @@ void x86_interp_new(X86Cpu *cpu)
         Interp *it = g_malloc0(sizeof(*it));
         for (unsigned i = 0; i < RUN_SLOTS; i++) {
             it->run[i].key = RUN_NONE;
+        }
+        for (unsigned i = 0; i < FETCHED_SLOTS; i++) {
+            it->fetched[i].page = 1;
         }
         cpu->interp = it;
         x86_code_attach(cpu);

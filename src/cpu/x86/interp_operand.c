@@ -85,29 +85,14 @@ uint64_t x86_linear(X86Cpu *cpu, unsigned seg, uint64_t offset, unsigned size, b
     return unlikely(mode & X86_MODE_AC) ? aligned(cpu, va, size) : va;
 }
 
-static ALWAYS_INLINE uint64_t address(X86Cpu *cpu, const X86Insn *insn)
-{
-    const uint64_t *gpr = x86_gpr(cpu);
-    uint64_t a = (uint64_t)insn->disp;
-    if (insn->base < 16) {
-        a += gpr[insn->base];
-    } else if (insn->base == X86_REG_RIP) {
-        a += x86_hot(cpu)->rip + insn->length;
-    }
-    if (insn->index != X86_NO_REG) {
-        a += gpr[insn->index & 15] << insn->scale;
-    }
-    return insn->asize == 8 ? a : insn->asize == 4 ? (uint32_t)a : (uint16_t)a;
-}
-
 uint64_t x86_ea_offset(X86Cpu *cpu, const X86Insn *insn)
 {
-    return address(cpu, insn);
+    return operand_offset(cpu, insn);
 }
 
 uint64_t x86_ea(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write)
 {
-    return x86_linear(cpu, insn->seg, address(cpu, insn), size, write);
+    return operand_address(cpu, insn, size, write);
 }
 
 uint64_t x86_operand_get(X86Cpu *cpu, const X86Insn *insn, unsigned n)
@@ -160,7 +145,7 @@ static bool atomic_exchange_if(void *p, uint64_t *old, uint64_t value, unsigned 
 
 uint64_t x86_rmw_begin_memory(X86Cpu *cpu, const X86Insn *insn, unsigned size, Rmw *rmw)
 {
-    uint64_t va = x86_ea(cpu, insn, size, true);
+    uint64_t va = operand_address(cpu, insn, size, true);
     rmw->memory = true;
     rmw->va = va;
     rmw->locked = insn->prefixes & PFX_LOCK || insn->op == X86_OP_XCHG;
@@ -216,14 +201,14 @@ static ALWAYS_INLINE uint64_t stack_moved(uint64_t rsp, uint64_t to, uint64_t ma
 void x86_push_at(X86Cpu *cpu, uint64_t *rsp, uint64_t value, unsigned size)
 {
     uint64_t mask = x86_stack_mask(cpu), to = (*rsp - size) & mask;
-    x86_store(cpu, x86_linear(cpu, X86_SS, to, size, true), value, size);
+    x86_store(cpu, linear(cpu, X86_SS, to, size, true), value, size);
     *rsp = stack_moved(*rsp, to, mask);
 }
 
 uint64_t x86_pop_at(X86Cpu *cpu, uint64_t *rsp, unsigned size)
 {
     uint64_t mask = x86_stack_mask(cpu), from = *rsp & mask;
-    uint64_t value = x86_load(cpu, x86_linear(cpu, X86_SS, from, size, false), size);
+    uint64_t value = x86_load(cpu, linear(cpu, X86_SS, from, size, false), size);
     *rsp = stack_moved(*rsp, from + size, mask);
     return value;
 }

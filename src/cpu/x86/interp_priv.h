@@ -131,14 +131,53 @@ static inline bool real_or_vm86(const X86Cpu *cpu)
 uint64_t x86_linear(X86Cpu *cpu, unsigned seg, uint64_t offset, unsigned size, bool write);
 bool x86_is_canonical(const X86Cpu *cpu, uint64_t va);
 
+/* Offset of the memory operand in its segment. */
+static ALWAYS_INLINE uint64_t operand_offset(X86Cpu *cpu, const X86Insn *insn)
+{
+    const uint64_t *gpr = x86_gpr(cpu);
+    uint64_t a = (uint64_t)insn->disp;
+    if (likely(insn->base < 16)) {
+        a += gpr[insn->base];
+    } else if (insn->base == X86_REG_RIP) {
+        a += x86_hot(cpu)->rip + insn->length;
+    }
+    if (insn->index != X86_NO_REG) {
+        a += gpr[insn->index & 15] << insn->scale;
+    }
+    return insn->asize == 8 ? a : insn->asize == 4 ? (uint32_t)a : (uint16_t)a;
+}
+
+/* x86_linear() with its usual cases in line: 64-bit without FS and GS, ordinary data segments. */
+static ALWAYS_INLINE uint64_t linear(X86Cpu *cpu, unsigned n, uint64_t offset, unsigned size, bool write)
+{
+    uint32_t mode = x86_hot(cpu)->mode & (X86_MODE_CS64 | X86_MODE_AC);
+    if (likely(mode == X86_MODE_CS64)) {
+        if (likely(n < X86_FS && offset + size - 1 < 1ull << 47)) {
+            return offset;
+        }
+    } else if (mode == 0) {
+        const X86Seg *seg = &cpu->seg[n];
+        uint64_t last = (uint64_t)(uint32_t)offset + size - 1;
+        if (likely((seg->attr & (SEG_P | 14)) == (SEG_P | 2) && last <= seg->limit)) {
+            return (uint32_t)(seg->base + offset);
+        }
+    }
+    return x86_linear(cpu, n, offset, size, write);
+}
+
+static ALWAYS_INLINE uint64_t operand_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write)
+{
+    return linear(cpu, insn->seg, operand_offset(cpu, insn), size, write);
+}
+
 static ALWAYS_INLINE uint64_t mem_read_operand(X86Cpu *cpu, const X86Insn *insn, unsigned size)
 {
-    return x86_load(cpu, x86_ea(cpu, insn, size, false), size);
+    return x86_load(cpu, operand_address(cpu, insn, size, false), size);
 }
 
 static ALWAYS_INLINE void mem_write_operand(X86Cpu *cpu, const X86Insn *insn, uint64_t value, unsigned size)
 {
-    x86_store(cpu, x86_ea(cpu, insn, size, true), value, size);
+    x86_store(cpu, operand_address(cpu, insn, size, true), value, size);
 }
 
 static ALWAYS_INLINE uint64_t operand_read(X86Cpu *cpu, const X86Insn *insn, unsigned n, unsigned size)

@@ -500,6 +500,7 @@ static void dirs_flush(X86Mmu *mmu)
 static void hook_unmapped(X86Cpu *cpu, uint64_t va, bool global)
 {
     const X86CodeHooks *hooks = &x86_mmu(cpu)->hooks;
+    cpu->map_changes++;
     if (hooks->unmapped) {
         hooks->unmapped(cpu, va, global);
     }
