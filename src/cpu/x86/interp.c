@@ -148,7 +148,10 @@ static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsign
         if (x86_decode(&d->insn, host + bytes, room - bytes, x86_hot(cpu)->mode) != DECODE_OK) {
             break;
         }
-        d->handler = x86_choose_handler(cpu, &d->insn);
+        d->handler = x86_fast_handler(&d->insn);
+        if (d->handler == NULL) {
+            d->handler = x86_choose_handler(cpu, &d->insn);
+        }
         bytes += d->insn.length;
         count++;
         if (d->insn.desc->props & INSN_END) {
@@ -242,7 +245,7 @@ static uint64_t linear_pc(X86Cpu *cpu)
 {
     const X86Hot *hot = x86_hot(cpu);
     if (hot->mode & X86_MODE_CS64) {
-        if (unlikely(!x86_is_canonical(cpu, hot->rip))) {
+        if (unlikely(!canonical(cpu, hot->rip))) {
             x86_gp(cpu, 0);
         }
         return hot->rip;

@@ -5,52 +5,6 @@
  */
 #include "cpu/x86/interp_priv.h"
 
-typedef enum Alu { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP, ALU_TEST } Alu;
-
-static ALWAYS_INLINE uint64_t alu_result(Alu alu, uint64_t a, uint64_t b, uint64_t carry)
-{
-    switch (alu) {
-    case ALU_ADD:
-        return a + b;
-    case ALU_ADC:
-        return a + b + carry;
-    case ALU_SUB:
-    case ALU_CMP:
-        return a - b;
-    case ALU_SBB:
-        return a - b - carry;
-    case ALU_OR:
-        return a | b;
-    case ALU_XOR:
-        return a ^ b;
-    default:
-        return a & b;
-    }
-}
-
-/* a, b and r have no bits above size. */
-static ALWAYS_INLINE uint64_t alu_flags(Alu alu, uint64_t a, uint64_t b, uint64_t r, unsigned size)
-{
-    unsigned top = 8 * size - 1;
-    uint64_t flags = flags_szp(r, size), carry, overflow;
-    switch (alu) {
-    case ALU_ADD:
-    case ALU_ADC:
-        carry = (a & b) | ((a | b) & ~r);
-        overflow = (a ^ r) & (b ^ r);
-        break;
-    case ALU_SUB:
-    case ALU_SBB:
-    case ALU_CMP:
-        carry = (~a & b) | ((~a | b) & r);
-        overflow = (a ^ b) & (a ^ r);
-        break;
-    default:
-        return flags;
-    }
-    return flags | (carry >> top & 1) | (overflow >> top & 1) << 11 | ((a ^ b ^ r) & X86_AF);
-}
-
 static ALWAYS_INLINE void alu_sized(X86Cpu *cpu, const X86Insn *insn, Alu alu, unsigned size)
 {
     uint64_t b = operand_read(cpu, insn, 1, size), a, r;

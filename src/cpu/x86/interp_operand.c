@@ -228,7 +228,7 @@ uint64_t x86_pop(X86Cpu *cpu, unsigned size)
 void x86_jump(X86Cpu *cpu, uint64_t rip, unsigned osize)
 {
     if (mode64(cpu)) {
-        if (unlikely(!x86_is_canonical(cpu, rip))) {
+        if (unlikely(!canonical(cpu, rip))) {
             x86_gp(cpu, 0);
         }
     } else {

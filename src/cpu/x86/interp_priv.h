@@ -130,6 +130,10 @@ static inline bool real_or_vm86(const X86Cpu *cpu)
 /* Linear address of offset in a segment for an access; raises #GP or #SS. */
 uint64_t x86_linear(X86Cpu *cpu, unsigned seg, uint64_t offset, unsigned size, bool write);
 bool x86_is_canonical(const X86Cpu *cpu, uint64_t va);
+static ALWAYS_INLINE bool canonical(const X86Cpu *cpu, uint64_t va)
+{
+    return likely((((va >> 47) + 1) & 0x1ffff) <= 1) || x86_is_canonical(cpu, va);
+}
 
 /* Offset of the memory operand in its segment. */
 static ALWAYS_INLINE uint64_t operand_offset(X86Cpu *cpu, const X86Insn *insn)
@@ -237,6 +241,54 @@ static ALWAYS_INLINE bool rmw_end(X86Cpu *cpu, const X86Insn *insn, Rmw *rmw, ui
     return x86_rmw_end_memory(cpu, rmw, old, value, size);
 }
 
+/* --- arithmetic --- */
+
+typedef enum Alu { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP, ALU_TEST } Alu;
+
+static ALWAYS_INLINE uint64_t alu_result(Alu alu, uint64_t a, uint64_t b, uint64_t carry)
+{
+    switch (alu) {
+    case ALU_ADD:
+        return a + b;
+    case ALU_ADC:
+        return a + b + carry;
+    case ALU_SUB:
+    case ALU_CMP:
+        return a - b;
+    case ALU_SBB:
+        return a - b - carry;
+    case ALU_OR:
+        return a | b;
+    case ALU_XOR:
+        return a ^ b;
+    default:
+        return a & b;
+    }
+}
+
+/* a, b and r have no bits above size. */
+static ALWAYS_INLINE uint64_t alu_flags(Alu alu, uint64_t a, uint64_t b, uint64_t r, unsigned size)
+{
+    unsigned top = 8 * size - 1;
+    uint64_t flags = flags_szp(r, size), carry, overflow;
+    switch (alu) {
+    case ALU_ADD:
+    case ALU_ADC:
+        carry = (a & b) | ((a | b) & ~r);
+        overflow = (a ^ r) & (b ^ r);
+        break;
+    case ALU_SUB:
+    case ALU_SBB:
+    case ALU_CMP:
+        carry = (~a & b) | ((~a | b) & r);
+        overflow = (a ^ b) & (a ^ r);
+        break;
+    default:
+        return flags;
+    }
+    return flags | (carry >> top & 1) | (overflow >> top & 1) << 11 | ((a ^ b ^ r) & X86_AF);
+}
+
 /* Instructions of privilege level 0. */
 static inline void need_cpl0(X86Cpu *cpu)
 {
@@ -249,6 +301,9 @@ static inline unsigned iopl(const X86Cpu *cpu)
 {
     return x86_hot((X86Cpu *)cpu)->rflags >> 12 & 3;
 }
+
+/* A handler for a frequent form of an instruction, or NULL: interp_fast.c. */
+X86Handler *x86_fast_handler(const X86Insn *insn);
 
 static inline void hlt_now(X86Cpu *cpu)
 {
