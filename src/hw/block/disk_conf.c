@@ -63,7 +63,8 @@ Error *disk_conf_attach(DiskConf *conf, Device *dev, const DiskTraits *traits)
     if (!conf->drive.name && !traits->optional) {
         return error_new("%s: drive property not set", device_label(dev));
     }
-    TRY(drive_ref_attach(&conf->drive, graph, device_label(dev), traits->ops, traits->opaque, traits->optional,
+    g_autofree char *path = object_path(&dev->object);
+    TRY(drive_ref_attach(&conf->drive, graph, path, traits->ops, traits->opaque, traits->optional,
                          traits->writes, traits->read_only_ok, conf->share_rw));
     BlockBackend *blk = conf->drive.blk;
     blk_set_on_error(blk, policy_of(conf->rerror, blk_on_error(blk, true)),
