@@ -1,0 +1,401 @@
+/*
+ * A window by SDL 2: scaled guest screen, keyboard, pointer grab (Ctrl-Alt-G), full screen (Ctrl-Alt-F).
+ *
+ * The library is opened when the display is wanted, so that the emulator starts without it. Everything happens on the
+ * main thread, in the listener's tick.
+ */
+#include <dlfcn.h>
+#include <string.h>
+
+#include <SDL2/SDL.h>
+
+#include "input/input.h"
+#include "ui/display.h"
+
+#define SDL_CALLS(C)                                                                               \
+    C(Init) C(QuitSubSystem) C(GetError) C(CreateWindow) C(DestroyWindow) C(SetWindowTitle) C(SetWindowSize) C(SetWindowFullscreen)  \
+    C(CreateRenderer) C(DestroyRenderer) C(RenderSetLogicalSize) C(RenderClear) C(RenderCopy) C(RenderPresent) C(CreateTexture)     \
+    C(DestroyTexture) C(UpdateTexture) C(PollEvent) C(SetRelativeMouseMode) C(SetWindowGrab) C(ShowCursor) C(GetModState)           \
+    C(GetWindowSize) C(SetHint)
+
+typedef struct SdlApi {
+#define DECLARE(name) __typeof__(SDL_##name) *name;
+    SDL_CALLS(DECLARE)
+#undef DECLARE
+} SdlApi;
+
+typedef struct SdlDisplay {
+    SdlApi sdl;
+    DisplayListener listener;
+    MachineNotifier notifier;
+    Machine *machine;
+    void *library;
+    SDL_Window *window;
+    SDL_Renderer *renderer;
+    SDL_Texture *texture;
+    Surface *shown;
+    unsigned width, height;
+    bool dirty, grabbed, full_screen, no_close, show_cursor;
+    bool swallow_release; /* the key of a shortcut is still down */
+} SdlDisplay;
+
+/* Keyboard usages of USB HID, which SDL's scan codes are, to evdev codes. */
+static const uint8_t evdev_of_usage[] = {
+    [4] = 30,   [5] = 48,   [6] = 46,   [7] = 32,   [8] = 18,   [9] = 33,   [10] = 34,  [11] = 35,  [12] = 23,  [13] = 36,  [14] = 37,  [15] = 38,
+    [16] = 50,  [17] = 49,  [18] = 24,  [19] = 25,  [20] = 16,  [21] = 19,  [22] = 31,  [23] = 20,  [24] = 22,  [25] = 47,  [26] = 17,  [27] = 45,
+    [28] = 21,  [29] = 44,  [30] = 2,   [31] = 3,   [32] = 4,   [33] = 5,   [34] = 6,   [35] = 7,   [36] = 8,   [37] = 9,   [38] = 10,  [39] = 11,
+    [40] = 28,  [41] = 1,   [42] = 14,  [43] = 15,  [44] = 57,  [45] = 12,  [46] = 13,  [47] = 26,  [48] = 27,  [49] = 43,  [50] = 43,  [51] = 39,
+    [52] = 40,  [53] = 41,  [54] = 51,  [55] = 52,  [56] = 53,  [57] = 58,  [58] = 59,  [59] = 60,  [60] = 61,  [61] = 62,  [62] = 63,  [63] = 64,
+    [64] = 65,  [65] = 66,  [66] = 67,  [67] = 68,  [68] = 87,  [69] = 88,  [70] = 99,  [71] = 70,  [72] = 119, [73] = 110, [74] = 102, [75] = 104,
+    [76] = 111, [77] = 107, [78] = 109, [79] = 106, [80] = 105, [81] = 108, [82] = 103, [83] = 69,  [84] = 98,  [85] = 55,  [86] = 74,  [87] = 78,
+    [88] = 96,  [89] = 79,  [90] = 80,  [91] = 81,  [92] = 75,  [93] = 76,  [94] = 77,  [95] = 71,  [96] = 72,  [97] = 73,  [98] = 82,  [99] = 83,
+    [100] = 86, [101] = 127, [224] = 29, [225] = 42, [226] = 56, [227] = 125, [228] = 97, [229] = 54, [230] = 100, [231] = 126,
+};
+
+static Input *input(SdlDisplay *d)
+{
+    return input_of(d->machine);
+}
+
+/* --- window --- */
+
+static void set_title(SdlDisplay *d)
+{
+    const char *name = d->machine->config->name;
+    g_autofree char *title = g_strdup_printf("QEMU%s%s%s%s%s", name ? " (" : "", name ? name : "", name ? ")" : "",
+                                             machine_running(d->machine) ? "" : " [Paused]",
+                                             d->grabbed ? " - Press Ctrl-Alt-G to exit grab" : "");
+    d->sdl.SetWindowTitle(d->window, title);
+}
+
+static void set_grab(SdlDisplay *d, bool grab)
+{
+    if (d->grabbed == grab) {
+        return;
+    }
+    bool absolute = input_is_absolute(input(d), d->listener.console);
+    d->grabbed = grab;
+    d->sdl.SetWindowGrab(d->window, grab);
+    d->sdl.SetRelativeMouseMode(grab && !absolute);
+    d->sdl.ShowCursor(grab && !d->show_cursor ? SDL_DISABLE : SDL_ENABLE);
+    set_title(d);
+}
+
+static void set_full_screen(SdlDisplay *d, bool on)
+{
+    d->full_screen = on;
+    d->sdl.SetWindowFullscreen(d->window, on ? SDL_WINDOW_FULLSCREEN_DESKTOP : 0);
+    set_grab(d, on);
+}
+
+/* A texture of the surface's size; the window follows, unless it fills the screen. */
+static void fit(SdlDisplay *d, const Surface *surface)
+{
+    if (d->texture && d->width == surface->width && d->height == surface->height) {
+        return;
+    }
+    if (d->texture) {
+        d->sdl.DestroyTexture(d->texture);
+    }
+    d->width = surface->width;
+    d->height = surface->height;
+    d->texture = d->sdl.CreateTexture(d->renderer, SDL_PIXELFORMAT_RGB888, SDL_TEXTUREACCESS_STREAMING, (int)d->width, (int)d->height);
+    if (!d->full_screen) {
+        d->sdl.SetWindowSize(d->window, (int)d->width, (int)d->height);
+    }
+    d->sdl.RenderSetLogicalSize(d->renderer, (int)d->width, (int)d->height);
+}
+
+static void sdl_updated(DisplayListener *listener, Console *console, unsigned x, unsigned y, unsigned width, unsigned height)
+{
+    SdlDisplay *d = container_of(listener, SdlDisplay, listener);
+    const Surface *surface = console->surface;
+    SDL_Rect rect = { (int)x, (int)y, (int)width, (int)height };
+
+    fit(d, surface);
+    if (!d->texture || x + width > surface->width || y + height > surface->height) {
+        return;
+    }
+    d->dirty = true;
+    if (surface->format == PIXMAN_x8r8g8b8 || surface->format == PIXMAN_a8r8g8b8) {
+        d->sdl.UpdateTexture(d->texture, &rect, surface->data + y * surface->stride + x * 4, (int)surface->stride);
+        return;
+    }
+    pixman_image_t *plain = pixman_image_create_bits(PIXMAN_x8r8g8b8, (int)width, (int)height, NULL, 0);
+    if (plain) {
+        pixman_image_composite32(PIXMAN_OP_SRC, surface->image, NULL, plain, (int)x, (int)y, 0, 0, 0, 0, (int)width, (int)height);
+        d->sdl.UpdateTexture(d->texture, &rect, pixman_image_get_data(plain), pixman_image_get_stride(plain));
+        pixman_image_unref(plain);
+    }
+}
+
+static void sdl_switched(DisplayListener *listener, Console *console)
+{
+    fit(container_of(listener, SdlDisplay, listener), console->surface);
+}
+
+/* --- events --- */
+
+static bool shortcut(SdlDisplay *d, const SDL_KeyboardEvent *key)
+{
+    SDL_Keymod mods = d->sdl.GetModState();
+    if (!(mods & KMOD_CTRL) || !(mods & KMOD_ALT) || key->repeat) {
+        return false;
+    }
+    switch (key->keysym.scancode) {
+    case SDL_SCANCODE_G:
+        set_grab(d, !d->grabbed);
+        return true;
+    case SDL_SCANCODE_F:
+        set_full_screen(d, !d->full_screen);
+        return true;
+    case SDL_SCANCODE_U: /* back to the guest's own size */
+        d->sdl.SetWindowSize(d->window, (int)d->width, (int)d->height);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void key_event(SdlDisplay *d, const SDL_KeyboardEvent *key)
+{
+    unsigned usage = key->keysym.scancode;
+    bool down = key->type == SDL_KEYDOWN;
+
+    if (down && shortcut(d, key)) {
+        d->swallow_release = true;
+        return;
+    }
+    if (!down && d->swallow_release && usage < 224) {
+        d->swallow_release = false;
+        return;
+    }
+    if (usage < ARRAY_SIZE(evdev_of_usage) && evdev_of_usage[usage]) {
+        input_send_key(input(d), d->listener.console, input_key_by_evdev(evdev_of_usage[usage]), down);
+    }
+}
+
+static void motion_event(SdlDisplay *d, const SDL_MouseMotionEvent *motion)
+{
+    Console *console = d->listener.console;
+    if (input_is_absolute(input(d), console)) {
+        input_send_abs(input(d), console, INPUT_AXIS_X, motion->x, (int)d->width);
+        input_send_abs(input(d), console, INPUT_AXIS_Y, motion->y, (int)d->height);
+    } else if (d->grabbed) {
+        input_send_rel(input(d), console, INPUT_AXIS_X, motion->xrel);
+        input_send_rel(input(d), console, INPUT_AXIS_Y, motion->yrel);
+    } else {
+        return;
+    }
+    input_sync(input(d));
+}
+
+static void button_event(SdlDisplay *d, const SDL_MouseButtonEvent *event)
+{
+    static const struct {
+        uint8_t sdl;
+        InputButton button;
+    } buttons[] = { { SDL_BUTTON_LEFT, INPUT_BTN_LEFT }, { SDL_BUTTON_MIDDLE, INPUT_BTN_MIDDLE }, { SDL_BUTTON_RIGHT, INPUT_BTN_RIGHT },
+                    { SDL_BUTTON_X1, INPUT_BTN_SIDE }, { SDL_BUTTON_X2, INPUT_BTN_EXTRA } };
+    bool down = event->type == SDL_MOUSEBUTTONDOWN;
+
+    if (!d->grabbed && !input_is_absolute(input(d), d->listener.console)) {
+        if (down && event->button == SDL_BUTTON_LEFT) {
+            set_grab(d, true);
+        }
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(buttons); i++) {
+        if (buttons[i].sdl == event->button) {
+            input_send_btn(input(d), d->listener.console, buttons[i].button, down);
+            input_sync(input(d));
+        }
+    }
+}
+
+static void wheel_event(SdlDisplay *d, const SDL_MouseWheelEvent *wheel)
+{
+    if (wheel->y) {
+        InputButton button = wheel->y > 0 ? INPUT_BTN_WHEEL_UP : INPUT_BTN_WHEEL_DOWN;
+        input_send_btn(input(d), d->listener.console, button, true);
+        input_sync(input(d));
+        input_send_btn(input(d), d->listener.console, button, false);
+        input_sync(input(d));
+    }
+}
+
+static void window_event(SdlDisplay *d, const SDL_WindowEvent *event)
+{
+    switch (event->event) {
+    case SDL_WINDOWEVENT_EXPOSED:
+    case SDL_WINDOWEVENT_SIZE_CHANGED:
+        d->dirty = true;
+        break;
+    case SDL_WINDOWEVENT_FOCUS_LOST:
+        input_release_keys(input(d));
+        if (!d->full_screen) {
+            set_grab(d, false);
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+static void handle_event(SdlDisplay *d, const SDL_Event *event)
+{
+    switch (event->type) {
+    case SDL_KEYDOWN:
+    case SDL_KEYUP:
+        key_event(d, &event->key);
+        break;
+    case SDL_MOUSEMOTION:
+        motion_event(d, &event->motion);
+        break;
+    case SDL_MOUSEBUTTONDOWN:
+    case SDL_MOUSEBUTTONUP:
+        button_event(d, &event->button);
+        break;
+    case SDL_MOUSEWHEEL:
+        wheel_event(d, &event->wheel);
+        break;
+    case SDL_WINDOWEVENT:
+        window_event(d, &event->window);
+        break;
+    case SDL_QUIT:
+        if (!d->no_close) {
+            machine_request_shutdown(d->machine, SHUTDOWN_HOST_UI);
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+static void sdl_tick(DisplayListener *listener)
+{
+    SdlDisplay *d = container_of(listener, SdlDisplay, listener);
+    SDL_Event event;
+
+    while (d->sdl.PollEvent(&event)) {
+        handle_event(d, &event);
+    }
+    if (d->dirty && d->texture) {
+        d->dirty = false;
+        d->sdl.RenderClear(d->renderer);
+        d->sdl.RenderCopy(d->renderer, d->texture, NULL, NULL);
+        d->sdl.RenderPresent(d->renderer);
+    }
+}
+static const DisplayListenerOps listener_ops = { .name = "sdl", .switched = sdl_switched, .updated = sdl_updated, .tick = sdl_tick };
+
+/* --- life --- */
+
+static Error *open_library(SdlDisplay *d)
+{
+    d->library = dlopen("libSDL2-2.0.so.0", RTLD_NOW | RTLD_LOCAL);
+    if (!d->library) {
+        return error_hint(error_new("-display sdl: the SDL library cannot be loaded: %s", dlerror()),
+                          "Debian has it in the package libsdl2-2.0-0.");
+    }
+#define RESOLVE(name)                                                                              \
+    d->sdl.name = (__typeof__(d->sdl.name))dlsym(d->library, "SDL_" #name);                        \
+    if (!d->sdl.name) {                                                                            \
+        return error_new("-display sdl: the SDL library lacks SDL_" #name);                        \
+    }
+    SDL_CALLS(RESOLVE)
+#undef RESOLVE
+    return NULL;
+}
+
+static void close_display(SdlDisplay *d)
+{
+    if (d->listener.machine) {
+        display_listener_remove(&d->listener);
+    }
+    if (d->texture) {
+        d->sdl.DestroyTexture(d->texture);
+    }
+    if (d->renderer) {
+        d->sdl.DestroyRenderer(d->renderer);
+    }
+    if (d->window) {
+        d->sdl.DestroyWindow(d->window);
+        d->sdl.QuitSubSystem(SDL_INIT_VIDEO);
+    }
+    g_free(d); /* the library stays loaded: its own threads may still run code of it */
+}
+
+static void machine_event(MachineNotifier *notifier, MachineEvent event, void *data)
+{
+    SdlDisplay *d = container_of(notifier, SdlDisplay, notifier);
+    if (event == MACHINE_EVENT_STATE) {
+        set_title(d);
+    } else if (event == MACHINE_EVENT_EXIT) {
+        list_remove(&notifier->node);
+        close_display(d);
+    }
+}
+
+static Error *open_window(SdlDisplay *d)
+{
+    d->sdl.SetHint(SDL_HINT_NO_SIGNAL_HANDLERS, "1");
+    if (d->sdl.Init(SDL_INIT_VIDEO)) {
+        return error_hint(error_new("-display sdl: no window system: %s", d->sdl.GetError()),
+                          "Is DISPLAY right? -nographic and -display none need no window.");
+    }
+    d->window = d->sdl.CreateWindow("QEMU", SDL_WINDOWPOS_UNDEFINED, SDL_WINDOWPOS_UNDEFINED, 640, 480, SDL_WINDOW_RESIZABLE);
+    d->renderer = d->window ? d->sdl.CreateRenderer(d->window, -1, 0) : NULL;
+    if (!d->renderer) {
+        return error_new("-display sdl: cannot open a window: %s", d->sdl.GetError());
+    }
+    return NULL;
+}
+
+static Error *read_options(SdlDisplay *d, KeyValues *options, bool *ret_full_screen)
+{
+    bool close = true;
+    TRY(keyvalues_get_bool(options, "full-screen", false, ret_full_screen));
+    TRY(keyvalues_get_bool(options, "show-cursor", false, &d->show_cursor));
+    TRY(keyvalues_get_bool(options, "window-close", true, &close));
+    d->no_close = !close;
+    return NULL;
+}
+
+static Error *sdl_start(Machine *machine, KeyValues *options)
+{
+    SdlDisplay *d = g_new0(SdlDisplay, 1);
+    bool full_screen = false;
+
+    d->machine = machine;
+    Error *err = read_options(d, options, &full_screen);
+    if (!err) {
+        err = open_library(d);
+    }
+    if (!err) {
+        err = open_window(d);
+    }
+    if (err) {
+        close_display(d);
+        return err;
+    }
+    d->listener.ops = &listener_ops;
+    d->listener.console = console_find(machine, 0);
+    d->notifier.fn = machine_event;
+    machine_notifier_add(machine, &d->notifier);
+    set_title(d);
+    display_listener_add(machine, &d->listener);
+    if (full_screen) {
+        set_full_screen(d, true);
+    }
+    return NULL;
+}
+
+static bool sdl_available(void)
+{
+    return g_getenv("DISPLAY") || g_getenv("WAYLAND_DISPLAY");
+}
+
+static const char *const option_names[] = { "full-screen", "show-cursor", "window-close", NULL };
+static const DisplayDriver driver = { "sdl", "a window by SDL 2", option_names, sdl_start, sdl_available, 10 };
+DISPLAY_REGISTER(&driver);
