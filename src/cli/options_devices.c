@@ -6,6 +6,7 @@
 
 #include "chardev/chardev.h"
 #include "cli/plan_priv.h"
+#include "ui/display.h"
 
 /* --- -device --- */
 
@@ -334,6 +335,11 @@ Error *opt_usbdevice(Plan *plan, const Option *option, const char *arg)
 
 Error *opt_display(Plan *plan, const Option *option, const char *arg)
 {
+    if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
+        plan->print = display_help();
+        return NULL;
+    }
+    TRY(display_check(arg));
     g_free(plan->display);
     plan->display = g_strdup(arg);
     plan->display_set = true;

@@ -33,7 +33,7 @@ static void test_nodefaults(void)
     check("-nodefaults", "-machine pc\n");
     check("-M none -nodefaults -S", "-machine none\n");
     check("-nodefaults -machine pc,usb=on -M smm=off", "-machine pc,usb=on,smm=off\n");
-    check("-nodefaults -enable-kvm", "-machine pc\n-accel kvm\n");
+    check("-nodefaults -enable-kvm", "-machine pc\n-accel kvm\n-accel tcg\n");
     check("-nodefaults -machine pc,accel=kvm:tcg", "-machine pc\n-accel kvm\n-accel tcg\n");
 }
 

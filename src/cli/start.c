@@ -18,6 +18,7 @@
 #include "monitor/fdset.h"
 #include "monitor/monitor.h"
 #include "net/net.h"
+#include "ui/display.h"
 
 /* --- accelerator --- */
 
@@ -392,6 +393,9 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
         warn_report("%s", error_message(err));
         error_free(err);
     }
+    if (plan->display || (console_count(machine) && !plan->daemonize)) {
+        TRY(display_start(machine, plan->display));
+    }
     machine_reset(machine, SHUTDOWN_NONE);
     machine_launch_vcpus(machine);
     return NULL;
@@ -401,9 +405,6 @@ Error *cli_start(Plan *plan, Machine **ret_machine)
 {
     const MachineType *type;
 
-    if (plan->display && strcmp(plan->display, "none")) {
-        return error_new("-display %s is not supported yet (only none)", plan->display);
-    }
     TRY(machine_type_lookup(keyvalues_get(plan->machine, "type"), &type));
     TRY(check_sizes(plan, type, plan->config));
     set_process_name(plan->config);

@@ -83,10 +83,8 @@ Error *display_start(Machine *machine, const char *text)
     }
     driver = best_available();
     if (!driver) {
-        if (console_count(machine)) {
-            warn_report("no display: neither DISPLAY nor WAYLAND_DISPLAY is set; -nographic uses this terminal, "
-                        "-display none says that none is wanted");
-        }
+        warn_report("no display: neither DISPLAY nor WAYLAND_DISPLAY is set; -nographic uses this terminal, "
+                    "-display none says that none is wanted");
         return NULL;
     }
     kv = keyvalues_new();
