@@ -19,15 +19,15 @@
 
 const PhysPage *mmu_phys_page(X86Cpu *cpu, uint64_t pa)
 {
-    uint64_t page = pa & PAGE_MASK;
+    uint64_t page = pa & PAGE_MASK, tag = page | x86_mmu(cpu)->phys_tag;
     PhysPage *slot = &x86_mmu(cpu)->phys[(pa >> MEM_PAGE_BITS) & (PHYS_SLOTS - 1)];
-    if (likely(slot->page == page)) {
+    if (likely(slot->page == tag)) {
         return slot;
     }
     MemHit hit;
     rcu_read_enter();
     mem_lookup(cpu->as, page, &hit);
-    *slot = (PhysPage) { .page = page };
+    *slot = (PhysPage) { .page = tag };
     if (hit.host && hit.length >= MEM_PAGE_SIZE && IS_ALIGNED(hit.block_offset, MEM_PAGE_SIZE)) {
         slot->host = hit.host;
         slot->block = hit.block;
@@ -40,8 +40,11 @@ const PhysPage *mmu_phys_page(X86Cpu *cpu, uint64_t pa)
 
 static void phys_forget(X86Mmu *mmu)
 {
-    for (unsigned n = 0; n < PHYS_SLOTS; n++) {
-        mmu->phys[n].page = PHYS_NONE;
+    if (++mmu->phys_tag == PHYS_TAGS) {
+        mmu->phys_tag = 0;
+        for (unsigned n = 0; n < PHYS_SLOTS; n++) {
+            mmu->phys[n].page = PHYS_NONE;
+        }
     }
 }
 
@@ -389,7 +392,7 @@ bool x86_tlb_refill(X86Cpu *cpu, uint64_t va, bool write)
     Walk walk = { l2->pa, l2->flags, l2->pkey };
     uint64_t pa = x86_a20(cpu, walk.pa);
     const PhysPage *page = &mmu->phys[(pa >> MEM_PAGE_BITS) & (PHYS_SLOTS - 1)];
-    if (page->page != pa || !page->host || mmu_check_rights(cpu, &walk, write ? X86_WRITE : X86_READ, privilege)) {
+    if (page->page != (pa | mmu->phys_tag) || !page->host || mmu_check_rights(cpu, &walk, write ? X86_WRITE : X86_READ, privilege)) {
         return false;
     }
     tlb_insert(cpu, context_of(cpu, privilege), va, &walk, page, write, privilege);
@@ -719,6 +722,7 @@ void x86_mmu_new(X86Cpu *cpu)
     mmu->gen = 2;
     mmu->fetch_epoch = 1;
     mmu->dir_gen = 1;
+    mmu->phys_tag = PHYS_TAGS - 1; /* so that the slots are emptied */
     phys_forget(mmu);
     for (unsigned n = 0; n < VICTIMS; n++) {
         mmu->victim[n].context = X86_CTX_COUNT;

@@ -54,14 +54,14 @@ typedef struct DirCache { /* where the page table of a 2 MiB range lies */
 enum { DIR_SLOTS = 256 };
 
 typedef struct PhysPage {
-    uint64_t page; /* physical address; PHYS_NONE */
+    uint64_t page; /* physical address, with X86Mmu.phys_tag in the low bits; PHYS_NONE */
     uint8_t *host; /* NULL: not RAM or ROM as a whole */
     RamBlock *block;
     uint64_t block_offset;
     bool readonly;
 } PhysPage;
-enum { PHYS_SLOTS = 1024 };
-#define PHYS_NONE 1ull
+enum { PHYS_SLOTS = 8192, PHYS_TAGS = 0xfff };
+#define PHYS_NONE 0xfffull /* a tag that is never current */
 
 typedef struct FetchEntry {
     uint64_t va;
@@ -98,6 +98,7 @@ typedef struct X86Mmu {
     uint32_t fetch_epoch;
     PcidSlot pcids[PCID_SLOTS];
     uint64_t stamp;
+    uint64_t phys_tag;                   /* moves on with each change of the memory map */
     bool watch;                          /* DR7 has data breakpoints on */
     /* Ranges of 2 MiB (1 GiB) of which pieces of large pages may be cached: a Bloom filter. */
     uint64_t large_seen[64], huge_seen[2];

@@ -2,6 +2,9 @@
  * -cpu: choosing a model, adding and removing features, and limiting them to what can be offered.
  */
 #include <inttypes.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "base/bits.h"
 #include "base/error.h"
@@ -372,11 +375,25 @@ static void raise_levels(X86Cpu *cpu)
     cpu->cpuid_xlevel = MAX(cpu->cpuid_xlevel, xlevel);
 }
 
+static uint8_t host_address_bits(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    if (__get_cpuid(0x80000008, &a, &b, &c, &d)) {
+        return (uint8_t)MIN(MAX(a & 0xff, 32u), 52u);
+    }
+#endif
+    return TCG_PHYS_BITS;
+}
+
 static void set_address_width(X86Cpu *cpu)
 {
     bool lm = x86_has(cpu, X86_FEAT_8000_0001_EDX, 29), pse36 = x86_has(cpu, X86_FEAT_1_EDX, 17);
     bool pae = x86_has(cpu, X86_FEAT_1_EDX, 6);
     cpu->phys_bits = lm ? TCG_PHYS_BITS : pse36 || pae ? 36 : 32;
+    if (lm && cpu->host_phys_bits) {
+        cpu->phys_bits = host_address_bits();
+    }
     if (lm && cpu->phys_bits_wanted) {
         cpu->phys_bits = cpu->phys_bits_wanted;
     }
@@ -425,6 +442,9 @@ Error *x86_apply_model(X86Cpu *cpu, const char *spec)
         if (*parts[n]) {
             TRY(set_option(cpu, &wanted, parts[n]));
         }
+    }
+    if (max && cpu->migratable) { /* an invariant rate is lost by moving to another host */
+        cpu->features[X86_FEAT_8000_0007_EDX] &= ~BIT(8);
     }
     for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
         cpu->features[word] = (cpu->features[word] | wanted.on[word]) & ~wanted.off[word];
