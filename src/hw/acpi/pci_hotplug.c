@@ -112,6 +112,15 @@ static Error *request_eject(void *opaque, PciDevice *pci)
     return NULL;
 }
 
+/* The bus outlives its hot-plug controller when a machine is taken down. */
+static void forget_root(void *opaque)
+{
+    PciBus *root = ((AcpiPciHotplug *)opaque)->root;
+    root->hotplug = NULL;
+    root->request_unplug = NULL;
+    root->hotplug_opaque = NULL;
+}
+
 void acpi_pci_hotplug_init(AcpiPciHotplug *hotplug, Device *dev, PciBus *root, bool enabled,
                            void (*raise)(void *opaque), void *opaque)
 {
@@ -128,6 +137,7 @@ void acpi_pci_hotplug_init(AcpiPciHotplug *hotplug, Device *dev, PciBus *root, b
         root->request_unplug = request_eject;
         root->hotplug_opaque = hotplug;
         root->bus.hotplug = true;
+        device_on_unplug(dev, forget_root, hotplug);
     }
 }
 
