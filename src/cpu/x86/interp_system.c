@@ -343,6 +343,12 @@ void x86_op_rdtscp(X86Cpu *cpu, const X86Insn *insn)
     x86_gpr(cpu)[X86_RCX] = (uint32_t)cpu->tsc_aux;
 }
 
+/* No performance counters are offered, so every index names none. */
+void x86_op_rdpmc(X86Cpu *cpu, const X86Insn *insn)
+{
+    x86_gp(cpu, 0);
+}
+
 void x86_op_rdpid(X86Cpu *cpu, const X86Insn *insn)
 {
     reg_write(cpu, &insn->operand[0], (uint32_t)cpu->tsc_aux, insn->operand[0].size);
