@@ -222,12 +222,29 @@ static void drop_block(Dbt *d, DbtBlock *b)
     d->stats.invalidated++;
 }
 
-static void page_written(Dbt *d, uint64_t ram, unsigned offset, unsigned length)
+/*
+ * What vCPUs keep of a page is recorded for all of them together. The group's lock makes adding to the
+ * record and to a vCPU's own list one step, so that nobody takes from the record what another just added.
+ */
+static bool group_lock(Dbt *d)
 {
-    DbtPage *page = page_find(d, ram, false);
-    if (page == NULL || !(page->granules & granules_of(offset, length))) {
-        return;
+    bool shared = d->group->members->len > 1;
+    if (shared) {
+        pthread_mutex_lock(&d->group->lock);
     }
+    return shared;
+}
+
+static void group_unlock(Dbt *d, bool shared)
+{
+    if (shared) {
+        pthread_mutex_unlock(&d->group->lock);
+    }
+}
+
+/* Drops the blocks of a page that overlap the bytes; true when there were any. */
+static bool drop_overlapping(Dbt *d, DbtPage *page, unsigned offset, unsigned length)
+{
     uint64_t granules = 0;
     bool dropped = false;
     uint32_t *at = &page->blocks;
@@ -244,18 +261,32 @@ static void page_written(Dbt *d, uint64_t ram, unsigned offset, unsigned length)
     }
     page->granules = granules;
     page->writes += dropped;
-    if (dropped && d->group->members->len == 1) { /* others may still keep code of the page */
-        x86_code_keep_only(d->cpu, CODE_DBT, page->block, ram - page->block->id, granules);
-    }
+    return dropped;
 }
 
-void dbt_code_written(Dbt *d, uint64_t ram, uint64_t length)
+static void page_written(Dbt *d, RamBlock *block, uint64_t page_offset, unsigned offset, unsigned length)
+{
+    uint64_t ram = block->id + page_offset, granules = 0;
+    bool shared = group_lock(d);
+    DbtPage *page = page_find(d, ram, false);
+    bool ours = page != NULL && (page->granules & granules_of(offset, length));
+    if (!ours || drop_overlapping(d, page, offset, length)) {
+        for (unsigned i = 0; i < d->group->members->len; i++) {
+            const DbtPage *kept = page_find(g_ptr_array_index(d->group->members, i), ram, false);
+            granules |= kept != NULL ? kept->granules : 0;
+        }
+        x86_code_keep_only(d->cpu, CODE_DBT, block, page_offset, granules);
+    }
+    group_unlock(d, shared);
+}
+
+void dbt_code_written(Dbt *d, RamBlock *block, uint64_t offset, uint64_t length)
 {
     while (length != 0) {
-        unsigned offset = ram & (MEM_PAGE_SIZE - 1);
-        uint64_t chunk = MIN(length, MEM_PAGE_SIZE - offset);
-        page_written(d, ram - offset, offset, (unsigned)chunk);
-        ram += chunk;
+        unsigned in_page = offset & (MEM_PAGE_SIZE - 1);
+        uint64_t chunk = MIN(length, MEM_PAGE_SIZE - in_page);
+        page_written(d, block, offset - in_page, in_page, (unsigned)chunk);
+        offset += chunk;
         length -= chunk;
     }
 }
@@ -268,7 +299,9 @@ void dbt_flush(Dbt *d)
     code_cache_reset(&d->cache);
     memset(d->hash, 0, sizeof(d->hash));
     memset(d->map_hash, 0, sizeof(d->map_hash));
+    bool shared = group_lock(d);
     memset(d->pages, 0, sizeof(d->pages));
+    group_unlock(d, shared);
     memset(d->low->slots, 0, sizeof(d->low->slots));
     for (unsigned m = 0; m < d->mode_count; m++) {
         clear_jump_cache(d, m);
@@ -463,13 +496,45 @@ static void list_on_page(Dbt *d, DbtBlock *b, uint32_t map)
     page->blocks = (uint32_t)(b - d->blocks);
 }
 
+/* From here on writes to the block's bytes are reported. False: they changed meanwhile, or may yet. */
+static bool claim_bytes(Dbt *d, FrontBlock *f, uint32_t map, uint32_t map2, unsigned in_first, uint8_t bytes[32])
+{
+    const CodeMap *m = &d->maps[map], *m2 = &d->maps[map2];
+    unsigned offset = f->pc & (MEM_PAGE_SIZE - 1);
+    if (!x86_code_add(d->cpu, CODE_DBT, m->block, m->ram - m->block->id + offset, in_first)) {
+        return false;
+    }
+    if (map2 != 0) {
+        if (!x86_code_add(d->cpu, CODE_DBT, m2->block, m2->ram - m2->block->id, f->length - in_first)) {
+            return false;
+        }
+        memcpy(bytes, m->host + offset, in_first);
+        memcpy(bytes + in_first, m2->host, 15);
+    }
+    return same_bytes(f);
+}
+
+static uint32_t add_block(Dbt *d, const FrontBlock *f, uint32_t map, uint32_t map2, unsigned in_first)
+{
+    uint32_t number = d->block_count++;
+    DbtBlock *b = &d->blocks[number];
+    *b = (DbtBlock){ .pc = f->pc, .map = map, .map2 = map2, .offset = f->pc & (MEM_PAGE_SIZE - 1), .length = in_first,
+                     .insn_count = f->insn_count, .flags_in = f->flags_in, .valid = true };
+    list_on_page(d, b, map);
+    if (map2 != 0) {
+        DbtBlock *other = &d->blocks[d->block_count++];
+        *other = (DbtBlock){ .map = map2, .stands_for = number, .length = f->length - in_first };
+        list_on_page(d, other, map2);
+    }
+    return number;
+}
+
 static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
 {
     uint8_t bytes[32];
     uint32_t map2 = 0;
     const CodeMap *m = &d->maps[map];
     FrontBlock *f = &d->front;
-    uint64_t in_block = m->ram - m->block->id;
     unsigned offset = pc & (MEM_PAGE_SIZE - 1);
     f->pc = pc;
     f->mode = d->mode;
@@ -488,35 +553,20 @@ static DbtBlock *make_block(Dbt *d, uint64_t pc, uint32_t map)
         }
     }
     in_first = MIN(in_first, f->length);
-    /* From here on writes are reported; what was read before must still be there. */
-    if (!x86_code_add(d->cpu, CODE_DBT, m->block, in_block + offset, in_first)) {
+    bool shared = group_lock(d);
+    uint32_t number = 0;
+    if (claim_bytes(d, f, map, map2, in_first, bytes)) {
+        number = add_block(d, f, map, map2, in_first);
+    }
+    group_unlock(d, shared);
+    if (number == 0) {
         return NULL;
     }
-    if (map2 != 0) {
-        const CodeMap *m2 = &d->maps[map2];
-        if (!x86_code_add(d->cpu, CODE_DBT, m2->block, m2->ram - m2->block->id, f->length - in_first)) {
-            return NULL;
-        }
-        memcpy(bytes, m->host + offset, in_first);
-        memcpy(bytes + in_first, m2->host, 15);
-    }
-    if (!same_bytes(f)) {
-        return NULL;
-    }
-    uint32_t number = d->block_count++;
     DbtBlock *b = &d->blocks[number];
-    *b = (DbtBlock){ .pc = pc, .map = map, .map2 = map2, .offset = offset, .length = in_first, .insn_count = f->insn_count,
-                     .flags_in = f->flags_in, .valid = true };
     emit(d, b, number);
     uint32_t *bucket = block_bucket(d, pc, map);
     b->hash_next = *bucket;
     *bucket = number;
-    list_on_page(d, b, map);
-    if (map2 != 0) {
-        DbtBlock *other = &d->blocks[d->block_count++];
-        *other = (DbtBlock){ .map = map2, .stands_for = number, .offset = 0, .length = f->length - in_first };
-        list_on_page(d, other, map2);
-    }
     d->stats.blocks++;
     d->stats.insns += f->insn_count;
     if (log_enabled(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP)) {

@@ -84,7 +84,8 @@ static void hook_unmapped(X86Cpu *cpu, uint64_t va, bool global)
 /* --- writes to code --- */
 
 typedef struct Written {
-    uint64_t ram;
+    RamBlock *block;
+    uint64_t offset;
     unsigned length;
 } Written;
 
@@ -93,7 +94,7 @@ static void written_work(Vcpu *vcpu, void *opaque)
     Written *w = opaque;
     X86Cpu *cpu = x86_cpu_of(vcpu);
     if (cpu->dbt != NULL) {
-        dbt_code_written(cpu->dbt, w->ram, w->length);
+        dbt_code_written(cpu->dbt, w->block, w->offset, w->length);
     }
     g_free(w);
 }
@@ -101,28 +102,31 @@ static void written_work(Vcpu *vcpu, void *opaque)
 static void code_written(void *opaque, X86Cpu *cpu, RamBlock *block, uint64_t offset, unsigned length)
 {
     DbtGroup *group = opaque;
-    uint64_t ram = block->id + offset;
     if (cpu != NULL && cpu->dbt != NULL) {
-        dbt_code_written(cpu->dbt, ram, length);
+        dbt_code_written(cpu->dbt, block, offset, length);
         if (group->members->len == 1) {
             return;
         }
     }
+    Dbt *threadless = NULL; /* in a test */
     pthread_mutex_lock(&group->lock);
     for (unsigned i = 0; i < group->members->len; i++) {
         Dbt *other = g_ptr_array_index(group->members, i);
         if (other->cpu == cpu) {
             continue;
         }
-        if (other->cpu->vcpu->machine == NULL) { /* a test without threads */
-            dbt_code_written(other, ram, length);
+        if (other->cpu->vcpu->machine == NULL) {
+            threadless = other;
             continue;
         }
         Written *w = g_new(Written, 1);
-        *w = (Written){ ram, length };
+        *w = (Written){ block, offset, length };
         vcpu_run_async(other->cpu->vcpu, written_work, w);
     }
     pthread_mutex_unlock(&group->lock);
+    if (threadless != NULL) {
+        dbt_code_written(threadless, block, offset, length);
+    }
 }
 
 void dbt_group_init(DbtGroup *group)

@@ -163,7 +163,7 @@ void dbt_select_mode(Dbt *dbt);
 void dbt_link(Dbt *dbt, uint32_t exit, DbtBlock *to);
 void dbt_flush(Dbt *dbt);
 /* Bytes of RAM changed: blocks made from them go. */
-void dbt_code_written(Dbt *dbt, uint64_t ram, uint64_t length);
+void dbt_code_written(Dbt *dbt, RamBlock *block, uint64_t offset, uint64_t length);
 void dbt_unmapped(Dbt *dbt, uint64_t va);
 /* --- slow.c --- */
 SlowFn dbt_slow;
