@@ -24,7 +24,7 @@ static Error *find_rom(PciDevice *pci, char **ret_path)
             return NULL;
         }
     }
-    return err ? error_prefix(err, "failed to find romfile \"%s\"", name) : NULL;
+    return err ? error_prefix(err, "failed to find romfile \"%s\": ", name) : NULL;
 }
 
 /* Gives the image this device's identity, keeping its checksum (byte 6 is free for that). */
