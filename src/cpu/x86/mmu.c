@@ -709,7 +709,19 @@ static SplitLock *split_lock_of(Machine *machine)
         pthread_mutex_init(&lock->mutex, NULL);
         machine_set_service(machine, "x86-split-lock", lock);
     }
+    lock->users++;
     return lock;
+}
+
+static void split_lock_drop(X86Cpu *cpu)
+{
+    SplitLock *lock = cpu->split;
+    cpu->split = NULL;
+    if (lock && --lock->users == 0) {
+        machine_set_service(cpu->vcpu->machine, "x86-split-lock", NULL);
+        pthread_mutex_destroy(&lock->mutex);
+        g_free(lock);
+    }
 }
 
 void x86_mmu_new(X86Cpu *cpu)
@@ -749,6 +761,7 @@ void x86_mmu_free(X86Cpu *cpu)
     if (mmu && mmu->listening) {
         mem_listener_remove(&mmu->listener);
     }
+    split_lock_drop(cpu);
     g_free(mmu);
     cpu->mmu = NULL;
 }

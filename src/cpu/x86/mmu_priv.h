@@ -117,6 +117,7 @@ typedef struct X86Mmu {
 
 typedef struct SplitLock {
     pthread_mutex_t mutex;
+    unsigned users; /* CPUs; machine lock, or before they run */
 } SplitLock;
 
 static inline X86Mmu *x86_mmu(X86Cpu *cpu)

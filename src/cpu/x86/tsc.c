@@ -27,6 +27,7 @@ typedef struct TscTime {
     _Atomic bool stopped;
     uint64_t frozen;        /* value while stopped */
     MachineNotifier notifier;
+    unsigned users; /* CPUs */
 } TscTime;
 
 static uint64_t host_ticks(void)
@@ -111,15 +112,21 @@ void x86_time_attach(X86Cpu *cpu)
             machine_set_service(machine, "x86-tsc", time);
         }
     }
+    time->users++;
     cpu->time = time;
 }
 
 void x86_time_detach(X86Cpu *cpu)
 {
-    if (!cpu->vcpu->machine) {
-        g_free(cpu->time);
-    }
+    TscTime *time = cpu->time;
     cpu->time = NULL;
+    if (time && --time->users == 0) {
+        if (time->machine) {
+            machine_set_service(time->machine, "x86-tsc", NULL);
+        }
+        list_remove(&time->notifier.node);
+        g_free(time);
+    }
 }
 
 /* Measured against the raw monotonic clock over at least 20 ms, once. */
