@@ -139,11 +139,12 @@ BlkStats *blk_stats(BlockBackend *blk)
 
 /* --- device --- */
 
-Error *blk_attach_device(BlockBackend *blk, const char *label, const BlkDeviceOps *ops, void *opaque,
-                         bool writes, bool share_rw)
+Error *blk_attach_device(BlockBackend *blk, const char *label, const BlkDeviceOps *ops,
+                         void *opaque, bool writes, bool share_rw)
 {
     if (blk->device) {
-        return error_new("Drive '%s' is already in use by another device ('%s')", blk->name, blk->device);
+        return error_new("Drive '%s' is already in use by another device ('%s')", blk->name,
+                         blk->device);
     }
     blk->device = g_strdup(label);
     blk->ops = ops;
@@ -151,7 +152,8 @@ Error *blk_attach_device(BlockBackend *blk, const char *label, const BlkDeviceOp
     blk->writes = writes;
     blk->share_rw = share_rw;
     if (blk->root) {
-        Error *err = block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node), shared_claims(blk));
+        Error *err = block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node),
+                                           shared_claims(blk));
         if (err) {
             g_clear_pointer(&blk->device, g_free);
             return err;
@@ -171,7 +173,8 @@ void blk_detach_device(BlockBackend *blk)
     blk->ops = NULL;
     if (blk->root) {
         /* Asks for less than before: cannot fail. */
-        error_free(block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node), shared_claims(blk)));
+        error_free(block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node),
+                                         shared_claims(blk)));
     }
 }
 
@@ -234,7 +237,8 @@ Error *blk_eject(BlockBackend *blk, bool force)
         }
         if (!force) {
             return error_new("Device '%s' is locked and force was not specified, "
-                             "wait for tray to open and try again", blk->name);
+                             "wait for tray to open and try again",
+                             blk->name);
         }
     }
     TRY(blk_insert(blk, NULL));
@@ -304,7 +308,7 @@ static char *drive_prop_get(const Object *obj, const Prop *prop)
 
 static void drive_prop_default(Object *obj, const Prop *prop)
 {
-    *drive_ref(obj, prop) = (DriveRef){ 0 };
+    *drive_ref(obj, prop) = (DriveRef) { 0 };
 }
 
 static void drive_prop_release(Object *obj, const Prop *prop)
@@ -341,8 +345,8 @@ static Error *find_backend(BlockGraph *graph, const char *name, BlockBackend **r
         }
         g_ptr_array_add(names, NULL);
         const char *near = nearest_in(name, (const char *const *)names->pdata);
-        return error_new("Property 'drive' can't find value '%s'%s%s%s", name, near ? ", did you mean '" : "",
-                         near ? near : "", near ? "'?" : "");
+        return error_new("Property 'drive' can't find value '%s'%s%s%s", name,
+                         near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
     }
     blk = blk_new(graph, NULL);
     Error *err = blk_insert(blk, node);
@@ -354,8 +358,9 @@ static Error *find_backend(BlockGraph *graph, const char *name, BlockBackend **r
     return NULL;
 }
 
-Error *drive_ref_attach(DriveRef *ref, BlockGraph *graph, const char *label, const BlkDeviceOps *ops,
-                        void *opaque, bool optional, bool writes, bool read_only_ok, bool share_rw)
+Error *drive_ref_attach(DriveRef *ref, BlockGraph *graph, const char *label,
+                        const BlkDeviceOps *ops, void *opaque, bool optional, bool writes,
+                        bool read_only_ok, bool share_rw)
 {
     BlockBackend *blk = NULL;
 

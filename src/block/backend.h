@@ -1,16 +1,17 @@
 /*
- * A block backend: what a disk device of the guest talks to. It stands between the device and a node of
- * the graph, and stays when the medium is changed.
+ * A block backend: what a disk device of the guest talks to. It stands between the device and a
+ * node of the graph, and stays when the medium is changed.
  *
- * Requests: blk_aio_*() may be called by any thread that holds the machine lock. `done` runs later on the
- * main loop with the machine lock held, never inside the call. The elements of iov are copied; the memory they
- * point to is borrowed until done. Errors first meet the backend's werror/rerror policy: what the policy
- * says to ignore completes with 0, and what it says to stop for stays inside the backend, the machine is
- * stopped, and the request is made again when it runs on. So a device reports what it gets to the guest.
+ * Requests: blk_aio_*() may be called by any thread that holds the machine lock. `done` runs later
+ * on the main loop with the machine lock held, never inside the call. The elements of iov are
+ * copied; the memory they point to is borrowed until done. Errors first meet the backend's
+ * werror/rerror policy: what the policy says to ignore completes with 0, and what it says to stop
+ * for stays inside the backend, the machine is stopped, and the request is made again when it runs
+ * on. So a device reports what it gets to the guest.
  *
- * blk_cancel() asks; done still runs, with -ECANCELED or the result. blk_drain() returns when nothing is
- * under way; on the main loop it runs rounds of the loop, on a vCPU thread it gives up the lock meanwhile,
- * so a device prefers to remember that it no longer wants a completion.
+ * blk_cancel() asks; done still runs, with -ECANCELED or the result. blk_drain() returns when
+ * nothing is under way; on the main loop it runs rounds of the loop, on a vCPU thread it gives up
+ * the lock meanwhile, so a device prefers to remember that it no longer wants a completion.
  */
 #ifndef OSTRICH_BLOCK_BACKEND_H
 #define OSTRICH_BLOCK_BACKEND_H
@@ -28,7 +29,7 @@ typedef void BlkDone(void *opaque, int ret); /* 0 or -errno */
 /* name: the drive's id or NULL. No medium at first. The caller owns the reference. */
 BlockBackend *blk_new(BlockGraph *graph, const char *name);
 BlockBackend *blk_ref(BlockBackend *blk);
-void blk_unref(BlockBackend *blk); /* accepts NULL */
+void blk_unref(BlockBackend *blk);             /* accepts NULL */
 const char *blk_name(const BlockBackend *blk); /* "" when it has none */
 BlockBackend *blk_find(BlockGraph *graph, const char *name);
 BlockBackend *blk_next(BlockGraph *graph, BlockBackend *after);
@@ -48,15 +49,18 @@ void blk_set_write_cache(BlockBackend *blk, bool on);
 
 /* --- the device --- */
 typedef struct BlkDeviceOps {
-    void (*changed)(void *opaque, bool loaded);        /* medium came or went; may be NULL: not removable */
-    void (*eject_request)(void *opaque, bool force);   /* somebody wants the medium out; may be NULL */
-    bool (*tray_open)(void *opaque);                   /* may be NULL: no tray */
-    bool (*locked)(void *opaque);                      /* by the guest; may be NULL */
-    void (*resized)(void *opaque);                     /* may be NULL */
+    void (*changed)(void *opaque,
+                    bool loaded); /* medium came or went; may be NULL: not removable */
+    void (*eject_request)(void *opaque,
+                          bool force); /* somebody wants the medium out; may be NULL */
+    bool (*tray_open)(void *opaque);   /* may be NULL: no tray */
+    bool (*locked)(void *opaque);      /* by the guest; may be NULL */
+    void (*resized)(void *opaque);     /* may be NULL */
 } BlkDeviceOps;
-/* ops and opaque are borrowed until blk_detach_device(). label: for messages (the device's id or path). */
-Error *blk_attach_device(BlockBackend *blk, const char *label, const BlkDeviceOps *ops, void *opaque,
-                         bool writes, bool share_rw) MUST_USE;
+/* ops and opaque are borrowed until blk_detach_device(). label: for messages (the device's id or
+ * path). */
+Error *blk_attach_device(BlockBackend *blk, const char *label, const BlkDeviceOps *ops,
+                         void *opaque, bool writes, bool share_rw) MUST_USE;
 /* Waits for its requests, so call it from the main loop. */
 void blk_detach_device(BlockBackend *blk);
 const char *blk_device(const BlockBackend *blk); /* label; NULL: no device */
@@ -74,13 +78,14 @@ Error *blk_change(BlockBackend *blk, BlockNode *node, bool force) MUST_USE;
 void blk_notify_resized(BlockBackend *blk);
 
 /* --- requests --- */
-BlkRequest *blk_aio_preadv(BlockBackend *blk, uint64_t offset, const struct iovec *iov, unsigned count,
-                           BlkDone *done, void *opaque);
+BlkRequest *blk_aio_preadv(BlockBackend *blk, uint64_t offset, const struct iovec *iov,
+                           unsigned count, BlkDone *done, void *opaque);
 /* flags: REQ_FUA */
-BlkRequest *blk_aio_pwritev(BlockBackend *blk, uint64_t offset, const struct iovec *iov, unsigned count,
-                            unsigned flags, BlkDone *done, void *opaque);
+BlkRequest *blk_aio_pwritev(BlockBackend *blk, uint64_t offset, const struct iovec *iov,
+                            unsigned count, unsigned flags, BlkDone *done, void *opaque);
 BlkRequest *blk_aio_flush(BlockBackend *blk, BlkDone *done, void *opaque);
-BlkRequest *blk_aio_discard(BlockBackend *blk, uint64_t offset, uint64_t bytes, BlkDone *done, void *opaque);
+BlkRequest *blk_aio_discard(BlockBackend *blk, uint64_t offset, uint64_t bytes, BlkDone *done,
+                            void *opaque);
 /* flags: REQ_FUA, REQ_MAY_UNMAP */
 BlkRequest *blk_aio_write_zeroes(BlockBackend *blk, uint64_t offset, uint64_t bytes, unsigned flags,
                                  BlkDone *done, void *opaque);
@@ -94,7 +99,12 @@ int blk_pwrite(BlockBackend *blk, uint64_t offset, uint64_t bytes, const void *b
 int blk_flush(BlockBackend *blk);
 
 /* --- errors --- */
-typedef enum BlkOnError { BLK_ON_ERROR_REPORT, BLK_ON_ERROR_IGNORE, BLK_ON_ERROR_ENOSPC, BLK_ON_ERROR_STOP } BlkOnError;
+typedef enum BlkOnError {
+    BLK_ON_ERROR_REPORT,
+    BLK_ON_ERROR_IGNORE,
+    BLK_ON_ERROR_ENOSPC,
+    BLK_ON_ERROR_STOP
+} BlkOnError;
 Error *blk_parse_on_error(const char *text, bool is_read, BlkOnError *ret) MUST_USE;
 const char *blk_on_error_name(BlkOnError policy);
 void blk_set_on_error(BlockBackend *blk, BlkOnError read, BlkOnError write);
@@ -106,7 +116,8 @@ const char *blk_io_status(const BlockBackend *blk);
  * (BLOCK_IO_ERROR, DEVICE_TRAY_MOVED, BLOCK_IMAGE_CORRUPTED) and takes data. Either may be NULL.
  */
 void block_graph_set_hooks(BlockGraph *graph, void (*stop)(void *opaque),
-                           void (*emit)(void *opaque, const char *event, Value *data), void *opaque);
+                           void (*emit)(void *opaque, const char *event, Value *data),
+                           void *opaque);
 /* The machine runs again: makes the held requests once more. */
 void block_graph_resume(BlockGraph *graph);
 /* Writes back and flushes every node: before exit, migration, on stop. */
@@ -117,7 +128,8 @@ typedef struct BlkStats {
     uint64_t read_bytes, write_bytes, unmap_bytes;
     uint64_t read_ops, write_ops, flush_ops, unmap_ops;
     uint64_t failed_reads, failed_writes, failed_flushes, failed_unmaps;
-    uint64_t invalid_reads, invalid_writes, invalid_flushes, invalid_unmaps; /* counted by devices */
+    uint64_t invalid_reads, invalid_writes, invalid_flushes,
+        invalid_unmaps; /* counted by devices */
     int64_t read_ns, write_ns, flush_ns, unmap_ns;
     int64_t last_access_ns; /* CLOCK_REALTIME_NS; 0: never */
     uint64_t write_end;     /* highest byte written + 1 */
@@ -132,12 +144,13 @@ typedef struct DriveRef {
 extern const PropKind prop_drive; /* DriveRef */
 #define PROP_DRIVE(n, t, m, ...) PROP_(n, prop_drive, t, m, ##__VA_ARGS__)
 /*
- * Finds or makes the backend and attaches the device. With an unset name and `optional`, an empty backend
- * is made (a CD-ROM drive). A read-only medium under a device that writes is an error unless
- * read_only_ok. writes: the device may write at all.
+ * Finds or makes the backend and attaches the device. With an unset name and `optional`, an empty
+ * backend is made (a CD-ROM drive). A read-only medium under a device that writes is an error
+ * unless read_only_ok. writes: the device may write at all.
  */
-Error *drive_ref_attach(DriveRef *ref, BlockGraph *graph, const char *label, const BlkDeviceOps *ops,
-                        void *opaque, bool optional, bool writes, bool read_only_ok, bool share_rw) MUST_USE;
+Error *drive_ref_attach(DriveRef *ref, BlockGraph *graph, const char *label,
+                        const BlkDeviceOps *ops, void *opaque, bool optional, bool writes,
+                        bool read_only_ok, bool share_rw) MUST_USE;
 void drive_ref_detach(DriveRef *ref);
 
 #endif

@@ -32,7 +32,8 @@ static int request_run_co(BlkRequest *req, BlockNode *node)
     if (!req->blk->write_cache && (req->op == BLK_WRITE || req->op == BLK_ZEROES)) {
         flags |= REQ_FUA;
     }
-    if (req->op != BLK_FLUSH && (req->offset > node->size || req->bytes > node->size - req->offset)) {
+    if (req->op != BLK_FLUSH &&
+        (req->offset > node->size || req->bytes > node->size - req->offset)) {
         return -EIO;
     }
     switch (req->op) {
@@ -214,8 +215,8 @@ static void request_start(void *opaque)
     co_start(req->blk->graph->loop, request_co, req);
 }
 
-static BlkRequest *request_new(BlockBackend *blk, BlkOp op, uint64_t offset, uint64_t bytes, unsigned flags,
-                               BlkDone *done, void *opaque)
+static BlkRequest *request_new(BlockBackend *blk, BlkOp op, uint64_t offset, uint64_t bytes,
+                               unsigned flags, BlkDone *done, void *opaque)
 {
     BlkRequest *req = g_new0(BlkRequest, 1);
     req->blk = blk_ref(blk);
@@ -244,20 +245,20 @@ static void request_copy_iov(BlkRequest *req, const struct iovec *iov, unsigned 
         req->iov = g_new(struct iovec, count);
     }
     memcpy(req->iov, iov, count * sizeof(*iov));
-    req->vec = (BlockVec){ req->iov, count };
+    req->vec = (BlockVec) { req->iov, count };
     req->bytes = block_vec_size(&req->vec);
 }
 
-BlkRequest *blk_aio_preadv(BlockBackend *blk, uint64_t offset, const struct iovec *iov, unsigned count,
-                           BlkDone *done, void *opaque)
+BlkRequest *blk_aio_preadv(BlockBackend *blk, uint64_t offset, const struct iovec *iov,
+                           unsigned count, BlkDone *done, void *opaque)
 {
     BlkRequest *req = request_new(blk, BLK_READ, offset, 0, 0, done, opaque);
     request_copy_iov(req, iov, count);
     return request_submit(req);
 }
 
-BlkRequest *blk_aio_pwritev(BlockBackend *blk, uint64_t offset, const struct iovec *iov, unsigned count,
-                            unsigned flags, BlkDone *done, void *opaque)
+BlkRequest *blk_aio_pwritev(BlockBackend *blk, uint64_t offset, const struct iovec *iov,
+                            unsigned count, unsigned flags, BlkDone *done, void *opaque)
 {
     BlkRequest *req = request_new(blk, BLK_WRITE, offset, 0, flags, done, opaque);
     request_copy_iov(req, iov, count);
@@ -269,7 +270,8 @@ BlkRequest *blk_aio_flush(BlockBackend *blk, BlkDone *done, void *opaque)
     return request_submit(request_new(blk, BLK_FLUSH, 0, 0, 0, done, opaque));
 }
 
-BlkRequest *blk_aio_discard(BlockBackend *blk, uint64_t offset, uint64_t bytes, BlkDone *done, void *opaque)
+BlkRequest *blk_aio_discard(BlockBackend *blk, uint64_t offset, uint64_t bytes, BlkDone *done,
+                            void *opaque)
 {
     return request_submit(request_new(blk, BLK_DISCARD, offset, bytes, 0, done, opaque));
 }
@@ -394,13 +396,17 @@ static int call_run(BlkCall *call)
 
 int blk_pread(BlockBackend *blk, uint64_t offset, uint64_t bytes, void *buffer)
 {
-    BlkCall call = { .blk = blk, .op = BLK_READ, .offset = offset, .bytes = bytes, .buffer = buffer };
+    BlkCall call = {
+        .blk = blk, .op = BLK_READ, .offset = offset, .bytes = bytes, .buffer = buffer
+    };
     return call_run(&call);
 }
 
 int blk_pwrite(BlockBackend *blk, uint64_t offset, uint64_t bytes, const void *buffer)
 {
-    BlkCall call = { .blk = blk, .op = BLK_WRITE, .offset = offset, .bytes = bytes, .buffer = (void *)buffer };
+    BlkCall call = {
+        .blk = blk, .op = BLK_WRITE, .offset = offset, .bytes = bytes, .buffer = (void *)buffer
+    };
     return call_run(&call);
 }
 

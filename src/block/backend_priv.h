@@ -16,12 +16,12 @@ struct BlockBackend {
     const BlkDeviceOps *ops;
     void *ops_opaque;
     bool writes, share_rw, write_cache;
-    bool read_only;  /* of a drive without a medium */
+    bool read_only; /* of a drive without a medium */
     BlkOnError on_read_error, on_write_error;
     const char *io_status;
     BlkStats stats;
-    List requests;   /* BlkRequest: under way */
-    List held;       /* BlkRequest: failed, to be made again when the machine runs */
+    List requests; /* BlkRequest: under way */
+    List held;     /* BlkRequest: failed, to be made again when the machine runs */
     pthread_cond_t idle;
     ListNode node_in_graph;
 };

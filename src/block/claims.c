@@ -1,9 +1,9 @@
 /*
  * Claims: who does what with a node and what it tolerates from the others.
  *
- * Invariant: for any two edges into a node, what one uses is within what the other shares. An edge whose
- * claims change is checked first; then the node's driver is told the sum (the file driver locks), and the
- * claims of the node's own children follow from it.
+ * Invariant: for any two edges into a node, what one uses is within what the other shares. An edge
+ * whose claims change is checked first; then the node's driver is told the sum (the file driver
+ * locks), and the claims of the node's own children follow from it.
  */
 #include "block/node_priv.h"
 
@@ -11,7 +11,7 @@ void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigne
                          unsigned *ret_shared)
 {
     unsigned used = 0, shared = CLAIM_ALL;
-    LIST_FOREACH(edge, &node->parents, BlockEdge, in_child) {
+    LIST_FOREACH (edge, &node->parents, BlockEdge, in_child) {
         if (edge != except) {
             used |= edge->used;
             shared &= edge->shared;
@@ -28,7 +28,7 @@ static const char *edge_user(const BlockEdge *edge)
 
 static const BlockEdge *conflicting_edge(const BlockEdge *edge, unsigned used, unsigned shared)
 {
-    LIST_FOREACH(other, &edge->node->parents, BlockEdge, in_child) {
+    LIST_FOREACH (other, &edge->node->parents, BlockEdge, in_child) {
         if (other != edge && ((used & ~other->shared) || (other->used & ~shared))) {
             return other;
         }
@@ -44,9 +44,9 @@ static Error *check_conflict(const BlockEdge *edge, unsigned used, unsigned shar
     }
     unsigned refused = used & ~other->shared;
     unsigned bit = (unsigned)__builtin_ctz(refused ? refused : other->used & ~shared);
-    return error_new("Conflict over node '%s': '%s' %s '%s', which '%s' does not allow", edge->node->name,
-                     refused ? edge_user(edge) : edge_user(other), "needs", block_claim_name(bit),
-                     refused ? edge_user(other) : edge_user(edge));
+    return error_new("Conflict over node '%s': '%s' needs '%s', which '%s' does not allow",
+                     edge->node->name, refused ? edge_user(edge) : edge_user(other),
+                     block_claim_name(bit), refused ? edge_user(other) : edge_user(edge));
 }
 
 /* What the parent of the edge asks of the child, given what is asked of the parent. */
@@ -87,7 +87,7 @@ Error *node_claims_update(BlockNode *node)
     if (node->driver->set_claims) {
         TRY(node->driver->set_claims(node, used, shared));
     }
-    LIST_FOREACH(edge, &node->children, BlockEdge, in_parent) {
+    LIST_FOREACH (edge, &node->children, BlockEdge, in_parent) {
         child_claims(edge, &used, &shared);
         if (used == edge->used && shared == edge->shared) {
             continue;
@@ -100,7 +100,8 @@ Error *node_claims_update(BlockNode *node)
     return NULL;
 }
 
-/* After a failure: the old claims were granted before, so this only gives up what was taken since. */
+/* After a failure: the old claims were granted before, so this only gives up what was taken since.
+ */
 static void claims_go_back(BlockNode *node)
 {
     error_free(node_claims_update(node));

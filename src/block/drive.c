@@ -1,4 +1,5 @@
-/* -drive: keys to node options and a backend; places of drives; the temporary overlay of snapshot=on. */
+/* -drive: keys to node options and a backend; places of drives; the temporary overlay of
+ * snapshot=on. */
 #include "block/drive.h"
 
 #include <errno.h>
@@ -12,10 +13,14 @@ static const struct {
     unsigned units; /* a bus; 0: one bus, no limit */
     bool media_in_id;
 } interfaces[DRIVE_INTERFACES] = {
-    [DRIVE_IF_NONE] = { "none", "none", 0, true },   [DRIVE_IF_IDE] = { "ide", "ide", 2, true },
-    [DRIVE_IF_SCSI] = { "scsi", "scsi", 7, true },   [DRIVE_IF_FLOPPY] = { "floppy", "floppy", 0, false },
-    [DRIVE_IF_PFLASH] = { "pflash", "pflash", 0, false }, [DRIVE_IF_MTD] = { "mtd", "mtd", 0, false },
-    [DRIVE_IF_SD] = { "sd", "sd", 0, false },        [DRIVE_IF_VIRTIO] = { "virtio", "virtio", 0, false },
+    [DRIVE_IF_NONE] = { "none", "none", 0, true },
+    [DRIVE_IF_IDE] = { "ide", "ide", 2, true },
+    [DRIVE_IF_SCSI] = { "scsi", "scsi", 7, true },
+    [DRIVE_IF_FLOPPY] = { "floppy", "floppy", 0, false },
+    [DRIVE_IF_PFLASH] = { "pflash", "pflash", 0, false },
+    [DRIVE_IF_MTD] = { "mtd", "mtd", 0, false },
+    [DRIVE_IF_SD] = { "sd", "sd", 0, false },
+    [DRIVE_IF_VIRTIO] = { "virtio", "virtio", 0, false },
     [DRIVE_IF_XEN] = { "xen", "xen", 0, false },
 };
 
@@ -35,8 +40,8 @@ Error *drive_interface_parse(const char *name, DriveInterface *ret_interface)
         names[i] = interfaces[i].name;
     }
     const char *near = nearest_in(name, names);
-    return error_new("unsupported bus type '%s'%s%s%s", name, near ? ", did you mean '" : "", near ? near : "",
-                     near ? "'?" : "");
+    return error_new("unsupported bus type '%s'%s%s%s", name, near ? ", did you mean '" : "",
+                     near ? near : "", near ? "'?" : "");
 }
 
 /* --- finding --- */
@@ -131,9 +136,9 @@ static Error *take_cache(KeyValues *kv, DriveSpec *spec)
         const char *name;
         bool direct, no_flush, writethrough;
     } modes[] = {
-        { "none", true, false, false },        { "off", true, false, false },
-        { "writeback", false, false, false },  { "writethrough", false, false, true },
-        { "directsync", true, false, true },   { "unsafe", false, true, false },
+        { "none", true, false, false },       { "off", true, false, false },
+        { "writeback", false, false, false }, { "writethrough", false, false, true },
+        { "directsync", true, false, true },  { "unsafe", false, true, false },
     };
     g_autofree char *cache = keyvalues_take(kv, "cache");
     bool writeback;
@@ -150,8 +155,10 @@ static Error *take_cache(KeyValues *kv, DriveSpec *spec)
             break;
         }
         if (i + 1 == ARRAY_SIZE(modes)) {
-            return error_new("invalid cache option '%s': none, writeback, writethrough, directsync or unsafe "
-                             "is expected", cache);
+            return error_new(
+                "invalid cache option '%s': none, writeback, writethrough, directsync or unsafe "
+                "is expected",
+                cache);
         }
     }
     TRY(block_take_bool(kv, "cache.writeback", !spec->writethrough, &writeback));
@@ -161,14 +168,15 @@ static Error *take_cache(KeyValues *kv, DriveSpec *spec)
 
 static Error *refuse_unsupported(KeyValues *kv)
 {
-    static const char *const throttle[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr", "iops_size",
-                                            "group" };
+    static const char *const throttle[] = { "bps",     "bps_rd",  "bps_wr",    "iops",
+                                            "iops_rd", "iops_wr", "iops_size", "group" };
     for (guint i = 0; i < kv->items->len; i++) {
         const char *key = ((KeyValue *)g_ptr_array_index(kv->items, i))->key;
         bool found = g_str_has_prefix(key, "throttling.");
         for (size_t t = 0; t < ARRAY_SIZE(throttle) && !found; t++) {
-            found = g_str_has_prefix(key, throttle[t]) &&
-                    (!key[strlen(throttle[t])] || g_str_has_prefix(key + strlen(throttle[t]), "_max"));
+            found =
+                g_str_has_prefix(key, throttle[t]) &&
+                (!key[strlen(throttle[t])] || g_str_has_prefix(key + strlen(throttle[t]), "_max"));
         }
         if (found) {
             return error_new("I/O throttling ('%s') is not supported", key);
@@ -210,7 +218,8 @@ static Error *take_place(KeyValues *kv, DriveSpec *spec)
     return NULL;
 }
 
-static Error *take_spec(KeyValues *kv, DriveInterface default_interface, bool snapshot, DriveSpec *spec)
+static Error *take_spec(KeyValues *kv, DriveInterface default_interface, bool snapshot,
+                        DriveSpec *spec)
 {
     g_autofree char *interface = keyvalues_take(kv, "if"), *media = keyvalues_take(kv, "media");
 
@@ -265,7 +274,8 @@ static Error *choose_place(BlockGraph *graph, DriveSpec *spec)
     }
     if (block_drive_get(graph, spec->interface, (unsigned)spec->bus, (unsigned)spec->unit)) {
         return error_new("drive with bus=%u, unit=%u (index=%u) exists", (unsigned)spec->bus,
-                         (unsigned)spec->unit, (unsigned)(units ? spec->bus * units + spec->unit : spec->unit));
+                         (unsigned)spec->unit,
+                         (unsigned)(units ? spec->bus * units + spec->unit : spec->unit));
     }
     return NULL;
 }
@@ -273,10 +283,12 @@ static Error *choose_place(BlockGraph *graph, DriveSpec *spec)
 static char *make_id(const DriveSpec *spec)
 {
     const char *prefix = interfaces[spec->interface].id_prefix;
-    const char *media = interfaces[spec->interface].media_in_id ? (spec->cdrom ? "-cd" : "-hd") : "";
-    return interfaces[spec->interface].units ?
-               g_strdup_printf("%s%u%s%u", prefix, (unsigned)spec->bus, media, (unsigned)spec->unit) :
-               g_strdup_printf("%s%s%u", prefix, media, (unsigned)spec->unit);
+    const char *media =
+        interfaces[spec->interface].media_in_id ? (spec->cdrom ? "-cd" : "-hd") : "";
+    return interfaces[spec->interface].units
+               ? g_strdup_printf("%s%u%s%u", prefix, (unsigned)spec->bus, media,
+                                 (unsigned)spec->unit)
+               : g_strdup_printf("%s%s%u", prefix, media, (unsigned)spec->unit);
 }
 
 /* --- the medium --- */
@@ -333,8 +345,8 @@ Error *block_temporary_overlay(BlockGraph *graph, BlockNode **node)
     return NULL;
 }
 
-static Error *open_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *spec, void (*warn)(const char *),
-                          BlockNode **ret_node)
+static Error *open_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *spec,
+                          void (*warn)(const char *), BlockNode **ret_node)
 {
     bool read_only = spec->read_only || spec->snapshot;
     BlockNode *node;
@@ -344,7 +356,8 @@ static Error *open_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *spe
         keyvalues_set(kv, "discard", "ignore");
     }
     if (spec->file) {
-        TRY(block_open_file(graph, spec->file, spec->format, read_only ? 0 : OPEN_WRITE, kv, &node));
+        TRY(block_open_file(graph, spec->file, spec->format, read_only ? 0 : OPEN_WRITE, kv,
+                            &node));
     } else {
         if (spec->format && !keyvalues_has(kv, "driver")) {
             keyvalues_set(kv, "driver", spec->format);
@@ -360,9 +373,11 @@ static Error *open_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *spe
     } else if (node->probed && !read_only && !strcmp(node->driver->name, "raw") && warn) {
         g_autofree char *text = g_strdup_printf(
             "Image format was not specified for '%s' and probing guessed raw.\n"
-            "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
+            "         Automatically detecting the format is dangerous for raw images, write "
+            "operations on block 0 "
             "will be restricted.\n"
-            "         Specify the 'raw' format explicitly to remove the restrictions.", node->filename);
+            "         Specify the 'raw' format explicitly to remove the restrictions.",
+            node->filename);
         warn(text);
     }
     *ret_node = node;
@@ -371,12 +386,12 @@ static Error *open_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *spe
 
 static bool has_medium(const KeyValues *kv, const DriveSpec *spec)
 {
-    return (spec->file && spec->file[0]) || keyvalues_has(kv, "driver") || block_has_prefix(kv, "file.") ||
-           keyvalues_has(kv, "filename");
+    return (spec->file && spec->file[0]) || keyvalues_has(kv, "driver") ||
+           block_has_prefix(kv, "file.") || keyvalues_has(kv, "filename");
 }
 
-static Error *drive_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *spec, BlockBackend *blk,
-                           void (*warn)(const char *))
+static Error *drive_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *spec,
+                           BlockBackend *blk, void (*warn)(const char *))
 {
     BlockNode *node;
 
@@ -392,8 +407,9 @@ static Error *drive_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *sp
     return err;
 }
 
-static Error *drive_make(BlockGraph *graph, KeyValues *kv, DriveSpec *spec, DriveInterface default_interface,
-                         bool snapshot, void (*warn)(const char *), Drive **ret_drive)
+static Error *drive_make(BlockGraph *graph, KeyValues *kv, DriveSpec *spec,
+                         DriveInterface default_interface, bool snapshot,
+                         void (*warn)(const char *), Drive **ret_drive)
 {
     g_autofree char *id = keyvalues_take(kv, "id"), *serial = keyvalues_take(kv, "serial");
 
@@ -424,8 +440,8 @@ static Error *drive_make(BlockGraph *graph, KeyValues *kv, DriveSpec *spec, Driv
     return NULL;
 }
 
-Error *block_drive_new(BlockGraph *graph, const KeyValues *kv, DriveInterface default_interface, bool snapshot,
-                       void (*warn)(const char *text), Drive **ret_drive)
+Error *block_drive_new(BlockGraph *graph, const KeyValues *kv, DriveInterface default_interface,
+                       bool snapshot, void (*warn)(const char *text), Drive **ret_drive)
 {
     g_autoptr(KeyValues) copy = keyvalues_copy(kv);
     DriveSpec spec = { 0 };

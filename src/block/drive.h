@@ -1,7 +1,7 @@
 /*
- * Drives: what -drive describes. A drive is a backend with an id, a place (interface, bus, unit), and the
- * options of its medium. Boards ask for the drives of their controllers and make devices for them; a
- * drive with if=none waits for a -device.
+ * Drives: what -drive describes. A drive is a backend with an id, a place (interface, bus, unit),
+ * and the options of its medium. Boards ask for the drives of their controllers and make devices
+ * for them; a drive with if=none waits for a -device.
  */
 #ifndef OSTRICH_BLOCK_DRIVE_H
 #define OSTRICH_BLOCK_DRIVE_H
@@ -28,18 +28,19 @@ typedef struct Drive {
     BlockBackend *blk; /* counted; also found by id */
     DriveInterface interface;
     unsigned bus, unit;
-    bool cdrom;     /* media=cdrom */
-    char *serial;   /* NULL: none */
+    bool cdrom;      /* media=cdrom */
+    char *serial;    /* NULL: none */
     bool is_default; /* made by the board, not by the user */
-    bool claimed;   /* a device took it */
+    bool claimed;    /* a device took it */
     ListNode node;
 } Drive;
 
 /*
- * kv: the keys of -drive, all of them QEMU's: file, if, index, bus, unit, media, format, cache, aio,
- * snapshot, readonly, copy-on-read, discard, detect-zeroes, werror, rerror, serial, id, node-name, and
- * options of the block drivers in dotted form. Without a file, an empty drive. The graph owns the drive.
- * warnings: called with a line each for what the user should know (a guessed raw format); may be NULL.
+ * kv: the keys of -drive, all of them QEMU's: file, if, index, bus, unit, media, format, cache,
+ * aio, snapshot, readonly, copy-on-read, discard, detect-zeroes, werror, rerror, serial, id,
+ * node-name, and options of the block drivers in dotted form. Without a file, an empty drive. The
+ * graph owns the drive. warnings: called with a line each for what the user should know (a guessed
+ * raw format); may be NULL.
  */
 Error *block_drive_new(BlockGraph *graph, const KeyValues *kv, DriveInterface default_interface,
                        bool snapshot, void (*warn)(const char *text), Drive **ret_drive) MUST_USE;

@@ -68,14 +68,16 @@ static void test_places(BlockFixture *f, gconstpointer unused)
     Drive *again;
     expect_error(drive_new(f, cd, &again), "drive with bus=1, unit=0 (index=2) exists");
     expect_error(drive_new(f, named, &again), "*exist*");
-    expect_error(block_drives_check_claimed(f->graph), "machine type does not support if=ide,bus=0,unit=0*");
+    expect_error(block_drives_check_claimed(f->graph),
+                 "machine type does not support if=ide,bus=0,unit=0*");
     finish(f);
 }
 
 static void test_options(BlockFixture *f, gconstpointer unused)
 {
     g_autofree char *path = make_image(f);
-    g_autofree char *text = g_strdup_printf("file=%s,cache=writethrough,werror=stop,rerror=ignore,discard=unmap,aio=threads", path);
+    g_autofree char *text = g_strdup_printf(
+        "file=%s,cache=writethrough,werror=stop,rerror=ignore,discard=unmap,aio=threads", path);
     Drive *drive;
 
     warnings = 0;
@@ -151,7 +153,8 @@ static bool tray_is_locked(void *opaque)
 
 static void test_media(BlockFixture *f, gconstpointer unused)
 {
-    static const BlkDeviceOps ops = { tray_changed, tray_eject_request, tray_is_open, tray_is_locked, NULL };
+    static const BlkDeviceOps ops = { tray_changed, tray_eject_request, tray_is_open,
+                                      tray_is_locked, NULL };
     g_autofree char *path = make_image(f);
     Tray tray = { .locked = true };
     DriveRef ref = { .name = g_strdup("cd"), .blk = NULL };
@@ -172,15 +175,18 @@ static void test_media(BlockFixture *f, gconstpointer unused)
     g_assert_false(blk_is_inserted(ref.blk));
     drive_ref_detach(&ref);
     g_free(ref.name);
-    ref = (DriveRef){ .name = (char *)"cb" };
+    ref = (DriveRef) { .name = (char *)"cb" };
     expect_error(drive_ref_attach(&ref, f->graph, "x", NULL, NULL, false, true, false, false),
                  "*'cb', did you mean 'cd'?");
     ref.name = NULL;
-    expect_error(drive_ref_attach(&ref, f->graph, "x", NULL, NULL, false, true, false, false), "drive property not set");
+    expect_error(drive_ref_attach(&ref, f->graph, "x", NULL, NULL, false, true, false, false),
+                 "drive property not set");
     finish(f);
 }
 
-#define ADD(path, fn) g_test_add("/block/drive/" path, BlockFixture, NULL, block_fixture_setup, fn, block_fixture_teardown)
+#define ADD(path, fn)                                                                              \
+    g_test_add("/block/drive/" path, BlockFixture, NULL, block_fixture_setup, fn,                  \
+               block_fixture_teardown)
 
 int main(int argc, char **argv)
 {

@@ -6,7 +6,7 @@
 
 const BlockDriver *block_driver_find(const char *name)
 {
-    SECTION_FOREACH(block_drivers, BlockDriver, it) {
+    SECTION_FOREACH (block_drivers, BlockDriver, it) {
         if (!strcmp((*it)->name, name)) {
             return *it;
         }
@@ -23,7 +23,7 @@ const BlockDriver **block_drivers_sorted(void)
 {
     size_t count = (size_t)(__stop_block_drivers - __start_block_drivers), n = 0;
     const BlockDriver **drivers = g_new0(const BlockDriver *, count + 1);
-    SECTION_FOREACH(block_drivers, BlockDriver, it) {
+    SECTION_FOREACH (block_drivers, BlockDriver, it) {
         drivers[n++] = *it;
     }
     qsort(drivers, n, sizeof(*drivers), by_name);
@@ -43,8 +43,8 @@ Error *block_driver_lookup(const char *name, const BlockDriver **ret_driver)
     }
     g_ptr_array_add(names, NULL);
     const char *near = nearest_in(name, (const char *const *)names->pdata);
-    return error_new("Unknown driver '%s'%s%s%s", name, near ? ", did you mean '" : "", near ? near : "",
-                     near ? "'?" : "");
+    return error_new("Unknown driver '%s'%s%s%s", name, near ? ", did you mean '" : "",
+                     near ? near : "", near ? "'?" : "");
 }
 
 const BlockDriver *block_probe(const uint8_t *data, size_t length, const char *filename)
@@ -52,7 +52,7 @@ const BlockDriver *block_probe(const uint8_t *data, size_t length, const char *f
     const BlockDriver *best = NULL;
     int best_score = 0;
 
-    SECTION_FOREACH(block_drivers, BlockDriver, it) {
+    SECTION_FOREACH (block_drivers, BlockDriver, it) {
         int score = (*it)->probe ? (*it)->probe(data, length, filename) : 0;
         if (score > best_score) {
             best = *it;
@@ -73,6 +73,7 @@ void block_snapshot_free(BlockSnapshot *snapshot)
 
 const char *block_claim_name(unsigned bit)
 {
-    static const char *const names[CLAIM_BITS] = { "consistent read", "write", "write unchanged", "resize" };
+    static const char *const names[CLAIM_BITS] = { "consistent read", "write", "write unchanged",
+                                                   "resize" };
     return names[bit];
 }

@@ -26,7 +26,7 @@ Loop *block_graph_loop(const BlockGraph *graph)
 
 BlockNode *block_node_find(BlockGraph *graph, const char *name)
 {
-    LIST_FOREACH(node, &graph->nodes, BlockNode, in_graph) {
+    LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
         if (node->open && !strcmp(node->name, name)) {
             return node;
         }
@@ -42,7 +42,7 @@ BlockNode *block_node_next(BlockGraph *graph, BlockNode *after)
 
 BlockNode *node_child(const BlockNode *node, const char *name)
 {
-    LIST_FOREACH(edge, &node->children, BlockEdge, in_parent) {
+    LIST_FOREACH (edge, &node->children, BlockEdge, in_parent) {
         if (!strcmp(edge->name, name)) {
             return edge->node;
         }
@@ -135,7 +135,7 @@ void node_unref(BlockNode *node)
 
 static BlockNode *unused_node(BlockGraph *graph)
 {
-    LIST_FOREACH(node, &graph->nodes, BlockNode, in_graph) {
+    LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
         if (!node->closing && list_empty(&node->parents)) {
             return node;
         }
@@ -179,7 +179,8 @@ static const char *skip_protocol(const char *name)
 char *block_resolve_backing(const char *image, const char *backing)
 {
     const char *slash = strrchr(image, '/');
-    if (backing[0] == '/' || !slash || g_str_has_prefix(backing, "json:") || skip_protocol(backing)) {
+    if (backing[0] == '/' || !slash || g_str_has_prefix(backing, "json:") ||
+        skip_protocol(backing)) {
         return g_strdup(backing);
     }
     return g_strdup_printf("%.*s%s", (int)(slash + 1 - image), image, backing);
@@ -263,12 +264,14 @@ static Error *take_common_options(BlockNode *node, KeyValues *opts)
             i++;
         }
         if (i == 3) {
-            return error_new("Invalid detect-zeroes option '%s': off, on or unmap is expected", detect);
+            return error_new("Invalid detect-zeroes option '%s': off, on or unmap is expected",
+                             detect);
         }
         node->detect_zeroes = (DetectZeroes)i;
         if (i == DETECT_ZEROES_UNMAP && !node->unmap) {
-            return error_new("setting detect-zeroes to unmap is not allowed without setting discard "
-                             "operation to unmap");
+            return error_new(
+                "setting detect-zeroes to unmap is not allowed without setting discard "
+                "operation to unmap");
         }
     }
     return NULL;
@@ -282,9 +285,12 @@ static Error *take_name(BlockNode *node, KeyValues *opts)
         return NULL;
     }
     if (!g_ascii_isalpha(name[0]) || strlen(name) > 31 ||
-        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") != strlen(name)) {
-        return error_new("Invalid node-name: '%s' (a letter, then letters, digits, '-', '.', '_'; at most "
-                         "31 characters)", name);
+        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") !=
+            strlen(name)) {
+        return error_new(
+            "Invalid node-name: '%s' (a letter, then letters, digits, '-', '.', '_'; at most "
+            "31 characters)",
+            name);
     }
     if (block_node_find(node->graph, name)) {
         return error_new("Duplicate nodes with node-name='%s'", name);
@@ -308,9 +314,10 @@ static void inherit_options(const BlockNode *node, KeyValues *child, bool read_o
     inherit(child, "cache.no-flush", node->no_flush);
 }
 
-/* A child given by name ("file=NODE") or by options ("file.x=..."). NULL in *ret: neither was given. */
-static Error *child_from_options_co(BlockNode *node, KeyValues *opts, const char *name, bool protocol,
-                                    bool read_only, unsigned depth, BlockNode **ret)
+/* A child given by name ("file=NODE") or by options ("file.x=..."). NULL in *ret: neither was
+ * given. */
+static Error *child_from_options_co(BlockNode *node, KeyValues *opts, const char *name,
+                                    bool protocol, bool read_only, unsigned depth, BlockNode **ret)
 {
     g_autofree char *prefix = g_strconcat(name, ".", NULL);
     g_autofree char *reference = keyvalues_take(opts, name);
@@ -361,7 +368,8 @@ static Error *open_backing_co(BlockNode *node, KeyValues *opts, unsigned depth)
         keyvalues_remove(opts, "backing");
         return NULL;
     }
-    bool overridden = keyvalues_has(opts, "backing.driver") || block_has_prefix(opts, "backing.file") ||
+    bool overridden = keyvalues_has(opts, "backing.driver") ||
+                      block_has_prefix(opts, "backing.file") ||
                       keyvalues_has(opts, "backing.filename");
     if (!given && !node->backing_filename && !overridden) {
         /* Modes of a backing node that is not there. */
@@ -418,8 +426,8 @@ static Error *open_format_co(BlockNode *node, KeyValues *opts, unsigned depth)
     }
     node->filename = g_strdup(file->filename);
     if (!err) {
-        err = node_attach_child(node, file, "file", node->driver->filter ? CHILD_FILTERED : CHILD_FILE,
-                                &node->file);
+        err = node_attach_child(node, file, "file",
+                                node->driver->filter ? CHILD_FILTERED : CHILD_FILE, &node->file);
     }
     if (err) {
         node_unref_co(file);
@@ -452,7 +460,8 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts, bool protocol, uns
     g_autofree char *driver = keyvalues_take(opts, "driver");
 
     if (depth > MAX_DEPTH) {
-        return error_new("The chain of images is longer than %d: does an image back itself?", MAX_DEPTH);
+        return error_new("The chain of images is longer than %d: does an image back itself?",
+                         MAX_DEPTH);
     }
     if (driver) {
         TRY(block_driver_lookup(driver, &node->driver));
@@ -477,7 +486,8 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
     const char *filename = keyvalues_get(opts, "filename");
 
     /* A name alone: the protocol's driver for it; json: may bring a driver for the format. */
-    if (filename && !keyvalues_has(opts, "driver") && (protocol || g_str_has_prefix(filename, "json:"))) {
+    if (filename && !keyvalues_has(opts, "driver") &&
+        (protocol || g_str_has_prefix(filename, "json:"))) {
         g_autofree char *name = keyvalues_take(opts, "filename");
         TRY(options_from_filename(name, opts));
     }
@@ -507,8 +517,8 @@ Error *block_open_options_co(BlockGraph *graph, const KeyValues *opts, BlockNode
     return open_node_co(graph, copy, false, 0, ret_node);
 }
 
-Error *block_open_file_co(BlockGraph *graph, const char *filename, const char *format, unsigned flags,
-                          const KeyValues *more, BlockNode **ret_node)
+Error *block_open_file_co(BlockGraph *graph, const char *filename, const char *format,
+                          unsigned flags, const KeyValues *more, BlockNode **ret_node)
 {
     g_autoptr(KeyValues) opts = more ? keyvalues_copy(more) : keyvalues_new();
 
@@ -558,14 +568,16 @@ Error *block_open_options(BlockGraph *graph, const KeyValues *opts, BlockNode **
 static void open_file_call_co(void *opaque)
 {
     OpenCall *call = opaque;
-    call->err = block_open_file_co(call->graph, call->filename, call->format, call->flags, call->opts,
-                                   &call->node);
+    call->err = block_open_file_co(call->graph, call->filename, call->format, call->flags,
+                                   call->opts, &call->node);
 }
 
 Error *block_open_file(BlockGraph *graph, const char *filename, const char *format, unsigned flags,
                        const KeyValues *more, BlockNode **ret_node)
 {
-    OpenCall call = { .graph = graph, .filename = filename, .format = format, .flags = flags, .opts = more };
+    OpenCall call = {
+        .graph = graph, .filename = filename, .format = format, .flags = flags, .opts = more
+    };
     co_run(graph->loop, open_file_call_co, &call);
     TRY(call.err);
     *ret_node = call.node;
@@ -595,7 +607,8 @@ Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDrive
     /* The format makes the file as long as it needs; raw passes size and preallocation through. */
     g_autoptr(KeyValues) file_opts = keyvalues_new();
     if (driver->filter) {
-        static const char *const passed[] = { "size", "preallocation", "nocow", "extent_size_hint" };
+        static const char *const passed[] = { "size", "preallocation", "nocow",
+                                              "extent_size_hint" };
         for (size_t i = 0; i < ARRAY_SIZE(passed); i++) {
             g_autofree char *value = keyvalues_take(opts, passed[i]);
             if (value) {
@@ -611,7 +624,8 @@ Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDrive
     }
     TRY(storage->create_co(graph, path, NULL, file_opts));
     BlockNode *file;
-    TRY(block_open_file_co(graph, filename, NULL, OPEN_PROTOCOL | OPEN_WRITE | OPEN_NO_FLUSH, NULL, &file));
+    TRY(block_open_file_co(graph, filename, NULL, OPEN_PROTOCOL | OPEN_WRITE | OPEN_NO_FLUSH, NULL,
+                           &file));
     BlockEdge *edge;
     Error *err = block_root_attach(file, "create", CLAIM_READ, CLAIM_ALL, &edge);
     if (!err) {

@@ -1,14 +1,15 @@
 /*
  * The block graph: nodes, their drivers, the request path.
  *
- * A node is one layer of an image: a file, a format over it, a filter. A driver is a const descriptor.
- * Edges carry claims: what the parent does with the child, and what it tolerates from the child's other
- * parents; opening fails where they conflict. The file driver turns claims into locks that other
- * processes see.
+ * A node is one layer of an image: a file, a format over it, a filter. A driver is a const
+ * descriptor. Edges carry claims: what the parent does with the child, and what it tolerates from
+ * the child's other parents; opening fails where they conflict. The file driver turns claims into
+ * locks that other processes see.
  *
- * Everything here runs on the graph's loop. Functions named _co run in a coroutine of that loop; the
- * others call them through co_run() where they must wait, so they are for start-up, tools and the
- * monitor, not for the data path. Nodes are counted: node_ref(), node_unref(); the last one closes it.
+ * Everything here runs on the graph's loop. Functions named _co run in a coroutine of that loop;
+ * the others call them through co_run() where they must wait, so they are for start-up, tools and
+ * the monitor, not for the data path. Nodes are counted: node_ref(), node_unref(); the last one
+ * closes it.
  */
 #ifndef OSTRICH_BLOCK_NODE_H
 #define OSTRICH_BLOCK_NODE_H
@@ -27,7 +28,7 @@ typedef struct BlockDriver BlockDriver;
 
 /* --- claims --- */
 enum {
-    CLAIM_READ = BIT(0),            /* expects consistent data */
+    CLAIM_READ = BIT(0), /* expects consistent data */
     CLAIM_WRITE = BIT(1),
     CLAIM_WRITE_UNCHANGED = BIT(2), /* writes only what is there already */
     CLAIM_RESIZE = BIT(3),
@@ -47,7 +48,7 @@ struct BlockEdge {
     BlockNode *node;   /* the child; counted */
     char *name;        /* "file", "backing"; for a root what it is, for messages */
     ChildRole role;
-    unsigned used, shared;  /* CLAIM_* */
+    unsigned used, shared; /* CLAIM_* */
     ListNode in_parent, in_child;
 };
 
@@ -61,23 +62,23 @@ typedef struct BlockOption {
 
 /* --- request flags --- */
 enum {
-    REQ_FUA = BIT(0),         /* on stable storage when it completes */
-    REQ_MAY_UNMAP = BIT(1),   /* zeroes: may free the space */
-    REQ_NO_FALLBACK = BIT(2), /* zeroes: -ENOTSUP rather than writing zero bytes */
-    REQ_COMPRESSED = BIT(3),  /* write: store compressed (a whole cluster) */
+    REQ_FUA = BIT(0),             /* on stable storage when it completes */
+    REQ_MAY_UNMAP = BIT(1),       /* zeroes: may free the space */
+    REQ_NO_FALLBACK = BIT(2),     /* zeroes: -ENOTSUP rather than writing zero bytes */
+    REQ_COMPRESSED = BIT(3),      /* write: store compressed (a whole cluster) */
     REQ_WRITE_UNCHANGED = BIT(4), /* the guest sees no change (copy on read) */
 };
 
 /* --- block status --- */
 enum {
-    STATUS_DATA = BIT(0),       /* this node has data for the range */
-    STATUS_ZERO = BIT(1),       /* it reads as zeroes */
-    STATUS_OFFSET = BIT(2),     /* `map` tells where, in `file` */
-    STATUS_ALLOCATED = BIT(3),  /* decided here, not by the backing node */
+    STATUS_DATA = BIT(0),      /* this node has data for the range */
+    STATUS_ZERO = BIT(1),      /* it reads as zeroes */
+    STATUS_OFFSET = BIT(2),    /* `map` tells where, in `file` */
+    STATUS_ALLOCATED = BIT(3), /* decided here, not by the backing node */
     STATUS_COMPRESSED = BIT(4),
-    STATUS_EOF = BIT(5),        /* beyond the end, of the node or of a backing node */
-    STATUS_RAW = BIT(6),        /* `file` at `map` decides */
-    STATUS_RECURSE = BIT(7),    /* there may be holes at `map` of `file` */
+    STATUS_EOF = BIT(5),     /* beyond the end, of the node or of a backing node */
+    STATUS_RAW = BIT(6),     /* `file` at `map` decides */
+    STATUS_RECURSE = BIT(7), /* there may be holes at `map` of `file` */
 };
 typedef struct BlockStatus {
     unsigned flags;
@@ -87,14 +88,20 @@ typedef struct BlockStatus {
 } BlockStatus;
 
 /* --- image creation, information, checking --- */
-typedef enum Preallocation { PREALLOC_OFF, PREALLOC_METADATA, PREALLOC_FALLOC, PREALLOC_FULL } Preallocation;
+typedef enum Preallocation {
+    PREALLOC_OFF,
+    PREALLOC_METADATA,
+    PREALLOC_FALLOC,
+    PREALLOC_FULL
+} Preallocation;
 Error *block_parse_preallocation(const char *text, Preallocation *ret) MUST_USE;
 const char *block_preallocation_name(Preallocation p);
 
 typedef struct BlockCheck {
     uint64_t corruptions, leaks, check_errors;
     uint64_t corruptions_fixed, leaks_fixed;
-    uint64_t image_end, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+    uint64_t image_end, total_clusters, allocated_clusters, fragmented_clusters,
+        compressed_clusters;
     void (*message)(void *opaque, const char *text); /* a line a finding; may be NULL */
     void *opaque;
 } BlockCheck;
@@ -112,22 +119,22 @@ typedef struct BlockMeasure {
 } BlockMeasure;
 
 typedef struct BlockLimits {
-    uint32_t request_align;  /* power of two, 1 or more */
-    uint32_t memory_align;   /* of buffers; 1: any */
-    uint32_t max_transfer;   /* bytes, 0: no limit */
-    uint32_t zeroes_align;   /* below it write_zeroes falls back; 0: request_align */
-    uint32_t discard_align;  /* smaller discards are dropped; 0: request_align */
-    uint64_t max_zeroes;     /* bytes a call, 0: no limit */
-    uint32_t cluster_size;   /* for info and copying; 0: none */
+    uint32_t request_align; /* power of two, 1 or more */
+    uint32_t memory_align;  /* of buffers; 1: any */
+    uint32_t max_transfer;  /* bytes, 0: no limit */
+    uint32_t zeroes_align;  /* below it write_zeroes falls back; 0: request_align */
+    uint32_t discard_align; /* smaller discards are dropped; 0: request_align */
+    uint64_t max_zeroes;    /* bytes a call, 0: no limit */
+    uint32_t cluster_size;  /* for info and copying; 0: none */
 } BlockLimits;
 
 struct BlockDriver {
     const char *name, *desc;
     size_t state_size;
-    bool protocol;        /* has no file child */
-    bool filter;          /* CHILD_FILTERED below */
+    bool protocol; /* has no file child */
+    bool filter;   /* CHILD_FILTERED below */
     bool supports_backing;
-    bool extends;         /* writes beyond the end make it longer (files) */
+    bool extends;                      /* writes beyond the end make it longer (files) */
     const BlockOption *options;        /* of open, without the common ones */
     const BlockOption *create_options; /* NULL: cannot create */
 
@@ -136,16 +143,18 @@ struct BlockDriver {
     /* The "file" child is open. Takes its options out of opts. On failure close is not called. */
     Error *(*open_co)(BlockNode *node, KeyValues *opts);
     void (*close_co)(BlockNode *node); /* flushes what it has */
-    /* Makes an image; options as in create_options, with `size`. `file` is an open protocol node or NULL for protocols. */
+    /* Makes an image; options as in create_options, with `size`. `file` is an open protocol node or
+     * NULL for protocols. */
     Error *(*create_co)(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts);
 
-    int (*preadv_co)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at);
-    int (*pwritev_co)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
-                      unsigned flags);
+    int (*preadv_co)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                     size_t at);
+    int (*pwritev_co)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                      size_t at, unsigned flags);
     int (*write_zeroes_co)(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
     int (*discard_co)(BlockNode *node, uint64_t offset, uint64_t bytes);
-    int (*flush_co)(BlockNode *node);        /* data and metadata to stable storage */
-    int (*write_back_co)(BlockNode *node);   /* caches to the child, no barrier needed; may be NULL */
+    int (*flush_co)(BlockNode *node);      /* data and metadata to stable storage */
+    int (*write_back_co)(BlockNode *node); /* caches to the child, no barrier needed; may be NULL */
     int (*status_co)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status);
     Error *(*truncate_co)(BlockNode *node, uint64_t size, Preallocation prealloc);
     uint64_t write_flags, zero_flags; /* REQ_* it does itself */
@@ -190,16 +199,16 @@ struct BlockNode {
     char *filename; /* as the user or the image named it; "" when there is none */
     unsigned refs;
     bool read_only, force_share, no_flush, direct, probed;
-    bool unmap;     /* discard=unmap: discards reach the storage */
+    bool unmap; /* discard=unmap: discards reach the storage */
     bool open, closing;
     DetectZeroes detect_zeroes;
-    uint64_t size;  /* bytes */
+    uint64_t size; /* bytes */
     BlockLimits limits;
-    BlockEdge *file, *backing; /* shorthands into `children` */
+    BlockEdge *file, *backing;               /* shorthands into `children` */
     char *backing_filename, *backing_format; /* as the image records them, or NULL */
-    List children, parents;    /* BlockEdge */
+    List children, parents;                  /* BlockEdge */
 
-    List requests;  /* NodeRequest, in order of arrival */
+    List requests; /* NodeRequest, in order of arrival */
     unsigned serialising;
     CoQueue drained;
     uint64_t write_generation, flushed_generation;
@@ -217,12 +226,13 @@ BlockNode *block_node_next(BlockGraph *graph, BlockNode *after); /* NULL begins 
 /* --- opening --- */
 /*
  * Options in dotted form: driver, node-name, read-only, force-share, cache.direct, cache.no-flush,
- * discard, detect-zeroes, file.*, backing.* or references by name (file=NODE, backing=NODE, backing=""
- * for none), and the driver's own. Without a driver the format is probed. What is unknown is an error.
- * opts stays the caller's. The caller owns the reference.
+ * discard, detect-zeroes, file.*, backing.* or references by name (file=NODE, backing=NODE,
+ * backing="" for none), and the driver's own. Without a driver the format is probed. What is
+ * unknown is an error. opts stays the caller's. The caller owns the reference.
  */
 Error *block_open_options(BlockGraph *graph, const KeyValues *opts, BlockNode **ret_node) MUST_USE;
-Error *block_open_options_co(BlockGraph *graph, const KeyValues *opts, BlockNode **ret_node) MUST_USE;
+Error *block_open_options_co(BlockGraph *graph, const KeyValues *opts,
+                             BlockNode **ret_node) MUST_USE;
 enum {
     OPEN_WRITE = BIT(0),
     OPEN_FORCE_SHARE = BIT(1),
@@ -234,10 +244,11 @@ enum {
 /* By file name ("x.qcow2", "json:{...}", "file:x"); format NULL: probed. more may be NULL. */
 Error *block_open_file(BlockGraph *graph, const char *filename, const char *format, unsigned flags,
                        const KeyValues *more, BlockNode **ret_node) MUST_USE;
-Error *block_open_file_co(BlockGraph *graph, const char *filename, const char *format, unsigned flags,
-                          const KeyValues *more, BlockNode **ret_node) MUST_USE;
+Error *block_open_file_co(BlockGraph *graph, const char *filename, const char *format,
+                          unsigned flags, const KeyValues *more, BlockNode **ret_node) MUST_USE;
 BlockNode *node_ref(BlockNode *node);
-void node_unref(BlockNode *node); /* accepts NULL; closes in a coroutine of its own when not in one */
+void node_unref(
+    BlockNode *node); /* accepts NULL; closes in a coroutine of its own when not in one */
 void node_unref_co(BlockNode *node);
 /* "file" and the like; borrowed, NULL: none */
 BlockNode *node_child(const BlockNode *node, const char *name);
@@ -250,7 +261,7 @@ uint64_t node_allocated_size(BlockNode *node); /* bytes on the host; UINT64_MAX:
 /* --- edges --- */
 Error *node_attach_child(BlockNode *parent, BlockNode *child, const char *name, ChildRole role,
                          BlockEdge **ret_edge) MUST_USE; /* takes the reference on success */
-void node_detach_child_co(BlockEdge *edge); /* gives up the reference */
+void node_detach_child_co(BlockEdge *edge);              /* gives up the reference */
 /* A root edge: a backend, a job. Does not take the caller's reference. */
 Error *block_root_attach(BlockNode *node, const char *what, unsigned used, unsigned shared,
                          BlockEdge **ret_edge) MUST_USE;
@@ -258,19 +269,21 @@ Error *block_root_set_claims(BlockEdge *edge, unsigned used, unsigned shared) MU
 void block_root_detach(BlockEdge *edge); /* accepts NULL */
 
 /* --- requests: 0 or -errno --- */
-int node_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at);
-int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
-                    unsigned flags);
+int node_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                   size_t at);
+int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                    size_t at, unsigned flags);
 int node_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer);
-int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer, unsigned flags);
+int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer,
+                   unsigned flags);
 int node_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
 int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes);
 int node_flush_co(BlockNode *node);
 /* Of this node alone. */
 int node_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status);
 /*
- * Of the chain from node down to, not including, base (NULL: all of it). *ret_depth: at which layer it was
- * decided (0: node itself); flags has no STATUS_ALLOCATED when no layer above base decides.
+ * Of the chain from node down to, not including, base (NULL: all of it). *ret_depth: at which layer
+ * it was decided (0: node itself); flags has no STATUS_ALLOCATED when no layer above base decides.
  */
 int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint64_t bytes,
                          BlockStatus *ret_status, unsigned *ret_depth);
@@ -279,14 +292,17 @@ Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc) 
 void node_drain_co(BlockNode *node);
 
 /* --- creating --- */
-/* filename as for opening; opts: the format's and the protocol's create options, `size` among them. */
+/* filename as for opening; opts: the format's and the protocol's create options, `size` among them.
+ */
 Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
                        const KeyValues *opts) MUST_USE;
 
 /* --- helpers for drivers --- */
 Error *block_take_bool(KeyValues *opts, const char *key, bool fallback, bool *ret_value) MUST_USE;
-Error *block_take_size(KeyValues *opts, const char *key, uint64_t fallback, uint64_t *ret_value) MUST_USE;
-Error *block_take_num(KeyValues *opts, const char *key, uint64_t fallback, uint64_t *ret_value) MUST_USE;
+Error *block_take_size(KeyValues *opts, const char *key, uint64_t fallback,
+                       uint64_t *ret_value) MUST_USE;
+Error *block_take_num(KeyValues *opts, const char *key, uint64_t fallback,
+                      uint64_t *ret_value) MUST_USE;
 /* Text to bytes: 1024-based suffixes, fractions allowed (1.5G). */
 Error *block_parse_size(const char *text, uint64_t *ret_bytes) MUST_USE;
 #endif

@@ -7,8 +7,8 @@
 struct BlockGraph {
     Loop *loop;
     List nodes;
-    List backends;  /* BlockBackend */
-    List drives;    /* Drive */
+    List backends; /* BlockBackend */
+    List drives;   /* Drive */
     unsigned next_name;
     unsigned closing; /* nodes being closed in coroutines of their own */
     void (*stop)(void *opaque);
@@ -34,7 +34,8 @@ Error *block_check_leftover(const KeyValues *opts, const BlockNode *node) MUST_U
 
 /* Brings the claims of the node's children in line with those on the node. */
 Error *node_claims_update(BlockNode *node) MUST_USE;
-void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigned *ret_used, unsigned *ret_shared);
+void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigned *ret_used,
+                         unsigned *ret_shared);
 
 /* At the end: waits for their requests and takes the media out of all backends. */
 void blk_detach_all(BlockGraph *graph);

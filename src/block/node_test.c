@@ -41,7 +41,8 @@ static void test_backend_io(BlockFixture *f, gconstpointer unused)
     node_unref(node);
     g_assert_cmpint(blk_length(blk), ==, 65536);
     memset(data, 'x', sizeof(data));
-    struct iovec iov[2] = { { data, 100 }, { data + 100, 924 } }, read_iov[2] = { { back, 512 }, { half, 512 } };
+    struct iovec iov[2] = { { data, 100 }, { data + 100, 924 } },
+                 read_iov[2] = { { back, 512 }, { half, 512 } };
     lock_acquire(&f->lock);
     blk_aio_pwritev(blk, 300, iov, 2, REQ_FUA, done_count, &done);
     blk_aio_write_zeroes(blk, 300 + 1024, 5000, REQ_MAY_UNMAP, done_count, &done);
@@ -144,8 +145,10 @@ static void test_locks(BlockFixture *f, gconstpointer unused)
     second = open_raw(f, path, OPEN_WRITE);
     BlockBackend *other = blk_new(f->graph, "e");
     expect_ok(blk_insert(other, second));
-    expect_error(blk_attach_device(other, "ide1", NULL, NULL, true, false), "Failed to get \"write\" lock");
-    expect_error(blk_attach_device(other, "ide1", NULL, NULL, false, false), "Failed to get shared \"write\" lock");
+    expect_error(blk_attach_device(other, "ide1", NULL, NULL, true, false),
+                 "Failed to get \"write\" lock");
+    expect_error(blk_attach_device(other, "ide1", NULL, NULL, false, false),
+                 "Failed to get shared \"write\" lock");
     expect_error(blk_attach_device(blk, "ide2", NULL, NULL, true, false), "*in use*");
     blk_detach_device(blk);
     expect_ok(blk_attach_device(other, "ide1", NULL, NULL, true, true));
@@ -165,9 +168,11 @@ static void test_claims_in_graph(BlockFixture *f, gconstpointer unused)
     BlockEdge *a, *b;
 
     expect_ok(block_root_attach(node, "a", CLAIM_READ | CLAIM_WRITE, CLAIM_READ, &a));
-    expect_error(block_root_attach(node, "b", CLAIM_WRITE, CLAIM_ALL, &b), "*'b' needs 'write'*'a'*");
+    expect_error(block_root_attach(node, "b", CLAIM_WRITE, CLAIM_ALL, &b),
+                 "*'b' needs 'write'*'a'*");
     expect_ok(block_root_set_claims(a, CLAIM_READ, CLAIM_READ));
-    expect_error(block_root_attach(node, "b", CLAIM_WRITE, CLAIM_ALL, &b), "*'b' needs 'write'*'a'*");
+    expect_error(block_root_attach(node, "b", CLAIM_WRITE, CLAIM_ALL, &b),
+                 "*'b' needs 'write'*'a'*");
     expect_ok(block_root_attach(node, "b", CLAIM_READ, CLAIM_ALL, &b));
     block_root_detach(a);
     block_root_detach(b);
@@ -202,10 +207,13 @@ static void test_messages(BlockFixture *f, gconstpointer unused)
 
     expect_error(block_open_file(f->graph, "/nonexistent/x", NULL, 0, NULL, &node),
                  "Could not open '/nonexistent/x': No such file*");
-    expect_error(block_open_file(f->graph, path, "rae", 0, NULL, &node), "*Unknown driver 'rae', did you mean 'raw'?");
-    expect_error(block_open_file(f->graph, "foo:bar", NULL, 0, NULL, &node), "*Unknown protocol 'foo'");
+    expect_error(block_open_file(f->graph, path, "rae", 0, NULL, &node),
+                 "*Unknown driver 'rae', did you mean 'raw'?");
+    expect_error(block_open_file(f->graph, "foo:bar", NULL, 0, NULL, &node),
+                 "*Unknown protocol 'foo'");
     keyvalues_set(more, "ofset", "512");
-    expect_error(block_open_file(f->graph, path, "raw", 0, more, &node), "*'ofset', did you mean 'offset'?");
+    expect_error(block_open_file(f->graph, path, "raw", 0, more, &node),
+                 "*'ofset', did you mean 'offset'?");
     keyvalues_remove(more, "ofset");
     keyvalues_set(more, "offset", "4k");
     keyvalues_set(more, "size", "1");
@@ -215,8 +223,9 @@ static void test_messages(BlockFixture *f, gconstpointer unused)
 static void test_json_and_window(BlockFixture *f, gconstpointer unused)
 {
     g_autofree char *path = make_file(f, "a.img", 8192);
-    g_autofree char *json = g_strdup_printf(
-        "json:{\"driver\":\"raw\",\"offset\":512,\"size\":1024,\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}", path);
+    g_autofree char *json = g_strdup_printf("json:{\"driver\":\"raw\",\"offset\":512,\"size\":1024,"
+                                            "\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}",
+                                            path);
     BlockNode *node;
     char back[2];
 
@@ -288,7 +297,8 @@ static void test_error_policy(BlockFixture *f, gconstpointer unused)
     blk_unref(blk);
 }
 
-#define ADD(path, fn) g_test_add("/block/" path, BlockFixture, NULL, block_fixture_setup, fn, block_fixture_teardown)
+#define ADD(path, fn)                                                                              \
+    g_test_add("/block/" path, BlockFixture, NULL, block_fixture_setup, fn, block_fixture_teardown)
 
 int main(int argc, char **argv)
 {

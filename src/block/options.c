@@ -102,9 +102,10 @@ Error *block_parse_size(const char *text, uint64_t *ret_bytes)
     *ret_bytes = bytes;
     return NULL;
 invalid:
-    return error_hint(error_new("'%s' is not a size", text),
-                      "A size is a number of bytes; k, M, G, T, P or E behind it stand for kilobytes, "
-                      "megabytes, gigabytes, terabytes, petabytes and exabytes (powers of 1024).");
+    return error_hint(
+        error_new("'%s' is not a size", text),
+        "A size is a number of bytes; k, M, G, T, P or E behind it stand for kilobytes, "
+        "megabytes, gigabytes, terabytes, petabytes and exabytes (powers of 1024).");
 too_large:
     return error_new("The size '%s' is too large", text);
 }
@@ -152,13 +153,14 @@ Error *block_parse_preallocation(const char *text, Preallocation *ret)
             return NULL;
         }
     }
-    return error_new("Invalid parameter '%s' for preallocation: off, metadata, falloc or full is expected",
-                     text);
+    return error_new(
+        "Invalid parameter '%s' for preallocation: off, metadata, falloc or full is expected",
+        text);
 }
 
 static const char *const common_options[] = {
-    "driver",       "node-name",      "read-only", "auto-read-only", "force-share", "cache.direct",
-    "cache.no-flush", "discard",      "detect-zeroes", "file",       "backing",     "filename",
+    "driver",         "node-name", "read-only",     "auto-read-only", "force-share", "cache.direct",
+    "cache.no-flush", "discard",   "detect-zeroes", "file",           "backing",     "filename",
 };
 
 Error *block_check_leftover(const KeyValues *opts, const BlockNode *node)

@@ -1,11 +1,12 @@
 /*
- * The request path: every read, write, zero, discard and flush of a node comes through here. This is where
- * ranges are checked, requests padded to the driver's alignment, buffers bounced, long requests cut.
+ * The request path: every read, write, zero, discard and flush of a node comes through here. This
+ * is where ranges are checked, requests padded to the driver's alignment, buffers bounced, long
+ * requests cut.
  *
  * Invariant 1: a driver sees only requests inside the node, aligned to limits.request_align.
- * Invariant 2: a request that reads before it writes (padding), discards or zeroes is `serialising`: it
- *              waits for every earlier request that overlaps it, and later ones wait for it. Requests
- *              only ever wait for earlier ones, so there is no cycle.
+ * Invariant 2: a request that reads before it writes (padding), discards or zeroes is
+ * `serialising`: it waits for every earlier request that overlaps it, and later ones wait for it.
+ * Requests only ever wait for earlier ones, so there is no cycle.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -26,21 +27,22 @@ static bool overlap(const NodeRequest *a, const NodeRequest *b)
 
 static NodeRequest *earlier_conflict(const NodeRequest *req)
 {
-    LIST_FOREACH(other, &req->node->requests, NodeRequest, in_node) {
+    LIST_FOREACH (other, &req->node->requests, NodeRequest, in_node) {
         if (other == req) {
             return NULL;
         }
-        if ((other->serialising || req->serialising) && (other->write || req->write) && overlap(other, req)) {
+        if ((other->serialising || req->serialising) && (other->write || req->write) &&
+            overlap(other, req)) {
             return other;
         }
     }
     return NULL;
 }
 
-static void request_begin(NodeRequest *req, BlockNode *node, uint64_t offset, uint64_t bytes, bool write,
-                          uint32_t serialise_align)
+static void request_begin(NodeRequest *req, BlockNode *node, uint64_t offset, uint64_t bytes,
+                          bool write, uint32_t serialise_align)
 {
-    *req = (NodeRequest){ .node = node, .offset = offset, .bytes = bytes, .write = write };
+    *req = (NodeRequest) { .node = node, .offset = offset, .bytes = bytes, .write = write };
     if (serialise_align) {
         uint64_t end = offset + bytes;
         req->serialising = true;
@@ -93,7 +95,8 @@ static void *buffer_new(const BlockNode *node, size_t size)
 /* --- reading --- */
 
 /* Aligned and inside the node, in pieces the driver takes. */
-static int read_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+static int read_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           size_t at)
 {
     uint64_t max = node->limits.max_transfer ? node->limits.max_transfer : bytes;
     while (bytes) {
@@ -109,8 +112,10 @@ static int read_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, con
     return 0;
 }
 
-/* Through a buffer of bounded size, for whatever alignment. The node's end is rounded up to its alignment. */
-static int read_bounced_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+/* Through a buffer of bounded size, for whatever alignment. The node's end is rounded up to its
+ * alignment. */
+static int read_bounced_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           size_t at)
 {
     uint32_t align = node->limits.request_align;
     uint64_t pos = ALIGN_DOWN(offset, align), end = offset + bytes;
@@ -155,7 +160,8 @@ int node_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Block
         }
     }
     request_begin(&req, node, offset, bytes, false, 0);
-    if (is_aligned(node, offset, bytes) && block_vec_is_aligned(vec, at, (size_t)bytes, node->limits.memory_align)) {
+    if (is_aligned(node, offset, bytes) &&
+        block_vec_is_aligned(vec, at, (size_t)bytes, node->limits.memory_align)) {
         ret = read_aligned_co(node, offset, bytes, vec, at);
     } else {
         ret = read_bounced_co(node, offset, bytes, vec, at);
@@ -198,8 +204,8 @@ static int finish_fua_co(BlockNode *node, unsigned flags, uint64_t supported)
     return (flags & REQ_FUA) && !(supported & REQ_FUA) ? node_flush_co(node) : 0;
 }
 
-static int write_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
-                            unsigned flags)
+static int write_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                            size_t at, unsigned flags)
 {
     uint64_t max = node->limits.max_transfer ? node->limits.max_transfer : bytes;
     unsigned passed = flags & (unsigned)(node->driver->write_flags | REQ_COMPRESSED);
@@ -219,8 +225,9 @@ static int write_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
 }
 
 /* One bounce buffer: what the range needs around it is read first. */
-static int write_padded_part_co(BlockNode *node, char *buffer, uint64_t pos, size_t size, uint64_t offset,
-                                uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags)
+static int write_padded_part_co(BlockNode *node, char *buffer, uint64_t pos, size_t size,
+                                uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
+                                unsigned flags)
 {
     uint32_t align = node->limits.request_align;
     uint64_t from = MAX(pos, offset), to = MIN(pos + size, offset + bytes);
@@ -242,12 +249,13 @@ static int write_padded_part_co(BlockNode *node, char *buffer, uint64_t pos, siz
     if (ret < 0) {
         return ret;
     }
-    block_vec_to_buffer(vec, at + (size_t)(from - offset), buffer + (from - pos), (size_t)(to - from));
+    block_vec_to_buffer(vec, at + (size_t)(from - offset), buffer + (from - pos),
+                        (size_t)(to - from));
     return write_aligned_co(node, pos, size, &whole, 0, flags);
 }
 
-static int write_bounced_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
-                            unsigned flags)
+static int write_bounced_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                            size_t at, unsigned flags)
 {
     uint32_t align = node->limits.request_align;
     uint64_t pos = ALIGN_DOWN(offset, align), end = ALIGN_UP(offset + bytes, align);
@@ -264,8 +272,8 @@ static int write_bounced_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
     return ret;
 }
 
-int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
-                    unsigned flags)
+int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                    size_t at, unsigned flags)
 {
     NodeRequest req;
     int ret = check_writable(node, offset, bytes);
@@ -273,7 +281,8 @@ int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
     if (ret < 0 || !bytes) {
         return ret;
     }
-    if (node->detect_zeroes && !(flags & REQ_COMPRESSED) && block_vec_is_zero(vec, at, (size_t)bytes)) {
+    if (node->detect_zeroes && !(flags & REQ_COMPRESSED) &&
+        block_vec_is_zero(vec, at, (size_t)bytes)) {
         unsigned unmap = node->detect_zeroes == DETECT_ZEROES_UNMAP ? REQ_MAY_UNMAP : 0;
         return node_write_zeroes_co(node, offset, bytes, (flags & REQ_FUA) | unmap);
     }
@@ -288,7 +297,8 @@ int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
     return ret < 0 ? ret : finish_fua_co(node, flags, node->driver->write_flags);
 }
 
-int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer, unsigned flags)
+int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer,
+                   unsigned flags)
 {
     BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
     return node_pwritev_co(node, offset, bytes, &vec, 0, flags);
@@ -322,10 +332,12 @@ static int write_zero_bytes_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 }
 
 /* A run of whole units of the driver's zeroing granularity, or the pieces around it. */
-static int zeroes_part_co(BlockNode *node, uint64_t offset, uint64_t bytes, bool whole, unsigned flags)
+static int zeroes_part_co(BlockNode *node, uint64_t offset, uint64_t bytes, bool whole,
+                          unsigned flags)
 {
     if (whole && node->driver->write_zeroes_co) {
-        unsigned passed = flags & ((unsigned)node->driver->zero_flags | REQ_MAY_UNMAP | REQ_NO_FALLBACK);
+        unsigned passed =
+            flags & ((unsigned)node->driver->zero_flags | REQ_MAY_UNMAP | REQ_NO_FALLBACK);
         if (!node->unmap) {
             passed &= ~(unsigned)REQ_MAY_UNMAP;
         }
@@ -411,7 +423,8 @@ int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 
 /* --- flush --- */
 
-/* Skipped when nothing was written since the last one; with cache.no-flush only caches are written back. */
+/* Skipped when nothing was written since the last one; with cache.no-flush only caches are written
+ * back. */
 int node_flush_co(BlockNode *node)
 {
     uint64_t generation = node->write_generation;
@@ -447,12 +460,12 @@ int node_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus
     BlockStatus status = { 0 };
 
     if (offset >= node->size) {
-        *ret_status = (BlockStatus){ .flags = STATUS_ZERO | STATUS_EOF, .bytes = bytes };
+        *ret_status = (BlockStatus) { .flags = STATUS_ZERO | STATUS_EOF, .bytes = bytes };
         return 0;
     }
     bytes = MIN(bytes, node->size - offset);
     if (!node->driver->status_co) {
-        *ret_status = (BlockStatus){ .flags = STATUS_DATA | STATUS_ALLOCATED, .bytes = bytes };
+        *ret_status = (BlockStatus) { .flags = STATUS_DATA | STATUS_ALLOCATED, .bytes = bytes };
         return 0;
     }
     uint64_t from = ALIGN_DOWN(offset, (uint64_t)node->limits.request_align);
@@ -495,7 +508,8 @@ int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint
     bool shorter = false;
     BlockStatus status = { .bytes = bytes };
 
-    for (BlockNode *layer = node; layer && layer != base; layer = layer->backing ? layer->backing->node : NULL) {
+    for (BlockNode *layer = node; layer && layer != base;
+         layer = layer->backing ? layer->backing->node : NULL) {
         int ret = node_status_co(layer, offset, bytes, &status);
         if (ret < 0) {
             return ret;

@@ -1,6 +1,7 @@
 /*
- * Driver "test-mem" for tests: files in memory, with a log of what was written and when it was flushed, from
- * which crashes can be replayed. Included by one test program each, since it registers a driver.
+ * Driver "test-mem" for tests: files in memory, with a log of what was written and when it was
+ * flushed, from which crashes can be replayed. Included by one test program each, since it
+ * registers a driver.
  */
 #ifndef OSTRICH_BLOCK_TEST_MEM_H
 #define OSTRICH_BLOCK_TEST_MEM_H
@@ -18,7 +19,7 @@ typedef struct MemWrite {
 
 typedef struct MemFile {
     GByteArray *data;
-    GArray *log; /* MemWrite; NULL: not recorded */
+    GArray *log;    /* MemWrite; NULL: not recorded */
     int fail_after; /* writes until one fails with EIO; negative: never */
 } MemFile;
 
@@ -84,7 +85,8 @@ static Error *mem_open_co(BlockNode *node, KeyValues *opts)
     return NULL;
 }
 
-static Error *mem_create_co(BlockGraph *graph, const char *filename, BlockNode *unused, KeyValues *opts)
+static Error *mem_create_co(BlockGraph *graph, const char *filename, BlockNode *unused,
+                            KeyValues *opts)
 {
     uint64_t size;
     TRY(block_take_size(opts, "size", 0, &size));
@@ -103,13 +105,14 @@ static MemFile *file_of(BlockNode *node)
 static void mem_yield_co(void)
 {
     co_wake(co_self());
-    co_yield();
+    co_yield ();
     if (g_test_rand_int() & 1) {
         co_sleep_ns(CLOCK_REALTIME_NS, 0);
     }
 }
 
-static int mem_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+static int mem_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                         size_t at)
 {
     MemFile *file = file_of(node);
     mem_yield_co();
@@ -119,7 +122,8 @@ static int mem_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const
     return 0;
 }
 
-static int mem_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags)
+static int mem_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                          size_t at, unsigned flags)
 {
     MemFile *file = file_of(node);
     mem_yield_co();
@@ -132,7 +136,8 @@ static int mem_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     mem_grow(file->data, offset + bytes);
     block_vec_to_buffer(vec, at, file->data->data + offset, (size_t)bytes);
     if (file->log) {
-        MemWrite w = { .offset = offset, .data = g_bytes_new(file->data->data + offset, (gsize)bytes) };
+        MemWrite w = { .offset = offset,
+                       .data = g_bytes_new(file->data->data + offset, (gsize)bytes) };
         g_array_append_val(file->log, w);
     }
     return 0;
@@ -164,9 +169,10 @@ static Error *mem_truncate_co(BlockNode *node, uint64_t size, Preallocation prea
     return NULL;
 }
 
-BLOCK_DRIVER(mem, .name = "test-mem", .state_size = sizeof(MemFile *), .protocol = true, .extends = true,
-             .open_co = mem_open_co, .create_co = mem_create_co, .preadv_co = mem_preadv_co,
-             .pwritev_co = mem_pwritev_co, .flush_co = mem_flush_co, .truncate_co = mem_truncate_co);
+BLOCK_DRIVER(mem, .name = "test-mem", .state_size = sizeof(MemFile *), .protocol = true,
+             .extends = true, .open_co = mem_open_co, .create_co = mem_create_co,
+             .preadv_co = mem_preadv_co, .pwritev_co = mem_pwritev_co, .flush_co = mem_flush_co,
+             .truncate_co = mem_truncate_co);
 
 /* Options "a=b,c=d" to a node. */
 static inline BlockNode *open_text(BlockFixture *f, const char *text)
@@ -188,10 +194,12 @@ typedef struct CreateCall {
 static void create_call_co(void *opaque)
 {
     CreateCall *call = opaque;
-    call->err = block_create_co(call->graph, call->filename, block_driver_find(call->driver), call->opts);
+    call->err =
+        block_create_co(call->graph, call->filename, block_driver_find(call->driver), call->opts);
 }
 
-static inline Error *create_text(BlockFixture *f, const char *filename, const char *driver, const char *text)
+static inline Error *create_text(BlockFixture *f, const char *filename, const char *driver,
+                                 const char *text)
 {
     g_autoptr(KeyValues) opts = NULL;
     expect_ok(keyvalues_parse(text, NULL, &opts));

@@ -77,7 +77,7 @@ static bool piece_slice(void *opaque, char *piece, size_t length)
     if (slice->count == slice->max) {
         return false;
     }
-    slice->out[slice->count++] = (struct iovec){ piece, length };
+    slice->out[slice->count++] = (struct iovec) { piece, length };
     slice->bytes += length;
     return true;
 }
@@ -107,8 +107,8 @@ bool block_vec_is_aligned(const BlockVec *vec, size_t offset, size_t bytes, size
     return align <= 1 || vec_pieces(vec, offset, bytes, piece_is_aligned, &align);
 }
 
-unsigned block_vec_slice(const BlockVec *vec, size_t offset, size_t bytes, struct iovec *out, unsigned max,
-                         size_t *ret_bytes)
+unsigned block_vec_slice(const BlockVec *vec, size_t offset, size_t bytes, struct iovec *out,
+                         unsigned max, size_t *ret_bytes)
 {
     Slice slice = { .out = out, .max = max };
     vec_pieces(vec, offset, bytes, piece_slice, &slice);

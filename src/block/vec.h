@@ -1,6 +1,6 @@
 /*
- * Scatter lists of the data path. A BlockVec borrows its elements; requests pass it with an offset, so
- * that a part of it needs no copy.
+ * Scatter lists of the data path. A BlockVec borrows its elements; requests pass it with an offset,
+ * so that a part of it needs no copy.
  */
 #ifndef OSTRICH_BLOCK_VEC_H
 #define OSTRICH_BLOCK_VEC_H
@@ -26,9 +26,10 @@ void block_vec_zero(const BlockVec *vec, size_t offset, size_t bytes);
 bool block_vec_is_zero(const BlockVec *vec, size_t offset, size_t bytes);
 /* Whether every address and length is a multiple of align. */
 bool block_vec_is_aligned(const BlockVec *vec, size_t offset, size_t bytes, size_t align);
-/* Copies the elements of [offset, offset + bytes) to out, at most max of them; returns how many. *ret_bytes: what they cover. */
-unsigned block_vec_slice(const BlockVec *vec, size_t offset, size_t bytes, struct iovec *out, unsigned max,
-                         size_t *ret_bytes);
+/* Copies the elements of [offset, offset + bytes) to out, at most max of them; returns how many.
+ * *ret_bytes: what they cover. */
+unsigned block_vec_slice(const BlockVec *vec, size_t offset, size_t bytes, struct iovec *out,
+                         unsigned max, size_t *ret_bytes);
 
 bool block_buffer_is_zero(const void *buffer, size_t bytes);
 

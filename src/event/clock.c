@@ -1,6 +1,6 @@
 /*
- * The clocks. Virtual time is monotonic host time plus an offset while it runs, and a constant while it
- * stands; both live behind a sequence count so that readers take no lock.
+ * The clocks. Virtual time is monotonic host time plus an offset while it runs, and a constant
+ * while it stands; both live behind a sequence count so that readers take no lock.
  */
 #include "event/clock.h"
 
@@ -119,7 +119,7 @@ static void change_begin(Clocks *clocks)
 static void change_end(Clocks *clocks)
 {
     atomic_fetch_add(&clocks->sequence, 1);
-    LIST_FOREACH(watcher, &clocks->watchers, ClockWatcher, node) {
+    LIST_FOREACH (watcher, &clocks->watchers, ClockWatcher, node) {
         watcher->moved(watcher->opaque);
     }
     lock_release(&clocks->lock);
@@ -156,7 +156,7 @@ void clocks_set_virtual(Clocks *clocks, int64_t ns)
 void clocks_virtual_moved(Clocks *clocks)
 {
     lock_acquire(&clocks->lock);
-    LIST_FOREACH(watcher, &clocks->watchers, ClockWatcher, node) {
+    LIST_FOREACH (watcher, &clocks->watchers, ClockWatcher, node) {
         watcher->moved(watcher->opaque);
     }
     lock_release(&clocks->lock);

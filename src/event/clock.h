@@ -30,8 +30,8 @@ int64_t clock_now(const Clocks *clocks, ClockId id);
 /* Starts and stops the virtual clocks (initially running). Machine lock. Timers are re-armed. */
 void clocks_set_running(Clocks *clocks, bool running);
 /*
- * Takes virtual time from fn(opaque) instead of the host (qtest, instruction counting); NULL goes back.
- * Whoever moves that time calls clocks_virtual_moved().
+ * Takes virtual time from fn(opaque) instead of the host (qtest, instruction counting); NULL goes
+ * back. Whoever moves that time calls clocks_virtual_moved().
  */
 void clocks_set_virtual_source(Clocks *clocks, int64_t (*fn)(void *opaque), void *opaque);
 void clocks_virtual_moved(Clocks *clocks);

@@ -13,7 +13,8 @@ typedef struct ClockWatcher {
 
 void clocks_watch(Clocks *clocks, ClockWatcher *watcher);
 void clocks_unwatch(Clocks *clocks, ClockWatcher *watcher);
-/* Whether waiting on the host brings the clock forward: false for stopped or sourced virtual time. */
+/* Whether waiting on the host brings the clock forward: false for stopped or sourced virtual time.
+ */
 bool clock_advances(const Clocks *clocks, ClockId id);
 
 #endif

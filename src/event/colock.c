@@ -1,6 +1,6 @@
 /*
- * Queues and locks for coroutines of one loop. A lock is handed to the first waiter, so nobody starves
- * and nobody who comes later overtakes.
+ * Queues and locks for coroutines of one loop. A lock is handed to the first waiter, so nobody
+ * starves and nobody who comes later overtakes.
  */
 #include "event/coroutine.h"
 
@@ -16,13 +16,14 @@ void co_queue_init(CoQueue *queue)
     list_init(&queue->waiters);
 }
 
-/* Not inlined: the compiler would warn that the list keeps the address of a local, which is the idea. */
+/* Not inlined: the compiler would warn that the list keeps the address of a local, which is the
+ * idea. */
 __attribute__((noinline)) static void waiter_wait(CoQueue *queue, CoWaiter *waiter)
 {
     waiter->co = co_self();
     list_append(&queue->waiters, &waiter->node);
     while (!waiter->woken) {
-        co_yield();
+        co_yield ();
     }
 }
 

@@ -1,6 +1,6 @@
 /*
- * Stack switching: by hand for x86-64 (the registers that a call preserves), with ucontext elsewhere.
- * The address and thread sanitizers are told of every switch.
+ * Stack switching: by hand for x86-64 (the registers that a call preserves), with ucontext
+ * elsewhere. The address and thread sanitizers are told of every switch.
  */
 #include "event/context.h"
 
@@ -30,7 +30,8 @@ static void sanitizer_leave(Context *from, Context *to, bool for_good)
 static void sanitizer_arrive(Context *self, Context *from)
 {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(self ? self->fake_stack : NULL, from ? &from->stack_bottom : NULL,
+    __sanitizer_finish_switch_fiber(self ? self->fake_stack : NULL,
+                                    from ? &from->stack_bottom : NULL,
                                     from ? &from->stack_size : NULL);
 #endif
 }
@@ -58,7 +59,8 @@ void context_fini(Context *context)
 
 #if defined(__x86_64__)
 
-/* context_jump(&from_sp, to_sp): the call-preserved registers go to the old stack, then the stack changes. */
+/* context_jump(&from_sp, to_sp): the call-preserved registers go to the old stack, then the stack
+ * changes. */
 void context_jump(void **from_sp, void *to_sp);
 void context_start(void);
 __asm__(".text\n"
@@ -138,8 +140,8 @@ void context_make(Context *context, void *stack, size_t size, ContextFn *fn, voi
     context->uc.uc_stack.ss_sp = stack;
     context->uc.uc_stack.ss_size = size;
     context->uc.uc_link = NULL;
-    makecontext(&context->uc, (void (*)(void))start, 4, (unsigned)f, (unsigned)(f >> 32), (unsigned)a,
-                (unsigned)(a >> 32));
+    makecontext(&context->uc, (void (*)(void))start, 4, (unsigned)f, (unsigned)(f >> 32),
+                (unsigned)a, (unsigned)(a >> 32));
 }
 
 static void jump(Context *from, Context *to)

@@ -227,7 +227,7 @@ Loop *co_loop(void)
     return running->loop;
 }
 
-void co_yield(void)
+void co_yield (void)
 {
     Coroutine *co = running;
     assert(co);
@@ -258,7 +258,8 @@ typedef struct CoWait {
 static void wait_over(CoWait *wait)
 {
     wait->done = true;
-    /* On the loop's own thread and outside coroutines the detour over the work queue is not needed. */
+    /* On the loop's own thread and outside coroutines the detour over the work queue is not needed.
+     */
     if (!running && wait->co->suspended) {
         co_enter(wait->co);
     } else {
@@ -269,7 +270,7 @@ static void wait_over(CoWait *wait)
 static void wait_for(CoWait *wait)
 {
     while (!wait->done) {
-        co_yield();
+        co_yield ();
     }
 }
 

@@ -14,21 +14,24 @@
 typedef struct Coroutine Coroutine;
 typedef void CoFn(void *opaque);
 
-/* Runs fn(opaque) as a coroutine. On the loop's own thread it starts at once, elsewhere deferred. */
+/* Runs fn(opaque) as a coroutine. On the loop's own thread it starts at once, elsewhere deferred.
+ */
 void co_start(Loop *loop, CoFn *fn, void *opaque);
 /*
- * Runs fn(opaque) as a coroutine and returns when it has finished; not inside a coroutine. On the loop's
- * thread outside a round (start-up, tools) this runs the loop meanwhile. Inside a callback of the loop,
- * blocking calls are made in place instead, so other callbacks run only if fn must wait for their work. A
- * thread that does not run the loop holds the loop's lock, which is given up while it waits.
+ * Runs fn(opaque) as a coroutine and returns when it has finished; not inside a coroutine. On the
+ * loop's thread outside a round (start-up, tools) this runs the loop meanwhile. Inside a callback
+ * of the loop, blocking calls are made in place instead, so other callbacks run only if fn must
+ * wait for their work. A thread that does not run the loop holds the loop's lock, which is given up
+ * while it waits.
  */
 void co_run(Loop *loop, CoFn *fn, void *opaque);
 /* Whether the running coroutine makes blocking calls in place, in a co_run() inside a callback. */
 bool co_in_place(void);
 Coroutine *co_self(void); /* NULL outside */
 Loop *co_loop(void);      /* of the running coroutine */
-/* Suspends. A co_wake() that came before the yield makes it return at once (one wake is remembered). */
-void co_yield(void);
+/* Suspends. A co_wake() that came before the yield makes it return at once (one wake is
+ * remembered). */
+void co_yield (void);
 void co_wake(Coroutine *co);
 void co_sleep_ns(ClockId clock, int64_t ns);
 /* Runs a blocking call on a worker thread, yields meanwhile, returns its result. */

@@ -77,10 +77,10 @@ static void early_wake_co(void *opaque)
 {
     Trace *t = opaque;
     co_wake(co_self());
-    co_yield(); /* returns at once */
+    co_yield (); /* returns at once */
     t->co = co_self();
     g_string_append_c(t->log, 'a');
-    co_yield();
+    co_yield ();
     g_string_append_c(t->log, 'b');
     t->live--;
 }
@@ -219,7 +219,7 @@ static void woken_co(void *opaque)
     t->co = co_self();
     pthread_t thread;
     pthread_create(&thread, NULL, waker_thread, t);
-    co_yield();
+    co_yield ();
     co_blocking((int (*)(void *))(void (*)(void))pthread_detach, (void *)thread);
     co_sleep_ns(CLOCK_REALTIME_NS, 20 * NS_PER_MS); /* the thread has ended by now */
     t->live--;

@@ -1,4 +1,5 @@
-/* The loop itself: epoll, fd sources, one round. Timers and deferred work have files of their own. */
+/* The loop itself: epoll, fd sources, one round. Timers and deferred work have files of their own.
+ */
 #include "event/loop.h"
 
 #include <errno.h>
@@ -71,7 +72,7 @@ Loop *loop_new(const char *name, Clocks *clocks, Lock *lock)
         g_error("cannot make an event loop: %s", g_strerror(errno));
     }
     loop->event_source = loop_add_fd(loop, loop->event_fd, LOOP_READ, kick_seen, loop);
-    loop->watcher = (ClockWatcher){ .moved = clocks_moved, .opaque = loop };
+    loop->watcher = (ClockWatcher) { .moved = clocks_moved, .opaque = loop };
     clocks_watch(clocks, &loop->watcher);
     return loop;
 }
@@ -144,7 +145,8 @@ static unsigned from_epoll(uint32_t got, unsigned wanted)
     return events & (wanted | LOOP_HANGUP);
 }
 
-/* Brings epoll in line with source->events. A source that wants nothing is taken out. Queue lock. */
+/* Brings epoll in line with source->events. A source that wants nothing is taken out. Queue lock.
+ */
 static void source_update(LoopFd *source)
 {
     Loop *loop = source->loop;
@@ -167,7 +169,8 @@ static void source_update(LoopFd *source)
         source->always_ready = true;
         list_append(&loop->always_ready, &source->ready);
     } else {
-        g_error("loop %s: cannot watch descriptor %d: %s", loop->name, source->fd, g_strerror(errno));
+        g_error("loop %s: cannot watch descriptor %d: %s", loop->name, source->fd,
+                g_strerror(errno));
     }
 }
 
@@ -240,7 +243,8 @@ static bool source_dispatch(LoopFd *source, uint32_t got)
     return events && source != loop->event_source;
 }
 
-/* Regular files: as ready as they ask for. Taken one by one, since handlers may remove any of them. */
+/* Regular files: as ready as they ask for. Taken one by one, since handlers may remove any of them.
+ */
 static bool always_ready_run(Loop *loop)
 {
     List turn;
@@ -266,7 +270,7 @@ static bool always_ready_wanted(Loop *loop)
 {
     bool wanted = false;
     lock_acquire(&loop->queue_lock);
-    LIST_FOREACH(source, &loop->always_ready, LoopFd, ready) {
+    LIST_FOREACH (source, &loop->always_ready, LoopFd, ready) {
         wanted |= source->events != 0;
     }
     lock_release(&loop->queue_lock);
@@ -280,7 +284,8 @@ enum { EVENT_BATCH = 64 };
 static int wait_events(Loop *loop, struct epoll_event *events, int64_t timeout_ns)
 {
     struct timespec ts = { timeout_ns / NS_PER_SEC, timeout_ns % NS_PER_SEC };
-    int count = epoll_pwait2(loop->epoll_fd, events, EVENT_BATCH, timeout_ns < 0 ? NULL : &ts, NULL);
+    int count =
+        epoll_pwait2(loop->epoll_fd, events, EVENT_BATCH, timeout_ns < 0 ? NULL : &ts, NULL);
     if (count < 0 && errno == ENOSYS) { /* before Linux 5.11: milliseconds, rounded up */
         int64_t ms = timeout_ns < 0 ? -1 : MIN((timeout_ns + NS_PER_MS - 1) / NS_PER_MS, INT32_MAX);
         count = epoll_wait(loop->epoll_fd, events, EVENT_BATCH, (int)ms);

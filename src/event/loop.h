@@ -2,14 +2,14 @@
  * Event loops: file descriptors, timers, deferred work. A loop belongs to the thread that calls
  * loop_run() or loop_run_once().
  *
- * A loop may have a domain lock: its callbacks run with that lock held, and it is released while the
- * loop sleeps. The main loop has the machine lock; the vCPU threads take the same lock for devices.
- * Rule: timers, fd handlers and work of one loop never run at the same time.
+ * A loop may have a domain lock: its callbacks run with that lock held, and it is released while
+ * the loop sleeps. The main loop has the machine lock; the vCPU threads take the same lock for
+ * devices. Rule: timers, fd handlers and work of one loop never run at the same time.
  *
  * loop_add_fd, loop_mod_fd, loop_del_fd, timer_set, timer_cancel, work_schedule: any thread. When
- * timer_cancel(), work_cancel() or loop_del_fd() returns on the loop's own thread, or to a caller that
- * holds the loop's lock, the callback is not running and will not run. Callbacks may finish their own
- * timer, work or source.
+ * timer_cancel(), work_cancel() or loop_del_fd() returns on the loop's own thread, or to a caller
+ * that holds the loop's lock, the callback is not running and will not run. Callbacks may finish
+ * their own timer, work or source.
  */
 #ifndef OSTRICH_EVENT_LOOP_H
 #define OSTRICH_EVENT_LOOP_H
@@ -28,7 +28,8 @@ Loop *loop_new(const char *name, Clocks *clocks, Lock *lock);
 void loop_free(Loop *loop);
 /* Runs until loop_quit(). The caller does not hold the loop's lock. */
 void loop_run(Loop *loop);
-/* Waits for one round of events, at most timeout_ns (negative: no limit). True when something ran. */
+/* Waits for one round of events, at most timeout_ns (negative: no limit). True when something ran.
+ */
 bool loop_run_once(Loop *loop, int64_t timeout_ns);
 /* Any thread, also from a signal handler. */
 void loop_quit(Loop *loop);
@@ -42,7 +43,8 @@ typedef struct LoopFd LoopFd;
 enum { LOOP_READ = 1, LOOP_WRITE = 2, LOOP_HANGUP = 4 };
 typedef void LoopFdFn(void *opaque, unsigned events);
 
-/* fd stays the caller's; loop_del_fd() before closing it. events: LOOP_READ | LOOP_WRITE, or 0 for now. */
+/* fd stays the caller's; loop_del_fd() before closing it. events: LOOP_READ | LOOP_WRITE, or 0 for
+ * now. */
 LoopFd *loop_add_fd(Loop *loop, int fd, unsigned events, LoopFdFn *fn, void *opaque);
 void loop_mod_fd(LoopFd *source, unsigned events);
 void loop_del_fd(LoopFd *source); /* accepts NULL */
@@ -87,7 +89,7 @@ void loop_defer(Loop *loop, LoopFn *fn, void *opaque);
 
 /* --- worker threads for blocking calls --- */
 /* Runs fn(opaque) on a worker thread, then done(opaque, result) on the loop's thread. */
-void loop_submit_blocking(Loop *loop, int (*fn)(void *opaque), void (*done)(void *opaque, int result),
-                          void *opaque);
+void loop_submit_blocking(Loop *loop, int (*fn)(void *opaque),
+                          void (*done)(void *opaque, int result), void *opaque);
 
 #endif

@@ -2,9 +2,10 @@
  * The inside of an event loop, shared by the files of this folder.
  *
  * Invariant 1: callbacks run on the loop's thread, with the domain lock held if there is one.
- * Invariant 2: `queue_lock` guards timers, fd sources and the taken work lists; no callback runs under it.
- * Invariant 3: whoever adds something to do adds it first and calls loop_kick() after; the loop sets
- *              `sleeping` first and looks for something to do after. So one of them sees the other.
+ * Invariant 2: `queue_lock` guards timers, fd sources and the taken work lists; no callback runs
+ * under it. Invariant 3: whoever adds something to do adds it first and calls loop_kick() after;
+ * the loop sets `sleeping` first and looks for something to do after. So one of them sees the
+ * other.
  */
 #ifndef OSTRICH_EVENT_LOOP_PRIV_H
 #define OSTRICH_EVENT_LOOP_PRIV_H
@@ -30,7 +31,8 @@ struct Loop {
     Lock queue_lock;
     _Atomic(pthread_t) owner;
     _Atomic bool quit, sleeping;
-    unsigned depth; /* rounds under way: 2 when a callback waits in co_run(); the loop's thread only */
+    unsigned
+        depth; /* rounds under way: 2 when a callback waits in co_run(); the loop's thread only */
     int epoll_fd, event_fd;
     int step_fd; /* timerfd that reports jumps of the wall clock; -1 until a host timer is set */
 

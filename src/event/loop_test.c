@@ -49,7 +49,7 @@ static void test_timer_order(Fixture *f, gconstpointer unused)
 
     for (int i = 0; i < 20; i++) {
         int place = i * 7 % 20;
-        marks[i] = (Mark){ f, (char)('a' + place) };
+        marks[i] = (Mark) { f, (char)('a' + place) };
         timer_init(&timers[i], f->loop, CLOCK_REALTIME_NS, mark, &marks[i]);
         timer_set(&timers[i], now + place * NS_PER_US * 50);
     }
@@ -132,7 +132,7 @@ static void test_work_order_and_cancel(Fixture *f, gconstpointer unused)
     Work works[4];
 
     for (int i = 0; i < 4; i++) {
-        marks[i] = (Mark){ f, (char)('a' + i) };
+        marks[i] = (Mark) { f, (char)('a' + i) };
         work_init(&works[i], f->loop, mark, &marks[i]);
         work_schedule(&works[i]);
         work_schedule(&works[i]);

@@ -107,7 +107,7 @@ static void watch_wall_clock(Loop *loop)
 
 void timer_init(Timer *timer, Loop *loop, ClockId clock, LoopFn *fn, void *opaque)
 {
-    *timer = (Timer){ .loop = loop, .clock = clock, .fn = fn, .opaque = opaque };
+    *timer = (Timer) { .loop = loop, .clock = clock, .fn = fn, .opaque = opaque };
     if (clock == CLOCK_HOST) {
         lock_acquire(&loop->queue_lock);
         bool watched = loop->step_fd >= 0;
@@ -155,7 +155,8 @@ void timer_cancel(Timer *timer)
     lock_release(&loop->queue_lock);
 }
 
-/* Moves what has expired to the due list, so that a timer set in the past by a callback waits a round. */
+/* Moves what has expired to the due list, so that a timer set in the past by a callback waits a
+ * round. */
 static void timers_collect(Loop *loop)
 {
     for (int clock = 0; clock < CLOCK_COUNT; clock++) {

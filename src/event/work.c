@@ -1,12 +1,12 @@
 /*
- * Deferred work: a lock-free stack that any thread pushes to; the loop turns it round into first-come
- * order. Cancelling takes the stack over in the same way and unlinks the item.
+ * Deferred work: a lock-free stack that any thread pushes to; the loop turns it round into
+ * first-come order. Cancelling takes the stack over in the same way and unlinks the item.
  */
 #include "event/loop_priv.h"
 
 void work_init(Work *work, Loop *loop, LoopFn *fn, void *opaque)
 {
-    *work = (Work){ .loop = loop, .fn = fn, .opaque = opaque };
+    *work = (Work) { .loop = loop, .fn = fn, .opaque = opaque };
 }
 
 void work_fini(Work *work)

@@ -121,8 +121,8 @@ static void job_done(void *opaque)
     done(done_opaque, result);
 }
 
-void loop_submit_blocking(Loop *loop, int (*fn)(void *opaque), void (*done)(void *opaque, int result),
-                          void *opaque)
+void loop_submit_blocking(Loop *loop, int (*fn)(void *opaque),
+                          void (*done)(void *opaque, int result), void *opaque)
 {
     WorkerPool *pool = loop_pool(loop);
     Job *job = g_new0(Job, 1);

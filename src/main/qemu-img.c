@@ -5,30 +5,59 @@
 #include "main/img/img.h"
 
 static const ImgCommand commands[] = {
-    { "check", "check [--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] "
-               "[-T src_cache] [-U] filename", img_check },
-    { "commit", "commit [--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-d] [-p] filename",
+    { "check",
+      "check [--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] "
+      "[-T src_cache] [-U] filename",
+      img_check },
+    { "commit",
+      "commit [--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-d] [-p] "
+      "filename",
       img_commit },
-    { "compare", "compare [--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
-                 "filename1 filename2", img_compare },
-    { "convert", "convert [--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-c] [-p] "
-                 "[-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] "
-                 "[-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [--salvage] filename "
-                 "[filename2 [...]] output_filename", img_convert },
-    { "create", "create [--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
-                "filename [size]", img_create },
-    { "info", "info [--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename",
+    { "compare",
+      "compare [--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] "
+      "[-U] "
+      "filename1 filename2",
+      img_compare },
+    { "convert",
+      "convert [--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [-U] "
+      "[-c] [-p] "
+      "[-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F "
+      "backing_fmt]] "
+      "[-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [--salvage] "
+      "filename "
+      "[filename2 [...]] output_filename",
+      img_convert },
+    { "create",
+      "create [--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o "
+      "options] "
+      "filename [size]",
+      img_create },
+    { "info",
+      "info [--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
+      "filename",
       img_info },
-    { "map", "map [--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
-             "[--output=ofmt] [-U] filename", img_map },
-    { "measure", "measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] "
-                 "[--image-opts] [-f fmt] filename]", img_measure },
-    { "rebase", "rebase [--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b "
-                "backing_file [-F backing_fmt] filename", img_rebase },
-    { "resize", "resize [--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] "
-                "filename [+ | -]size", img_resize },
-    { "snapshot", "snapshot [--object objectdef] [--image-opts] [-U] [-q] [-l | -a snapshot | -c snapshot | "
-                  "-d snapshot] filename", img_snapshot },
+    { "map",
+      "map [--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
+      "[--output=ofmt] [-U] filename",
+      img_map },
+    { "measure",
+      "measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] "
+      "[--image-opts] [-f fmt] filename]",
+      img_measure },
+    { "rebase",
+      "rebase [--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] "
+      "[-p] [-u] -b "
+      "backing_file [-F backing_fmt] filename",
+      img_rebase },
+    { "resize",
+      "resize [--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] "
+      "[--shrink] "
+      "filename [+ | -]size",
+      img_resize },
+    { "snapshot",
+      "snapshot [--object objectdef] [--image-opts] [-U] [-q] [-l | -a snapshot | -c snapshot | "
+      "-d snapshot] filename",
+      img_snapshot },
 };
 
 static void print_version(void)
@@ -72,8 +101,9 @@ static int unknown_command(const char *name)
         names[i] = commands[i].name;
     }
     const char *near = nearest_in(name, names);
-    return img_usage_error(error_new("Command not found: %s%s%s%s", name, near ? ", did you mean '" : "",
-                                     near ? near : "", near ? "'?" : ""));
+    return img_usage_error(error_new("Command not found: %s%s%s%s", name,
+                                     near ? ", did you mean '" : "", near ? near : "",
+                                     near ? "'?" : ""));
 }
 
 static int run_command(const ImgCommand *command, int argc, char **argv)

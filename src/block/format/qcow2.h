@@ -1,18 +1,18 @@
 /*
  * qcow2, versions 2 and 3 (docs: the public "QCOW2 image format" specification). Folder-private.
  *
- * Reliability: what the image holds on the disk is consistent at every moment, except that clusters may
- * be counted and not used (leaks). The rules, kept by qcow2_write_back_co():
+ * Reliability: what the image holds on the disk is consistent at every moment, except that clusters
+ * may be counted and not used (leaks). The rules, kept by qcow2_write_back_co():
  *
- * Invariant 1: a cluster's refcount is on stable storage before anything that refers to the cluster.
- * Invariant 2: a refcount block is on stable storage before the refcount table that refers to it; an L2
- *              table before the L1 entry; data before the L2 entry.
- * Invariant 3: a refcount goes down (and the cluster may be used anew) only when what referred to it is
- *              gone from stable storage: such clusters wait in `freed`, then in `freed_written`.
- * So refcount blocks may be written at any time, L2 tables after a barrier, L1 entries after another.
+ * Invariant 1: a cluster's refcount is on stable storage before anything that refers to the
+ * cluster. Invariant 2: a refcount block is on stable storage before the refcount table that refers
+ * to it; an L2 table before the L1 entry; data before the L2 entry. Invariant 3: a refcount goes
+ * down (and the cluster may be used anew) only when what referred to it is gone from stable
+ * storage: such clusters wait in `freed`, then in `freed_written`. So refcount blocks may be
+ * written at any time, L2 tables after a barrier, L1 entries after another.
  *
- * Locking: `lock` guards all metadata; it is held while tables are read or written, not during data. An
- * allocating write registers its clusters in `allocations`, so that others wait for it.
+ * Locking: `lock` guards all metadata; it is held while tables are read or written, not during
+ * data. An allocating write registers its clusters in `allocations`, so that others wait for it.
  */
 #ifndef OSTRICH_BLOCK_QCOW2_H
 #define OSTRICH_BLOCK_QCOW2_H
@@ -33,18 +33,46 @@ enum {
 
 /* Header fields by offset. */
 enum {
-    H_MAGIC = 0, H_VERSION = 4, H_BACKING_OFFSET = 8, H_BACKING_SIZE = 16, H_CLUSTER_BITS = 20, H_SIZE = 24,
-    H_CRYPT = 32, H_L1_SIZE = 36, H_L1_OFFSET = 40, H_REFTABLE_OFFSET = 48, H_REFTABLE_CLUSTERS = 56,
-    H_SNAPSHOTS = 60, H_SNAPSHOTS_OFFSET = 64, H_V2_LENGTH = 72,
-    H_INCOMPATIBLE = 72, H_COMPATIBLE = 80, H_AUTOCLEAR = 88, H_REFCOUNT_ORDER = 96, H_LENGTH = 100,
-    H_V3_LENGTH = 104, H_COMPRESSION = 104, H_OUR_LENGTH = 112,
+    H_MAGIC = 0,
+    H_VERSION = 4,
+    H_BACKING_OFFSET = 8,
+    H_BACKING_SIZE = 16,
+    H_CLUSTER_BITS = 20,
+    H_SIZE = 24,
+    H_CRYPT = 32,
+    H_L1_SIZE = 36,
+    H_L1_OFFSET = 40,
+    H_REFTABLE_OFFSET = 48,
+    H_REFTABLE_CLUSTERS = 56,
+    H_SNAPSHOTS = 60,
+    H_SNAPSHOTS_OFFSET = 64,
+    H_V2_LENGTH = 72,
+    H_INCOMPATIBLE = 72,
+    H_COMPATIBLE = 80,
+    H_AUTOCLEAR = 88,
+    H_REFCOUNT_ORDER = 96,
+    H_LENGTH = 100,
+    H_V3_LENGTH = 104,
+    H_COMPRESSION = 104,
+    H_OUR_LENGTH = 112,
 };
 
-enum { INCOMPAT_DIRTY = BIT(0), INCOMPAT_CORRUPT = BIT(1), INCOMPAT_DATA_FILE = BIT(2), INCOMPAT_COMPRESSION = BIT(3),
-       INCOMPAT_EXTENDED_L2 = BIT(4), INCOMPAT_KNOWN = 31 };
+enum {
+    INCOMPAT_DIRTY = BIT(0),
+    INCOMPAT_CORRUPT = BIT(1),
+    INCOMPAT_DATA_FILE = BIT(2),
+    INCOMPAT_COMPRESSION = BIT(3),
+    INCOMPAT_EXTENDED_L2 = BIT(4),
+    INCOMPAT_KNOWN = 31
+};
 enum { COMPAT_LAZY_REFCOUNTS = BIT(0) };
 enum { AUTOCLEAR_BITMAPS = BIT(0), AUTOCLEAR_RAW_DATA = BIT(1) };
-enum { EXT_END = 0, EXT_BACKING_FORMAT = 0xe2792aca, EXT_FEATURES = 0x6803f857, EXT_BITMAPS = 0x23852875 };
+enum {
+    EXT_END = 0,
+    EXT_BACKING_FORMAT = 0xe2792aca,
+    EXT_FEATURES = 0x6803f857,
+    EXT_BITMAPS = 0x23852875
+};
 enum { COMPRESSION_ZLIB = 0, COMPRESSION_ZSTD = 1 };
 
 #define ENTRY_COPIED     BIT64(63) /* refcount is exactly 1 */
@@ -98,23 +126,23 @@ typedef struct Qcow2 {
     BlockNode *node, *file;
     unsigned version, cluster_bits, refcount_order;
     uint64_t cluster_size, cluster_mask;
-    unsigned entry_size;      /* of L2: 8, or 16 with subclusters */
+    unsigned entry_size; /* of L2: 8, or 16 with subclusters */
     uint64_t l2_entries;
     bool subclusters;
-    uint64_t unit_size;       /* what one L2 entry or one of its subclusters maps */
+    uint64_t unit_size; /* what one L2 entry or one of its subclusters maps */
     uint64_t incompatible, compatible, autoclear;
     uint32_t header_length;
     uint8_t compression;
-    GPtrArray *extensions;    /* Qcow2Extension *, without backing format and features */
+    GPtrArray *extensions; /* Qcow2Extension *, without backing format and features */
 
-    uint64_t *l1;             /* host order */
+    uint64_t *l1; /* host order */
     uint32_t l1_size;
     uint64_t l1_offset;
-    bool *l1_dirty;           /* a flag a sector of 64 entries */
+    bool *l1_dirty; /* a flag a sector of 64 entries */
     bool l1_any_dirty;
 
-    uint64_t *reftable;       /* host order */
-    uint32_t reftable_size;   /* entries */
+    uint64_t *reftable;     /* host order */
+    uint32_t reftable_size; /* entries */
     uint64_t reftable_offset;
     bool reftable_dirty;
 
@@ -127,10 +155,14 @@ typedef struct Qcow2 {
     uint64_t fresh;           /* nothing was ever written at or above this host offset */
     uint64_t compressed_next; /* where the next compressed cluster may begin; 0: in a new cluster */
     bool pass_discard, broken;
-    enum { HOLES_UNKNOWN, HOLES_FEW, HOLES_MANY } holes; /* of the file: MANY when clusters are preallocated */
+    enum {
+        HOLES_UNKNOWN,
+        HOLES_FEW,
+        HOLES_MANY
+    } holes; /* of the file: MANY when clusters are preallocated */
     bool check_overlaps;
 
-    GArray *snapshots;        /* Qcow2Snapshot */
+    GArray *snapshots; /* Qcow2Snapshot */
     uint64_t snapshots_offset, snapshots_bytes;
 
     uint64_t decompressed_entry; /* the L2 entry whose cluster is in `decompressed`; 0: none */
@@ -177,7 +209,7 @@ int qcow2_cache_get_co(Qcow2Cache *cache, uint64_t offset, Qcow2Table **ret);
 /* A table full of zeroes that is not read from the disk. */
 int qcow2_cache_new_co(Qcow2Cache *cache, uint64_t offset, Qcow2Table **ret);
 void qcow2_cache_dirty(Qcow2Cache *cache, Qcow2Table *table);
-int qcow2_cache_write_co(Qcow2Cache *cache); /* all dirty tables, no barrier */
+int qcow2_cache_write_co(Qcow2Cache *cache);               /* all dirty tables, no barrier */
 void qcow2_cache_drop(Qcow2Cache *cache, uint64_t offset); /* forget, even when dirty */
 
 /* --- qcow2_refcount.c (lock held) --- */
@@ -186,13 +218,14 @@ uint64_t qcow2_refcount_read(const Qcow2 *q, const void *block, uint64_t index);
 void qcow2_refcount_write(const Qcow2 *q, void *block, uint64_t index, uint64_t value);
 int qcow2_get_refcount_co(Qcow2 *q, uint64_t cluster, uint64_t *ret_count);
 /* Up to `clusters` contiguous ones, at least 1, preferably at `wanted` (0: anywhere). */
-int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_offset, uint64_t *ret_clusters);
+int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_offset,
+                   uint64_t *ret_clusters);
 /* Exactly that many. */
 int qcow2_alloc_exact_co(Qcow2 *q, uint64_t clusters, uint64_t *ret_offset);
 int qcow2_alloc_compressed_co(Qcow2 *q, uint64_t bytes, uint64_t *ret_offset);
 /*
- * delta: +1 or -1 for each cluster that [offset, offset + bytes) touches, at once (see invariant 3); 0 only
- * looks whether +1 would fit, else -EOVERFLOW.
+ * delta: +1 or -1 for each cluster that [offset, offset + bytes) touches, at once (see invariant
+ * 3); 0 only looks whether +1 would fit, else -EOVERFLOW.
  */
 int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta, bool discard);
 /* Later, when nothing on the disk refers to it. */
@@ -218,13 +251,16 @@ uint64_t qcow2_l2_entry(const Qcow2 *q, const Qcow2Table *table, uint64_t index)
 uint64_t qcow2_l2_bitmap(const Qcow2 *q, const Qcow2Table *table, uint64_t index);
 void qcow2_l2_set(Qcow2 *q, Qcow2Table *table, uint64_t index, uint64_t entry, uint64_t bitmap);
 /* Host range of a compressed entry; the size is rounded up to sectors. */
-void qcow2_compressed_range(const Qcow2 *q, uint64_t entry, uint64_t *ret_offset, uint64_t *ret_bytes);
+void qcow2_compressed_range(const Qcow2 *q, uint64_t entry, uint64_t *ret_offset,
+                            uint64_t *ret_bytes);
 int qcow2_corrupt_co(Qcow2 *q, const char *fmt, ...) PRINTF(2, 3); /* -EIO */
 void qcow2_wait_allocations_co(Qcow2 *q, uint64_t first, uint64_t count);
 
 /* --- qcow2_io.c --- */
-int qcow2_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at);
-int qcow2_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags);
+int qcow2_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                    size_t at);
+int qcow2_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                     size_t at, unsigned flags);
 int qcow2_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
 int qcow2_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes);
 int qcow2_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status);
@@ -234,13 +270,20 @@ int qcow2_unmap_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool full);
 int qcow2_preallocate_co(Qcow2 *q, uint64_t offset, uint64_t bytes);
 
 /* --- qcow2_compress.c --- */
-int qcow2_read_compressed_co(Qcow2 *q, uint64_t entry, uint64_t in_cluster, uint64_t bytes, const BlockVec *vec, size_t at);
-int qcow2_write_compressed_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at);
+int qcow2_read_compressed_co(Qcow2 *q, uint64_t entry, uint64_t in_cluster, uint64_t bytes,
+                             const BlockVec *vec, size_t at);
+int qcow2_write_compressed_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                              size_t at);
 
 /* --- qcow2_header.c --- */
 int qcow2_write_header_u64_co(Qcow2 *q, unsigned field, uint64_t value);
 Error *qcow2_rewrite_header_co(Qcow2 *q) MUST_USE; /* extensions and backing name too */
+/* Extensions, end mark and backing name behind the fields that are in `cluster` already. */
+Error *qcow2_put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end) MUST_USE;
 Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries) MUST_USE;
+
+/* --- qcow2_create.c --- */
+Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts);
 
 /* --- qcow2_check.c --- */
 Error *qcow2_check_co(BlockNode *node, BlockCheck *check, unsigned fix);

@@ -55,7 +55,7 @@ int qcow2_cache_write_co(Qcow2Cache *cache)
     }
     g_autofree Qcow2Table **tables = g_new(Qcow2Table *, cache->dirty);
     unsigned count = 0;
-    LIST_FOREACH(table, &cache->lru, Qcow2Table, lru) {
+    LIST_FOREACH (table, &cache->lru, Qcow2Table, lru) {
         if (table->dirty) {
             tables[count++] = table;
         }
@@ -78,7 +78,8 @@ static int make_room_co(Qcow2Cache *cache)
         int ret = 0;
         if (oldest->dirty) {
             /* All at once: the barrier is the expensive part. */
-            ret = cache->needs_barrier ? qcow2_write_back_locked_co(cache->q) : table_write_co(cache, oldest);
+            ret = cache->needs_barrier ? qcow2_write_back_locked_co(cache->q)
+                                       : table_write_co(cache, oldest);
         }
         if (ret < 0) {
             return ret;

@@ -1,9 +1,9 @@
 /*
  * qcow2 check and repair: every reference is counted anew and compared with the refcounts.
  *
- * Repair: counts that are too high go down in place. If any is too low, the whole refcount structure is
- * written anew behind the last used cluster, since the old one cannot be trusted to find free space.
- * Entries that point nowhere sensible are reported and left.
+ * Repair: counts that are too high go down in place. If any is too low, the whole refcount
+ * structure is written anew behind the last used cluster, since the old one cannot be trusted to
+ * find free space. Entries that point nowhere sensible are reported and left.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -46,8 +46,10 @@ static void refer(Checker *c, uint64_t offset, uint64_t bytes)
         return;
     }
     if (!checked_add_u64(offset, bytes, &end) || (end - 1) >> q->cluster_bits >= c->count) {
-        say(c, "ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset 0x%"
-            PRIx64 " size 0x%" PRIx64, offset, bytes);
+        say(c,
+            "ERROR: counting reference for region exceeding the end of the file by one cluster or "
+            "more: offset 0x%" PRIx64 " size 0x%" PRIx64,
+            offset, bytes);
         c->out->corruptions++;
         return;
     }
@@ -82,7 +84,8 @@ static void check_data_entry(Checker *c, uint64_t entry, bool active)
     if (entry & ENTRY_COMPRESSED) {
         uint64_t offset, bytes;
         qcow2_compressed_range(q, entry, &offset, &bytes);
-        /* The size is in sectors, so the last one may only seem to reach behind the end of the file. */
+        /* The size is in sectors, so the last one may only seem to reach behind the end of the
+         * file. */
         if (offset < q->file->size && offset + bytes > q->file->size) {
             bytes = q->file->size - offset;
         }
@@ -98,7 +101,8 @@ static void check_data_entry(Checker *c, uint64_t entry, bool active)
         return;
     }
     if (qcow2_in_cluster(q, host)) {
-        say(c, "ERROR offset=%" PRIx64 ": Cluster is not properly aligned; L2 entry corrupted.", host);
+        say(c, "ERROR offset=%" PRIx64 ": Cluster is not properly aligned; L2 entry corrupted.",
+            host);
         c->out->corruptions++;
         return;
     }
@@ -137,7 +141,8 @@ static void check_tree(Checker *c, const uint64_t *l1, uint32_t entries, bool ac
             continue;
         }
         if (qcow2_in_cluster(q, l2)) {
-            say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted", l2);
+            say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted",
+                l2);
             c->out->corruptions++;
             continue;
         }
@@ -195,7 +200,8 @@ static void check_bitmaps(Checker *c)
                     c->out->check_errors++;
                     break;
                 }
-                refer(c, ld64_be(entry) & ENTRY_OFFSET, ld64_be(entry) & ENTRY_OFFSET ? q->cluster_size : 0);
+                refer(c, ld64_be(entry) & ENTRY_OFFSET,
+                      ld64_be(entry) & ENTRY_OFFSET ? q->cluster_size : 0);
             }
             p += ALIGN_UP(24 + (uint64_t)ld16_be(dir + p + 18) + ld32_be(dir + p + 20), 8);
         }
@@ -214,8 +220,9 @@ static void check_refcount_blocks(Checker *c)
             continue;
         }
         if (qcow2_in_cluster(q, offset) || offset >> q->cluster_bits >= c->count) {
-            say(c, "ERROR refcount block %u is %s", i, qcow2_in_cluster(q, offset) ?
-                "not cluster aligned; refcount table entry corrupted" : "outside image");
+            say(c, "ERROR refcount block %u is %s", i,
+                qcow2_in_cluster(q, offset) ? "not cluster aligned; refcount table entry corrupted"
+                                            : "outside image");
             c->out->corruptions++;
             c->rebuild = true;
             continue;
@@ -248,11 +255,12 @@ static void compare_cluster(Checker *c, uint64_t cluster, uint64_t count)
         return;
     }
     *(count < refs ? &c->low_counts : &c->high_counts) += 1;
-    say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, count < refs ? "ERROR" : "Leaked",
-        cluster, count, refs);
+    say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+        count < refs ? "ERROR" : "Leaked", cluster, count, refs);
 }
 
-/* Block by block; clusters beyond the end of the file are looked at only where a sound block counts them. */
+/* Block by block; clusters beyond the end of the file are looked at only where a sound block counts
+ * them. */
 static void compare(Checker *c)
 {
     Qcow2 *q = c->q;
@@ -319,8 +327,8 @@ static void unrefer_old_structure(Checker *c)
     }
 }
 
-static int write_block_co(Checker *c, uint64_t block, uint64_t first, uint64_t end, uint64_t at, uint8_t *buffer,
-                          bool *ret_used)
+static int write_block_co(Checker *c, uint64_t block, uint64_t first, uint64_t end, uint64_t at,
+                          uint8_t *buffer, bool *ret_used)
 {
     Qcow2 *q = c->q;
     uint64_t per_block = q->cluster_size * 8 >> q->refcount_order;
@@ -328,7 +336,9 @@ static int write_block_co(Checker *c, uint64_t block, uint64_t first, uint64_t e
     *ret_used = false;
     for (uint64_t e = 0; e < per_block; e++) {
         uint64_t cluster = block * per_block + e;
-        uint64_t refs = cluster >= first && cluster < end ? 1 : cluster < MIN(c->count, first) ? c->refs[cluster] : 0;
+        uint64_t refs = cluster >= first && cluster < end ? 1
+                        : cluster < MIN(c->count, first)  ? c->refs[cluster]
+                                                          : 0;
         if (refs > qcow2_max_refcount(q)) {
             return -EOVERFLOW;
         }
@@ -339,13 +349,14 @@ static int write_block_co(Checker *c, uint64_t block, uint64_t first, uint64_t e
 }
 
 /*
- * New structure behind the last cluster in use: [blocks][table]. Blocks of stretches without references are
- * written too: they cost little and keep it simple.
+ * New structure behind the last cluster in use: [blocks][table]. Blocks of stretches without
+ * references are written too: they cost little and keep it simple.
  */
 static int rebuild_co(Checker *c)
 {
     Qcow2 *q = c->q;
-    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order, first = c->count, blocks = 1, table = 1;
+    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order, first = c->count, blocks = 1,
+             table = 1;
 
     unrefer_old_structure(c);
     while (first > 1 && !c->refs[first - 1]) {

@@ -1,4 +1,5 @@
-/* Compressed clusters: raw deflate streams (window of 4 KiB) or zstd frames, unpacked on worker threads. */
+/* Compressed clusters: raw deflate streams (window of 4 KiB) or zstd frames, unpacked on worker
+ * threads. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,10 @@ typedef struct CompressCall {
 
 static int inflate_cluster(CompressCall *call)
 {
-    z_stream z = { .next_in = (Bytef *)call->from, .avail_in = (uInt)call->from_bytes,
-                   .next_out = call->to, .avail_out = (uInt)call->to_bytes };
+    z_stream z = { .next_in = (Bytef *)call->from,
+                   .avail_in = (uInt)call->from_bytes,
+                   .next_out = call->to,
+                   .avail_out = (uInt)call->to_bytes };
     if (inflateInit2(&z, -12) != Z_OK) {
         return -ENOMEM;
     }
@@ -33,8 +36,10 @@ static int inflate_cluster(CompressCall *call)
 /* The number of bytes, or -ENOMEM when it does not get smaller. */
 static int deflate_cluster(CompressCall *call)
 {
-    z_stream z = { .next_in = (Bytef *)call->from, .avail_in = (uInt)call->from_bytes,
-                   .next_out = call->to, .avail_out = (uInt)call->to_bytes };
+    z_stream z = { .next_in = (Bytef *)call->from,
+                   .avail_in = (uInt)call->from_bytes,
+                   .next_out = call->to,
+                   .avail_out = (uInt)call->to_bytes };
     if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK) {
         return -EIO;
     }
@@ -45,7 +50,8 @@ static int deflate_cluster(CompressCall *call)
 }
 
 #if defined(HAVE_ZSTD)
-/* The frame ends somewhere in the last sector, so the simple call, which wants the exact size, does not do. */
+/* The frame ends somewhere in the last sector, so the simple call, which wants the exact size, does
+ * not do. */
 static int unzstd_cluster(CompressCall *call)
 {
     ZSTD_DCtx *ctx = ZSTD_createDCtx();
@@ -65,7 +71,8 @@ static int unzstd_cluster(CompressCall *call)
 
 static int zstd_cluster(CompressCall *call)
 {
-    size_t ret = ZSTD_compress(call->to, call->to_bytes, call->from, call->from_bytes, ZSTD_CLEVEL_DEFAULT);
+    size_t ret =
+        ZSTD_compress(call->to, call->to_bytes, call->from, call->from_bytes, ZSTD_CLEVEL_DEFAULT);
     return ZSTD_isError(ret) ? -ENOMEM : (int)ret;
 }
 #endif
@@ -112,8 +119,8 @@ static int unpack_co(Qcow2 *q, uint64_t entry, uint8_t *out)
 }
 
 /* The last cluster is kept, since guests read less than a cluster at a time. */
-int qcow2_read_compressed_co(Qcow2 *q, uint64_t entry, uint64_t in_cluster, uint64_t bytes, const BlockVec *vec,
-                             size_t at)
+int qcow2_read_compressed_co(Qcow2 *q, uint64_t entry, uint64_t in_cluster, uint64_t bytes,
+                             const BlockVec *vec, size_t at)
 {
     if (q->decompressed_entry == entry && entry) {
         block_vec_from_buffer(vec, at, q->decompressed + in_cluster, (size_t)bytes);
@@ -180,14 +187,16 @@ static int store_compressed_co(Qcow2 *q, uint64_t guest, uint64_t bytes, const u
 }
 
 /* `data` is a whole cluster, padded with zeroes at the end of the disk. */
-static int write_compressed_cluster_co(Qcow2 *q, uint64_t guest, uint64_t bytes, const uint8_t *data)
+static int write_compressed_cluster_co(Qcow2 *q, uint64_t guest, uint64_t bytes,
+                                       const uint8_t *data)
 {
     g_autofree uint8_t *packed = g_try_malloc((gsize)q->cluster_size);
     if (!packed) {
         return -ENOMEM;
     }
     /* One byte less than a cluster at most, else it is stored as it is. */
-    CompressCall call = { q->compression, data, packed, (size_t)q->cluster_size, (size_t)q->cluster_size - 1 };
+    CompressCall call = { q->compression, data, packed, (size_t)q->cluster_size,
+                          (size_t)q->cluster_size - 1 };
     int size = co_blocking(call_compress, &call);
     if (size == -ENOMEM) {
         BLOCK_VEC_BUFFER(vec, data, (size_t)bytes);
@@ -199,7 +208,8 @@ static int write_compressed_cluster_co(Qcow2 *q, uint64_t guest, uint64_t bytes,
     return store_compressed_co(q, guest, (uint64_t)size, packed);
 }
 
-int qcow2_write_compressed_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+int qcow2_write_compressed_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                              size_t at)
 {
     g_autofree uint8_t *data = g_try_malloc0((gsize)q->cluster_size);
     if (!data) {

@@ -1,4 +1,4 @@
-/* qcow2 images: the header, opening, closing, creating, facts about them. */
+/* qcow2 images: the header, opening, closing, facts about them. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -11,9 +11,9 @@ static const struct {
     uint8_t type, bit;
     const char *name;
 } feature_names[] = {
-    { 0, 0, "dirty bit" },         { 0, 1, "corrupt bit" },    { 0, 2, "external data file" },
-    { 0, 3, "compression type" },  { 0, 4, "extended L2 entries" },
-    { 1, 0, "lazy refcounts" },    { 2, 0, "bitmaps" },        { 2, 1, "raw external data" },
+    { 0, 0, "dirty bit" },        { 0, 1, "corrupt bit" },         { 0, 2, "external data file" },
+    { 0, 3, "compression type" }, { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
+    { 2, 0, "bitmaps" },          { 2, 1, "raw external data" },
 };
 enum { FEATURE_BYTES = 48 };
 
@@ -47,7 +47,8 @@ static Error *check_features(Qcow2 *q, const uint8_t *table, size_t length)
         if (name && g_utf8_validate_len(name, strnlen(name, 46), NULL)) {
             g_string_append_printf(names, "%s%.46s", names->len ? ", " : "", name);
         } else {
-            g_string_append_printf(names, "%sUnknown incompatible feature: bit %u", names->len ? ", " : "", bit);
+            g_string_append_printf(names, "%sUnknown incompatible feature: bit %u",
+                                   names->len ? ", " : "", bit);
         }
     }
     Error *err = unknown ? error_new("Unsupported qcow2 feature(s): %s", names->str) : NULL;
@@ -62,8 +63,8 @@ static Error *check_header(Qcow2 *q, const uint8_t *h)
     if (q->cluster_bits < QCOW2_MIN_CLUSTER_BITS || q->cluster_bits > QCOW2_MAX_CLUSTER_BITS) {
         return error_new("Unsupported cluster size: 2^%u", q->cluster_bits);
     }
-    if (q->version >= 3 && (q->header_length < H_V3_LENGTH || q->header_length > BIT64(q->cluster_bits) ||
-                            q->header_length % 8)) {
+    if (q->version >= 3 && (q->header_length < H_V3_LENGTH ||
+                            q->header_length > BIT64(q->cluster_bits) || q->header_length % 8)) {
         return error_new("qcow2 header length %u is not possible", q->header_length);
     }
     if (q->refcount_order > 6) {
@@ -128,7 +129,7 @@ static Error *parse_extensions(Qcow2 *q, const uint8_t *cluster, size_t end)
             features_length = length;
         } else {
             Qcow2Extension *ext = g_new0(Qcow2Extension, 1);
-            *ext = (Qcow2Extension){ type, length, g_memdup2(cluster + at, length) };
+            *ext = (Qcow2Extension) { type, length, g_memdup2(cluster + at, length) };
             g_ptr_array_add(q->extensions, ext);
         }
         at += ALIGN_UP((size_t)length, 8);
@@ -190,7 +191,8 @@ static Error *parse_header_co(Qcow2 *q)
         return read_error(ret, "header");
     }
     uint64_t names = ld64_be(cluster + H_BACKING_OFFSET);
-    TRY(parse_extensions(q, cluster, names && names < q->cluster_size ? (size_t)names : q->cluster_size));
+    TRY(parse_extensions(q, cluster,
+                         names && names < q->cluster_size ? (size_t)names : q->cluster_size));
     TRY(parse_backing_name(q, cluster));
     q->node->size = ld64_be(h + H_SIZE);
     q->l1_size = ld32_be(h + H_L1_SIZE);
@@ -209,13 +211,15 @@ static Error *parse_header_co(Qcow2 *q)
 static Error *check_table_place(Qcow2 *q, const char *name, uint64_t offset, uint64_t entries)
 {
     uint64_t end;
-    if (qcow2_in_cluster(q, offset) || !checked_add_u64(offset, entries * 8, &end) || end > INT64_MAX) {
+    if (qcow2_in_cluster(q, offset) || !checked_add_u64(offset, entries * 8, &end) ||
+        end > INT64_MAX) {
         return error_new("%s table offset invalid", name);
     }
     return NULL;
 }
 
-static Error *read_table_co(Qcow2 *q, const char *name, uint64_t offset, uint32_t entries, uint64_t **ret_table)
+static Error *read_table_co(Qcow2 *q, const char *name, uint64_t offset, uint32_t entries,
+                            uint64_t **ret_table)
 {
     size_t bytes = (size_t)entries * 8;
     g_autofree uint64_t *table = g_try_malloc0(MAX(bytes, 8));
@@ -263,7 +267,8 @@ static Error *read_tables_co(Qcow2 *q)
 static Error *cache_limits(Qcow2 *q, KeyValues *opts, unsigned *ret_l2, unsigned *ret_refcount)
 {
     uint64_t covering = qcow2_l1_needed(q, q->node->size) << q->cluster_bits, l2, refcount, both;
-    bool both_set = keyvalues_has(opts, "cache-size"), l2_set = keyvalues_has(opts, "l2-cache-size");
+    bool both_set = keyvalues_has(opts, "cache-size"),
+         l2_set = keyvalues_has(opts, "l2-cache-size");
 
     TRY(block_take_size(opts, "l2-cache-size", MIN(32 * MiB, covering), &l2));
     TRY(block_take_size(opts, "refcount-cache-size", 1 * MiB, &refcount));
@@ -283,15 +288,18 @@ static Error *take_options(Qcow2 *q, KeyValues *opts, bool *ret_repair)
     bool lazy;
     unsigned l2 = 0, refcount = 0;
     TRY(cache_limits(q, opts, &l2, &refcount));
-    TRY(block_take_bool(opts, "lazy-refcounts", false, &lazy)); /* a permission that is not made use of */
+    TRY(block_take_bool(opts, "lazy-refcounts", false,
+                        &lazy)); /* a permission that is not made use of */
     TRY(block_take_bool(opts, "pass-discard-request", q->node->unmap, &q->pass_discard));
     TRY(block_take_bool(opts, "x-repair", false, ret_repair));
     g_autofree char *overlap = keyvalues_take(opts, "overlap-check");
     q->check_overlaps = !overlap || strcmp(overlap, "none");
-    if (overlap && strcmp(overlap, "none") && strcmp(overlap, "constant") && strcmp(overlap, "cached") &&
-        strcmp(overlap, "all")) {
-        return error_new("Unsupported value '%s' for qcow2 option 'overlap-check': none, constant, cached or all "
-                         "is expected", overlap);
+    if (overlap && strcmp(overlap, "none") && strcmp(overlap, "constant") &&
+        strcmp(overlap, "cached") && strcmp(overlap, "all")) {
+        return error_new("Unsupported value '%s' for qcow2 option 'overlap-check': none, constant, "
+                         "cached or all "
+                         "is expected",
+                         overlap);
     }
     qcow2_cache_init(&q->l2_cache, q, l2, true);
     qcow2_cache_init(&q->refcount_cache, q, refcount, false);
@@ -407,7 +415,8 @@ static void qcow2_close_co(BlockNode *node)
 
 /* --- writing the header --- */
 
-static size_t put_extension(uint8_t *at, size_t room, uint32_t type, const void *data, uint32_t length)
+static size_t put_extension(uint8_t *at, size_t room, uint32_t type, const void *data,
+                            uint32_t length)
 {
     size_t bytes = 8 + ALIGN_UP((size_t)length, 8);
     if (bytes + 8 > room) { /* the end marker must fit too */
@@ -433,8 +442,9 @@ static size_t put_features(uint8_t *at, size_t room)
     return put_extension(at, room, EXT_FEATURES, table, sizeof(table));
 }
 
-/* Everything behind the fixed fields: extensions, the end mark, the backing name. `cluster` has the fields. */
-static Error *put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end)
+/* Everything behind the fixed fields: extensions, the end mark, the backing name. `cluster` has the
+ * fields. */
+Error *qcow2_put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end)
 {
     const char *format = q->node->backing_format, *backing = q->node->backing_filename;
     size_t at = q->header_length, name_length = backing ? strlen(backing) : 0;
@@ -451,14 +461,16 @@ static Error *put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end)
     }
     for (guint i = 0; i < q->extensions->len; i++) {
         const Qcow2Extension *ext = g_ptr_array_index(q->extensions, i);
-        size_t put = put_extension(cluster + at, limit - MIN(limit, at), ext->type, ext->data, ext->length);
+        size_t put =
+            put_extension(cluster + at, limit - MIN(limit, at), ext->type, ext->data, ext->length);
         at += put;
         if (!put) {
             return error_new("The header extensions do not fit into the first cluster");
         }
     }
     if (q->version >= 3) {
-        at += put_features(cluster + at, limit - MIN(limit, at)); /* only names: left out when too long */
+        at += put_features(cluster + at,
+                           limit - MIN(limit, at)); /* only names: left out when too long */
     }
     at += 8; /* EXT_END */
     if (name_length > 1023 || at + name_length > q->cluster_size) {
@@ -478,7 +490,7 @@ Error *qcow2_rewrite_header_co(Qcow2 *q)
     int ret = node_pread_co(q->file, 0, q->header_length, cluster);
 
     if (ret >= 0) {
-        TRY(put_variable_part(q, cluster, &end));
+        TRY(qcow2_put_variable_part(q, cluster, &end));
         ret = node_pwrite_co(q->file, 0, q->cluster_size, cluster, 0);
     }
     if (ret >= 0) {
@@ -542,7 +554,8 @@ Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries)
         return NULL;
     }
     if (entries * 8 > QCOW2_MAX_L1_BYTES) {
-        return error_new("The image size is too large for file format 'qcow2' (try using a larger cluster size)");
+        return error_new("The image size is too large for file format 'qcow2' (try using a larger "
+                         "cluster size)");
     }
     int ret = qcow2_alloc_exact_co(q, qcow2_clusters(q, entries * 8), &offset);
     if (ret < 0) {
@@ -562,175 +575,6 @@ Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries)
     q->l1_dirty = g_new0(bool, entries / 64 + 1);
     q->l1_any_dirty = false;
     return NULL;
-}
-
-/* --- creating --- */
-
-typedef struct CreateSpec {
-    uint64_t size, cluster_size, refcount_bits;
-    unsigned version;
-    bool lazy_refcounts, extended_l2;
-    uint8_t compression;
-    Preallocation prealloc;
-    char *backing_file, *backing_fmt;
-} CreateSpec;
-
-static Error *refuse(KeyValues *opts, const char *key, const char *harmless)
-{
-    g_autofree char *value = keyvalues_take(opts, key);
-    return value && strcmp(value, harmless) ? error_new("The option '%s' of qcow2 is not supported", key) : NULL;
-}
-
-static Error *parse_compat(KeyValues *opts, unsigned *ret_version)
-{
-    g_autofree char *compat = keyvalues_take(opts, "compat");
-    *ret_version = 3;
-    if (compat && (!strcmp(compat, "0.10") || !strcmp(compat, "v2"))) {
-        *ret_version = 2;
-    } else if (compat && strcmp(compat, "1.1") && strcmp(compat, "v3")) {
-        return error_new("Invalid parameter '%s' for compat: 0.10 (v2) or 1.1 (v3) is expected", compat);
-    }
-    return NULL;
-}
-
-static Error *parse_compression(KeyValues *opts, uint8_t *ret)
-{
-    g_autofree char *type = keyvalues_take(opts, "compression_type");
-    *ret = COMPRESSION_ZLIB;
-#if defined(HAVE_ZSTD)
-    if (type && !strcmp(type, "zstd")) {
-        *ret = COMPRESSION_ZSTD;
-        return NULL;
-    }
-#endif
-    return type && strcmp(type, "zlib") ? error_new("Invalid parameter '%s' for compression_type", type) : NULL;
-}
-
-static Error *parse_spec(KeyValues *opts, CreateSpec *spec)
-{
-    g_autofree char *prealloc = keyvalues_take(opts, "preallocation");
-
-    TRY(parse_compat(opts, &spec->version));
-    TRY(parse_compression(opts, &spec->compression));
-    TRY(block_take_size(opts, "size", 0, &spec->size));
-    TRY(block_take_size(opts, "cluster_size", 65536, &spec->cluster_size));
-    TRY(block_take_num(opts, "refcount_bits", 16, &spec->refcount_bits));
-    TRY(block_take_bool(opts, "lazy_refcounts", false, &spec->lazy_refcounts));
-    TRY(block_take_bool(opts, "extended_l2", false, &spec->extended_l2));
-    if (prealloc) {
-        TRY(block_parse_preallocation(prealloc, &spec->prealloc));
-    }
-    spec->backing_file = keyvalues_take(opts, "backing_file");
-    spec->backing_fmt = keyvalues_take(opts, "backing_fmt");
-    TRY(refuse(opts, "encryption", "off"));
-    TRY(refuse(opts, "data_file_raw", "off"));
-    TRY(refuse(opts, "data_file", ""));
-    for (guint i = 0; i < opts->items->len; i++) {
-        const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
-        if (g_str_has_prefix(key, "encrypt.")) {
-            return error_new("The option '%s' of qcow2 is not supported", key);
-        }
-    }
-    return NULL;
-}
-
-static Error *check_spec(const CreateSpec *spec)
-{
-    if (!IS_POW2(spec->cluster_size) || spec->cluster_size < 512 || spec->cluster_size > 2 * MiB) {
-        return error_new("Cluster size must be a power of two between 512 and 2048k");
-    }
-    if (!IS_POW2(spec->refcount_bits) || spec->refcount_bits > 64) {
-        return error_new("Refcount width must be a power of two and may not exceed 64 bits");
-    }
-    if (spec->version < 3 && spec->refcount_bits != 16) {
-        return error_new("Different refcount widths than 16 bits require compatibility level 1.1 or above "
-                         "(use version=v3 or greater)");
-    }
-    if (spec->version < 3 && spec->lazy_refcounts) {
-        return error_new("Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or "
-                         "greater)");
-    }
-    if (spec->extended_l2 && (spec->version < 3 || spec->cluster_size < 16 * KiB)) {
-        return error_new("Extended L2 entries are only supported with compatibility level 1.1 and above and cluster "
-                         "sizes of at least 16k");
-    }
-    if (spec->compression && spec->version < 3) {
-        return error_new("Non-zlib compression type is only supported with compatibility level 1.1 and above (use "
-                         "version=v3 or greater)");
-    }
-    if (spec->backing_file && spec->prealloc != PREALLOC_OFF && !spec->extended_l2) {
-        return error_new("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
-    }
-    if (spec->backing_fmt && !spec->backing_file) {
-        return error_new("Backing format cannot be used without backing file");
-    }
-    return NULL;
-}
-
-/* Cluster 0 the header, 1 the refcount table, 2 a refcount block that counts the three. */
-static Error *write_minimal_co(BlockNode *file, const CreateSpec *spec)
-{
-    BlockNode named = { .backing_filename = spec->backing_file, .backing_format = spec->backing_fmt };
-    unsigned bits = (unsigned)__builtin_ctzll(spec->cluster_size);
-    Qcow2 q = { .node = &named, .version = spec->version, .cluster_bits = bits, .cluster_size = spec->cluster_size,
-                .refcount_order = (unsigned)__builtin_ctzll(spec->refcount_bits),
-                .header_length = spec->version >= 3 ? H_OUR_LENGTH : H_V2_LENGTH };
-    g_autofree uint8_t *image = g_malloc0(3 * spec->cluster_size);
-    uint64_t incompatible = (spec->compression ? INCOMPAT_COMPRESSION : 0) |
-                            (spec->extended_l2 ? INCOMPAT_EXTENDED_L2 : 0);
-    size_t end;
-
-    st32_be(image + H_MAGIC, QCOW2_MAGIC);
-    st32_be(image + H_VERSION, spec->version);
-    st32_be(image + H_CLUSTER_BITS, bits);
-    st64_be(image + H_REFTABLE_OFFSET, spec->cluster_size);
-    st32_be(image + H_REFTABLE_CLUSTERS, 1);
-    if (spec->version >= 3) {
-        st64_be(image + H_INCOMPATIBLE, incompatible);
-        st64_be(image + H_COMPATIBLE, spec->lazy_refcounts ? COMPAT_LAZY_REFCOUNTS : 0);
-        st32_be(image + H_REFCOUNT_ORDER, q.refcount_order);
-        st32_be(image + H_LENGTH, q.header_length);
-        image[H_COMPRESSION] = spec->compression;
-    }
-    q.extensions = g_ptr_array_new();
-    Error *err = put_variable_part(&q, image, &end);
-    g_ptr_array_unref(q.extensions);
-    TRY(err);
-    st64_be(image + spec->cluster_size, 2 * spec->cluster_size);
-    for (unsigned i = 0; i < 3; i++) {
-        qcow2_refcount_write(&q, image + 2 * spec->cluster_size, i, 1);
-    }
-    int ret = node_pwrite_co(file, 0, 3 * spec->cluster_size, image, 0);
-    return ret < 0 ? error_new_errno(ret, "Could not write qcow2 header") : NULL;
-}
-
-static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpec *spec)
-{
-    g_autoptr(KeyValues) opts = keyvalues_new();
-    BlockNode *node;
-
-    TRY(check_spec(spec));
-    TRY(write_minimal_co(file, spec));
-    keyvalues_set(opts, "driver", "qcow2");
-    keyvalues_set(opts, "file", file->name);
-    keyvalues_set(opts, "backing", "");
-    keyvalues_set(opts, "cache.no-flush", "on");
-    TRY(block_open_options_co(graph, opts, &node));
-    Error *err = node_truncate_co(node, spec->size, spec->prealloc);
-    node_unref_co(node);
-    return err;
-}
-
-static Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts)
-{
-    CreateSpec spec = { 0 };
-    Error *err = parse_spec(opts, &spec);
-    if (!err) {
-        err = create_spec_co(graph, file, &spec);
-    }
-    g_free(spec.backing_file);
-    g_free(spec.backing_fmt);
-    return err;
 }
 
 /* --- facts --- */
@@ -761,7 +605,8 @@ static const BlockOption qcow2_options[] = {
     { "l2-cache-size", OPT_SIZE, "Bytes of the cache of L2 tables" },
     { "refcount-cache-size", OPT_SIZE, "Bytes of the cache of refcount blocks" },
     { "lazy-refcounts", OPT_BOOL, "Refcounts may be updated late" },
-    { "overlap-check", OPT_STR, "Guard metadata against wrong writes: none, constant, cached, all" },
+    { "overlap-check", OPT_STR,
+      "Guard metadata against wrong writes: none, constant, cached, all" },
     { "pass-discard-request", OPT_BOOL, "Tell the storage what the guest discards" },
     { 0 },
 };
@@ -774,21 +619,24 @@ static const BlockOption qcow2_create_options[] = {
     { "compression_type", OPT_STR, "Compression method used for image cluster compression" },
     { "extended_l2", OPT_BOOL, "Extended L2 tables" },
     { "lazy_refcounts", OPT_BOOL, "Postpone refcount updates" },
-    { "preallocation", OPT_STR, "Preallocation mode (allowed values: off, metadata, falloc, full)" },
+    { "preallocation", OPT_STR,
+      "Preallocation mode (allowed values: off, metadata, falloc, full)" },
     { "refcount_bits", OPT_NUM, "Width of a reference count entry in bits" },
     { "size", OPT_SIZE, "Virtual disk size" },
     { 0 },
 };
 
-BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3", .state_size = sizeof(Qcow2),
-             .supports_backing = true, .options = qcow2_options, .create_options = qcow2_create_options,
-             .probe = qcow2_probe, .open_co = qcow2_open_co, .close_co = qcow2_close_co,
-             .create_co = qcow2_create_co, .preadv_co = qcow2_preadv_co, .pwritev_co = qcow2_pwritev_co,
-             .write_zeroes_co = qcow2_write_zeroes_co, .discard_co = qcow2_discard_co,
-             .write_back_co = qcow2_write_back_co, .status_co = qcow2_status_co,
-             .truncate_co = qcow2_truncate_co, .info = qcow2_info, .dirty_flag = qcow2_dirty_flag,
-             .check_co = qcow2_check_co, .measure = qcow2_measure, .set_backing_co = qcow2_set_backing_co,
-             .make_empty_co = qcow2_make_empty_co, .snapshots = qcow2_snapshots,
-             .snapshot_create_co = qcow2_snapshot_create_co, .snapshot_apply_co = qcow2_snapshot_apply_co,
+BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
+             .state_size = sizeof(Qcow2), .supports_backing = true, .options = qcow2_options,
+             .create_options = qcow2_create_options, .probe = qcow2_probe, .open_co = qcow2_open_co,
+             .close_co = qcow2_close_co, .create_co = qcow2_create_co, .preadv_co = qcow2_preadv_co,
+             .pwritev_co = qcow2_pwritev_co, .write_zeroes_co = qcow2_write_zeroes_co,
+             .discard_co = qcow2_discard_co, .write_back_co = qcow2_write_back_co,
+             .status_co = qcow2_status_co, .truncate_co = qcow2_truncate_co, .info = qcow2_info,
+             .dirty_flag = qcow2_dirty_flag, .check_co = qcow2_check_co, .measure = qcow2_measure,
+             .set_backing_co = qcow2_set_backing_co, .make_empty_co = qcow2_make_empty_co,
+             .snapshots = qcow2_snapshots, .snapshot_create_co = qcow2_snapshot_create_co,
+             .snapshot_apply_co = qcow2_snapshot_apply_co,
              .snapshot_delete_co = qcow2_snapshot_delete_co,
-             .vmstate_pread_co = qcow2_vmstate_pread_co, .vmstate_pwrite_co = qcow2_vmstate_pwrite_co);
+             .vmstate_pread_co = qcow2_vmstate_pread_co,
+             .vmstate_pwrite_co = qcow2_vmstate_pwrite_co);

@@ -1,10 +1,10 @@
 /*
  * Reading and writing of guest data.
  *
- * A write goes in place where the cluster is the image's own (ENTRY_COPIED) and holds data there. Anything
- * else is given a place first: as many clusters as possible in one run, the parts of the first and last
- * mapping unit that the guest does not write are filled in (copied from what was there), and the L2
- * entries follow when the data is written.
+ * A write goes in place where the cluster is the image's own (ENTRY_COPIED) and holds data there.
+ * Anything else is given a place first: as many clusters as possible in one run, the parts of the
+ * first and last mapping unit that the guest does not write are filled in (copied from what was
+ * there), and the L2 entries follow when the data is written.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,7 +17,8 @@ enum { MAX_STEP = 8 << 20 };
 
 /* --- reading --- */
 
-static int read_backing_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+static int read_backing_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           size_t at)
 {
     if (!q->node->backing) {
         block_vec_zero(vec, at, (size_t)bytes);
@@ -26,13 +27,15 @@ static int read_backing_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const Bloc
     return node_preadv_co(q->node->backing->node, offset, bytes, vec, at);
 }
 
-static int read_run_co(Qcow2 *q, const Qcow2Map *map, uint64_t offset, const BlockVec *vec, size_t at)
+static int read_run_co(Qcow2 *q, const Qcow2Map *map, uint64_t offset, const BlockVec *vec,
+                       size_t at)
 {
     switch (map->kind) {
     case KIND_DATA:
         return node_preadv_co(q->file, map->host, map->bytes, vec, at);
     case KIND_COMPRESSED:
-        return qcow2_read_compressed_co(q, map->entry, qcow2_in_cluster(q, offset), map->bytes, vec, at);
+        return qcow2_read_compressed_co(q, map->entry, qcow2_in_cluster(q, offset), map->bytes, vec,
+                                        at);
     case KIND_UNALLOCATED:
         return read_backing_co(q, offset, map->bytes, vec, at);
     default:
@@ -41,7 +44,8 @@ static int read_run_co(Qcow2 *q, const Qcow2Map *map, uint64_t offset, const Blo
     }
 }
 
-int qcow2_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+int qcow2_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                    size_t at)
 {
     Qcow2 *q = node->state;
     while (bytes) {
@@ -65,15 +69,15 @@ int qcow2_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
 /* --- writing: what a step does --- */
 
 typedef struct Step {
-    uint64_t offset, bytes;      /* of the guest's data */
-    uint64_t host;               /* of the data */
+    uint64_t offset, bytes; /* of the guest's data */
+    uint64_t host;          /* of the data */
     bool allocates;
     /* With allocates: */
     Qcow2Allocation clusters;
-    uint64_t host_cluster;       /* of the first cluster */
-    bool keeps_place;            /* the clusters were there, only their units are new */
+    uint64_t host_cluster;         /* of the first cluster */
+    bool keeps_place;              /* the clusters were there, only their units are new */
     uint64_t fill_head, fill_tail; /* bytes before and behind the data that must be filled in */
-    bool fill_zero;              /* with zeroes rather than with what was there */
+    bool fill_zero;                /* with zeroes rather than with what was there */
 } Step;
 
 /* Whether the cluster may be written where it is, once its units are marked. */
@@ -82,7 +86,8 @@ static bool has_own_place(const Qcow2 *q, uint64_t entry)
     return !(entry & ENTRY_COMPRESSED) && (entry & ENTRY_COPIED) && (entry & ENTRY_OFFSET);
 }
 
-/* In place: as far as own data goes on contiguously. False when the first unit is not of that sort. */
+/* In place: as far as own data goes on contiguously. False when the first unit is not of that sort.
+ */
 static int plan_in_place_co(Qcow2 *q, Step *step, bool *ret_planned)
 {
     Qcow2Map map;
@@ -101,7 +106,8 @@ static int plan_in_place_co(Qcow2 *q, Step *step, bool *ret_planned)
         return 0; /* the table is shared, so its flags speak for another */
     }
     /* The map does not look at ENTRY_COPIED of the clusters behind the first. */
-    uint64_t index = qcow2_l2_index(q, step->offset), covered = q->cluster_size - qcow2_in_cluster(q, step->offset);
+    uint64_t index = qcow2_l2_index(q, step->offset),
+             covered = q->cluster_size - qcow2_in_cluster(q, step->offset);
     while (covered < map.bytes && has_own_place(q, qcow2_l2_entry(q, table, ++index))) {
         covered += q->cluster_size;
     }
@@ -112,8 +118,8 @@ static int plan_in_place_co(Qcow2 *q, Step *step, bool *ret_planned)
 }
 
 /* How many clusters from the first on need a place of the same sort. */
-static int count_alike_co(Qcow2 *q, uint64_t offset, uint64_t max, bool own_place, uint64_t *ret_count,
-                          uint64_t *ret_entry, bool *ret_had_data)
+static int count_alike_co(Qcow2 *q, uint64_t offset, uint64_t max, bool own_place,
+                          uint64_t *ret_count, uint64_t *ret_entry, bool *ret_had_data)
 {
     Qcow2Table *table;
     uint64_t index = qcow2_l2_index(q, offset);
@@ -132,7 +138,8 @@ static int count_alike_co(Qcow2 *q, uint64_t offset, uint64_t max, bool own_plac
         if (!shared_table && has_own_place(q, entry) != own_place) {
             break;
         }
-        if (own_place && (entry & ENTRY_OFFSET) != (*ret_entry & ENTRY_OFFSET) + (count << q->cluster_bits)) {
+        if (own_place &&
+            (entry & ENTRY_OFFSET) != (*ret_entry & ENTRY_OFFSET) + (count << q->cluster_bits)) {
             break;
         }
         *ret_had_data |= (entry & (ENTRY_COMPRESSED | ENTRY_OFFSET)) != 0;
@@ -142,8 +149,9 @@ static int count_alike_co(Qcow2 *q, uint64_t offset, uint64_t max, bool own_plac
 }
 
 /*
- * What must be filled in around the data. In clusters that keep their place, and in new ones that replace nothing,
- * the unit is the mapping unit; where old data is replaced it is the whole cluster.
+ * What must be filled in around the data. In clusters that keep their place, and in new ones that
+ * replace nothing, the unit is the mapping unit; where old data is replaced it is the whole
+ * cluster.
  */
 static void plan_fill(Qcow2 *q, Step *step, uint64_t fresh_before, bool had_data)
 {
@@ -223,8 +231,10 @@ static int read_fill_co(Qcow2 *q, const Step *step, uint64_t offset, uint64_t by
 static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size_t at)
 {
     size_t align = MAX(q->file->limits.memory_align, 64);
-    char *head = step->fill_head ? aligned_alloc(align, ALIGN_UP((size_t)step->fill_head, align)) : NULL;
-    char *tail = step->fill_tail ? aligned_alloc(align, ALIGN_UP((size_t)step->fill_tail, align)) : NULL;
+    char *head =
+        step->fill_head ? aligned_alloc(align, ALIGN_UP((size_t)step->fill_head, align)) : NULL;
+    char *tail =
+        step->fill_tail ? aligned_alloc(align, ALIGN_UP((size_t)step->fill_tail, align)) : NULL;
     g_autofree struct iovec *iov = g_new(struct iovec, vec->count + 2);
     unsigned count = 0;
     size_t covered;
@@ -232,12 +242,12 @@ static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size
 
     if (ret >= 0 && head) {
         ret = read_fill_co(q, step, step->offset - step->fill_head, step->fill_head, head);
-        iov[count++] = (struct iovec){ head, (size_t)step->fill_head };
+        iov[count++] = (struct iovec) { head, (size_t)step->fill_head };
     }
     count += block_vec_slice(vec, at, (size_t)step->bytes, iov + count, vec->count, &covered);
     if (ret >= 0 && tail) {
         ret = read_fill_co(q, step, step->offset + step->bytes, step->fill_tail, tail);
-        iov[count++] = (struct iovec){ tail, (size_t)step->fill_tail };
+        iov[count++] = (struct iovec) { tail, (size_t)step->fill_tail };
     }
     if (ret >= 0) {
         BlockVec whole = { iov, count };
@@ -260,15 +270,18 @@ static uint64_t unit_mask(const Qcow2 *q, uint64_t from, uint64_t to)
 static int link_clusters_co(Qcow2 *q, const Step *step)
 {
     uint64_t guest = step->clusters.first << q->cluster_bits;
-    uint64_t from = step->offset - step->fill_head, to = step->offset + step->bytes + step->fill_tail;
+    uint64_t from = step->offset - step->fill_head,
+             to = step->offset + step->bytes + step->fill_tail;
     Qcow2Table *table;
     int ret = qcow2_l2_get_writable_co(q, guest, &table);
 
     for (uint64_t i = 0; ret >= 0 && i < step->clusters.count; i++, guest += q->cluster_size) {
-        uint64_t index = qcow2_l2_index(q, guest), host = step->host_cluster + (i << q->cluster_bits);
+        uint64_t index = qcow2_l2_index(q, guest),
+                 host = step->host_cluster + (i << q->cluster_bits);
         uint64_t old = qcow2_l2_entry(q, table, index), bitmap = 0;
         if (q->subclusters) {
-            uint64_t mask = unit_mask(q, MAX(from, guest) - guest, MIN(to, guest + q->cluster_size) - guest);
+            uint64_t mask =
+                unit_mask(q, MAX(from, guest) - guest, MIN(to, guest + q->cluster_size) - guest);
             bitmap = old & ENTRY_COMPRESSED ? 0 : qcow2_l2_bitmap(q, table, index);
             bitmap = (bitmap | mask) & ~(mask << 32);
         }
@@ -287,7 +300,8 @@ static int finish_allocation_co(Qcow2 *q, Step *step, int ret)
         ret = q->broken ? -EIO : link_clusters_co(q, step);
     }
     if (ret < 0 && !step->keeps_place && !q->broken) { /* nobody refers to them */
-        qcow2_refcount_add_co(q, step->host_cluster, step->clusters.count << q->cluster_bits, -1, false);
+        qcow2_refcount_add_co(q, step->host_cluster, step->clusters.count << q->cluster_bits, -1,
+                              false);
     }
     list_remove(&step->clusters.node);
     co_mutex_unlock(&q->lock);
@@ -310,7 +324,8 @@ static int plan_step_co(Qcow2 *q, Step *step)
     return ret;
 }
 
-int qcow2_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags)
+int qcow2_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                     size_t at, unsigned flags)
 {
     Qcow2 *q = node->state;
 
@@ -343,7 +358,8 @@ int qcow2_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
 /* Calls fn for each cluster of the range, whose table is writable. Lock held. */
 typedef int EntryFn(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opaque);
 
-static int for_clusters_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool skip_empty, EntryFn *fn, void *opaque)
+static int for_clusters_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool skip_empty, EntryFn *fn,
+                           void *opaque)
 {
     uint64_t cluster = offset >> q->cluster_bits, end = cluster + qcow2_clusters(q, bytes);
     int ret = q->broken ? -EIO : 0;
@@ -390,7 +406,8 @@ static int zero_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opaque)
     return 0;
 }
 
-/* Version 2 has no zero clusters: what is not there reads as zeroes, when there is no backing node. */
+/* Version 2 has no zero clusters: what is not there reads as zeroes, when there is no backing node.
+ */
 static int zero_v2_co(Qcow2 *q, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     if (q->node->backing) {
@@ -486,7 +503,8 @@ static int prealloc_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opa
         return 0;
     }
     if (!p->clusters) {
-        int ret = qcow2_alloc_co(q, MIN(p->left, MAX_STEP >> q->cluster_bits), 0, &p->host, &p->clusters);
+        int ret =
+            qcow2_alloc_co(q, MIN(p->left, MAX_STEP >> q->cluster_bits), 0, &p->host, &p->clusters);
         if (ret < 0) {
             return ret;
         }
@@ -517,7 +535,8 @@ static bool has_many_holes(Qcow2 *q)
 {
     if (q->holes == HOLES_UNKNOWN) {
         uint64_t real = node_allocated_size(q->file);
-        q->holes = real != UINT64_MAX && real < q->file->size - q->file->size / 10 ? HOLES_MANY : HOLES_FEW;
+        q->holes = real != UINT64_MAX && real < q->file->size - q->file->size / 10 ? HOLES_MANY
+                                                                                   : HOLES_FEW;
     }
     return q->holes == HOLES_MANY;
 }
@@ -551,7 +570,7 @@ int qcow2_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatu
         [KIND_DATA] = STATUS_DATA | STATUS_ALLOCATED | STATUS_OFFSET,
         [KIND_COMPRESSED] = STATUS_DATA | STATUS_ALLOCATED | STATUS_COMPRESSED,
     };
-    *ret_status = (BlockStatus){ .flags = flags[map.kind], .bytes = total };
+    *ret_status = (BlockStatus) { .flags = flags[map.kind], .bytes = total };
     if (map.kind == KIND_DATA && has_many_holes(q)) {
         ret_status->flags |= STATUS_RECURSE;
     }

@@ -23,7 +23,8 @@ static void emit_corrupted(Qcow2 *q, const char *text)
     graph->emit(graph->hooks_opaque, "BLOCK_IMAGE_CORRUPTED", data);
 }
 
-/* From here on nothing is written any more; the image says so on the disk, if it has room for that. */
+/* From here on nothing is written any more; the image says so on the disk, if it has room for that.
+ */
 int qcow2_corrupt_co(Qcow2 *q, const char *fmt, ...)
 {
     va_list ap;
@@ -45,7 +46,8 @@ int qcow2_corrupt_co(Qcow2 *q, const char *fmt, ...)
     return -EIO;
 }
 
-void qcow2_compressed_range(const Qcow2 *q, uint64_t entry, uint64_t *ret_offset, uint64_t *ret_bytes)
+void qcow2_compressed_range(const Qcow2 *q, uint64_t entry, uint64_t *ret_offset,
+                            uint64_t *ret_bytes)
 {
     unsigned size_bits = q->cluster_bits - 8, offset_bits = 62 - size_bits;
     uint64_t offset = entry & (BIT64(offset_bits) - 1);
@@ -78,8 +80,10 @@ void qcow2_l2_set(Qcow2 *q, Qcow2Table *table, uint64_t index, uint64_t entry, u
 static int check_table_offset_co(Qcow2 *q, uint64_t index, uint64_t offset)
 {
     if (qcow2_in_cluster(q, offset)) {
-        return qcow2_corrupt_co(q, "L2 table at %#" G_GINT64_MODIFIER "x (L1 index %#" G_GINT64_MODIFIER
-                                "x) is not aligned", offset, index);
+        return qcow2_corrupt_co(q,
+                                "L2 table at %#" G_GINT64_MODIFIER
+                                "x (L1 index %#" G_GINT64_MODIFIER "x) is not aligned",
+                                offset, index);
     }
     return 0;
 }
@@ -187,12 +191,17 @@ static int check_entry_co(Qcow2 *q, uint64_t offset, uint64_t entry, uint64_t bi
         return 0;
     }
     if (qcow2_in_cluster(q, host)) {
-        return qcow2_corrupt_co(q, "the data cluster of guest offset %#" G_GINT64_MODIFIER "x is not aligned (%#"
-                                G_GINT64_MODIFIER "x)", offset, host);
+        return qcow2_corrupt_co(q,
+                                "the data cluster of guest offset %#" G_GINT64_MODIFIER
+                                "x is not aligned (%#" G_GINT64_MODIFIER "x)",
+                                offset, host);
     }
     if (q->subclusters && ((bitmap & bitmap >> 32 & UINT32_MAX) || (!host && (uint32_t)bitmap))) {
-        return qcow2_corrupt_co(q, "the subclusters of guest offset %#" G_GINT64_MODIFIER "x contradict each other "
-                                "(%#" G_GINT64_MODIFIER "x)", offset, bitmap);
+        return qcow2_corrupt_co(q,
+                                "the subclusters of guest offset %#" G_GINT64_MODIFIER
+                                "x contradict each other "
+                                "(%#" G_GINT64_MODIFIER "x)",
+                                offset, bitmap);
     }
     return 0;
 }
@@ -208,7 +217,7 @@ int qcow2_map_co(Qcow2 *q, uint64_t offset, uint64_t bytes, Qcow2Map *ret)
     if (err < 0) {
         return err;
     }
-    *ret = (Qcow2Map){ .kind = KIND_UNALLOCATED, .bytes = left };
+    *ret = (Qcow2Map) { .kind = KIND_UNALLOCATED, .bytes = left };
     if (!table) {
         return 0;
     }
@@ -221,12 +230,14 @@ int qcow2_map_co(Qcow2 *q, uint64_t offset, uint64_t bytes, Qcow2Map *ret)
         }
         unsigned sub = (unsigned)(in / q->unit_size);
         Qcow2Kind kind = unit_kind(q, entry, bitmap, sub);
-        uint64_t host = entry & ENTRY_OFFSET && kind != KIND_COMPRESSED ? (entry & ENTRY_OFFSET) + in : 0;
+        uint64_t host =
+            entry & ENTRY_OFFSET && kind != KIND_COMPRESSED ? (entry & ENTRY_OFFSET) + in : 0;
         if (run == 0) {
             ret->kind = kind;
             ret->host = host;
             ret->entry = entry;
-        } else if (kind != ret->kind || kind == KIND_COMPRESSED || (kind == KIND_DATA && host != ret->host + run)) {
+        } else if (kind != ret->kind || kind == KIND_COMPRESSED ||
+                   (kind == KIND_DATA && host != ret->host + run)) {
             break;
         }
         /* The rest of the cluster as far as it is of the same kind. */
@@ -250,7 +261,7 @@ int qcow2_map_co(Qcow2 *q, uint64_t offset, uint64_t bytes, Qcow2Map *ret)
 void qcow2_wait_allocations_co(Qcow2 *q, uint64_t first, uint64_t count)
 {
 restart:
-    LIST_FOREACH(a, &q->allocations, Qcow2Allocation, node) {
+    LIST_FOREACH (a, &q->allocations, Qcow2Allocation, node) {
         if (first < a->first + a->count && a->first < first + count) {
             co_mutex_unlock(&q->lock);
             co_queue_wait(&a->waiters);

@@ -1,6 +1,6 @@
 /*
- * Refcounts of qcow2: reading, allocating, freeing, and the order in which metadata reaches the disk (the
- * invariants stand in qcow2.h).
+ * Refcounts of qcow2: reading, allocating, freeing, and the order in which metadata reaches the
+ * disk (the invariants stand in qcow2.h).
  */
 #include <errno.h>
 #include <string.h>
@@ -78,7 +78,8 @@ static int block_get_co(Qcow2 *q, uint64_t cluster, Qcow2Table **ret)
     }
     uint64_t offset = q->reftable[index];
     if (qcow2_in_cluster(q, offset)) {
-        return qcow2_corrupt_co(q, "refcount block at %#" G_GINT64_MODIFIER "x is not aligned", offset);
+        return qcow2_corrupt_co(q, "refcount block at %#" G_GINT64_MODIFIER "x is not aligned",
+                                offset);
     }
     return qcow2_cache_get_co(&q->refcount_cache, offset, ret);
 }
@@ -112,7 +113,8 @@ int qcow2_write_reftable_co(Qcow2 *q)
     return ret;
 }
 
-/* A refcount block that lies in the first cluster it describes, which is free since nothing describes it. */
+/* A refcount block that lies in the first cluster it describes, which is free since nothing
+ * describes it. */
 static int refcount_block_create_co(Qcow2 *q, uint64_t cluster, Qcow2Table **ret)
 {
     uint64_t index = cluster / block_entries(q), offset = cluster << q->cluster_bits;
@@ -177,10 +179,12 @@ static int table_grow_co(Qcow2 *q, uint64_t min_entries)
         blocks = needed;
     }
     uint64_t new_size = table_clusters * per_cluster;
-    if (new_size * 8 > QCOW2_MAX_REFTABLE_BYTES || (first + blocks + table_clusters) << q->cluster_bits > MAX_HOST_OFFSET) {
+    if (new_size * 8 > QCOW2_MAX_REFTABLE_BYTES ||
+        (first + blocks + table_clusters) << q->cluster_bits > MAX_HOST_OFFSET) {
         return -EFBIG;
     }
-    uint64_t *table = g_try_new0(uint64_t, new_size), *old = q->reftable, old_offset = q->reftable_offset;
+    uint64_t *table = g_try_new0(uint64_t, new_size), *old = q->reftable,
+             old_offset = q->reftable_offset;
     uint32_t old_size = q->reftable_size;
     if (!table) {
         return -ENOMEM;
@@ -197,7 +201,8 @@ static int table_grow_co(Qcow2 *q, uint64_t min_entries)
         uint64_t base = first + i * entries;
         ret = qcow2_cache_new_co(&q->refcount_cache, (first + i) << q->cluster_bits, &block);
         table[old_size + i] = (first + i) << q->cluster_bits;
-        for (uint64_t c = 0; ret >= 0 && c < entries && base + c < first + blocks + table_clusters; c++) {
+        for (uint64_t c = 0; ret >= 0 && c < entries && base + c < first + blocks + table_clusters;
+             c++) {
             qcow2_refcount_write(q, block->data, c, 1);
         }
     }
@@ -235,7 +240,8 @@ static int give_back_co(Qcow2 *q);
 
 enum { FREED_CLUSTERS_KEPT = 8192, FREED_RANGES_KEPT = 1024 };
 
-/* Marks free clusters from `cluster` on as used once, until one is not free or the count is reached. */
+/* Marks free clusters from `cluster` on as used once, until one is not free or the count is
+ * reached. */
 static int take_run_co(Qcow2 *q, uint64_t cluster, uint64_t max, uint64_t *ret_taken)
 {
     uint64_t entries = block_entries(q), taken = 0;
@@ -291,7 +297,8 @@ static int find_free_co(Qcow2 *q, uint64_t *ret_cluster)
     }
 }
 
-int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_offset, uint64_t *ret_clusters)
+int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_offset,
+                   uint64_t *ret_clusters)
 {
     uint64_t first = wanted >> q->cluster_bits, taken = 0;
     int ret = 0;
@@ -327,8 +334,9 @@ int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_o
 }
 
 /*
- * A run behind everything that is described so far, together with the refcount blocks for it. Needed where a
- * block describes few clusters, since new blocks would lie in the middle of any long run.
+ * A run behind everything that is described so far, together with the refcount blocks for it.
+ * Needed where a block describes few clusters, since new blocks would lie in the middle of any long
+ * run.
  *
  *     first: [new blocks][the run]
  */
@@ -344,7 +352,9 @@ static int alloc_behind_co(Qcow2 *q, uint64_t clusters, uint64_t *ret_offset)
     }
     if (index + blocks > q->reftable_size) {
         ret = table_grow_co(q, index + blocks);
-        return ret < 0 ? ret : alloc_behind_co(q, clusters, ret_offset); /* the table took some of the room */
+        return ret < 0
+                   ? ret
+                   : alloc_behind_co(q, clusters, ret_offset); /* the table took some of the room */
     }
     uint64_t first = index * entries;
     if ((first + blocks + clusters) << q->cluster_bits > MAX_HOST_OFFSET) {
@@ -440,8 +450,8 @@ static int add_one_co(Qcow2 *q, uint64_t cluster, int delta, bool *ret_now_free)
     uint64_t index = cluster % block_entries(q);
     uint64_t count = block ? qcow2_refcount_read(q, block->data, index) : 0;
     if (count == 0) {
-        return qcow2_corrupt_co(q, "cluster %" G_GUINT64_FORMAT " is %s but its refcount is 0", cluster,
-                                delta < 0 ? "freed" : "shared");
+        return qcow2_corrupt_co(q, "cluster %" G_GUINT64_FORMAT " is %s but its refcount is 0",
+                                cluster, delta < 0 ? "freed" : "shared");
     }
     if (delta >= 0 && count >= qcow2_max_refcount(q)) {
         return -EOVERFLOW;
@@ -490,7 +500,8 @@ int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta, 
         int ret = add_one_co(q, cluster, delta, &now_free);
         if (ret < 0) {
             if (delta > 0) { /* undo, so that a failed growth leaves no leak */
-                for (uint64_t undo = first; undo < cluster && add_one_co(q, undo, -1, &now_free) >= 0; undo++) {
+                for (uint64_t undo = first;
+                     undo < cluster && add_one_co(q, undo, -1, &now_free) >= 0; undo++) {
                 }
             }
             return ret;
@@ -516,7 +527,8 @@ void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t bytes, bool discard)
     q->freed_clusters += qcow2_clusters(q, bytes);
     if (q->freed->len) {
         Qcow2Range *last = &g_array_index(q->freed, Qcow2Range, q->freed->len - 1);
-        if (last->offset + last->bytes == offset && last->discard == discard && !qcow2_in_cluster(q, offset)) {
+        if (last->offset + last->bytes == offset && last->discard == discard &&
+            !qcow2_in_cluster(q, offset)) {
             last->bytes += bytes;
             return;
         }
@@ -658,5 +670,6 @@ int qcow2_check_overlap_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
     if (!what) {
         return 0;
     }
-    return qcow2_corrupt_co(q, "a new cluster at %#" G_GINT64_MODIFIER "x would overwrite the %s", offset, what);
+    return qcow2_corrupt_co(q, "a new cluster at %#" G_GINT64_MODIFIER "x would overwrite the %s",
+                            offset, what);
 }

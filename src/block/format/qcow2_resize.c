@@ -26,8 +26,8 @@ static int write_zero_bytes_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
 }
 
 /*
- * [from, to) must read as zeroes. In the cluster that the old end cuts, there may be old data; behind it,
- * only a longer backing image can shine through.
+ * [from, to) must read as zeroes. In the cluster that the old end cuts, there may be old data;
+ * behind it, only a longer backing image can shine through.
  */
 static int zero_new_part_co(Qcow2 *q, uint64_t from, uint64_t to)
 {
@@ -40,7 +40,8 @@ static int zero_new_part_co(Qcow2 *q, uint64_t from, uint64_t to)
         co_mutex_lock(&q->lock);
         ret = qcow2_map_co(q, from, cut_end - from, &map);
         co_mutex_unlock(&q->lock);
-        bool old_data = map.kind == KIND_DATA || map.kind == KIND_COMPRESSED || map.bytes < cut_end - from;
+        bool old_data =
+            map.kind == KIND_DATA || map.kind == KIND_COMPRESSED || map.bytes < cut_end - from;
         if (ret >= 0 && (old_data || (map.kind == KIND_UNALLOCATED && backing > from))) {
             ret = write_zero_bytes_co(q, from, cut_end - from);
         }
@@ -197,8 +198,9 @@ Error *qcow2_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
         return error_new("Can't resize a v2 image which has snapshots");
     }
     if (size < node->size) {
-        return prealloc == PREALLOC_OFF ? shrink_co(q, size) :
-                                          error_new("Preallocation can't be used for shrinking an image");
+        return prealloc == PREALLOC_OFF
+                   ? shrink_co(q, size)
+                   : error_new("Preallocation can't be used for shrinking an image");
     }
     return grow_co(q, size, prealloc);
 }
@@ -213,7 +215,8 @@ Error *qcow2_make_empty_co(BlockNode *node)
         drop_l2_tables(q, 0);
         ret = qcow2_settle_co(q);
     }
-    Error *err = ret < 0 ? error_new_errno(ret, "Could not empty '%s'", node->filename) : cut_file_co(q);
+    Error *err =
+        ret < 0 ? error_new_errno(ret, "Could not empty '%s'", node->filename) : cut_file_co(q);
     co_mutex_unlock(&q->lock);
     return err;
 }
@@ -227,10 +230,12 @@ Error *qcow2_measure(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockM
     TRY(block_take_size(opts, "cluster_size", 65536, &cluster));
     TRY(block_take_num(opts, "refcount_bits", 16, &refcount_bits));
     TRY(block_take_bool(opts, "extended_l2", false, &extended));
-    if (!IS_POW2(cluster) || cluster < 512 || cluster > 2 * MiB || !IS_POW2(refcount_bits) || refcount_bits > 64) {
+    if (!IS_POW2(cluster) || cluster < 512 || cluster > 2 * MiB || !IS_POW2(refcount_bits) ||
+        refcount_bits > 64) {
         return error_new("Cluster size must be a power of two between 512 and 2048k");
     }
-    uint64_t entries = cluster / (extended ? 16 : 8), clusters = size / cluster + (size % cluster != 0);
+    uint64_t entries = cluster / (extended ? 16 : 8),
+             clusters = size / cluster + (size % cluster != 0);
     uint64_t l2 = (clusters + entries - 1) / entries;
     uint64_t l1 = (l2 * 8 + cluster - 1) / cluster;
     uint64_t fixed = 1 + MAX(l1, 1) + l2 + clusters, blocks = 0, table = 0;
@@ -240,6 +245,7 @@ Error *qcow2_measure(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockM
         table = (blocks * 8 + cluster - 1) / cluster;
     }
     uint64_t metadata = (fixed - clusters + blocks + table) * cluster;
-    *ret = (BlockMeasure){ .required = metadata + data_bytes, .fully_allocated = metadata + clusters * cluster };
+    *ret = (BlockMeasure) { .required = metadata + data_bytes,
+                            .fully_allocated = metadata + clusters * cluster };
     return NULL;
 }

@@ -1,10 +1,10 @@
 /*
- * Internal snapshots of qcow2. A snapshot is a copy of the L1 table; each tree counts once in the refcounts
- * of the L2 tables and clusters it reaches.
+ * Internal snapshots of qcow2. A snapshot is a copy of the L1 table; each tree counts once in the
+ * refcounts of the L2 tables and clusters it reaches.
  *
- * Order of steps, for a crash between any two: counts go up before a table refers to anything, and down
- * after it is gone; ENTRY_COPIED is taken away before a count goes up. What remains are leaks, or copies
- * that need not have been made.
+ * Order of steps, for a crash between any two: counts go up before a table refers to anything, and
+ * down after it is gone; ENTRY_COPIED is taken away before a count goes up. What remains are leaks,
+ * or copies that need not have been made.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -32,12 +32,13 @@ void qcow2_snapshots_free(Qcow2 *q)
 
 /* --- the table on the disk --- */
 
-static Error *parse_snapshot(Qcow2 *q, const uint8_t *p, size_t room, Qcow2Snapshot *sn, size_t *ret_bytes)
+static Error *parse_snapshot(Qcow2 *q, const uint8_t *p, size_t room, Qcow2Snapshot *sn,
+                             size_t *ret_bytes)
 {
     if (room < SNAPSHOT_FIXED) {
         return error_new("Snapshot table is cut off");
     }
-    *sn = (Qcow2Snapshot){ .l1_offset = ld64_be(p), .l1_size = ld32_be(p + 8) };
+    *sn = (Qcow2Snapshot) { .l1_offset = ld64_be(p), .l1_size = ld32_be(p + 8) };
     uint32_t id_length = ld16_be(p + 12), name_length = ld16_be(p + 14), extra = ld32_be(p + 36);
     uint64_t bytes = SNAPSHOT_FIXED + (uint64_t)extra + id_length + name_length;
     if (extra > 1024 || bytes > room) {
@@ -80,7 +81,8 @@ static Error *check_snapshot(Qcow2 *q, const Qcow2Snapshot *sn)
     return NULL;
 }
 
-static Error *parse_table(Qcow2 *q, const uint8_t *data, size_t length, uint32_t count, size_t *ret_used)
+static Error *parse_table(Qcow2 *q, const uint8_t *data, size_t length, uint32_t count,
+                          size_t *ret_used)
 {
     size_t at = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -112,7 +114,8 @@ Error *qcow2_snapshots_read_co(Qcow2 *q)
     if (count > QCOW2_MAX_SNAPSHOTS || qcow2_in_cluster(q, offset) || offset >= q->file->size) {
         return error_new("Snapshot table offset or length is not possible");
     }
-    size_t length = (size_t)MIN(q->file->size - offset, MIN(QCOW2_MAX_SNAPSHOT_BYTES, (uint64_t)count * 133000));
+    size_t length = (size_t)MIN(q->file->size - offset,
+                                MIN(QCOW2_MAX_SNAPSHOT_BYTES, (uint64_t)count * 133000));
     g_autofree uint8_t *data = g_try_malloc(length);
     ret = data ? node_pread_co(q->file, offset, length, data) : -ENOMEM;
     if (ret < 0) {
@@ -219,33 +222,70 @@ static int count_entry_co(Qcow2 *q, uint64_t entry, int delta)
         qcow2_compressed_range(q, entry, &offset, &bytes);
         return qcow2_refcount_add_co(q, offset, bytes, delta, delta < 0);
     }
-    return entry & ENTRY_OFFSET ? qcow2_refcount_add_co(q, entry & ENTRY_OFFSET, q->cluster_size, delta, delta < 0) : 0;
+    return entry & ENTRY_OFFSET
+               ? qcow2_refcount_add_co(q, entry & ENTRY_OFFSET, q->cluster_size, delta, delta < 0)
+               : 0;
 }
 
-/* Adds delta to the count of every table and cluster that the tree reaches. */
-static int count_tree_co(Qcow2 *q, const uint64_t *l1, uint32_t entries, int delta)
+/* A place in a tree: an entry of an L2 table, or the table itself behind its last entry. */
+typedef struct TreePlace {
+    uint32_t l1;
+    uint64_t l2;
+} TreePlace;
+
+/* One L2 table, up to `stop`; where it failed is *ret_failed. */
+static int count_table_co(Qcow2 *q, uint64_t l2, int delta, uint64_t stop, uint64_t *ret_failed)
 {
-    int ret = 0;
-    for (uint32_t i = 0; i < entries && ret >= 0; i++) {
+    Qcow2Table *table;
+    g_autofree uint8_t *copy = g_try_malloc(q->cluster_size); /* counting may drop the table */
+    int ret = copy ? qcow2_cache_get_co(&q->l2_cache, l2, &table) : -ENOMEM;
+    uint64_t e = 0;
+
+    if (ret >= 0) {
+        memcpy(copy, table->data, q->cluster_size);
+        for (; e < MIN(q->l2_entries, stop); e++) {
+            ret = count_entry_co(q, ld64_be(copy + e * q->entry_size), delta);
+            if (ret < 0) {
+                break;
+            }
+        }
+    }
+    if (ret >= 0 && e < stop) {
+        ret = qcow2_refcount_add_co(q, l2, q->cluster_size, delta, delta < 0);
+    }
+    *ret_failed = e;
+    return ret;
+}
+
+/* Adds delta to the count of every table and cluster that the tree reaches, up to `stop`. */
+static int count_tree_upto_co(Qcow2 *q, const uint64_t *l1, TreePlace stop, int delta,
+                              TreePlace *ret_failed)
+{
+    for (uint32_t i = 0; i < stop.l1 || (i == stop.l1 && stop.l2); i++) {
         uint64_t l2 = l1[i] & ENTRY_OFFSET;
-        Qcow2Table *table;
         if (!l2) {
             continue;
         }
         if (qcow2_in_cluster(q, l2)) {
             return qcow2_corrupt_co(q, "L2 table at %#" PRIx64 " is not aligned", l2);
         }
-        g_autofree uint8_t *copy = g_try_malloc(q->cluster_size); /* counting may drop the table */
-        ret = copy ? qcow2_cache_get_co(&q->l2_cache, l2, &table) : -ENOMEM;
-        if (ret >= 0) {
-            memcpy(copy, table->data, q->cluster_size);
+        ret_failed->l1 = i;
+        int ret =
+            count_table_co(q, l2, delta, i == stop.l1 ? stop.l2 : UINT64_MAX, &ret_failed->l2);
+        if (ret < 0) {
+            return ret;
         }
-        for (uint64_t e = 0; e < q->l2_entries && ret >= 0; e++) {
-            ret = count_entry_co(q, ld64_be(copy + e * q->entry_size), delta);
-        }
-        if (ret >= 0) {
-            ret = qcow2_refcount_add_co(q, l2, q->cluster_size, delta, delta < 0);
-        }
+    }
+    return 0;
+}
+
+/* All of it, or nothing where it cannot be done (delta +1 and a count at its maximum). */
+static int count_tree_co(Qcow2 *q, const uint64_t *l1, uint32_t entries, int delta)
+{
+    TreePlace failed, ignored;
+    int ret = count_tree_upto_co(q, l1, (TreePlace) { .l1 = entries }, delta, &failed);
+    if (ret < 0 && delta > 0 && !q->broken) {
+        count_tree_upto_co(q, l1, failed, -1, &ignored);
     }
     return ret;
 }
@@ -316,7 +356,8 @@ GPtrArray *qcow2_snapshots(BlockNode *node)
     Qcow2 *q = node->state;
     GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)block_snapshot_free);
     for (guint i = 0; i < q->snapshots->len; i++) {
-        BlockSnapshot *copy = g_memdup2(&g_array_index(q->snapshots, Qcow2Snapshot, i).info, sizeof(BlockSnapshot));
+        BlockSnapshot *copy =
+            g_memdup2(&g_array_index(q->snapshots, Qcow2Snapshot, i).info, sizeof(BlockSnapshot));
         copy->id = g_strdup(copy->id);
         copy->name = g_strdup(copy->name);
         g_ptr_array_add(list, copy);
@@ -394,7 +435,8 @@ static char *next_id(const Qcow2 *q)
 {
     unsigned long highest = 0;
     for (guint i = 0; i < q->snapshots->len; i++) {
-        highest = MAX(highest, strtoul(g_array_index(q->snapshots, Qcow2Snapshot, i).info.id, NULL, 10));
+        highest =
+            MAX(highest, strtoul(g_array_index(q->snapshots, Qcow2Snapshot, i).info.id, NULL, 10));
     }
     return g_strdup_printf("%lu", highest + 1);
 }
@@ -439,7 +481,8 @@ static Error *create_locked_co(Qcow2 *q, const BlockSnapshot *info)
     int ret = copy_tree_co(q, &l1);
     if (ret >= 0) {
         Qcow2Snapshot sn = { .l1_offset = l1, .l1_size = q->l1_size, .info = *info };
-        sn.info.id = info->id && !(find_snapshot(q, info->id) >= 0) ? g_strdup(info->id) : next_id(q);
+        sn.info.id =
+            info->id && !(find_snapshot(q, info->id) >= 0) ? g_strdup(info->id) : next_id(q);
         sn.info.name = g_strdup(info->name);
         sn.info.disk_size = q->node->size;
         g_array_append_val(q->snapshots, sn);
@@ -463,8 +506,10 @@ Error *qcow2_snapshot_create_co(BlockNode *node, const BlockSnapshot *snapshot)
     Error *err = create_locked_co(q, snapshot);
     co_mutex_unlock(&q->lock);
     if (!err && snapshot->vm_state_size) { /* only the snapshot needs it from now on */
-        int ret = qcow2_unmap_co(q, vmstate_base(q), ALIGN_UP(snapshot->vm_state_size, q->cluster_size), true);
-        err = ret < 0 ? error_new_errno(ret, "Could not give back the space of the machine's state") : NULL;
+        int ret = qcow2_unmap_co(q, vmstate_base(q),
+                                 ALIGN_UP(snapshot->vm_state_size, q->cluster_size), true);
+        err = ret < 0 ? error_new_errno(ret, "Could not give back the space of the machine's state")
+                      : NULL;
     }
     return err;
 }
@@ -475,7 +520,8 @@ static Error *check_applicable(Qcow2 *q, const Qcow2Snapshot *sn)
 {
     if (sn->info.disk_size != q->node->size) {
         return error_new("Snapshot '%s' has a disk of %" PRIu64 " bytes, the image one of %" PRIu64
-                         "; resize the image first", sn->info.name, sn->info.disk_size, q->node->size);
+                         "; resize the image first",
+                         sn->info.name, sn->info.disk_size, q->node->size);
     }
     return qcow2_grow_l1_co(q, sn->l1_size);
 }
@@ -484,7 +530,8 @@ static Error *apply_locked_co(Qcow2 *q, const char *id)
 {
     int at = find_snapshot(q, id);
     if (at < 0) {
-        return error_new_errno(ENOENT, "Could not apply snapshot '%s': Failed to load snapshot", id);
+        return error_new_errno(ENOENT, "Could not apply snapshot '%s': Failed to load snapshot",
+                               id);
     }
     const Qcow2Snapshot *sn = &g_array_index(q->snapshots, Qcow2Snapshot, at);
     TRY(check_applicable(q, sn));

@@ -1,6 +1,6 @@
 /*
- * qcow2 against a model: random requests, several at a time, on images of many shapes; then the same with
- * a crash at any moment; then images with damaged metadata.
+ * qcow2 against a model: random requests, several at a time, on images of many shapes; then the
+ * same with a crash at any moment; then images with damaged metadata.
  */
 #include "block/test_mem.h"
 
@@ -51,17 +51,19 @@ static void fill_random(uint8_t *data, size_t bytes)
 
 static const char *node_options(const Shape *shape)
 {
-    return shape->backing ? "driver=qcow2,discard=unmap,file.driver=test-mem,file.filename=img,backing.driver=raw,"
-                            "backing.read-only=on,backing.file.driver=test-mem,backing.file.filename=base"
-                          : "driver=qcow2,discard=unmap,file.driver=test-mem,file.filename=img";
+    return shape->backing
+               ? "driver=qcow2,discard=unmap,file.driver=test-mem,file.filename=img,backing.driver="
+                 "raw,"
+                 "backing.read-only=on,backing.file.driver=test-mem,backing.file.filename=base"
+               : "driver=qcow2,discard=unmap,file.driver=test-mem,file.filename=img";
 }
 
 static void image_create(Image *image, BlockFixture *f, const Shape *shape)
 {
-    g_autofree char *options = g_strdup_printf("size=%" G_GUINT64_FORMAT "%s%s%s", shape->size,
-                                               *shape->options ? "," : "", shape->options,
-                                               shape->backing ? ",backing_file=base,backing_fmt=raw" : "");
-    *image = (Image){ .f = f, .shape = shape };
+    g_autofree char *options =
+        g_strdup_printf("size=%" G_GUINT64_FORMAT "%s%s%s", shape->size, *shape->options ? "," : "",
+                        shape->options, shape->backing ? ",backing_file=base,backing_fmt=raw" : "");
+    *image = (Image) { .f = f, .shape = shape };
     image->model = g_malloc0(shape->size);
     expect_ok(create_text(f, "test-mem:img", "qcow2", options));
     if (shape->backing) {
@@ -182,7 +184,9 @@ static void random_batch(Image *image, int count)
         op->image = image;
         op->kind = g_test_rand_int_range(0, 9);
         op->bytes = MAX(ALIGN_DOWN((uint64_t)g_test_rand_int_range(1, (int)limit + 1), unit), 1);
-        op->offset = ALIGN_DOWN((uint64_t)g_test_rand_int_range(0, (int)(stripe - op->bytes) + 1), unit) + (unsigned)i * stripe;
+        op->offset =
+            ALIGN_DOWN((uint64_t)g_test_rand_int_range(0, (int)(stripe - op->bytes) + 1), unit) +
+            (unsigned)i * stripe;
         if (op->kind == 5) { /* learning compares sectors */
             op->offset = ALIGN_DOWN(op->offset, SECTOR);
             op->bytes = MAX(ALIGN_DOWN(op->bytes, SECTOR), SECTOR);
@@ -226,7 +230,8 @@ static void verify(Image *image)
     blk_unref(blk);
     for (uint64_t i = 0; i < image->shape->size; i++) {
         if (all[i] != image->model[i]) {
-            g_error("%s: byte %#lx is %02x, should be %02x", image->shape->name, (long)i, all[i], image->model[i]);
+            g_error("%s: byte %#lx is %02x, should be %02x", image->shape->name, (long)i, all[i],
+                    image->model[i]);
         }
     }
 }
@@ -235,8 +240,8 @@ static void expect_clean(Image *image, const char *when)
 {
     BlockCheck check = check_node(image->f, image->node, 0);
     if (check.corruptions || check.leaks || check.check_errors) {
-        g_error("%s, %s: %lu corruptions, %lu leaks, %lu errors", image->shape->name, when, (long)check.corruptions,
-                (long)check.leaks, (long)check.check_errors);
+        g_error("%s, %s: %lu corruptions, %lu leaks, %lu errors", image->shape->name, when,
+                (long)check.corruptions, (long)check.leaks, (long)check.check_errors);
     }
 }
 
@@ -256,7 +261,8 @@ static void ask_peer(Image *image)
         g_assert_true(g_file_set_contents(base, "", 0, NULL));
     }
     const char *argv[] = { peer, "check", "-f", "qcow2", path, NULL };
-    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &out, NULL, &status, NULL));
+    g_assert_true(
+        g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &out, NULL, &status, NULL));
     if (status) {
         g_error("%s: %s", image->shape->name, out);
     }
@@ -364,7 +370,8 @@ static void vmstate_call_co(void *opaque)
     BlockSnapshot sn = { .name = (char *)"state", .vm_state_size = call->bytes };
 
     g_assert_cmpint(node->driver->vmstate_pwrite_co(node, 0, half, call->data), ==, 0);
-    g_assert_cmpint(node->driver->vmstate_pwrite_co(node, half, call->bytes - half, call->data + half), ==, 0);
+    g_assert_cmpint(
+        node->driver->vmstate_pwrite_co(node, half, call->bytes - half, call->data + half), ==, 0);
     expect_ok(node->driver->snapshot_create_co(node, &sn));
     expect_ok(node->driver->snapshot_apply_co(node, "state"));
     g_assert_cmpint(node->driver->vmstate_pread_co(node, 0, call->bytes, back), ==, 0);
@@ -423,7 +430,7 @@ static void test_snapshots(BlockFixture *f, gconstpointer data)
     random_batch(&image, 4);
     image_reopen(&image);
     ask_peer(&image);
-    call = (StepCall){ .node = image.node, .id = "one" };
+    call = (StepCall) { .node = image.node, .id = "one" };
     co_run(f->loop, snapshot_apply_call_co, &call);
     expect_ok(call.err);
     memcpy(image.model, first, shape->size);
@@ -467,10 +474,11 @@ static void test_write_errors(BlockFixture *f, gconstpointer data)
 /* --- crashes --- */
 
 /*
- * A crash keeps everything up to the last flush that had completed, and any subset of the sectors written
- * after it.
+ * A crash keeps everything up to the last flush that had completed, and any subset of the sectors
+ * written after it.
  */
-static void replay_crash(const GByteArray *start, const GArray *log, guint upto, bool honour_flush, GByteArray *out)
+static void replay_crash(const GByteArray *start, const GArray *log, guint upto, bool honour_flush,
+                         GByteArray *out)
 {
     guint durable = 0;
     for (guint i = 0; honour_flush && i < upto; i++) {
@@ -504,7 +512,9 @@ static uint64_t crashed_corruptions(BlockFixture *f, const Shape *shape)
 {
     g_autoptr(KeyValues) opts = NULL;
     BlockNode *node;
-    expect_ok(keyvalues_parse("driver=qcow2,read-only=on,backing=,file.driver=test-mem,file.filename=crashed", NULL, &opts));
+    expect_ok(keyvalues_parse(
+        "driver=qcow2,read-only=on,backing=,file.driver=test-mem,file.filename=crashed", NULL,
+        &opts));
     Error *err = block_open_options(f->graph, opts, &node);
     if (err) {
         error_free(err);
@@ -536,8 +546,8 @@ static uint64_t run_crashes(BlockFixture *f, const Shape *shape, bool honour_flu
         replay_crash(start, file->log, upto, honour_flush, crashed);
         uint64_t found = crashed_corruptions(f, shape);
         if (found && honour_flush) {
-            g_error("%s: a crash after %u of %u writes leaves %lu corruptions", shape->name, upto, file->log->len,
-                    (long)found);
+            g_error("%s: a crash after %u of %u writes leaves %lu corruptions", shape->name, upto,
+                    file->log->len, (long)found);
         }
         corruptions += found;
     }
@@ -606,8 +616,9 @@ static void test_hostile(BlockFixture *f, gconstpointer data)
         }
         g_autoptr(KeyValues) opts = NULL;
         BlockNode *node;
-        expect_ok(keyvalues_parse("driver=qcow2,discard=unmap,backing=,file.driver=test-mem,file.filename=crashed",
-                                  NULL, &opts));
+        expect_ok(keyvalues_parse(
+            "driver=qcow2,discard=unmap,backing=,file.driver=test-mem,file.filename=crashed", NULL,
+            &opts));
         Error *err = block_open_options(f->graph, opts, &node);
         if (err) {
             error_free(err);
@@ -664,11 +675,15 @@ static void test_repair(BlockFixture *f, gconstpointer data)
 
 static void test_create_messages(BlockFixture *f, gconstpointer unused)
 {
-    expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,cluster_size=3k"), "Cluster size must be*");
-    expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,compat=0.10,refcount_bits=8"), "Different refcount*");
-    expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,extended_l2=on,cluster_size=4k"), "Extended L2*16k*");
+    expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,cluster_size=3k"),
+                 "Cluster size must be*");
+    expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,compat=0.10,refcount_bits=8"),
+                 "Different refcount*");
+    expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,extended_l2=on,cluster_size=4k"),
+                 "Extended L2*16k*");
     expect_error(create_text(f, "test-mem:x", "qcow2", "size=4E,cluster_size=512"), "*too large*");
-    expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,encrypt.format=luks"), "*encrypt.format*not supported");
+    expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,encrypt.format=luks"),
+                 "*encrypt.format*not supported");
     g_clear_pointer(&mem_files, g_hash_table_destroy);
 }
 
@@ -694,7 +709,7 @@ int main(int argc, char **argv)
         add("repair", &shapes[i], test_repair);
     }
     add("crash-control", &shapes[5], test_crash_control);
-    g_test_add("/block/qcow2/create-messages", BlockFixture, NULL, block_fixture_setup, test_create_messages,
-               block_fixture_teardown);
+    g_test_add("/block/qcow2/create-messages", BlockFixture, NULL, block_fixture_setup,
+               test_create_messages, block_fixture_teardown);
     return g_test_run();
 }

@@ -1,8 +1,9 @@
 /*
  * Driver "raw": the bytes as they are, or the window [offset, offset + size) of them.
  *
- * When the format was guessed, the guest must not be able to turn the image into another format, which
- * a later guess would believe: writes that put a known signature into the first block are refused.
+ * When the format was guessed, the guest must not be able to turn the image into another format,
+ * which a later guess would believe: writes that put a known signature into the first block are
+ * refused.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -27,9 +28,10 @@ static Error *raw_set_size(BlockNode *node)
     uint64_t whole = node->file->node->size;
 
     if (s->offset > whole || (s->window != UINT64_MAX && s->window > whole - s->offset)) {
-        return error_new("The sum of offset (%" PRIu64 ") and size (%" PRIu64
-                         ") has to be smaller or equal to the actual size of the containing file (%" PRIu64 ")",
-                         s->offset, s->window == UINT64_MAX ? 0 : s->window, whole);
+        return error_new(
+            "The sum of offset (%" PRIu64 ") and size (%" PRIu64
+            ") has to be smaller or equal to the actual size of the containing file (%" PRIu64 ")",
+            s->offset, s->window == UINT64_MAX ? 0 : s->window, whole);
     }
     node->size = s->window == UINT64_MAX ? whole - s->offset : s->window;
     return NULL;
@@ -46,8 +48,8 @@ static Error *raw_open_co(BlockNode *node, KeyValues *opts)
     node->limits = file->limits;
     node->limits.cluster_size = 0;
     if (!IS_ALIGNED(s->offset, (uint64_t)MAX(file->limits.request_align, 1))) {
-        return error_new("offset %" PRIu64 " is not a multiple of the storage's block size %u", s->offset,
-                         file->limits.request_align);
+        return error_new("offset %" PRIu64 " is not a multiple of the storage's block size %u",
+                         s->offset, file->limits.request_align);
     }
     return NULL;
 }
@@ -58,7 +60,8 @@ static bool is_guarded(const BlockNode *node, uint64_t offset)
 }
 
 /* Whether the first block would be taken for something else after the write. */
-static int check_guard_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+static int check_guard_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                          size_t at)
 {
     RawState *s = node->state;
     uint8_t block[GUARDED];
@@ -71,14 +74,15 @@ static int check_guard_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     return block_probe(block, GUARDED, "") == node->driver ? 0 : -EPERM;
 }
 
-static int raw_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+static int raw_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                         size_t at)
 {
     RawState *s = node->state;
     return node_preadv_co(node->file->node, s->offset + offset, bytes, vec, at);
 }
 
-static int raw_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
-                          unsigned flags)
+static int raw_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                          size_t at, unsigned flags)
 {
     RawState *s = node->state;
     if (is_guarded(node, offset)) {
@@ -105,7 +109,7 @@ static int raw_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 static int raw_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
 {
     RawState *s = node->state;
-    *ret_status = (BlockStatus){
+    *ret_status = (BlockStatus) {
         .flags = STATUS_DATA | STATUS_OFFSET | STATUS_RAW | STATUS_ALLOCATED,
         .bytes = bytes,
         .map = s->offset + offset,
@@ -127,14 +131,15 @@ static Error *raw_truncate_co(BlockNode *node, uint64_t size, Preallocation prea
     return raw_set_size(node);
 }
 
-static Error *raw_create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts)
+static Error *raw_create_co(BlockGraph *graph, const char *filename, BlockNode *file,
+                            KeyValues *opts)
 {
     return NULL; /* the file is the image; its driver took the options */
 }
 
 static Error *raw_measure(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockMeasure *ret)
 {
-    *ret = (BlockMeasure){ .required = size, .fully_allocated = size };
+    *ret = (BlockMeasure) { .required = size, .fully_allocated = size };
     return NULL;
 }
 
@@ -148,9 +153,10 @@ static const BlockOption raw_create_options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(raw, .name = "raw", .desc = "Raw image", .state_size = sizeof(RawState), .filter = true,
-             .options = raw_options, .create_options = raw_create_options, .probe = raw_probe,
-             .open_co = raw_open_co, .create_co = raw_create_co, .preadv_co = raw_preadv_co,
-             .pwritev_co = raw_pwritev_co, .write_zeroes_co = raw_write_zeroes_co,
-             .discard_co = raw_discard_co, .status_co = raw_status_co, .truncate_co = raw_truncate_co,
-             .measure = raw_measure, .write_flags = REQ_FUA, .zero_flags = REQ_FUA);
+BLOCK_DRIVER(raw, .name = "raw", .desc = "Raw image", .state_size = sizeof(RawState),
+             .filter = true, .options = raw_options, .create_options = raw_create_options,
+             .probe = raw_probe, .open_co = raw_open_co, .create_co = raw_create_co,
+             .preadv_co = raw_preadv_co, .pwritev_co = raw_pwritev_co,
+             .write_zeroes_co = raw_write_zeroes_co, .discard_co = raw_discard_co,
+             .status_co = raw_status_co, .truncate_co = raw_truncate_co, .measure = raw_measure,
+             .write_flags = REQ_FUA, .zero_flags = REQ_FUA);

@@ -1,7 +1,7 @@
 /*
- * Drivers "file" and "host_device": a file or a block device of the host. Calls that may block run on
- * worker threads, or go through io_uring with aio=io_uring and aio=native; reads of what the page cache
- * holds are made in place.
+ * Drivers "file" and "host_device": a file or a block device of the host. Calls that may block run
+ * on worker threads, or go through io_uring with aio=io_uring and aio=native; reads of what the
+ * page cache holds are made in place.
  *
  * Missing: pr-manager, media change of host CD drives.
  */
@@ -100,7 +100,8 @@ static int rw_co(FileState *s, FileCall *call, bool write)
     return ret == -EAGAIN ? co_blocking(write ? call_writev : call_readv, call) : ret;
 }
 
-static int file_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+static int file_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                          size_t at)
 {
     FileState *s = node->state;
     FileCall call = { .fd = s->fd };
@@ -108,7 +109,8 @@ static int file_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     while (bytes) {
         size_t part;
         call.offset = offset;
-        call.iov_count = (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
+        call.iov_count =
+            (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
         int ret = read_cached(s, &call);
         if (ret == -EAGAIN) {
             ret = rw_co(s, &call, false);
@@ -127,8 +129,8 @@ static int file_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     return 0;
 }
 
-static int file_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
-                           unsigned flags)
+static int file_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           size_t at, unsigned flags)
 {
     FileState *s = node->state;
     FileCall call = { .fd = s->fd };
@@ -136,7 +138,8 @@ static int file_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, con
     while (bytes) {
         size_t part;
         call.offset = offset;
-        call.iov_count = (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
+        call.iov_count =
+            (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
         int ret = rw_co(s, &call, true);
         if (ret <= 0) {
             return ret < 0 ? ret : -EIO;
@@ -158,8 +161,8 @@ static int file_flush_co(BlockNode *node)
 
 static bool unsupported(int ret)
 {
-    return ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -ENODEV || ret == -EINVAL || ret == -EPERM ||
-           ret == -ENOTTY;
+    return ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -ENODEV || ret == -EINVAL ||
+           ret == -EPERM || ret == -ENOTTY;
 }
 
 static int fallocate_co(FileState *s, int mode, uint64_t offset, uint64_t bytes)
@@ -219,8 +222,10 @@ static int file_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 static int file_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
 {
     FileState *s = node->state;
-    *ret_status = (BlockStatus){ .flags = STATUS_DATA | STATUS_ALLOCATED | STATUS_OFFSET,
-                                 .bytes = bytes, .map = offset, .file = node };
+    *ret_status = (BlockStatus) { .flags = STATUS_DATA | STATUS_ALLOCATED | STATUS_OFFSET,
+                                  .bytes = bytes,
+                                  .map = offset,
+                                  .file = node };
     off_t data = s->device ? -1 : lseek(s->fd, (off_t)offset, SEEK_DATA);
     if (data < 0 && (s->device || errno != ENXIO)) {
         return 0; /* not known: data */
@@ -273,7 +278,8 @@ static int call_grow(void *opaque)
     return ftruncate(call->fd, (off_t)call->to) < 0 ? -errno : 0;
 }
 
-static Error *grow_co(const char *filename, int fd, uint64_t from, uint64_t to, Preallocation prealloc)
+static Error *grow_co(const char *filename, int fd, uint64_t from, uint64_t to,
+                      Preallocation prealloc)
 {
     if (prealloc == PREALLOC_METADATA) {
         return error_new("Unsupported preallocation mode '%s'", block_preallocation_name(prealloc));
@@ -340,8 +346,9 @@ static void direct_alignment(BlockNode *node, FileState *s)
     node->limits.memory_align = 4096;
 #ifdef STATX_DIOALIGN
     struct statx stx;
-    if (statx(s->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN) &&
-        IS_POW2(stx.stx_dio_offset_align) && stx.stx_dio_offset_align <= 65536) {
+    if (statx(s->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+        (stx.stx_mask & STATX_DIOALIGN) && IS_POW2(stx.stx_dio_offset_align) &&
+        stx.stx_dio_offset_align <= 65536) {
         node->limits.request_align = stx.stx_dio_offset_align;
         node->limits.memory_align = MAX(stx.stx_dio_mem_align, 1);
     }
@@ -384,10 +391,12 @@ static Error *check_aio(BlockNode *node, KeyValues *opts)
         return NULL;
     }
     if (strcmp(aio, "native") && strcmp(aio, "io_uring")) {
-        return error_new("Invalid parameter 'aio=%s': threads, native or io_uring is expected", aio);
+        return error_new("Invalid parameter 'aio=%s': threads, native or io_uring is expected",
+                         aio);
     }
     if (!strcmp(aio, "native") && !node->direct) {
-        return error_new("aio=native was specified, but it requires cache.direct=on, which was not specified.");
+        return error_new(
+            "aio=native was specified, but it requires cache.direct=on, which was not specified.");
     }
     Error *err = file_uring_new(block_graph_loop(node->graph), &s->uring);
     return err ? error_prefix(err, "aio=%s: ", aio) : NULL;
@@ -469,7 +478,8 @@ static Error *file_set_claims(BlockNode *node, unsigned used, unsigned shared)
 /* --- creating --- */
 
 /* A new file is emptied only once its locks say that nobody uses it. */
-static Error *create_locked_co(int fd, const char *filename, uint64_t size, Preallocation prealloc, bool nocow)
+static Error *create_locked_co(int fd, const char *filename, uint64_t size, Preallocation prealloc,
+                               bool nocow)
 {
     FileLocks locks = { 0 };
     if (file_locks_work(fd)) {
@@ -489,7 +499,8 @@ static Error *create_locked_co(int fd, const char *filename, uint64_t size, Prea
     return grow_co(filename, fd, 0, size, prealloc);
 }
 
-static Error *file_create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts)
+static Error *file_create_co(BlockGraph *graph, const char *filename, BlockNode *file,
+                             KeyValues *opts)
 {
     uint64_t size, hint;
     bool nocow;
@@ -525,13 +536,14 @@ static const BlockOption file_create_options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .state_size = sizeof(FileState), .protocol = true,
-             .extends = true, .options = file_options, .create_options = file_create_options,
-             .open_co = file_open_co, .close_co = file_close_co, .create_co = file_create_co,
-             .preadv_co = file_preadv_co, .pwritev_co = file_pwritev_co,
-             .write_zeroes_co = file_write_zeroes_co, .discard_co = file_discard_co,
-             .flush_co = file_flush_co, .status_co = file_status_co, .truncate_co = file_truncate_co,
-             .set_claims = file_set_claims, .allocated_size = file_allocated_size);
+BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .state_size = sizeof(FileState),
+             .protocol = true, .extends = true, .options = file_options,
+             .create_options = file_create_options, .open_co = file_open_co,
+             .close_co = file_close_co, .create_co = file_create_co, .preadv_co = file_preadv_co,
+             .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
+             .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
+             .truncate_co = file_truncate_co, .set_claims = file_set_claims,
+             .allocated_size = file_allocated_size);
 
 BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the host",
              .state_size = sizeof(FileState), .protocol = true, .options = file_options,

@@ -31,11 +31,14 @@ static bool byte_is_locked_by_other(int fd, off_t start)
 
 bool file_locks_work(int fd)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = USED_BASE, .l_len = 1 };
+    struct flock lock = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = USED_BASE, .l_len = 1
+    };
     return fcntl(fd, F_OFD_GETLK, &lock) == 0;
 }
 
-/* Whether some descriptor of the process has the file open and locked; OFD locks name no process. */
+/* Whether some descriptor of the process has the file open and locked; OFD locks name no process.
+ */
 static bool process_holds(const char *pid, const struct stat *file)
 {
     g_autofree char *dir_name = g_strdup_printf("/proc/%s/fdinfo", pid);
@@ -83,7 +86,8 @@ static char *find_holder(int fd)
 static Error *conflict(int fd, const char *filename, bool shared, unsigned bit)
 {
     g_autofree char *holder = find_holder(fd);
-    Error *err = error_new("Failed to get %s\"%s\" lock", shared ? "shared " : "", block_claim_name(bit));
+    Error *err =
+        error_new("Failed to get %s\"%s\" lock", shared ? "shared " : "", block_claim_name(bit));
     err = error_hint(err, "Is another process using the image [%s]?", filename);
     return holder ? error_hint(err, "It is open in %s.", holder) : err;
 }
@@ -106,9 +110,10 @@ static Error *lock_bits(int fd, const char *filename, off_t base, unsigned bits)
         int ret = lock_byte(fd, base + bit, F_RDLCK);
         if (ret < 0) {
             unlock_bits(fd, base, bits & (BIT(bit) - 1));
-            return ret == -EAGAIN || ret == -EACCES ?
-                       conflict(fd, filename, base == UNSHARED_BASE, bit) :
-                       error_new_errno(ret, "Failed to lock byte %d of '%s'", (int)base + (int)bit, filename);
+            return ret == -EAGAIN || ret == -EACCES
+                       ? conflict(fd, filename, base == UNSHARED_BASE, bit)
+                       : error_new_errno(ret, "Failed to lock byte %d of '%s'",
+                                         (int)base + (int)bit, filename);
         }
     }
     return NULL;
@@ -129,7 +134,8 @@ static Error *look_for_conflicts(int fd, const char *filename, unsigned used, un
     return NULL;
 }
 
-Error *file_locks_set(int fd, const char *filename, FileLocks *locks, unsigned used, unsigned unshared)
+Error *file_locks_set(int fd, const char *filename, FileLocks *locks, unsigned used,
+                      unsigned unshared)
 {
     unsigned new_used = used & ~locks->used, new_unshared = unshared & ~locks->unshared;
 

@@ -1,4 +1,5 @@
-/* Drivers "null-co" and "null-aio": a disk of any size that forgets what is written; for measurements. */
+/* Drivers "null-co" and "null-aio": a disk of any size that forgets what is written; for
+ * measurements. */
 #include <errno.h>
 
 #include "block/node.h"
@@ -28,7 +29,8 @@ static int wait_co(NullState *s)
     return 0;
 }
 
-static int null_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+static int null_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                          size_t at)
 {
     NullState *s = node->state;
     if (s->read_zeroes) {
@@ -37,8 +39,8 @@ static int null_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     return wait_co(s);
 }
 
-static int null_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
-                           unsigned flags)
+static int null_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           size_t at, unsigned flags)
 {
     return wait_co(node->state);
 }
@@ -61,8 +63,9 @@ static int null_flush_co(BlockNode *node)
 static int null_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
 {
     NullState *s = node->state;
-    *ret_status = (BlockStatus){ .flags = STATUS_ALLOCATED | (s->read_zeroes ? STATUS_ZERO : STATUS_DATA),
-                                 .bytes = bytes };
+    *ret_status =
+        (BlockStatus) { .flags = STATUS_ALLOCATED | (s->read_zeroes ? STATUS_ZERO : STATUS_DATA),
+                        .bytes = bytes };
     return 0;
 }
 
@@ -74,15 +77,16 @@ static uint64_t null_allocated_size(BlockNode *node)
 static const BlockOption null_options[] = {
     { "size", OPT_SIZE, "Size of the disk (default: 1G)" },
     { "latency-ns", OPT_NUM, "How long a request takes, in nanoseconds (default: 0)" },
-    { "read-zeroes", OPT_BOOL, "Reads give zeroes instead of leaving the buffer alone (default: off)" },
+    { "read-zeroes", OPT_BOOL,
+      "Reads give zeroes instead of leaving the buffer alone (default: off)" },
     { 0 },
 };
 
 #define NULL_METHODS                                                                               \
-    .state_size = sizeof(NullState), .protocol = true, .options = null_options, .open_co = null_open_co, \
-    .preadv_co = null_preadv_co, .pwritev_co = null_pwritev_co, .write_zeroes_co = null_write_zeroes_co, \
-    .discard_co = null_discard_co, .flush_co = null_flush_co, .status_co = null_status_co,         \
-    .allocated_size = null_allocated_size
+    .state_size = sizeof(NullState), .protocol = true, .options = null_options,                    \
+    .open_co = null_open_co, .preadv_co = null_preadv_co, .pwritev_co = null_pwritev_co,           \
+    .write_zeroes_co = null_write_zeroes_co, .discard_co = null_discard_co,                        \
+    .flush_co = null_flush_co, .status_co = null_status_co, .allocated_size = null_allocated_size
 
 BLOCK_DRIVER(null_co, .name = "null-co", .desc = "Nothing, for measurements", NULL_METHODS);
 BLOCK_DRIVER(null_aio, .name = "null-aio", .desc = "Nothing, for measurements", NULL_METHODS);

@@ -104,7 +104,7 @@ static int wait_co(FileUring *ring, struct io_uring_sqe *sqe)
     ring->in_flight++;
     work_schedule(&ring->submit);
     while (!wait.done) {
-        co_yield();
+        co_yield ();
     }
     return wait.result == -EINTR ? -EAGAIN : wait.result;
 }
@@ -118,7 +118,8 @@ static struct io_uring_sqe *next_entry(FileUring *ring)
     return io_uring_get_sqe(&ring->ring);
 }
 
-int file_uring_rw_co(FileUring *ring, int fd, bool write, const struct iovec *iov, int count, uint64_t offset)
+int file_uring_rw_co(FileUring *ring, int fd, bool write, const struct iovec *iov, int count,
+                     uint64_t offset)
 {
     struct io_uring_sqe *sqe = next_entry(ring);
     if (!sqe) {
@@ -149,11 +150,10 @@ Error *file_uring_new(Loop *loop, FileUring **ret_ring)
     return error_new("This build has no io_uring (liburing was missing)");
 }
 
-void file_uring_free(FileUring *ring)
-{
-}
+void file_uring_free(FileUring *ring) {}
 
-int file_uring_rw_co(FileUring *ring, int fd, bool write, const struct iovec *iov, int count, uint64_t offset)
+int file_uring_rw_co(FileUring *ring, int fd, bool write, const struct iovec *iov, int count,
+                     uint64_t offset)
 {
     return -EAGAIN;
 }

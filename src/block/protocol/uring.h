@@ -1,6 +1,7 @@
 /*
- * Requests of one file through io_uring (aio=io_uring, aio=native). Those that are made in one round of the
- * loop go to the kernel together. Where a request cannot be queued, -EAGAIN says to make it otherwise.
+ * Requests of one file through io_uring (aio=io_uring, aio=native). Those that are made in one
+ * round of the loop go to the kernel together. Where a request cannot be queued, -EAGAIN says to
+ * make it otherwise.
  */
 #ifndef OSTRICH_BLOCK_URING_H
 #define OSTRICH_BLOCK_URING_H
@@ -16,7 +17,8 @@ typedef struct FileUring FileUring;
 Error *file_uring_new(Loop *loop, FileUring **ret_ring) MUST_USE;
 void file_uring_free(FileUring *ring); /* accepts NULL; nothing is under way */
 /* Bytes done or -errno. */
-int file_uring_rw_co(FileUring *ring, int fd, bool write, const struct iovec *iov, int count, uint64_t offset);
+int file_uring_rw_co(FileUring *ring, int fd, bool write, const struct iovec *iov, int count,
+                     uint64_t offset);
 int file_uring_sync_co(FileUring *ring, int fd);
 
 #endif

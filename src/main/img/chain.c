@@ -9,7 +9,8 @@
 enum { PIECE = 2 << 20 };
 
 /* Whether the range of the chain reads as zeroes for sure; how far that, or the opposite, goes. */
-static int zero_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, bool *ret_zero, uint64_t *ret_run)
+static int zero_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, bool *ret_zero,
+                          uint64_t *ret_run)
 {
     BlockStatus status;
     unsigned depth;
@@ -64,7 +65,8 @@ static int mismatch(const Compare *c, uint64_t offset)
 
 static int io_failed(int ret, const char *filename, uint64_t offset)
 {
-    img_result(error_new_errno(ret, "Error while reading offset %" PRIu64 " of %s", offset, filename));
+    img_result(
+        error_new_errno(ret, "Error while reading offset %" PRIu64 " of %s", offset, filename));
     return 4;
 }
 
@@ -166,7 +168,8 @@ static int compare_co(void *opaque)
 {
     Compare *c = opaque;
     ImgDisk a, b;
-    Error *err = img_open_co(&c->o, c->o.args[0], c->o.format, 0, c->o.src_cache, c->o.image_opts, &a);
+    Error *err =
+        img_open_co(&c->o, c->o.args[0], c->o.format, 0, c->o.src_cache, c->o.image_opts, &a);
     if (err) {
         img_result(err);
         return 2;
@@ -185,7 +188,9 @@ static int compare_co(void *opaque)
 
 int img_compare(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 } };
+    static const struct option longs[] = {
+        IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 }
+    };
     Compare c = { 0 };
     ImgParser parser = { command, ":hf:F:T:pqsU", longs, compare_option, &c };
 
@@ -201,7 +206,8 @@ int img_compare(const ImgCommand *command, BlockGraph *graph, int argc, char **a
 
 /* --- copying what layers have --- */
 
-/* Copies to `to` what is decided in the layers from `top` to, not including, `below` (NULL: all). */
+/* Copies to `to` what is decided in the layers from `top` to, not including, `below` (NULL: all).
+ */
 static Error *copy_layers_co(const ImgOptions *o, BlockNode *top, BlockNode *below, BlockNode *to)
 {
     g_autofree char *buffer = g_malloc(PIECE);
@@ -302,14 +308,15 @@ static Error *commit_steps_co(Commit *c, ImgDisk *top)
     return NULL;
 }
 
-/* The chain below is shared for the time of the commit: this program is the only one to write to it. */
+/* The chain below is shared for the time of the commit: this program is the only one to write to
+ * it. */
 static Error *open_shared_chain_co(Commit *c, ImgDisk *ret_top)
 {
     g_autoptr(KeyValues) more = keyvalues_new();
     keyvalues_set(more, "backing.force-share", "on");
     keyvalues_set(more, "backing.read-only", "on");
-    Error *err = img_open_with_co(&c->o, c->o.args[0], c->o.format, OPEN_WRITE, c->o.cache, c->o.image_opts, more,
-                                  ret_top);
+    Error *err = img_open_with_co(&c->o, c->o.args[0], c->o.format, OPEN_WRITE, c->o.cache,
+                                  c->o.image_opts, more, ret_top);
     return err;
 }
 
@@ -343,7 +350,8 @@ int img_commit(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
     if (done >= 0) {
         return done;
     }
-    return c.o.arg_count == 1 ? img_run(graph, commit_co, &c) : img_usage_error(error_new("Expecting one image file name"));
+    return c.o.arg_count == 1 ? img_run(graph, commit_co, &c)
+                              : img_usage_error(error_new("Expecting one image file name"));
 }
 
 /* --- rebase --- */
@@ -376,7 +384,8 @@ static int read_padded_co(BlockNode *node, uint64_t at, uint64_t bytes, char *bu
     return node_pread_co(node, at, bytes, buffer);
 }
 
-/* Where the image itself decides nothing and the old and new backing differ, it gets the old contents. */
+/* Where the image itself decides nothing and the old and new backing differ, it gets the old
+ * contents. */
 static Error *keep_contents_co(Rebase *r, BlockNode *node, BlockNode *old, BlockNode *new_backing)
 {
     g_autofree char *was = g_malloc(PIECE), *will = g_malloc(PIECE);
@@ -413,12 +422,14 @@ static Error *rebase_safe_co(Rebase *r, BlockNode *node)
     ImgDisk new_backing = { 0 };
     if (r->backing && *r->backing) {
         g_autofree char *path = block_resolve_backing(node->filename, r->backing);
-        Error *err = img_open_co(&r->o, path, r->backing_format, 0, r->o.src_cache, false, &new_backing);
+        Error *err =
+            img_open_co(&r->o, path, r->backing_format, 0, r->o.src_cache, false, &new_backing);
         if (err) {
             return error_prefix(err, "Could not open new backing file '%s': ", r->backing);
         }
     }
-    Error *err = keep_contents_co(r, node, node->backing ? node->backing->node : NULL, new_backing.node);
+    Error *err =
+        keep_contents_co(r, node, node->backing ? node->backing->node : NULL, new_backing.node);
     if (new_backing.node) {
         img_close_co(&new_backing);
     }
@@ -429,8 +440,8 @@ static Error *rebase_safe_co(Rebase *r, BlockNode *node)
 static Error *rebase_steps_co(Rebase *r, BlockNode *node)
 {
     if (!node->driver->set_backing_co) {
-        return error_new("Could not change the backing file to '%s': '%s' images have none", r->backing,
-                         node->driver->name);
+        return error_new("Could not change the backing file to '%s': '%s' images have none",
+                         r->backing, node->driver->name);
     }
     if (*r->backing && !r->backing_format) {
         return error_new("backing format must be specified");
@@ -442,15 +453,17 @@ static Error *rebase_steps_co(Rebase *r, BlockNode *node)
         TRY(rebase_safe_co(r, node));
     }
     Error *err = node->driver->set_backing_co(node, r->backing, r->backing_format);
-    return err ? error_prefix(err, "Could not change the backing file to '%s': ", r->backing) : NULL;
+    return err ? error_prefix(err, "Could not change the backing file to '%s': ", r->backing)
+               : NULL;
 }
 
 static int rebase_co(void *opaque)
 {
     Rebase *r = opaque;
     ImgDisk disk;
-    Error *err = img_open_co(&r->o, r->o.args[0], r->o.format, OPEN_WRITE | (r->unsafe ? OPEN_NO_BACKING : 0),
-                             r->o.cache, r->o.image_opts, &disk);
+    Error *err = img_open_co(&r->o, r->o.args[0], r->o.format,
+                             OPEN_WRITE | (r->unsafe ? OPEN_NO_BACKING : 0), r->o.cache,
+                             r->o.image_opts, &disk);
     if (err) {
         return img_result(err);
     }
@@ -465,7 +478,9 @@ static int rebase_co(void *opaque)
 
 int img_rebase(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 } };
+    static const struct option longs[] = {
+        IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 }
+    };
     Rebase r = { 0 };
     ImgParser parser = { command, ":hf:F:b:upt:T:qU", longs, rebase_option, &r };
 

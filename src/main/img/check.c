@@ -1,4 +1,5 @@
-/* qemu-img check. Exit codes: 0 good, 1 could not check, 2 corrupt, 3 leaks only, 63 no check for the format. */
+/* qemu-img check. Exit codes: 0 good, 1 could not check, 2 corrupt, 3 leaks only, 63 no check for
+ * the format. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -35,9 +36,12 @@ static void print_json(const Check *c, const BlockNode *node, const BlockCheck *
         const char *name;
         size_t offset;
     } optional[] = {
-        { "corruptions-fixed", offsetof(BlockCheck, corruptions_fixed) }, { "leaks", offsetof(BlockCheck, leaks) },
-        { "compressed-clusters", offsetof(BlockCheck, compressed_clusters) }, { "corruptions", offsetof(BlockCheck, corruptions) },
-        { "fragmented-clusters", offsetof(BlockCheck, fragmented_clusters) }, { "allocated-clusters", offsetof(BlockCheck, allocated_clusters) },
+        { "corruptions-fixed", offsetof(BlockCheck, corruptions_fixed) },
+        { "leaks", offsetof(BlockCheck, leaks) },
+        { "compressed-clusters", offsetof(BlockCheck, compressed_clusters) },
+        { "corruptions", offsetof(BlockCheck, corruptions) },
+        { "fragmented-clusters", offsetof(BlockCheck, fragmented_clusters) },
+        { "allocated-clusters", offsetof(BlockCheck, allocated_clusters) },
         { "leaks-fixed", offsetof(BlockCheck, leaks_fixed) },
     };
     g_autoptr(Value) out = value_dict();
@@ -67,18 +71,22 @@ static void print_human(const BlockCheck *r)
     }
     if (r->corruptions) {
         printf("\n%" PRIu64 " errors were found on the image.\n"
-               "Data may be corrupted, or further writes to the image may corrupt it.\n", r->corruptions);
+               "Data may be corrupted, or further writes to the image may corrupt it.\n",
+               r->corruptions);
     }
     if (r->leaks) {
         printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
-               "This means waste of disk space, but no harm to data.\n", r->leaks);
+               "This means waste of disk space, but no harm to data.\n",
+               r->leaks);
     }
     if (r->check_errors) {
         printf("\n%" PRIu64 " internal errors have occurred during the check.\n", r->check_errors);
     }
     if (r->total_clusters && r->allocated_clusters) {
-        printf("%" PRIu64 "/%" PRIu64 " = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
-               r->allocated_clusters, r->total_clusters, 100.0 * (double)r->allocated_clusters / (double)r->total_clusters,
+        printf("%" PRIu64 "/%" PRIu64
+               " = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
+               r->allocated_clusters, r->total_clusters,
+               100.0 * (double)r->allocated_clusters / (double)r->total_clusters,
                100.0 * (double)r->fragmented_clusters / (double)r->allocated_clusters,
                100.0 * (double)r->compressed_clusters / (double)r->allocated_clusters);
     }
@@ -89,7 +97,7 @@ static void print_human(const BlockCheck *r)
 
 static BlockCheck empty_result(const Check *c)
 {
-    return (BlockCheck){ .message = c->o.json || c->o.quiet ? NULL : print_line };
+    return (BlockCheck) { .message = c->o.json || c->o.quiet ? NULL : print_line };
 }
 
 /* Repairs, then looks again so that what is reported is what is left. */
@@ -104,7 +112,8 @@ static Error *check_and_repair_co(Check *c, BlockNode *node, BlockCheck *r)
     if (!c->o.json && !c->o.quiet) {
         printf("The following inconsistencies were found and repaired:\n\n"
                "    %" PRIu64 " leaked clusters\n    %" PRIu64 " corruptions\n\n"
-               "Double checking the fixed image now...\n", leaks, corruptions);
+               "Double checking the fixed image now...\n",
+               leaks, corruptions);
     }
     *r = empty_result(c);
     TRY(node->driver->check_co(node, r, 0));
@@ -149,7 +158,8 @@ static int check_co(void *opaque)
     if (c->fix && !c->o.image_opts) {
         /* The option is the format's own, so the format must be known first. */
         ImgDisk probe;
-        Error *err = img_open_co(&c->o, c->o.args[0], format, OPEN_NO_BACKING, c->o.src_cache, false, &probe);
+        Error *err = img_open_co(&c->o, c->o.args[0], format, OPEN_NO_BACKING, c->o.src_cache,
+                                 false, &probe);
         if (err) {
             return img_result(err);
         }
@@ -159,7 +169,8 @@ static int check_co(void *opaque)
         }
         img_close_co(&probe);
     }
-    Error *err = img_open_with_co(&c->o, c->o.args[0], format, flags, c->o.src_cache, c->o.image_opts, more, &disk);
+    Error *err = img_open_with_co(&c->o, c->o.args[0], format, flags, c->o.src_cache,
+                                  c->o.image_opts, more, &disk);
     if (err) {
         return img_result(err);
     }
@@ -170,8 +181,13 @@ static int check_co(void *opaque)
 
 int img_check(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_OUTPUT, IMG_LONG_FORCE_SHARE,
-        { "format", required_argument, NULL, 'f' }, { "repair", required_argument, NULL, 'r' }, { 0 } };
+    static const struct option longs[] = { IMG_LONGS,
+                                           IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_OUTPUT,
+                                           IMG_LONG_FORCE_SHARE,
+                                           { "format", required_argument, NULL, 'f' },
+                                           { "repair", required_argument, NULL, 'r' },
+                                           { 0 } };
     Check c = { 0 };
     ImgParser parser = { command, ":hf:r:T:qU", longs, check_option, &c };
 
@@ -179,5 +195,6 @@ int img_check(const ImgCommand *command, BlockGraph *graph, int argc, char **arg
     if (done >= 0) {
         return done;
     }
-    return c.o.arg_count == 1 ? img_run(graph, check_co, &c) : img_usage_error(error_new("Expecting one image file name"));
+    return c.o.arg_count == 1 ? img_run(graph, check_co, &c)
+                              : img_usage_error(error_new("Expecting one image file name"));
 }

@@ -1,7 +1,8 @@
 /*
- * qemu-img convert: several coroutines, each with a buffer, take pieces of the source in turn. Holes and
- * zeroes are recognized by block status first, then in the data. Unless -W, pieces are written in order,
- * which keeps the target sequential; compression then runs ahead of the writing, on all processors.
+ * qemu-img convert: several coroutines, each with a buffer, take pieces of the source in turn.
+ * Holes and zeroes are recognized by block status first, then in the data. Unless -W, pieces are
+ * written in order, which keeps the target sequential; compression then runs ahead of the writing,
+ * on all processors.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -29,7 +30,7 @@ typedef struct Convert {
     bool target_zeroed; /* the target reads as zeroes where nothing is written */
     uint32_t cluster;   /* of the target; with compression pieces are made of whole ones */
 
-    uint64_t next;      /* the first byte nobody has taken yet */
+    uint64_t next; /* the first byte nobody has taken yet */
     uint64_t done;
     uint64_t write_turn; /* the piece that starts here may be written */
     CoQueue turns, finished;
@@ -64,15 +65,20 @@ static Error *convert_option(void *opaque, int letter, const char *value)
         return NULL;
     case 'S':
         TRY(img_parse_size(value, &c->sparse));
-        return c->sparse % 512 || c->sparse > 16 * MiB ?
-                   error_new("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up "
-                             "to 16777216. Select 0 to disable sparse detection (fully allocates output).") : NULL;
+        return c->sparse % 512 || c->sparse > 16 * MiB
+                   ? error_new("Invalid buffer size for sparse output specified. Valid sizes are "
+                               "multiples of 512 up "
+                               "to 16777216. Select 0 to disable sparse detection (fully allocates "
+                               "output).")
+                   : NULL;
     case 'm':
         TRY(img_parse_size(value, &number));
         c->coroutines = (unsigned)number;
-        return number < 1 || number > MAX_COROUTINES ?
-                   error_new("Invalid number of coroutines. Allowed number of coroutines is between 1 and %d",
-                             MAX_COROUTINES) : NULL;
+        return number < 1 || number > MAX_COROUTINES
+                   ? error_new("Invalid number of coroutines. Allowed number of coroutines is "
+                               "between 1 and %d",
+                               MAX_COROUTINES)
+                   : NULL;
     case 'l':
         c->snapshot = value;
         return NULL;
@@ -105,8 +111,8 @@ static Error *convert_option(void *opaque, int letter, const char *value)
 
 typedef struct Piece {
     uint64_t offset, bytes;
-    bool data;  /* else zeroes */
-    bool skip;  /* the backing image of the target has it */
+    bool data; /* else zeroes */
+    bool skip; /* the backing image of the target has it */
 } Piece;
 
 static BlockNode *source_at(Convert *c, uint64_t offset, uint64_t *ret_offset)
@@ -137,7 +143,7 @@ static int take_piece_co(Convert *c, Piece *piece)
         return -EAGAIN;
     }
     if (ret < 0) {
-        status = (BlockStatus){ .flags = STATUS_DATA, .bytes = MIN(left, 65536) };
+        status = (BlockStatus) { .flags = STATUS_DATA, .bytes = MIN(left, 65536) };
     }
     piece->offset = c->next;
     piece->data = !(status.flags & STATUS_ZERO) && (status.flags & STATUS_DATA);
@@ -147,7 +153,8 @@ static int take_piece_co(Convert *c, Piece *piece)
         uint64_t start_cut = c->next % unit;
         if (piece->data || piece->bytes + start_cut < unit) {
             piece->data = true;
-            piece->bytes = MIN(MAX(ALIGN_DOWN(MIN(piece->bytes, PIECE), unit), unit), c->total - c->next);
+            piece->bytes =
+                MIN(MAX(ALIGN_DOWN(MIN(piece->bytes, PIECE), unit), unit), c->total - c->next);
             piece->skip = false;
         } else if (c->next + piece->bytes != c->total) {
             piece->bytes = ALIGN_DOWN(piece->bytes, unit);
@@ -173,7 +180,9 @@ static int read_piece_co(Convert *c, const Piece *piece, char *buffer)
                 if (node_pread_co(node, inside + i, sector, buffer + i) < 0) {
                     memset(buffer + i, 0, (size_t)sector);
                     if (!c->o.quiet) {
-                        warn_report("error while reading offset %" PRIu64 ": it is replaced by zeroes", at + i);
+                        warn_report("error while reading offset %" PRIu64
+                                    ": it is replaced by zeroes",
+                                    at + i);
                     }
                 }
             }
@@ -211,8 +220,8 @@ static int write_sparse_co(Convert *c, uint64_t offset, uint64_t bytes, const ch
             zero = is_zero;
             run += step;
         }
-        int ret = zero ? zero_target_co(c, offset + at, run) :
-                         node_pwrite_co(c->target.node, offset + at, run, buffer + at, 0);
+        int ret = zero ? zero_target_co(c, offset + at, run)
+                       : node_pwrite_co(c->target.node, offset + at, run, buffer + at, 0);
         if (ret < 0) {
             return ret;
         }
@@ -252,8 +261,8 @@ static int write_piece_co(Convert *c, const Piece *piece, const char *buffer)
     if (c->compress) {
         return write_compressed_co(c, piece->offset, piece->bytes, buffer);
     }
-    return c->sparse ? write_sparse_co(c, piece->offset, piece->bytes, buffer) :
-                       node_pwrite_co(c->target.node, piece->offset, piece->bytes, buffer, 0);
+    return c->sparse ? write_sparse_co(c, piece->offset, piece->bytes, buffer)
+                     : node_pwrite_co(c->target.node, piece->offset, piece->bytes, buffer, 0);
 }
 
 /* --- the coroutines --- */
@@ -364,11 +373,12 @@ static Error *open_sources_co(Convert *c)
         return error_new("Too many source images (at most %d)", MAX_SOURCES);
     }
     if (c->backing && count > 1) {
-        return error_new("Having a backing file for the target makes no sense when concatenating multiple input images");
+        return error_new("Having a backing file for the target makes no sense when concatenating "
+                         "multiple input images");
     }
     for (unsigned i = 0; i < count; i++) {
-        TRY(img_open_with_co(&c->o, c->o.args[i], c->o.format, 0, c->o.src_cache, c->o.image_opts, more,
-                             &c->sources[i]));
+        TRY(img_open_with_co(&c->o, c->o.args[i], c->o.format, 0, c->o.src_cache, c->o.image_opts,
+                             more, &c->sources[i]));
         c->source_count++;
         if (i + 1 < count && c->sources[i].node->size == 0) {
             return error_new("'%s' is empty", c->o.args[i]);
@@ -393,8 +403,8 @@ static Error *check_create_options(const BlockDriver *driver, KeyValues *opts)
         const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
         if (!g_strv_contains((const char *const *)names->pdata, key)) {
             const char *near = nearest_in(key, (const char *const *)names->pdata);
-            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "", near ? near : "",
-                             near ? "'?" : "");
+            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "",
+                             near ? near : "", near ? "'?" : "");
         }
     }
     return NULL;
@@ -442,7 +452,8 @@ static Error *create_target_co(Convert *c, const char *filename)
 static Error *open_target_co(Convert *c)
 {
     const char *filename = c->o.args[c->o.arg_count - 1];
-    /* A target that is not whole yet is worth nothing after a crash, so nothing is flushed until the end. */
+    /* A target that is not whole yet is worth nothing after a crash, so nothing is flushed until
+     * the end. */
     unsigned flags = OPEN_WRITE;
 
     if (!c->no_create) {
@@ -452,11 +463,13 @@ static Error *open_target_co(Convert *c)
         flags |= OPEN_NO_FLUSH;
     }
     const char *format = c->o.target_image_opts ? NULL : c->o.out_format ? c->o.out_format : "raw";
-    TRY(img_open_co(&c->o, filename, format, flags, c->o.cache, c->o.target_image_opts, &c->target));
+    TRY(img_open_co(&c->o, filename, format, flags, c->o.cache, c->o.target_image_opts,
+                    &c->target));
     BlockNode *node = c->target.node;
     if (node->size < c->total) {
-        return error_new("'%s' is smaller than the source: %" PRIu64 " bytes are needed, it has %" PRIu64, filename,
-                         c->total, node->size);
+        return error_new("'%s' is smaller than the source: %" PRIu64
+                         " bytes are needed, it has %" PRIu64,
+                         filename, c->total, node->size);
     }
     c->cluster = node->limits.cluster_size ? node->limits.cluster_size : 65536;
     if (c->compress && !node->driver->supports_backing) {
@@ -508,9 +521,15 @@ static int convert_co(void *opaque)
 
 int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE,
-        { "target-image-opts", no_argument, NULL, LONG_TARGET_IMAGE_OPTS }, { "salvage", no_argument, NULL, LONG_SALVAGE },
-        { "target-is-zero", no_argument, NULL, LONG_TARGET_IS_ZERO }, { 0 } };
+    static const struct option longs[] = {
+        IMG_LONGS,
+        IMG_LONG_IMAGE_OPTS,
+        IMG_LONG_FORCE_SHARE,
+        { "target-image-opts", no_argument, NULL, LONG_TARGET_IMAGE_OPTS },
+        { "salvage", no_argument, NULL, LONG_SALVAGE },
+        { "target-is-zero", no_argument, NULL, LONG_TARGET_IS_ZERO },
+        { 0 }
+    };
     g_autoptr(KeyValues) opts = keyvalues_new();
     g_autofree Convert *c = g_new0(Convert, 1);
     ImgParser parser = { command, ":hf:O:B:F:co:l:S:pt:T:qnm:WU", longs, convert_option, c };

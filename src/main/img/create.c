@@ -71,15 +71,16 @@ static Error *check_options(const Create *c)
         bool known_lack = g_str_has_prefix(key, "encrypt") || g_str_has_prefix(key, "data_file");
         if (!has_option(c->driver, key) && !has_option(file, key) && !known_lack) {
             const char *near = nearest_in(key, (const char *const *)names->pdata);
-            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "", near ? near : "",
-                             near ? "'?" : "");
+            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "",
+                             near ? near : "", near ? "'?" : "");
         }
     }
     return NULL;
 }
 
 /* Size and existence of the backing image. */
-static Error *look_at_backing_co(Create *c, const char *filename, const char *backing, const char *format)
+static Error *look_at_backing_co(Create *c, const char *filename, const char *backing,
+                                 const char *format)
 {
     g_autofree char *path = block_resolve_backing(filename, backing);
     bool size_given = keyvalues_has(c->opts, "size");
@@ -93,8 +94,8 @@ static Error *look_at_backing_co(Create *c, const char *filename, const char *ba
         return error_hint(err, "Could not open backing image.");
     }
     if (!format) {
-        err = error_hint(error_new("Backing file specified without backing format"), "Detected format of %s.",
-                         node->driver->name);
+        err = error_hint(error_new("Backing file specified without backing format"),
+                         "Detected format of %s.", node->driver->name);
     }
     if (!size_given) {
         g_autofree char *size = g_strdup_printf("%" PRIu64, node->size);
@@ -107,13 +108,17 @@ static Error *look_at_backing_co(Create *c, const char *filename, const char *ba
 static void print_formatting(const Create *c, const char *filename)
 {
     /* The order in which people know it: defaults of the format among what was given. */
-    static const char *const order[] = { "cluster_size", "extended_l2", "preallocation", "compression_type", "size", "backing_file",
-                                         "backing_fmt", "compat", "lazy_refcounts", "refcount_bits",
-                                         "nocow", "extent_size_hint" };
+    static const char *const order[] = { "cluster_size",     "extended_l2", "preallocation",
+                                         "compression_type", "size",        "backing_file",
+                                         "backing_fmt",      "compat",      "lazy_refcounts",
+                                         "refcount_bits",    "nocow",       "extent_size_hint" };
     static const struct {
         const char *key, *value;
-    } defaults[] = { { "cluster_size", "65536" }, { "extended_l2", "off" }, { "compression_type", "zlib" },
-                     { "lazy_refcounts", "off" }, { "refcount_bits", "16" } };
+    } defaults[] = { { "cluster_size", "65536" },
+                     { "extended_l2", "off" },
+                     { "compression_type", "zlib" },
+                     { "lazy_refcounts", "off" },
+                     { "refcount_bits", "16" } };
     printf("Formatting '%s', fmt=%s", filename, c->driver->name);
     for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
         const char *value = keyvalues_get(c->opts, order[i]);
@@ -176,7 +181,8 @@ static Error *create_steps_co(Create *c)
     }
     const char *backing = keyvalues_get(c->opts, "backing_file");
     if (backing && !strcmp(backing, filename)) {
-        return error_new("Error: Trying to create an image with the same filename as the backing file");
+        return error_new(
+            "Error: Trying to create an image with the same filename as the backing file");
     }
     if (c->o.arg_count > 1) {
         uint64_t size;
@@ -284,8 +290,10 @@ static Error *resize_steps_co(Resize *r, ImgDisk *disk)
     TRY(new_size(r, disk->node->size, &size));
     if (size < disk->node->size && !r->shrink) {
         return error_hint(error_new("Use the --shrink option to perform a shrink operation."),
-                          "qemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's "
-                          "end. Before performing such an operation, make sure there is no important data there.");
+                          "qemu-img: warning: Shrinking an image will delete all data beyond the "
+                          "shrunken image's "
+                          "end. Before performing such an operation, make sure there is no "
+                          "important data there.");
     }
     TRY(node_truncate_co(disk->node, size, r->prealloc));
     int ret = node_flush_co(disk->node);
@@ -302,7 +310,8 @@ static int resize_co(void *opaque)
 {
     Resize *r = opaque;
     ImgDisk disk = { 0 };
-    Error *err = img_open_co(&r->o, r->o.args[0], r->o.format, OPEN_WRITE, NULL, r->o.image_opts, &disk);
+    Error *err =
+        img_open_co(&r->o, r->o.args[0], r->o.format, OPEN_WRITE, NULL, r->o.image_opts, &disk);
     if (!err) {
         err = resize_steps_co(r, &disk);
         img_close_co(&disk);
@@ -312,8 +321,12 @@ static int resize_co(void *opaque)
 
 int img_resize(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS,
-        { "preallocation", required_argument, NULL, LONG_PREALLOCATION }, { "shrink", no_argument, NULL, LONG_SHRINK }, { 0 } };
+    static const struct option longs[] = { IMG_LONGS,
+                                           IMG_LONG_IMAGE_OPTS,
+                                           { "preallocation", required_argument, NULL,
+                                             LONG_PREALLOCATION },
+                                           { "shrink", no_argument, NULL, LONG_SHRINK },
+                                           { 0 } };
     Resize r = { 0 };
     ImgParser parser = { command, ":hf:q", longs, resize_option, &r };
 
@@ -368,7 +381,8 @@ static Error *count_data_co(BlockNode *node, uint64_t cluster, uint64_t *ret_byt
             return error_new_errno(ret, "Unable to get block status");
         }
         if ((status.flags & STATUS_DATA) && !(status.flags & STATUS_ZERO)) {
-            uint64_t from = MAX(ALIGN_DOWN(at, cluster), counted_to), to = ALIGN_UP(at + status.bytes, cluster);
+            uint64_t from = MAX(ALIGN_DOWN(at, cluster), counted_to),
+                     to = ALIGN_UP(at + status.bytes, cluster);
             bytes += to > from ? to - from : 0;
             counted_to = MAX(counted_to, to);
         }
@@ -415,8 +429,8 @@ static int measure_co(void *opaque)
         return img_result(err);
     }
     if (m->o.json) {
-        printf("{\n    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %" PRIu64 "\n}\n", result.required,
-               result.fully_allocated);
+        printf("{\n    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %" PRIu64 "\n}\n",
+               result.required, result.fully_allocated);
     } else {
         printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n", result.required,
                result.fully_allocated);
@@ -426,8 +440,12 @@ static int measure_co(void *opaque)
 
 int img_measure(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_OUTPUT, IMG_LONG_FORCE_SHARE,
-                                           { "size", required_argument, NULL, LONG_SIZE }, { 0 } };
+    static const struct option longs[] = { IMG_LONGS,
+                                           IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_OUTPUT,
+                                           IMG_LONG_FORCE_SHARE,
+                                           { "size", required_argument, NULL, LONG_SIZE },
+                                           { 0 } };
     g_autoptr(KeyValues) opts = keyvalues_new();
     Measure m = { .opts = opts };
     ImgParser parser = { command, ":hf:O:o:U", longs, measure_option, &m };

@@ -31,9 +31,10 @@ static const char *next_long(void *opaque)
 static Error *unknown_option(const ImgParser *parser, const char *typed)
 {
     const struct option *cursor = parser->longs;
-    const char *near = g_str_has_prefix(typed, "--") ? nearest_name(typed + 2, next_long, &cursor) : NULL;
-    return near ? error_new("unrecognized option '%s', did you mean '--%s'?", typed, near) :
-                  error_new("unrecognized option '%s'", typed);
+    const char *near =
+        g_str_has_prefix(typed, "--") ? nearest_name(typed + 2, next_long, &cursor) : NULL;
+    return near ? error_new("unrecognized option '%s', did you mean '--%s'?", typed, near)
+                : error_new("unrecognized option '%s'", typed);
 }
 
 static Error *common_option(const ImgParser *parser, ImgOptions *o, int letter, const char *value)
@@ -85,11 +86,12 @@ static const char *bad_option(int argc, char **argv, int index_before, char buff
     return argv[MAX(optind - 1, 0)];
 }
 
-int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, int argc, char **argv)
+int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, int argc,
+              char **argv)
 {
     char buffer[3];
 
-    *options = (ImgOptions){ .graph = graph };
+    *options = (ImgOptions) { .graph = graph };
     opterr = 0;
     optind = 0;
     for (;;) {
@@ -160,8 +162,9 @@ static Error *cache_flags(const char *cache, unsigned *flags)
     return NULL;
 }
 
-static Error *open_node_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
-                           bool image_opts, const KeyValues *more, BlockNode **ret_node)
+static Error *open_node_co(const ImgOptions *options, const char *filename, const char *format,
+                           unsigned flags, bool image_opts, const KeyValues *more,
+                           BlockNode **ret_node)
 {
     if (!image_opts) {
         return block_open_file_co(options->graph, filename, format, flags, more, ret_node);
@@ -187,15 +190,19 @@ static Error *open_node_co(const ImgOptions *options, const char *filename, cons
 static void warn_guessed(const BlockNode *node)
 {
     if (node->probed && !strcmp(node->driver->name, "raw")) {
-        fprintf(stderr, "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
-                "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
+        fprintf(stderr,
+                "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+                "         Automatically detecting the format is dangerous for raw images, write "
+                "operations on block 0 "
                 "will be restricted.\n"
-                "         Specify the 'raw' format explicitly to remove the restrictions.\n", node->filename);
+                "         Specify the 'raw' format explicitly to remove the restrictions.\n",
+                node->filename);
     }
 }
 
-Error *img_open_with_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
-                        const char *cache, bool image_opts, const KeyValues *more, ImgDisk *ret_disk)
+Error *img_open_with_co(const ImgOptions *options, const char *filename, const char *format,
+                        unsigned flags, const char *cache, bool image_opts, const KeyValues *more,
+                        ImgDisk *ret_disk)
 {
     ImgDisk disk = { 0 };
     bool writes = (flags & OPEN_WRITE) != 0;
@@ -217,8 +224,9 @@ Error *img_open_with_co(const ImgOptions *options, const char *filename, const c
     if (writes) {
         warn_guessed(disk.node);
     }
-    err = block_root_attach(disk.node, "qemu-img", CLAIM_READ | (writes ? CLAIM_WRITE | CLAIM_RESIZE : 0),
-                                   flags & OPEN_FORCE_SHARE ? CLAIM_ALL : CLAIM_READ | CLAIM_WRITE_UNCHANGED, &disk.root);
+    err = block_root_attach(
+        disk.node, "qemu-img", CLAIM_READ | (writes ? CLAIM_WRITE | CLAIM_RESIZE : 0),
+        flags & OPEN_FORCE_SHARE ? CLAIM_ALL : CLAIM_READ | CLAIM_WRITE_UNCHANGED, &disk.root);
     if (err) {
         node_unref_co(disk.node);
         return error_prefix(err, "Could not open '%s': ", filename);
@@ -227,8 +235,8 @@ Error *img_open_with_co(const ImgOptions *options, const char *filename, const c
     return NULL;
 }
 
-Error *img_open_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
-                   const char *cache, bool image_opts, ImgDisk *ret_disk)
+Error *img_open_co(const ImgOptions *options, const char *filename, const char *format,
+                   unsigned flags, const char *cache, bool image_opts, ImgDisk *ret_disk)
 {
     return img_open_with_co(options, filename, format, flags, cache, image_opts, NULL, ret_disk);
 }
@@ -237,7 +245,7 @@ void img_close_co(ImgDisk *disk)
 {
     block_root_detach(disk->root);
     node_unref_co(disk->node);
-    *disk = (ImgDisk){ 0 };
+    *disk = (ImgDisk) { 0 };
 }
 
 /* --- text --- */
@@ -247,8 +255,9 @@ Error *img_parse_size(const char *text, uint64_t *ret_bytes)
     Error *err = block_parse_size(text, ret_bytes);
     if (err) {
         error_free(err);
-        return error_hint(error_new("Invalid image size specified. You may use k, M, G, T, P or E suffixes for"),
-                          "qemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
+        return error_hint(
+            error_new("Invalid image size specified. You may use k, M, G, T, P or E suffixes for"),
+            "qemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
     }
     return *ret_bytes > INT64_MAX ? error_new("Image size must be less than 8 EiB!") : NULL;
 }
@@ -295,12 +304,14 @@ void img_print_snapshots(GPtrArray *snapshots)
         const BlockSnapshot *sn = g_ptr_array_index(snapshots, i);
         g_autofree char *size = img_size_text(sn->vm_state_size);
         g_autoptr(GDateTime) date = g_date_time_new_from_unix_local((gint64)sn->date_sec);
-        g_autofree char *when = date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
+        g_autofree char *when =
+            date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
         uint64_t seconds = sn->vm_clock_ns / (uint64_t)NS_PER_SEC;
-        g_autofree char *clock = g_strdup_printf("%02u:%02u:%02u.%03u", (unsigned)(seconds / 3600),
-                                                 (unsigned)(seconds / 60 % 60), (unsigned)(seconds % 60),
-                                                 (unsigned)(sn->vm_clock_ns / 1000000 % 1000));
-        g_autofree char *icount = sn->icount == UINT64_MAX ? g_strdup("") : g_strdup_printf("%" PRIu64, sn->icount);
+        g_autofree char *clock = g_strdup_printf(
+            "%02u:%02u:%02u.%03u", (unsigned)(seconds / 3600), (unsigned)(seconds / 60 % 60),
+            (unsigned)(seconds % 60), (unsigned)(sn->vm_clock_ns / 1000000 % 1000));
+        g_autofree char *icount =
+            sn->icount == UINT64_MAX ? g_strdup("") : g_strdup_printf("%" PRIu64, sn->icount);
         printf("%-10s%-17s%8s%20s%13s%11s\n", sn->id, sn->name, size, when, clock, icount);
     }
 }

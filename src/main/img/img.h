@@ -13,13 +13,13 @@
 /* What many commands take. */
 typedef struct ImgOptions {
     BlockGraph *graph;
-    const char *format;      /* -f */
-    const char *out_format;  /* -O, -F */
-    const char *cache;       /* -t */
-    const char *src_cache;   /* -T */
-    const char *output;      /* --output */
+    const char *format;     /* -f */
+    const char *out_format; /* -O, -F */
+    const char *cache;      /* -t */
+    const char *src_cache;  /* -T */
+    const char *output;     /* --output */
     bool image_opts, target_image_opts, force_share, quiet, progress, json;
-    char **args;             /* what follows the options */
+    char **args; /* what follows the options */
     int arg_count;
 } ImgOptions;
 
@@ -28,28 +28,53 @@ typedef struct ImgCommand {
     int (*run)(const struct ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 } ImgCommand;
 
-/* Options of one command: getopt's letters and long names beyond the common ones are handled by `extra`. */
+/* Options of one command: getopt's letters and long names beyond the common ones are handled by
+ * `extra`. */
 typedef struct ImgParser {
     const ImgCommand *command;
-    const char *letters;             /* getopt string, of what the command takes */
-    const struct option *longs;      /* its long options; values above 255 for those without a letter */
+    const char *letters;        /* getopt string, of what the command takes */
+    const struct option *longs; /* its long options; values above 255 for those without a letter */
     Error *(*extra)(void *opaque, int letter, const char *value); /* letters that are not common */
     void *opaque;
 } ImgParser;
 
 /* Values of long options that several commands have. */
 enum {
-    LONG_OUTPUT = 256, LONG_IMAGE_OPTS, LONG_TARGET_IMAGE_OPTS, LONG_OBJECT, LONG_BACKING_CHAIN, LONG_SHRINK,
-    LONG_PREALLOCATION, LONG_TARGET_IS_ZERO, LONG_SALVAGE, LONG_START_OFFSET, LONG_MAX_LENGTH, LONG_SIZE, LONG_BITMAPS,
+    LONG_OUTPUT = 256,
+    LONG_IMAGE_OPTS,
+    LONG_TARGET_IMAGE_OPTS,
+    LONG_OBJECT,
+    LONG_BACKING_CHAIN,
+    LONG_SHRINK,
+    LONG_PREALLOCATION,
+    LONG_TARGET_IS_ZERO,
+    LONG_SALVAGE,
+    LONG_START_OFFSET,
+    LONG_MAX_LENGTH,
+    LONG_SIZE,
+    LONG_BITMAPS,
 };
 #define IMG_LONGS                                                                                  \
-    { "help", no_argument, NULL, 'h' }, { "object", required_argument, NULL, LONG_OBJECT }
-#define IMG_LONG_IMAGE_OPTS { "image-opts", no_argument, NULL, LONG_IMAGE_OPTS }
-#define IMG_LONG_OUTPUT     { "output", required_argument, NULL, LONG_OUTPUT }
-#define IMG_LONG_FORCE_SHARE { "force-share", no_argument, NULL, 'U' }
+    { "help", no_argument, NULL, 'h' },                                                            \
+    {                                                                                              \
+        "object", required_argument, NULL, LONG_OBJECT                                             \
+    }
+#define IMG_LONG_IMAGE_OPTS                                                                        \
+    {                                                                                              \
+        "image-opts", no_argument, NULL, LONG_IMAGE_OPTS                                           \
+    }
+#define IMG_LONG_OUTPUT                                                                            \
+    {                                                                                              \
+        "output", required_argument, NULL, LONG_OUTPUT                                             \
+    }
+#define IMG_LONG_FORCE_SHARE                                                                       \
+    {                                                                                              \
+        "force-share", no_argument, NULL, 'U'                                                      \
+    }
 
 /* -1: go on; else the exit code (help, an error that was reported). */
-int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, int argc, char **argv);
+int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, int argc,
+              char **argv);
 /* Reports and returns 1; NULL gives 0. */
 int img_result(Error *err);
 /* The error with the hint to read the help. */
@@ -65,11 +90,12 @@ typedef struct ImgDisk {
     BlockEdge *root;
 } ImgDisk;
 /* flags: OPEN_*; cache: as -t and -T take it, NULL: writeback. */
-Error *img_open_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
-                   const char *cache, bool image_opts, ImgDisk *ret_disk) MUST_USE;
+Error *img_open_co(const ImgOptions *options, const char *filename, const char *format,
+                   unsigned flags, const char *cache, bool image_opts, ImgDisk *ret_disk) MUST_USE;
 /* "x-repair" for check. */
-Error *img_open_with_co(const ImgOptions *options, const char *filename, const char *format, unsigned flags,
-                        const char *cache, bool image_opts, const KeyValues *more, ImgDisk *ret_disk) MUST_USE;
+Error *img_open_with_co(const ImgOptions *options, const char *filename, const char *format,
+                        unsigned flags, const char *cache, bool image_opts, const KeyValues *more,
+                        ImgDisk *ret_disk) MUST_USE;
 void img_close_co(ImgDisk *disk); /* accepts an empty one */
 
 Error *img_parse_size(const char *text, uint64_t *ret_bytes) MUST_USE;

@@ -19,7 +19,8 @@ static Error *info_option(void *opaque, int letter, const char *value)
 
 static char *full_backing_name(const BlockNode *node)
 {
-    return node->backing_filename ? block_resolve_backing(node->filename, node->backing_filename) : NULL;
+    return node->backing_filename ? block_resolve_backing(node->filename, node->backing_filename)
+                                  : NULL;
 }
 
 static Value *snapshots_value(BlockNode *node)
@@ -64,7 +65,8 @@ static Value *specific_value(BlockNode *node)
 
 static Value *info_value(BlockNode *node)
 {
-    Value *info = value_dict(), *snapshots = snapshots_value(node), *specific = specific_value(node);
+    Value *info = value_dict(), *snapshots = snapshots_value(node),
+          *specific = specific_value(node);
     g_autofree char *full = full_backing_name(node);
     uint64_t allocated = node_allocated_size(node);
 
@@ -105,7 +107,8 @@ static void print_specific(BlockNode *node)
     for (size_t i = 0; i < value_length(data); i++) {
         g_autofree char *key = g_strdelimit(g_strdup(value_key_at(data, i)), "-", ' ');
         const Value *item = value_item_at(data, i);
-        g_autofree char *text = value_kind(item) == VALUE_STRING ? g_strdup(value_get_str(item)) : json_write(item, false);
+        g_autofree char *text = value_kind(item) == VALUE_STRING ? g_strdup(value_get_str(item))
+                                                                 : json_write(item, false);
         printf("    %s: %s\n", key, text);
     }
 }
@@ -114,10 +117,11 @@ static void print_info(BlockNode *node)
 {
     g_autofree char *size = img_size_text(node->size), *full = full_backing_name(node);
     uint64_t allocated = node_allocated_size(node);
-    g_autofree char *disk = allocated == UINT64_MAX ? g_strdup("unavailable") : img_size_text(allocated);
+    g_autofree char *disk =
+        allocated == UINT64_MAX ? g_strdup("unavailable") : img_size_text(allocated);
 
-    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n", node->filename,
-           node->driver->name, size, node->size, disk);
+    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
+           node->filename, node->driver->name, size, node->size, disk);
     if (node->driver->dirty_flag && node->driver->dirty_flag(node)) {
         printf("cleanly shut down: no\n");
     }
@@ -190,8 +194,14 @@ static int info_co(void *opaque)
 
 int img_info(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_OUTPUT, IMG_LONG_FORCE_SHARE,
-        { "format", required_argument, NULL, 'f' }, { "backing-chain", no_argument, NULL, LONG_BACKING_CHAIN }, { 0 } };
+    static const struct option longs[] = { IMG_LONGS,
+                                           IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_OUTPUT,
+                                           IMG_LONG_FORCE_SHARE,
+                                           { "format", required_argument, NULL, 'f' },
+                                           { "backing-chain", no_argument, NULL,
+                                             LONG_BACKING_CHAIN },
+                                           { 0 } };
     Info info = { 0 };
     ImgParser parser = { command, ":hf:U", longs, info_option, &info };
 
@@ -199,8 +209,8 @@ int img_info(const ImgCommand *command, BlockGraph *graph, int argc, char **argv
     if (done >= 0) {
         return done;
     }
-    return info.o.arg_count == 1 ? img_run(graph, info_co, &info) :
-                                   img_usage_error(error_new("Expecting one image file name"));
+    return info.o.arg_count == 1 ? img_run(graph, info_co, &info)
+                                 : img_usage_error(error_new("Expecting one image file name"));
 }
 
 /* --- map --- */
@@ -232,10 +242,12 @@ static bool entries_join(const MapEntry *a, const MapEntry *b)
 
 static void print_entry_json(const MapEntry *e, bool first)
 {
-    printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, \"zero\": %s, "
-           "\"data\": %s", first ? "[" : ",\n", e->start, e->length, e->depth,
-           (e->flags & (STATUS_ALLOCATED | STATUS_EOF)) == STATUS_ALLOCATED ? "true" : "false", e->flags & STATUS_ZERO ? "true" : "false",
-           e->flags & STATUS_DATA ? "true" : "false");
+    printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64
+           ", \"depth\": %u, \"present\": %s, \"zero\": %s, "
+           "\"data\": %s",
+           first ? "[" : ",\n", e->start, e->length, e->depth,
+           (e->flags & (STATUS_ALLOCATED | STATUS_EOF)) == STATUS_ALLOCATED ? "true" : "false",
+           e->flags & STATUS_ZERO ? "true" : "false", e->flags & STATUS_DATA ? "true" : "false");
     if (e->flags & STATUS_OFFSET) {
         printf(", \"offset\": %" PRIu64, e->offset);
     }
@@ -268,7 +280,8 @@ static Error *print_entry(const Map *m, const MapEntry *e, bool *first)
 
 static Error *map_steps_co(const Map *m, BlockNode *node)
 {
-    uint64_t end = m->length > node->size - MIN(m->start, node->size) ? node->size : m->start + m->length;
+    uint64_t end =
+        m->length > node->size - MIN(m->start, node->size) ? node->size : m->start + m->length;
     MapEntry current = { 0 };
     bool first = true;
 
@@ -280,7 +293,8 @@ static Error *map_steps_co(const Map *m, BlockNode *node)
         unsigned depth;
         int ret = node_status_above_co(node, NULL, at, end - at, &status, &depth);
         if (ret < 0) {
-            return error_new_errno(ret, "Failed to read the map of '%s' at offset %" PRIu64, node->filename, at);
+            return error_new_errno(ret, "Failed to read the map of '%s' at offset %" PRIu64,
+                                   node->filename, at);
         }
         MapEntry e = { at, status.bytes, status.map, depth, status.flags & MAP_FLAGS, status.file };
         if (!(e.flags & STATUS_OFFSET)) {
@@ -320,9 +334,16 @@ static int map_co(void *opaque)
 
 int img_map(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_OUTPUT, IMG_LONG_FORCE_SHARE,
-        { "start-offset", required_argument, NULL, LONG_START_OFFSET }, { "max-length", required_argument, NULL, LONG_MAX_LENGTH },
-        { "format", required_argument, NULL, 'f' }, { 0 } };
+    static const struct option longs[] = {
+        IMG_LONGS,
+        IMG_LONG_IMAGE_OPTS,
+        IMG_LONG_OUTPUT,
+        IMG_LONG_FORCE_SHARE,
+        { "start-offset", required_argument, NULL, LONG_START_OFFSET },
+        { "max-length", required_argument, NULL, LONG_MAX_LENGTH },
+        { "format", required_argument, NULL, 'f' },
+        { 0 }
+    };
     Map m = { .length = UINT64_MAX };
     ImgParser parser = { command, ":hf:s:l:U", longs, map_option, &m };
 
@@ -330,7 +351,8 @@ int img_map(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
     if (done >= 0) {
         return done;
     }
-    return m.o.arg_count == 1 ? img_run(graph, map_co, &m) : img_usage_error(error_new("Expecting one image file name"));
+    return m.o.arg_count == 1 ? img_run(graph, map_co, &m)
+                              : img_usage_error(error_new("Expecting one image file name"));
 }
 
 /* --- snapshot --- */
@@ -359,9 +381,13 @@ static Error *snapshot_change_co(Snapshot *s, BlockNode *node)
     gint64 now = g_get_real_time();
 
     if (!driver->snapshot_create_co) {
-        return error_new("Could not %s snapshot '%s': -95 (Operation not supported): '%s' images have no internal "
-                         "snapshots", s->action == 'c' ? "create" : s->action == 'a' ? "apply" : "delete", s->name,
-                         driver->name);
+        return error_new("Could not %s snapshot '%s': -95 (Operation not supported): '%s' images "
+                         "have no internal "
+                         "snapshots",
+                         s->action == 'c'   ? "create"
+                         : s->action == 'a' ? "apply"
+                                            : "delete",
+                         s->name, driver->name);
     }
     switch (s->action) {
     case 'c':
@@ -380,8 +406,9 @@ static int snapshot_co(void *opaque)
     Snapshot *s = opaque;
     bool list = s->action == 'l';
     ImgDisk disk;
-    Error *err = img_open_co(&s->o, s->o.args[0], s->o.format, (list ? 0 : OPEN_WRITE) | OPEN_NO_BACKING, NULL,
-                             s->o.image_opts, &disk);
+    Error *err =
+        img_open_co(&s->o, s->o.args[0], s->o.format, (list ? 0 : OPEN_WRITE) | OPEN_NO_BACKING,
+                    NULL, s->o.image_opts, &disk);
     if (err) {
         return img_result(err);
     }
@@ -400,7 +427,9 @@ static int snapshot_co(void *opaque)
 
 int img_snapshot(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 } };
+    static const struct option longs[] = {
+        IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 }
+    };
     Snapshot s = { 0 };
     ImgParser parser = { command, ":hla:c:d:f:qU", longs, snapshot_option, &s };
 

@@ -1,0 +1,191 @@
+/*
+ * New qcow2 images: the smallest image that is one is written by hand, then opened and grown to its size like
+ * any other, so that there is one piece of code that lays out tables.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/endian.h"
+#include "block/format/qcow2.h"
+
+typedef struct CreateSpec {
+    uint64_t size, cluster_size, refcount_bits;
+    unsigned version;
+    bool lazy_refcounts, extended_l2;
+    uint8_t compression;
+    Preallocation prealloc;
+    char *backing_file, *backing_fmt;
+} CreateSpec;
+
+static Error *refuse(KeyValues *opts, const char *key, const char *harmless)
+{
+    g_autofree char *value = keyvalues_take(opts, key);
+    return value && strcmp(value, harmless)
+               ? error_new("The option '%s' of qcow2 is not supported", key)
+               : NULL;
+}
+
+static Error *parse_compat(KeyValues *opts, unsigned *ret_version)
+{
+    g_autofree char *compat = keyvalues_take(opts, "compat");
+    *ret_version = 3;
+    if (compat && (!strcmp(compat, "0.10") || !strcmp(compat, "v2"))) {
+        *ret_version = 2;
+    } else if (compat && strcmp(compat, "1.1") && strcmp(compat, "v3")) {
+        return error_new("Invalid parameter '%s' for compat: 0.10 (v2) or 1.1 (v3) is expected",
+                         compat);
+    }
+    return NULL;
+}
+
+static Error *parse_compression(KeyValues *opts, uint8_t *ret)
+{
+    g_autofree char *type = keyvalues_take(opts, "compression_type");
+    *ret = COMPRESSION_ZLIB;
+#if defined(HAVE_ZSTD)
+    if (type && !strcmp(type, "zstd")) {
+        *ret = COMPRESSION_ZSTD;
+        return NULL;
+    }
+#endif
+    return type && strcmp(type, "zlib")
+               ? error_new("Invalid parameter '%s' for compression_type", type)
+               : NULL;
+}
+
+static Error *parse_spec(KeyValues *opts, CreateSpec *spec)
+{
+    g_autofree char *prealloc = keyvalues_take(opts, "preallocation");
+
+    TRY(parse_compat(opts, &spec->version));
+    TRY(parse_compression(opts, &spec->compression));
+    TRY(block_take_size(opts, "size", 0, &spec->size));
+    TRY(block_take_size(opts, "cluster_size", 65536, &spec->cluster_size));
+    TRY(block_take_num(opts, "refcount_bits", 16, &spec->refcount_bits));
+    TRY(block_take_bool(opts, "lazy_refcounts", false, &spec->lazy_refcounts));
+    TRY(block_take_bool(opts, "extended_l2", false, &spec->extended_l2));
+    if (prealloc) {
+        TRY(block_parse_preallocation(prealloc, &spec->prealloc));
+    }
+    spec->backing_file = keyvalues_take(opts, "backing_file");
+    spec->backing_fmt = keyvalues_take(opts, "backing_fmt");
+    TRY(refuse(opts, "encryption", "off"));
+    TRY(refuse(opts, "data_file_raw", "off"));
+    TRY(refuse(opts, "data_file", ""));
+    for (guint i = 0; i < opts->items->len; i++) {
+        const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
+        if (g_str_has_prefix(key, "encrypt.")) {
+            return error_new("The option '%s' of qcow2 is not supported", key);
+        }
+    }
+    return NULL;
+}
+
+static Error *check_spec(const CreateSpec *spec)
+{
+    if (!IS_POW2(spec->cluster_size) || spec->cluster_size < 512 || spec->cluster_size > 2 * MiB) {
+        return error_new("Cluster size must be a power of two between 512 and 2048k");
+    }
+    if (!IS_POW2(spec->refcount_bits) || spec->refcount_bits > 64) {
+        return error_new("Refcount width must be a power of two and may not exceed 64 bits");
+    }
+    if (spec->version < 3 && spec->refcount_bits != 16) {
+        return error_new(
+            "Different refcount widths than 16 bits require compatibility level 1.1 or above "
+            "(use version=v3 or greater)");
+    }
+    if (spec->version < 3 && spec->lazy_refcounts) {
+        return error_new("Lazy refcounts only supported with compatibility level 1.1 and above "
+                         "(use version=v3 or "
+                         "greater)");
+    }
+    if (spec->extended_l2 && (spec->version < 3 || spec->cluster_size < 16 * KiB)) {
+        return error_new("Extended L2 entries are only supported with compatibility level 1.1 and "
+                         "above and cluster "
+                         "sizes of at least 16k");
+    }
+    if (spec->compression && spec->version < 3) {
+        return error_new("Non-zlib compression type is only supported with compatibility level 1.1 "
+                         "and above (use "
+                         "version=v3 or greater)");
+    }
+    if (spec->backing_file && spec->prealloc != PREALLOC_OFF && !spec->extended_l2) {
+        return error_new("Backing file and preallocation can only be used at the same time if "
+                         "extended_l2 is enabled");
+    }
+    if (spec->backing_fmt && !spec->backing_file) {
+        return error_new("Backing format cannot be used without backing file");
+    }
+    return NULL;
+}
+
+/* Cluster 0 the header, 1 the refcount table, 2 a refcount block that counts the three. */
+static Error *write_minimal_co(BlockNode *file, const CreateSpec *spec)
+{
+    BlockNode named = { .backing_filename = spec->backing_file,
+                        .backing_format = spec->backing_fmt };
+    unsigned bits = (unsigned)__builtin_ctzll(spec->cluster_size);
+    Qcow2 q = { .node = &named,
+                .version = spec->version,
+                .cluster_bits = bits,
+                .cluster_size = spec->cluster_size,
+                .refcount_order = (unsigned)__builtin_ctzll(spec->refcount_bits),
+                .header_length = spec->version >= 3 ? H_OUR_LENGTH : H_V2_LENGTH };
+    g_autofree uint8_t *image = g_malloc0(3 * spec->cluster_size);
+    uint64_t incompatible = (spec->compression ? INCOMPAT_COMPRESSION : 0) |
+                            (spec->extended_l2 ? INCOMPAT_EXTENDED_L2 : 0);
+    size_t end;
+
+    st32_be(image + H_MAGIC, QCOW2_MAGIC);
+    st32_be(image + H_VERSION, spec->version);
+    st32_be(image + H_CLUSTER_BITS, bits);
+    st64_be(image + H_REFTABLE_OFFSET, spec->cluster_size);
+    st32_be(image + H_REFTABLE_CLUSTERS, 1);
+    if (spec->version >= 3) {
+        st64_be(image + H_INCOMPATIBLE, incompatible);
+        st64_be(image + H_COMPATIBLE, spec->lazy_refcounts ? COMPAT_LAZY_REFCOUNTS : 0);
+        st32_be(image + H_REFCOUNT_ORDER, q.refcount_order);
+        st32_be(image + H_LENGTH, q.header_length);
+        image[H_COMPRESSION] = spec->compression;
+    }
+    q.extensions = g_ptr_array_new();
+    Error *err = qcow2_put_variable_part(&q, image, &end);
+    g_ptr_array_unref(q.extensions);
+    TRY(err);
+    st64_be(image + spec->cluster_size, 2 * spec->cluster_size);
+    for (unsigned i = 0; i < 3; i++) {
+        qcow2_refcount_write(&q, image + 2 * spec->cluster_size, i, 1);
+    }
+    int ret = node_pwrite_co(file, 0, 3 * spec->cluster_size, image, 0);
+    return ret < 0 ? error_new_errno(ret, "Could not write qcow2 header") : NULL;
+}
+
+static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpec *spec)
+{
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    BlockNode *node;
+
+    TRY(check_spec(spec));
+    TRY(write_minimal_co(file, spec));
+    keyvalues_set(opts, "driver", "qcow2");
+    keyvalues_set(opts, "file", file->name);
+    keyvalues_set(opts, "backing", "");
+    keyvalues_set(opts, "cache.no-flush", "on");
+    TRY(block_open_options_co(graph, opts, &node));
+    Error *err = node_truncate_co(node, spec->size, spec->prealloc);
+    node_unref_co(node);
+    return err;
+}
+
+Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file,
+                              KeyValues *opts)
+{
+    CreateSpec spec = { 0 };
+    Error *err = parse_spec(opts, &spec);
+    if (!err) {
+        err = create_spec_co(graph, file, &spec);
+    }
+    g_free(spec.backing_file);
+    g_free(spec.backing_fmt);
+    return err;
+}
