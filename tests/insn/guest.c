@@ -21,6 +21,7 @@ enum {
     PHYS_TABLES = 0x10000,  /* page tables */
     PHYS_SYSTEM = 0x40000,  /* IDT, GDT, TSS, handlers, stack: KERNEL_VA */
     PHYS_DATA = 0x60000,    /* data pages, then the read-only one */
+    PHYS_EXIT = 0x64000,
     PHYS_CODE = 0x100000,
     PHYS_SIZE = 0x200000,
 };
@@ -146,6 +147,8 @@ FuzzGuest *guest_new(const InsnEngine *engine)
     map_range(g, FUZZ_CODE, PHYS_CODE, FUZZ_BATCH * FUZZ_SLOT, PTE_U);
     map_range(g, FUZZ_DATA, PHYS_DATA, FUZZ_DATA_SIZE, PTE_U | PTE_W | PTE_NX);
     map_range(g, FUZZ_RO, PHYS_DATA + FUZZ_DATA_SIZE, FUZZ_RO_SIZE, PTE_U | PTE_NX);
+    map_page(g, FUZZ_EXIT32, PHYS_EXIT, PTE_U | PTE_NX);
+    fuzz_exit_code(g->block->host + PHYS_EXIT);
     make_system(g);
     gen_readonly(g->block->host + PHYS_DATA + FUZZ_DATA_SIZE);
     for (unsigned i = 0; i < FUZZ_TEMPLATES; i++) {

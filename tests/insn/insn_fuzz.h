@@ -17,7 +17,7 @@
 #define FUZZ_DATA_SIZE 8192u
 #define FUZZ_RO        (FUZZ_DATA + FUZZ_DATA_SIZE)
 #define FUZZ_RO_SIZE   4096u
-#define FUZZ_EXIT32    0x5a5a5000ull /* the way back from 32-bit code, native only */
+#define FUZZ_EXIT32    (FUZZ_CODE + FUZZ_BATCH * FUZZ_SLOT) /* a page: the way back from 32-bit code */
 #define FUZZ_GS_BASE   (FUZZ_DATA + 0x800)
 #define FUZZ_LINE      64u
 #define FUZZ_LINES     (FUZZ_DATA_SIZE / FUZZ_LINE)
@@ -105,6 +105,8 @@ uint32_t gen_class_of(const char *name);
 /* --- native.c: the host's processor, in a child process --- */
 /* Where a case goes at its end. The guest has nothing there: a page fault that stands for the end. */
 uint64_t fuzz_exit_address(bool code32);
+/* What lies at FUZZ_EXIT32; the guest may read it but not execute it. */
+void fuzz_exit_code(uint8_t code[16]);
 typedef struct FuzzNative FuzzNative;
 FuzzNative *native_new(void);
 void native_free(FuzzNative *native);

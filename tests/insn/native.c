@@ -207,6 +207,13 @@ static void map_at(uint64_t address, size_t size, int prot, int fd)
     }
 }
 
+void fuzz_exit_code(uint8_t code[16])
+{
+    uint64_t to = (uintptr_t)fuzz_native_exit;
+    memcpy(code, "\xff\x25\2\0\0\0\0\0", 8); /* jmp [rip + 2]: aligned, as AC may be set */
+    memcpy(code + 8, &to, 8);
+}
+
 static void child_map(FuzzNative *native)
 {
     map_at(FUZZ_CODE, FUZZ_BATCH * FUZZ_SLOT, PROT_READ | PROT_EXEC, native->code_fd);
@@ -216,9 +223,7 @@ static void child_map(FuzzNative *native)
     mprotect((void *)FUZZ_RO, FUZZ_RO_SIZE, PROT_READ);
     map_at(FUZZ_EXIT32, 4096, PROT_READ | PROT_WRITE, -1);
     uint8_t *exit32 = (uint8_t *)FUZZ_EXIT32;
-    memcpy(exit32, "\xff\x25\2\0\0\0", 6); /* jmp [rip + 2]: aligned, as AC may be set */
-    uint64_t to = (uintptr_t)fuzz_native_exit;
-    memcpy(exit32 + 8, &to, 8);
+    fuzz_exit_code(exit32);
     mprotect(exit32, 4096, PROT_READ | PROT_EXEC);
 }
 

@@ -131,8 +131,7 @@ void x86_op_bound(X86Cpu *cpu, const X86Insn *insn)
     x86_linear(cpu, insn->seg, x86_ea_offset(cpu, insn) + size, size, false);
     int64_t index = (int64_t)sign_extend64(reg_read(cpu, &insn->operand[0], size), 8 * size);
     int64_t low = (int64_t)sign_extend64(x86_load(cpu, va, size), 8 * size);
-    int64_t high = (int64_t)sign_extend64(x86_load(cpu, va + size, size), 8 * size);
-    if (index < low || index > high) {
+    if (index < low || index > (int64_t)sign_extend64(x86_load(cpu, va + size, size), 8 * size)) {
         x86_raise(cpu, EXC_BR);
     }
 }
