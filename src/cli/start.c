@@ -146,10 +146,12 @@ static MUST_USE Error *check_sizes(Plan *plan, const MachineType *type, MachineC
     }
     config->max_ram_size = MAX(config->max_ram_size, config->ram_size);
     if (plan->mem_path || plan->mem_prealloc) {
-        static RamOptions options; /* lives as long as the configuration that points to it */
-        options = (RamOptions) { .path = g_strdup(plan->mem_path), .prealloc = plan->mem_prealloc,
-                                 .dump = config->dump_guest_core, .merge = config->mem_merge };
-        config->ram_options = &options;
+        RamOptions *options = g_new0(RamOptions, 1); /* cli_stop() frees it */
+        options->path = g_strdup(plan->mem_path);
+        options->prealloc = plan->mem_prealloc;
+        options->dump = config->dump_guest_core;
+        options->merge = config->mem_merge;
+        config->ram_options = options;
     }
     return NULL;
 }
@@ -449,5 +451,10 @@ void cli_stop(Machine *machine)
         block_drives_free(graph);
         block_graph_free(graph);
     }
+    RamOptions *options = (RamOptions *)machine->config->ram_options;
     machine_free(machine);
+    if (options) {
+        g_free((char *)options->path);
+        g_free(options);
+    }
 }
