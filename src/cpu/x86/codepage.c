@@ -1,9 +1,9 @@
 /*
  * Tracking of code pages: see codepage.h, and DBT design, section 14 (self-modifying code).
  *
- * A page is armed while any client keeps any granule of it: RAM_CODE is set in the block's flags, so no
- * soft TLB gives out a write pointer, and each write comes here. Arming asks the other CPUs to drop the
- * write pointers they hold; until all have done so the page does not count as watched.
+ * A page is armed while any client keeps any granule of it: RAM_CODE is set in the block's flags,
+ * so no soft TLB gives out a write pointer, and each write comes here. Arming asks the other CPUs
+ * to drop the write pointers they hold; until all have done so the page does not count as watched.
  */
 #include "cpu/x86/codepage.h"
 
@@ -42,7 +42,8 @@ static uint64_t granule_mask(uint64_t offset, unsigned length)
 
 static BlockPages *find_block(CodePages *code, RamBlock *block)
 {
-    for (BlockPages *b = atomic_load_explicit(&code->blocks, memory_order_acquire); b != NULL; b = b->next) {
+    for (BlockPages *b = atomic_load_explicit(&code->blocks, memory_order_acquire); b != NULL;
+         b = b->next) {
         if (b->block == block && b->id == block->id && b->pages == block->size >> MEM_PAGE_BITS) {
             return b;
         }
@@ -91,7 +92,8 @@ static void maybe_disarm(RamBlock *block, CodePage *page, uint64_t offset)
     }
 }
 
-static void page_written(CodePages *code, X86Cpu *cpu, RamBlock *block, uint64_t offset, unsigned length)
+static void page_written(CodePages *code, X86Cpu *cpu, RamBlock *block, uint64_t offset,
+                         unsigned length)
 {
     BlockPages *b = find_block(code, block);
     if (b == NULL) {
@@ -118,7 +120,8 @@ static void page_written(CodePages *code, X86Cpu *cpu, RamBlock *block, uint64_t
     }
 }
 
-static void bytes_written(CodePages *code, X86Cpu *cpu, RamBlock *block, uint64_t offset, uint64_t length)
+static void bytes_written(CodePages *code, X86Cpu *cpu, RamBlock *block, uint64_t offset,
+                          uint64_t length)
 {
     while (length != 0) {
         uint64_t part = MIN(length, MEM_PAGE_SIZE - (offset & (MEM_PAGE_SIZE - 1)));
@@ -193,7 +196,8 @@ bool x86_code_add(X86Cpu *cpu, unsigned client, RamBlock *block, uint64_t offset
     return atomic_load(&page->waiting) == 0;
 }
 
-void x86_code_keep_only(X86Cpu *cpu, unsigned client, RamBlock *block, uint64_t offset, uint64_t granules)
+void x86_code_keep_only(X86Cpu *cpu, unsigned client, RamBlock *block, uint64_t offset,
+                        uint64_t granules)
 {
     CodePage *page = x86_code_page(cpu, block, offset);
     CodePages *code = cpu->code;

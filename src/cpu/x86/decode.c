@@ -1,10 +1,10 @@
 /*
  * The x86 instruction decoder: bytes and mode in, X86Insn out. It walks the trees that
- * scripts/gen_x86_insn.py made from insn.tab; nothing here knows a particular instruction, except that 90
- * with REX.B is an exchange.
+ * scripts/gen_x86_insn.py made from insn.tab; nothing here knows a particular instruction, except
+ * that 90 with REX.B is an exchange.
  *
- * Intel SDM volume 2, chapter 2 (formats) and appendix A (opcode maps). EVEX instructions are measured,
- * and refused: AVX-512 is not offered to guests.
+ * Intel SDM volume 2, chapter 2 (formats) and appendix A (opcode maps). EVEX instructions are
+ * measured, and refused: AVX-512 is not offered to guests.
  */
 #include "cpu/x86/insn.h"
 
@@ -17,7 +17,7 @@
 enum { MAX_LENGTH = 15 };
 
 typedef struct Decoder {
-    uint8_t buf[48]; /* the bytes, zeros behind: reading on is harmless and found at the end */
+    uint8_t buf[48];    /* the bytes, zeros behind: reading on is harmless and found at the end */
     unsigned pos, seen; /* seen: bytes that mattered for choosing the row */
     unsigned osize, asize, default_size;
     bool mode64, opsize, rep, repne, lock, seg_given;
@@ -29,9 +29,9 @@ typedef struct Decoder {
 enum { P_NONE, P_SEG, P_OPSIZE, P_ADDRSIZE, P_LOCK, P_REPNE, P_REP, P_REX };
 
 static const uint8_t prefix_class[256] = {
-    [0x26] = P_SEG, [0x2e] = P_SEG, [0x36] = P_SEG, [0x3e] = P_SEG, [0x64] = P_SEG, [0x65] = P_SEG,
-    [0x66] = P_OPSIZE, [0x67] = P_ADDRSIZE, [0xf0] = P_LOCK, [0xf2] = P_REPNE, [0xf3] = P_REP,
-    [0x40 ... 0x4f] = P_REX,
+    [0x26] = P_SEG,  [0x2e] = P_SEG,   [0x36] = P_SEG,    [0x3e] = P_SEG,
+    [0x64] = P_SEG,  [0x65] = P_SEG,   [0x66] = P_OPSIZE, [0x67] = P_ADDRSIZE,
+    [0xf0] = P_LOCK, [0xf2] = P_REPNE, [0xf3] = P_REP,    [0x40 ... 0x4f] = P_REX,
 };
 
 static void seg_prefix(Decoder *d, uint8_t byte)
@@ -193,8 +193,9 @@ static unsigned find_row(Decoder *d)
     return e;
 }
 
-static const uint8_t base16[8] = { X86_RBX, X86_RBX, X86_RBP, X86_RBP, X86_RSI, X86_RDI, X86_RBP, X86_RBX };
-static const uint8_t index16[8] = { X86_RSI, X86_RDI, X86_RSI, X86_RDI,
+static const uint8_t base16[8] = { X86_RBX, X86_RBX, X86_RBP, X86_RBP,
+                                   X86_RSI, X86_RDI, X86_RBP, X86_RBX };
+static const uint8_t index16[8] = { X86_RSI,    X86_RDI,    X86_RSI,    X86_RDI,
                                     X86_NO_REG, X86_NO_REG, X86_NO_REG, X86_NO_REG };
 
 static void read_address16(Decoder *d, X86Insn *insn)
@@ -319,7 +320,8 @@ static int64_t read_signed(Decoder *d, unsigned size)
     }
 }
 
-static void set_imm(Decoder *d, X86Insn *insn, X86Operand *o, unsigned size, unsigned bytes, bool sign)
+static void set_imm(Decoder *d, X86Insn *insn, X86Operand *o, unsigned size, unsigned bytes,
+                    bool sign)
 {
     unsigned at = d->pos;
     int64_t value = read_signed(d, bytes);
@@ -492,8 +494,9 @@ static void skip_evex(Decoder *d, X86Insn *insn)
     if (d->modrm < 0xc0) {
         read_address32(d, insn, true);
     }
-    bool imm = d->map == 3 || (d->map == 1 && ((d->opcode >= 0x70 && d->opcode <= 0x73) || d->opcode == 0xc2 ||
-                                               (d->opcode >= 0xc4 && d->opcode <= 0xc6)));
+    bool imm = d->map == 3 ||
+               (d->map == 1 && ((d->opcode >= 0x70 && d->opcode <= 0x73) || d->opcode == 0xc2 ||
+                                (d->opcode >= 0xc4 && d->opcode <= 0xc6)));
     d->pos += imm;
 }
 
@@ -609,8 +612,8 @@ int x86_decode(X86Insn *insn, const uint8_t *bytes, unsigned available, uint32_t
         valid &= read_operand(&d, insn, o, &x86_operand_specs[row->operand[i]]);
     }
 
-    insn->prefixes = flags | (d.rep ? PFX_REP : 0) | (d.repne ? PFX_REPNE : 0) | (d.has_rex ? PFX_REX : 0) |
-                     (d.rex & 8 ? PFX_REX_W : 0);
+    insn->prefixes = flags | (d.rep ? PFX_REP : 0) | (d.repne ? PFX_REPNE : 0) |
+                     (d.has_rex ? PFX_REX : 0) | (d.rex & 8 ? PFX_REX_W : 0);
     insn->cond = d.opcode & 15;
     insn->map = d.map;
     insn->opcode = d.opcode;

@@ -8,16 +8,57 @@
 
 /* Where an operand comes from: the letters of insn.tab. */
 enum {
-    SRC_E, SRC_G, SRC_M, SRC_R, SRC_Z, SRC_B,          /* general registers and memory */
-    SRC_V, SRC_W, SRC_U, SRC_H, SRC_L, SRC_P, SRC_Q, SRC_N, /* vectors */
-    SRC_S, SRC_C, SRC_D, SRC_T,                        /* segment, control, debug, x87 registers */
-    SRC_IMM, SRC_IMM_S, SRC_IMM_Z, SRC_IMM_V, SRC_REL, SRC_MOFFS, SRC_FAR, SRC_VSIB,
-    SRC_FIXED, SRC_ONE, SRC_ST0, SRC_XMM0, SRC_RM_REG, SRC_SEG,
+    SRC_E,
+    SRC_G,
+    SRC_M,
+    SRC_R,
+    SRC_Z,
+    SRC_B, /* general registers and memory */
+    SRC_V,
+    SRC_W,
+    SRC_U,
+    SRC_H,
+    SRC_L,
+    SRC_P,
+    SRC_Q,
+    SRC_N, /* vectors */
+    SRC_S,
+    SRC_C,
+    SRC_D,
+    SRC_T, /* segment, control, debug, x87 registers */
+    SRC_IMM,
+    SRC_IMM_S,
+    SRC_IMM_Z,
+    SRC_IMM_V,
+    SRC_REL,
+    SRC_MOFFS,
+    SRC_FAR,
+    SRC_VSIB,
+    SRC_FIXED,
+    SRC_ONE,
+    SRC_ST0,
+    SRC_XMM0,
+    SRC_RM_REG,
+    SRC_SEG,
 };
 
 /* Sizes that depend on prefixes and mode; smaller numbers are bytes. */
 enum {
-    SZ_V = 0x80, SZ_Z, SZ_Y, SZ_M, SZ_U, SZ_I, SZ_J, SZ_P, SZ_S, SZ_A, SZ_C, SZ_X, SZ_H, SZ_K, SZ_E,
+    SZ_V = 0x80,
+    SZ_Z,
+    SZ_Y,
+    SZ_M,
+    SZ_U,
+    SZ_I,
+    SZ_J,
+    SZ_P,
+    SZ_S,
+    SZ_A,
+    SZ_C,
+    SZ_X,
+    SZ_H,
+    SZ_K,
+    SZ_E,
 };
 
 typedef struct X86OperandSpec {
@@ -26,7 +67,7 @@ typedef struct X86OperandSpec {
 
 enum {
     ROW_MODRM = BIT(0),
-    ROW_BYTE = BIT(1),    /* operand size is 1 */
+    ROW_BYTE = BIT(1), /* operand size is 1 */
     ROW_DEF64 = BIT(2),
     ROW_FORCE64 = BIT(3), /* ignores 66 in 64-bit mode */
     ROW_Z = BIT(4),       /* operand size is at most 4 */
@@ -38,8 +79,8 @@ enum {
 typedef struct X86Row {
     uint8_t operand[4]; /* into x86_operand_specs */
     uint8_t operands;
-    uint8_t access;     /* OPND_READ, OPND_WRITE: two bits an operand */
-    uint8_t flags;      /* ROW_* */
+    uint8_t access; /* OPND_READ, OPND_WRITE: two bits an operand */
+    uint8_t flags;  /* ROW_* */
 } X86Row;
 
 /* Nodes of the tree: kind, then its children: a row, or 0x8000 | index of a node; 0 is invalid. */

@@ -1,6 +1,6 @@
 /*
- * Tests of the decoder: a table of encodings in the three modes with their text, and lengths compared with
- * objdump's over whole programs (more files may be named in X86_DECODE_FILES).
+ * Tests of the decoder: a table of encodings in the three modes with their text, and lengths
+ * compared with objdump's over whole programs (more files may be named in X86_DECODE_FILES).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +9,11 @@
 #include "cpu/x86/cpu.h"
 #include "cpu/x86/insn.h"
 
-enum { M16 = 0, M32 = X86_MODE_CS32 | X86_MODE_PE, M64 = X86_MODE_CS64 | X86_MODE_PE | X86_MODE_LMA };
+enum {
+    M16 = 0,
+    M32 = X86_MODE_CS32 | X86_MODE_PE,
+    M64 = X86_MODE_CS64 | X86_MODE_PE | X86_MODE_LMA
+};
 
 static unsigned parse_hex(const char *s, uint8_t buf[15])
 {
@@ -138,8 +142,8 @@ static void test_table(void)
             x86_insn_text(&insn, 0x1000, text, sizeof(text));
         }
         if (result != DECODE_OK || insn.length != n || strcmp(text, cases[i].text) != 0) {
-            g_test_message("%s: result %d length %u text '%s', expected '%s'", cases[i].bytes, result, insn.length,
-                           text, cases[i].text);
+            g_test_message("%s: result %d length %u text '%s', expected '%s'", cases[i].bytes,
+                           result, insn.length, text, cases[i].text);
             g_test_fail();
         }
         for (unsigned k = 0; k < n; k++) {
@@ -192,7 +196,8 @@ static void compare_file(const char *path)
     unsigned total = 0, bad = 0;
     while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
         char *tab = strchr(line, '\t'), *tab2 = tab != NULL ? strchr(tab + 1, '\t') : NULL;
-        if (line[0] != ' ' || tab2 == NULL || strstr(tab2, "(bad)") != NULL || strstr(tab2, ".byte") != NULL) {
+        if (line[0] != ' ' || tab2 == NULL || strstr(tab2, "(bad)") != NULL ||
+            strstr(tab2, ".byte") != NULL) {
             continue;
         }
         *tab2 = 0;
@@ -204,7 +209,8 @@ static void compare_file(const char *path)
         total++;
         if (insn.length != n || (result != DECODE_OK && !evex)) {
             if (bad++ < 30) {
-                g_test_message("%s: %s: result %d, length %u: %s", path, tab + 1, result, insn.length, tab2 + 1);
+                g_test_message("%s: %s: result %d, length %u: %s", path, tab + 1, result,
+                               insn.length, tab2 + 1);
             }
         }
     }
@@ -233,9 +239,10 @@ static void test_objdump(void)
 
 static void test_speed(void)
 {
-    static const uint8_t code[] = { 0x48, 0x8b, 0x44, 0x24, 0x08, 0x48, 0x01, 0xc8, 0x75, 0x05, 0x0f, 0xb6,
-                                    0x07, 0x89, 0x04, 0x8a, 0xe8, 0x00, 0x00, 0x00, 0x00, 0x90, 0x90, 0x90,
-                                    0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90 };
+    static const uint8_t code[] = { 0x48, 0x8b, 0x44, 0x24, 0x08, 0x48, 0x01, 0xc8, 0x75,
+                                    0x05, 0x0f, 0xb6, 0x07, 0x89, 0x04, 0x8a, 0xe8, 0x00,
+                                    0x00, 0x00, 0x00, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90,
+                                    0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90 };
     gint64 start = g_get_monotonic_time();
     unsigned n = 0;
     X86Insn insn;

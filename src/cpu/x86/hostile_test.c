@@ -1,7 +1,7 @@
 /*
  * A guest that does anything: random bytes as code at CPL 0 in every mode, over memory that holds
- * descriptors, gates, task states and page tables of random content. Nothing is compared; the CPU must not
- * crash, assert or loop for ever. X86_HOSTILE_ROUNDS makes it run longer.
+ * descriptors, gates, task states and page tables of random content. Nothing is compared; the CPU
+ * must not crash, assert or loop for ever. X86_HOSTILE_ROUNDS makes it run longer.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -66,16 +66,19 @@ static uint64_t random64(GRand *rand)
 /* Mostly useful descriptors: code, data, gates, task states, with limits and bases near the RAM. */
 static uint64_t random_descriptor(GRand *rand)
 {
-    static const uint8_t access[] = { 0x9b, 0x93, 0xfb, 0xf3, 0x97, 0x9f, 0xbb, 0x89, 0x8b, 0x81, 0x82, 0x85, 0x8c,
-                                      0x84, 0xec, 0x8e, 0x8f, 0xee, 0x86, 0x87, 0xe5, 0x91, 0x99, 0x13, 0xf7 };
-    uint64_t base = g_rand_int(rand) & (g_rand_boolean(rand) ? 0 : 0x3ffff0), limit = g_rand_int(rand) & 0xfffff;
-    uint64_t a = access[g_rand_int_range(rand, 0, ARRAY_SIZE(access))], flags = g_rand_int(rand) & 15;
+    static const uint8_t access[] = { 0x9b, 0x93, 0xfb, 0xf3, 0x97, 0x9f, 0xbb, 0x89, 0x8b,
+                                      0x81, 0x82, 0x85, 0x8c, 0x84, 0xec, 0x8e, 0x8f, 0xee,
+                                      0x86, 0x87, 0xe5, 0x91, 0x99, 0x13, 0xf7 };
+    uint64_t base = g_rand_int(rand) & (g_rand_boolean(rand) ? 0 : 0x3ffff0),
+             limit = g_rand_int(rand) & 0xfffff;
+    uint64_t a = access[g_rand_int_range(rand, 0, ARRAY_SIZE(access))],
+             flags = g_rand_int(rand) & 15;
     if (g_rand_int(rand) % 4 == 0) { /* a gate */
         return (g_rand_int(rand) & 0xffff) | (uint64_t)(g_rand_int(rand) & 0xfc) << 16 | a << 40 |
                (uint64_t)(g_rand_int(rand) & 3) << 32;
     }
-    return (limit & 0xffff) | (base & 0xffffff) << 16 | a << 40 | (limit >> 16) << 48 | flags << 52 |
-           (base >> 24) << 56;
+    return (limit & 0xffff) | (base & 0xffffff) << 16 | a << 40 | (limit >> 16) << 48 |
+           flags << 52 | (base >> 24) << 56;
 }
 
 static void fill_tables(Box *b, GRand *rand)
@@ -111,7 +114,9 @@ static void random_segments(Box *b, GRand *rand, bool protected, bool long_mode)
             attr = (uint16_t)(g_rand_int(rand) & 0xf0ff);
         }
         uint16_t sel = (uint16_t)(g_rand_int(rand) & 0xfc);
-        cpu->seg[n] = (X86Seg) { .sel = sel, .attr = attr, .base = protected || long_mode ? 0 : sel * 16u,
+        cpu->seg[n] = (X86Seg) { .sel = sel,
+                                 .attr = attr,
+                                 .base = protected || long_mode ? 0 : sel * 16u,
                                  .limit = protected && g_rand_boolean(rand) ? 0xffffffff : 0xffff };
     }
     cpu->seg[X86_FS].base = x86_hot(cpu)->fs_base = random64(rand) & 0x3fffff;
@@ -131,8 +136,10 @@ static void random_cpu(Box *b, GRand *rand)
     cpu->tr = (X86Seg) { .sel = 0x28, .attr = 0x8b, .limit = 0x200, .base = TABLES + 0x800 };
     cpu->ldt = (X86Seg) { .sel = 0x30, .attr = 0x82, .limit = 0x7ff, .base = TABLES + 0x600 };
     cpu->cr3 = TABLES + 0x4000;
-    cpu->cr0 = (kind != 0 ? CR0_PE : 0) | CR0_ET | (g_rand_boolean(rand) ? CR0_NE | CR0_AM | CR0_WP : 0);
-    cpu->cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE | (g_rand_boolean(rand) ? CR4_VME | CR4_PVI | CR4_PSE : 0);
+    cpu->cr0 =
+        (kind != 0 ? CR0_PE : 0) | CR0_ET | (g_rand_boolean(rand) ? CR0_NE | CR0_AM | CR0_WP : 0);
+    cpu->cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE |
+               (g_rand_boolean(rand) ? CR4_VME | CR4_PVI | CR4_PSE : 0);
     if (kind >= 2) {
         cpu->cr0 |= CR0_PG;
         cpu->cr4 |= kind >= 3 ? CR4_PAE : 0;
@@ -147,9 +154,12 @@ static void random_cpu(Box *b, GRand *rand)
     cpu->lstar = random64(rand) & 0x3fffff;
     X86Hot *hot = x86_hot(cpu);
     for (unsigned i = 0; i < 16; i++) {
-        x86_gpr(cpu)[i] = random64(rand) & (g_rand_boolean(rand) ? 0xffff : g_rand_boolean(rand) ? 0x3fffff : ~0ull);
+        x86_gpr(cpu)[i] = random64(rand) & (g_rand_boolean(rand)   ? 0xffff
+                                            : g_rand_boolean(rand) ? 0x3fffff
+                                                                   : ~0ull);
     }
-    hot->rflags = 2 | (g_rand_int(rand) & (X86_ARITH | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_TF));
+    hot->rflags =
+        2 | (g_rand_int(rand) & (X86_ARITH | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_TF));
     hot->rip = g_rand_int(rand) & (kind == 0 ? 0x7fff : 0x1ffff);
     if (kind != 0 && kind != 4 && g_rand_int(rand) % 4 == 0) { /* virtual-8086 mode */
         hot->rflags |= X86_VM;
@@ -165,12 +175,14 @@ static void random_cpu(Box *b, GRand *rand)
 /* Random bytes, seasoned with opcodes that are seldom met by chance. */
 static void random_code(Box *b, GRand *rand)
 {
-    static const uint8_t starts[] = { 0x0f, 0xf0, 0xf2, 0xf3, 0x66, 0x67, 0xc4, 0xcd, 0xcf, 0x9a, 0xea, 0xff, 0x8e };
+    static const uint8_t starts[] = { 0x0f, 0xf0, 0xf2, 0xf3, 0x66, 0x67, 0xc4,
+                                      0xcd, 0xcf, 0x9a, 0xea, 0xff, 0x8e };
     uint8_t *host = b->block->host;
     for (unsigned i = 0; i < 0x20000; i += 4) {
         uint32_t word = g_rand_int(rand);
         if ((word & 7) == 0) {
-            word = (word & ~0xffu) | starts[word >> 8 & 0xff ? (word >> 16) % ARRAY_SIZE(starts) : 0];
+            word =
+                (word & ~0xffu) | starts[word >> 8 & 0xff ? (word >> 16) % ARRAY_SIZE(starts) : 0];
         }
         if ((word & 0xff) == 0xf4 && word >> 31) {
             word ^= 1; /* fewer HLT */
@@ -193,7 +205,9 @@ static void run(Box *b, GRand *rand)
         }
         if (g_rand_int(rand) % 8 == 0) {
             __atomic_fetch_or(&x86_hot(b->cpu)->exit_req,
-                              g_rand_boolean(rand) ? VCPU_REQ_NMI : g_rand_boolean(rand) ? VCPU_REQ_SMI : VCPU_REQ_TLB,
+                              g_rand_boolean(rand)   ? VCPU_REQ_NMI
+                              : g_rand_boolean(rand) ? VCPU_REQ_SMI
+                                                     : VCPU_REQ_TLB,
                               __ATOMIC_SEQ_CST);
         }
     }

@@ -1,11 +1,11 @@
 /*
- * The exact interpreter (T0): runs of decoded instructions, kept by physical address and mode, and what
- * lies between instructions: faults, traps, single-stepping, interrupts.
- * Intel SDM volume 3, 6.9 (priorities), 17.3.1.4 (single step), 6.8.3 (interrupt shadow).
+ * The exact interpreter (T0): runs of decoded instructions, kept by physical address and mode, and
+ * what lies between instructions: faults, traps, single-stepping, interrupts. Intel SDM volume
+ * 3, 6.9 (priorities), 17.3.1.4 (single step), 6.8.3 (interrupt shadow).
  *
- * A run is consecutive instructions of one page, up to one that ends a block. It stays valid while its
- * page's write counter does (codepage.h); when the counter moved, the bytes are compared, and the run lives
- * on if they are the same. An instruction that crosses a page is decoded each time.
+ * A run is consecutive instructions of one page, up to one that ends a block. It stays valid while
+ * its page's write counter does (codepage.h); when the counter moved, the bytes are compared, and
+ * the run lives on if they are the same. An instruction that crosses a page is decoded each time.
  */
 #include "cpu/x86/interp.h"
 
@@ -19,10 +19,10 @@
 #include "cpu/x86/sys.h"
 
 enum {
-    RUN_MAX = 24,          /* instructions in a run */
+    RUN_MAX = 24, /* instructions in a run */
     RUN_SLOTS = 1 << 16,
     FETCHED_SLOTS = 64,
-    POOL_SIZE = 1 << 17,   /* decoded instructions, a ring: the oldest runs go first */
+    POOL_SIZE = 1 << 17, /* decoded instructions, a ring: the oldest runs go first */
 };
 
 typedef struct Decoded {
@@ -31,9 +31,9 @@ typedef struct Decoded {
 } Decoded;
 
 typedef struct Run {
-    uint64_t key;   /* ram address of the first byte; RUN_NONE */
+    uint64_t key; /* ram address of the first byte; RUN_NONE */
     uint32_t mode;
-    uint32_t gen;   /* of page */
+    uint32_t gen; /* of page */
     CodePage *page;
     Decoded *first;
     uint64_t place; /* pool_head when it was made: overwritten when POOL_SIZE more were made */
@@ -54,11 +54,11 @@ typedef struct Fetched {
 } Fetched;
 
 typedef struct Interp {
-    uint64_t target;     /* insn_count to stop at; faults count */
+    uint64_t target; /* insn_count to stop at; faults count */
     uint32_t start_mode;
     bool stop_on_mode;
-    uint64_t pool_head;  /* counts decoded instructions ever kept */
-    Decoded single;      /* the instruction that is not kept */
+    uint64_t pool_head; /* counts decoded instructions ever kept */
+    Decoded single;     /* the instruction that is not kept */
     Fetched fetched[FETCHED_SLOTS];
     Run run[RUN_SLOTS];
     Decoded pool[POOL_SIZE];
@@ -116,7 +116,8 @@ static void log_run(X86Cpu *cpu, const Decoded *first, unsigned count)
         char line[128];
         g_string_append_printf(text, "0x%08" PRIx64 ":  ", cpu->seg[X86_CS].base + rip);
         for (unsigned k = 0; k < 8 || k < insn->length; k++) {
-            g_string_append_printf(text, k < insn->length ? "%02x " : "   ", insn->bytes[k < 15 ? k : 14]);
+            g_string_append_printf(text, k < insn->length ? "%02x " : "   ",
+                                   insn->bytes[k < 15 ? k : 14]);
         }
         g_string_append_printf(text, " %s\n", x86_insn_text(insn, rip, line, sizeof(line)));
         rip += insn->length;
@@ -140,7 +141,8 @@ static void log_state(X86Cpu *cpu)
 }
 
 /* Decodes from host, which has `room` bytes left in its page; 0: not even one instruction. */
-static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsigned room, unsigned *ret_bytes)
+static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsigned room,
+                           unsigned *ret_bytes)
 {
     unsigned count = 0, bytes = 0;
     while (count < RUN_MAX && bytes < room) {
@@ -165,8 +167,8 @@ static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsign
     return count;
 }
 
-static bool fill_run(X86Cpu *cpu, Interp *it, Run *run, uint64_t key, RamBlock *block, uint64_t offset,
-                     const uint8_t *host)
+static bool fill_run(X86Cpu *cpu, Interp *it, Run *run, uint64_t key, RamBlock *block,
+                     uint64_t offset, const uint8_t *host)
 {
     unsigned room = MEM_PAGE_SIZE - (offset & (MEM_PAGE_SIZE - 1)), bytes;
     if (it->pool_head % POOL_SIZE + RUN_MAX > POOL_SIZE) {
@@ -180,9 +182,16 @@ static bool fill_run(X86Cpu *cpu, Interp *it, Run *run, uint64_t key, RamBlock *
     if (count == 0) {
         return false;
     }
-    Run made = { key,   x86_hot(cpu)->mode & MODE_KEY, gen, page, first, it->pool_head, (uint16_t)count,
+    Run made = { key,
+                 x86_hot(cpu)->mode & MODE_KEY,
+                 gen,
+                 page,
+                 first,
+                 it->pool_head,
+                 (uint16_t)count,
                  (uint16_t)bytes };
-    if (!x86_code_add(cpu, CODE_INTERP, block, offset, bytes) || page->gen != gen || !same_bytes(&made, host)) {
+    if (!x86_code_add(cpu, CODE_INTERP, block, offset, bytes) || page->gen != gen ||
+        !same_bytes(&made, host)) {
         return false;
     }
     it->pool_head += count;
@@ -191,7 +200,8 @@ static bool fill_run(X86Cpu *cpu, Interp *it, Run *run, uint64_t key, RamBlock *
 }
 
 /* Brings a run up to date after its page was written. */
-static bool refresh_run(X86Cpu *cpu, Run *run, RamBlock *block, uint64_t offset, const uint8_t *host)
+static bool refresh_run(X86Cpu *cpu, Run *run, RamBlock *block, uint64_t offset,
+                        const uint8_t *host)
 {
     uint32_t gen = run->page->gen;
     if (!x86_code_add(cpu, CODE_INTERP, block, offset, run->bytes) || !same_bytes(run, host)) {
@@ -342,8 +352,8 @@ static bool loads_ss(const X86Cpu *cpu, uint16_t op)
 
 static bool is_string(uint16_t op)
 {
-    return op == X86_OP_MOVS || op == X86_OP_STOS || op == X86_OP_LODS || op == X86_OP_SCAS || op == X86_OP_CMPS ||
-           op == X86_OP_INS || op == X86_OP_OUTS;
+    return op == X86_OP_MOVS || op == X86_OP_STOS || op == X86_OP_LODS || op == X86_OP_SCAS ||
+           op == X86_OP_CMPS || op == X86_OP_INS || op == X86_OP_OUTS;
 }
 
 /* One instruction with code breakpoints, RF, TF and the interrupt shadow. */

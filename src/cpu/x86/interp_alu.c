@@ -1,7 +1,7 @@
 /*
- * Addition, subtraction, logic, compare, increment, negation, carry chains, flags instructions and decimal
- * adjustments. Intel SDM volume 2. Flags that the manual leaves undefined are as current Intel processors
- * leave them: AF is cleared by logic.
+ * Addition, subtraction, logic, compare, increment, negation, carry chains, flags instructions and
+ * decimal adjustments. Intel SDM volume 2. Flags that the manual leaves undefined are as current
+ * Intel processors leave them: AF is cleared by logic.
  */
 #include "cpu/x86/interp_priv.h"
 
@@ -25,23 +25,23 @@ static ALWAYS_INLINE void alu_sized(X86Cpu *cpu, const X86Insn *insn, Alu alu, u
     flags_set(cpu, X86_ARITH, alu_flags(alu, a, b, r, size));
 }
 
-#define ALU(name, alu)                                                                                       \
-    void x86_op_##name(X86Cpu *cpu, const X86Insn *insn)                                                     \
-    {                                                                                                        \
-        switch (insn->operand[0].size) {                                                                     \
-        case 1:                                                                                              \
-            alu_sized(cpu, insn, alu, 1);                                                                    \
-            break;                                                                                           \
-        case 2:                                                                                              \
-            alu_sized(cpu, insn, alu, 2);                                                                    \
-            break;                                                                                           \
-        case 4:                                                                                              \
-            alu_sized(cpu, insn, alu, 4);                                                                    \
-            break;                                                                                           \
-        default:                                                                                             \
-            alu_sized(cpu, insn, alu, 8);                                                                    \
-            break;                                                                                           \
-        }                                                                                                    \
+#define ALU(name, alu)                                                                             \
+    void x86_op_##name(X86Cpu *cpu, const X86Insn *insn)                                           \
+    {                                                                                              \
+        switch (insn->operand[0].size) {                                                           \
+        case 1:                                                                                    \
+            alu_sized(cpu, insn, alu, 1);                                                          \
+            break;                                                                                 \
+        case 2:                                                                                    \
+            alu_sized(cpu, insn, alu, 2);                                                          \
+            break;                                                                                 \
+        case 4:                                                                                    \
+            alu_sized(cpu, insn, alu, 4);                                                          \
+            break;                                                                                 \
+        default:                                                                                   \
+            alu_sized(cpu, insn, alu, 8);                                                          \
+            break;                                                                                 \
+        }                                                                                          \
     }
 ALU(add, ALU_ADD)
 ALU(or, ALU_OR)
@@ -64,12 +64,18 @@ static ALWAYS_INLINE void unary(X86Cpu *cpu, const X86Insn *insn, Unary op)
     uint64_t a = rmw_begin(cpu, insn, size, &rmw), old, r;
     do {
         old = a;
-        r = (op == UNARY_INC ? a + 1 : op == UNARY_DEC ? a - 1 : op == UNARY_NEG ? -a : ~a) & size_mask(size);
+        r = (op == UNARY_INC   ? a + 1
+             : op == UNARY_DEC ? a - 1
+             : op == UNARY_NEG ? -a
+                               : ~a) &
+            size_mask(size);
     } while (unlikely(!rmw_end(cpu, insn, &rmw, &a, r, size)));
     if (op == UNARY_INC) {
-        flags_set(cpu, X86_ARITH & ~X86_CF, alu_flags(ALU_ADD, old, 1, r, size) & ~(uint64_t)X86_CF);
+        flags_set(cpu, X86_ARITH & ~X86_CF,
+                  alu_flags(ALU_ADD, old, 1, r, size) & ~(uint64_t)X86_CF);
     } else if (op == UNARY_DEC) {
-        flags_set(cpu, X86_ARITH & ~X86_CF, alu_flags(ALU_SUB, old, 1, r, size) & ~(uint64_t)X86_CF);
+        flags_set(cpu, X86_ARITH & ~X86_CF,
+                  alu_flags(ALU_SUB, old, 1, r, size) & ~(uint64_t)X86_CF);
     } else if (op == UNARY_NEG) {
         flags_set(cpu, X86_ARITH, alu_flags(ALU_SUB, 0, old, r, size));
     }
@@ -119,7 +125,8 @@ void x86_op_xadd(X86Cpu *cpu, const X86Insn *insn)
 void x86_op_cmpxchg(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->operand[0].size;
-    uint64_t expect = gpr_read(cpu, X86_RAX, size), value = reg_read(cpu, &insn->operand[1], size), old, r;
+    uint64_t expect = gpr_read(cpu, X86_RAX, size), value = reg_read(cpu, &insn->operand[1], size),
+             old, r;
     Rmw rmw;
     uint64_t a = rmw_begin(cpu, insn, size, &rmw);
     if (!rmw.memory) {
@@ -174,8 +181,8 @@ static bool compare_exchange_16(void *host, const uint64_t expect[2], const uint
 #else
     unsigned __int128 old = (unsigned __int128)expect[1] << 64 | expect[0];
     unsigned __int128 new = (unsigned __int128)value[1] << 64 | value[0];
-    bool equal = __atomic_compare_exchange_n((unsigned __int128 *)host, &old, new, false, __ATOMIC_SEQ_CST,
-                                             __ATOMIC_SEQ_CST);
+    bool equal = __atomic_compare_exchange_n((unsigned __int128 *)host, &old, new, false,
+                                             __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     ret_old[0] = (uint64_t)old;
     ret_old[1] = (uint64_t)(old >> 64);
     return equal;
@@ -199,8 +206,8 @@ void x86_op_cmpxchg8b(X86Cpu *cpu, const X86Insn *insn)
         equal = compare_exchange_16(host, expect, value, old);
     } else {
         uint64_t seen = expect[1] << 32 | expect[0];
-        equal = __atomic_compare_exchange_n((uint64_t *)host, &seen, value[1] << 32 | value[0], false,
-                                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+        equal = __atomic_compare_exchange_n((uint64_t *)host, &seen, value[1] << 32 | value[0],
+                                            false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
         old[0] = (uint32_t)seen;
         old[1] = seen >> 32;
     }

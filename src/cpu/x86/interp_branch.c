@@ -27,7 +27,8 @@ void x86_op_jmp_ind(X86Cpu *cpu, const X86Insn *insn)
     x86_jump(cpu, x86_operand_get(cpu, insn, 0), insn->osize);
 }
 
-/* A bad target is found when the return address is already written, but rsp has not moved: as on hosts. */
+/* A bad target is found when the return address is already written, but rsp has not moved: as on
+ * hosts. */
 static void call(X86Cpu *cpu, const X86Insn *insn, uint64_t target)
 {
     uint64_t *rsp = &x86_gpr(cpu)[X86_RSP], to = *rsp;
@@ -92,7 +93,8 @@ void x86_op_jcxz(X86Cpu *cpu, const X86Insn *insn)
 
 /* --- far transfers --- */
 
-static void far_pointer(X86Cpu *cpu, const X86Insn *insn, uint16_t *ret_selector, uint64_t *ret_offset)
+static void far_pointer(X86Cpu *cpu, const X86Insn *insn, uint16_t *ret_selector,
+                        uint64_t *ret_offset)
 {
     unsigned size = insn->osize;
     if (insn->operand[0].kind == OPND_IMM) {

@@ -1,12 +1,19 @@
 /*
- * Handlers for frequent forms of frequent instructions, with operand kinds and sizes known: the same
- * semantics as in interp_alu.c, interp_move.c, interp_branch.c, without looking at the operands each time.
- * Only operations that need no feature and no privilege may be here.
+ * Handlers for frequent forms of frequent instructions, with operand kinds and sizes known: the
+ * same semantics as in interp_alu.c, interp_move.c, interp_branch.c, without looking at the
+ * operands each time. Only operations that need no feature and no privilege may be here.
  */
 #include "cpu/x86/interp_priv.h"
 
 /* Operand forms. */
-typedef enum Form { FORM_REG_REG, FORM_REG_IMM, FORM_REG_MEM, FORM_MEM_REG, FORM_MEM_IMM, FORMS } Form;
+typedef enum Form {
+    FORM_REG_REG,
+    FORM_REG_IMM,
+    FORM_REG_MEM,
+    FORM_MEM_REG,
+    FORM_MEM_IMM,
+    FORMS
+} Form;
 enum { SIZES = 4 }; /* 1, 2, 4, 8 */
 
 static ALWAYS_INLINE uint64_t plain_read(X86Cpu *cpu, unsigned reg, unsigned size)
@@ -53,22 +60,22 @@ static ALWAYS_INLINE void move(X86Cpu *cpu, const X86Insn *insn, Form form, unsi
     }
 }
 
-#define HANDLER(name, body)                                                                                  \
-    static void name(X86Cpu *cpu, const X86Insn *insn)                                                       \
-    {                                                                                                        \
-        body;                                                                                                \
+#define HANDLER(name, body)                                                                        \
+    static void name(X86Cpu *cpu, const X86Insn *insn)                                             \
+    {                                                                                              \
+        body;                                                                                      \
     }
-#define ALU_FORM(op, form, tag)                                                                              \
-    HANDLER(op##_##tag##_1, alu(cpu, insn, ALU_##op, form, 1))                                               \
-    HANDLER(op##_##tag##_2, alu(cpu, insn, ALU_##op, form, 2))                                               \
-    HANDLER(op##_##tag##_4, alu(cpu, insn, ALU_##op, form, 4))                                               \
+#define ALU_FORM(op, form, tag)                                                                    \
+    HANDLER(op##_##tag##_1, alu(cpu, insn, ALU_##op, form, 1))                                     \
+    HANDLER(op##_##tag##_2, alu(cpu, insn, ALU_##op, form, 2))                                     \
+    HANDLER(op##_##tag##_4, alu(cpu, insn, ALU_##op, form, 4))                                     \
     HANDLER(op##_##tag##_8, alu(cpu, insn, ALU_##op, form, 8))
-#define ALU_TO_REG(op)                                                                                       \
-    ALU_FORM(op, FORM_REG_REG, rr)                                                                           \
-    ALU_FORM(op, FORM_REG_IMM, ri)                                                                           \
+#define ALU_TO_REG(op)                                                                             \
+    ALU_FORM(op, FORM_REG_REG, rr)                                                                 \
+    ALU_FORM(op, FORM_REG_IMM, ri)                                                                 \
     ALU_FORM(op, FORM_REG_MEM, rm)
-#define ALU_COMPARE(op)                                                                                      \
-    ALU_FORM(op, FORM_MEM_REG, mr)                                                                           \
+#define ALU_COMPARE(op)                                                                            \
+    ALU_FORM(op, FORM_MEM_REG, mr)                                                                 \
     ALU_FORM(op, FORM_MEM_IMM, mi)
 ALU_TO_REG(ADD)
 ALU_TO_REG(OR)
@@ -80,10 +87,10 @@ ALU_TO_REG(TEST)
 ALU_COMPARE(CMP)
 ALU_COMPARE(TEST)
 
-#define MOVE_FORM(form, tag)                                                                                 \
-    HANDLER(mov_##tag##_1, move(cpu, insn, form, 1))                                                         \
-    HANDLER(mov_##tag##_2, move(cpu, insn, form, 2))                                                         \
-    HANDLER(mov_##tag##_4, move(cpu, insn, form, 4))                                                         \
+#define MOVE_FORM(form, tag)                                                                       \
+    HANDLER(mov_##tag##_1, move(cpu, insn, form, 1))                                               \
+    HANDLER(mov_##tag##_2, move(cpu, insn, form, 2))                                               \
+    HANDLER(mov_##tag##_4, move(cpu, insn, form, 4))                                               \
     HANDLER(mov_##tag##_8, move(cpu, insn, form, 8))
 MOVE_FORM(FORM_REG_REG, rr)
 MOVE_FORM(FORM_REG_IMM, ri)
@@ -92,31 +99,46 @@ MOVE_FORM(FORM_MEM_REG, mr)
 MOVE_FORM(FORM_MEM_IMM, mi)
 
 typedef X86Handler *const Table[FORMS][SIZES];
-#define ROW(op, tag)                                                                                         \
-    {                                                                                                        \
-        op##_##tag##_1, op##_##tag##_2, op##_##tag##_4, op##_##tag##_8                                       \
+#define ROW(op, tag)                                                                               \
+    {                                                                                              \
+        op##_##tag##_1, op##_##tag##_2, op##_##tag##_4, op##_##tag##_8                             \
     }
-#define TO_REG(op)                                                                                           \
-    {                                                                                                        \
-        [FORM_REG_REG] = ROW(op, rr), [FORM_REG_IMM] = ROW(op, ri), [FORM_REG_MEM] = ROW(op, rm),            \
+#define TO_REG(op)                                                                                 \
+    {                                                                                              \
+        [FORM_REG_REG] = ROW(op, rr), [FORM_REG_IMM] = ROW(op, ri), [FORM_REG_MEM] = ROW(op, rm),  \
     }
-#define COMPARE(op)                                                                                          \
-    {                                                                                                        \
-        ROW(op, rr), ROW(op, ri), ROW(op, rm), ROW(op, mr), ROW(op, mi),                                     \
+#define COMPARE(op)                                                                                \
+    {                                                                                              \
+        ROW(op, rr), ROW(op, ri), ROW(op, rm), ROW(op, mr), ROW(op, mi),                           \
     }
-static Table add_table = TO_REG(ADD), or_table = TO_REG(OR), and_table = TO_REG(AND), sub_table = TO_REG(SUB),
-             xor_table = TO_REG(XOR), cmp_table = COMPARE(CMP), test_table = COMPARE(TEST), mov_table = COMPARE(mov);
+static Table add_table = TO_REG(ADD), or_table = TO_REG(OR), and_table = TO_REG(AND),
+             sub_table = TO_REG(SUB), xor_table = TO_REG(XOR), cmp_table = COMPARE(CMP),
+             test_table = COMPARE(TEST), mov_table = COMPARE(mov);
 
 /* --- the rest --- */
 
-#define JCC(n)                                                                                               \
-    static void jcc_##n(X86Cpu *cpu, const X86Insn *insn)                                                    \
-    {                                                                                                        \
-        if (condition(cpu, n)) {                                                                             \
-            x86_jump(cpu, cpu->next_rip + (uint64_t)insn->imm, insn->osize);                                 \
-        }                                                                                                    \
+#define JCC(n)                                                                                     \
+    static void jcc_##n(X86Cpu *cpu, const X86Insn *insn)                                          \
+    {                                                                                              \
+        if (condition(cpu, n)) {                                                                   \
+            x86_jump(cpu, cpu->next_rip + (uint64_t)insn->imm, insn->osize);                       \
+        }                                                                                          \
     }
-JCC(0) JCC(1) JCC(2) JCC(3) JCC(4) JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14)
+JCC(0)
+JCC(1)
+JCC(2)
+JCC(3)
+JCC(4)
+JCC(5)
+JCC(6)
+JCC(7)
+JCC(8)
+JCC(9)
+JCC(10)
+JCC(11)
+JCC(12)
+JCC(13)
+JCC(14)
 JCC(15)
 static X86Handler *const jcc_table[16] = {
     jcc_0, jcc_1, jcc_2,  jcc_3,  jcc_4,  jcc_5,  jcc_6,  jcc_7,
@@ -131,7 +153,8 @@ HANDLER(pop_4, gpr_write(cpu, insn->operand[0].reg, x86_pop(cpu, 4), 4))
 HANDLER(pop_8, gpr_write(cpu, insn->operand[0].reg, x86_pop(cpu, 8), 8))
 HANDLER(lea_4, gpr_write(cpu, insn->operand[0].reg, operand_offset(cpu, insn), 4))
 HANDLER(lea_8, gpr_write(cpu, insn->operand[0].reg, operand_offset(cpu, insn), 8))
-HANDLER(movzx_b, gpr_write(cpu, insn->operand[0].reg, mem_read_operand(cpu, insn, 1), insn->operand[0].size))
+HANDLER(movzx_b,
+        gpr_write(cpu, insn->operand[0].reg, mem_read_operand(cpu, insn, 1), insn->operand[0].size))
 
 static unsigned size_index(unsigned size)
 {
@@ -166,7 +189,8 @@ static X86Handler *from_table(Table table, const X86Insn *insn)
     return form_of(insn, &form) ? table[form][size_index(insn->operand[0].size)] : NULL;
 }
 
-static X86Handler *stack_handler(const X86Insn *insn, X86Handler *h2, X86Handler *h4, X86Handler *h8)
+static X86Handler *stack_handler(const X86Insn *insn, X86Handler *h2, X86Handler *h4,
+                                 X86Handler *h8)
 {
     unsigned size = insn->osize;
     return insn->operand[0].kind != OPND_REG ? NULL : size == 2 ? h2 : size == 4 ? h4 : h8;
@@ -176,7 +200,8 @@ X86Handler *x86_fast_handler(const X86Insn *insn)
 {
     switch (insn->op) {
     case X86_OP_MOV:
-        return insn->desc->feature_word == 0xff ? from_table(mov_table, insn) : NULL; /* not MOVNTI */
+        return insn->desc->feature_word == 0xff ? from_table(mov_table, insn)
+                                                : NULL; /* not MOVNTI */
     case X86_OP_ADD:
         return from_table(add_table, insn);
     case X86_OP_OR:

@@ -28,7 +28,8 @@ void x86_op_mov(X86Cpu *cpu, const X86Insn *insn)
 
 void x86_op_movzx(X86Cpu *cpu, const X86Insn *insn)
 {
-    uint64_t value = insn->operand[1].size == 1 ? operand_read(cpu, insn, 1, 1) : operand_read(cpu, insn, 1, 2);
+    uint64_t value =
+        insn->operand[1].size == 1 ? operand_read(cpu, insn, 1, 1) : operand_read(cpu, insn, 1, 2);
     reg_write(cpu, &insn->operand[0], value, insn->operand[0].size);
 }
 
@@ -82,9 +83,7 @@ void x86_op_xlat(X86Cpu *cpu, const X86Insn *insn)
     gpr_write(cpu, X86_RAX, x86_load(cpu, x86_linear(cpu, insn->seg, offset, 1, false), 1), 1);
 }
 
-void x86_op_nop(X86Cpu *cpu, const X86Insn *insn)
-{
-}
+void x86_op_nop(X86Cpu *cpu, const X86Insn *insn) {}
 
 void x86_op_pause(X86Cpu *cpu, const X86Insn *insn)
 {

@@ -1,6 +1,7 @@
 /*
- * Multiplication and division. Intel SDM volume 2. Flags that the manual leaves undefined are as current
- * Intel processors leave them: SF and PF by the low half of a product, ZF and AF clear; divisions keep all.
+ * Multiplication and division. Intel SDM volume 2. Flags that the manual leaves undefined are as
+ * current Intel processors leave them: SF and PF by the low half of a product, ZF and AF clear;
+ * divisions keep all.
  */
 #include "cpu/x86/interp_priv.h"
 
@@ -32,9 +33,11 @@ void x86_op_mul(X86Cpu *cpu, const X86Insn *insn)
     product_flags(cpu, low, size, high != 0);
 }
 
-static uint64_t signed_product(uint64_t a, uint64_t b, unsigned size, uint64_t *ret_high, bool *ret_overflow)
+static uint64_t signed_product(uint64_t a, uint64_t b, unsigned size, uint64_t *ret_high,
+                               bool *ret_overflow)
 {
-    __int128 product = (__int128)(int64_t)sign_extend64(a, 8 * size) * (int64_t)sign_extend64(b, 8 * size);
+    __int128 product =
+        (__int128)(int64_t)sign_extend64(a, 8 * size) * (int64_t)sign_extend64(b, 8 * size);
     uint64_t low = (uint64_t)product & size_mask(size);
     *ret_high = (uint64_t)(product >> (8 * size)) & size_mask(size);
     *ret_overflow = product != (__int128)(int64_t)sign_extend64(low, 8 * size);
@@ -79,7 +82,8 @@ static unsigned __int128 dividend(X86Cpu *cpu, unsigned size)
     if (size == 1) {
         return gpr_read(cpu, X86_RAX, 2);
     }
-    return (unsigned __int128)gpr_read(cpu, X86_RDX, size) << (8 * size) | gpr_read(cpu, X86_RAX, size);
+    return (unsigned __int128)gpr_read(cpu, X86_RDX, size) << (8 * size) |
+           gpr_read(cpu, X86_RAX, size);
 }
 
 void x86_op_div(X86Cpu *cpu, const X86Insn *insn)
@@ -102,7 +106,8 @@ void x86_op_idiv(X86Cpu *cpu, const X86Insn *insn)
     unsigned size = insn->operand[0].size, bits = 8 * size;
     int64_t divisor = (int64_t)sign_extend64(operand_read(cpu, insn, 0, size), bits);
     unsigned __int128 raw = dividend(cpu, size);
-    __int128 a = size == 8 ? (__int128)raw : (__int128)(int64_t)sign_extend64((uint64_t)raw, 2 * bits);
+    __int128 a =
+        size == 8 ? (__int128)raw : (__int128)(int64_t)sign_extend64((uint64_t)raw, 2 * bits);
     bool negative = (a < 0) != (divisor < 0);
     unsigned __int128 ua = a < 0 ? -(unsigned __int128)a : (unsigned __int128)a;
     uint64_t ud = divisor < 0 ? -(uint64_t)divisor : (uint64_t)divisor;

@@ -1,7 +1,7 @@
 /*
- * Operands of instructions: effective addresses with the checks of segmentation, read-modify-write with
- * and without LOCK, stack accesses, near branches.
- * Intel SDM volume 1, 3.7 (addressing), volume 3, 5.3 (limits), 3.3.7.1 (canonical addresses), 8.1 (LOCK).
+ * Operands of instructions: effective addresses with the checks of segmentation, read-modify-write
+ * with and without LOCK, stack accesses, near branches. Intel SDM volume 1, 3.7 (addressing),
+ * volume 3, 5.3 (limits), 3.3.7.1 (canonical addresses), 8.1 (LOCK).
  */
 #include "cpu/x86/interp_priv.h"
 
@@ -35,7 +35,8 @@ static void check_segment(X86Cpu *cpu, unsigned n, uint32_t offset, unsigned siz
         if (offset <= seg->limit || last < offset || last > top) {
             raise_limit(cpu, n);
         }
-    } else if (last > seg->limit || (last < offset && seg->limit != 0xffffffff)) { /* 4 GiB: wraps */
+    } else if (last > seg->limit ||
+               (last < offset && seg->limit != 0xffffffff)) { /* 4 GiB: wraps */
         raise_limit(cpu, n);
     }
 }
@@ -121,13 +122,14 @@ static uint64_t atomic_read(const void *p, unsigned size)
     }
 }
 
-#define EXCHANGE(bits)                                                                                       \
-    {                                                                                                        \
-        uint##bits##_t expected = (uint##bits##_t)*old;                                                      \
-        bool done = __atomic_compare_exchange_n((uint##bits##_t *)p, &expected, (uint##bits##_t)value,       \
-                                                false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                  \
-        *old = expected;                                                                                     \
-        return done;                                                                                         \
+#define EXCHANGE(bits)                                                                             \
+    {                                                                                              \
+        uint##bits##_t expected = (uint##bits##_t) * old;                                          \
+        bool done =                                                                                \
+            __atomic_compare_exchange_n((uint##bits##_t *)p, &expected, (uint##bits##_t)value,     \
+                                        false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                \
+        *old = expected;                                                                           \
+        return done;                                                                               \
     }
 static bool atomic_exchange_if(void *p, uint64_t *old, uint64_t value, unsigned size)
 {

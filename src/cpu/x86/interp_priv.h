@@ -152,7 +152,8 @@ static ALWAYS_INLINE uint64_t operand_offset(X86Cpu *cpu, const X86Insn *insn)
 }
 
 /* x86_linear() with its usual cases in line: 64-bit without FS and GS, ordinary data segments. */
-static ALWAYS_INLINE uint64_t linear(X86Cpu *cpu, unsigned n, uint64_t offset, unsigned size, bool write)
+static ALWAYS_INLINE uint64_t linear(X86Cpu *cpu, unsigned n, uint64_t offset, unsigned size,
+                                     bool write)
 {
     uint32_t mode = x86_hot(cpu)->mode & (X86_MODE_CS64 | X86_MODE_AC);
     if (likely(mode == X86_MODE_CS64)) {
@@ -169,7 +170,8 @@ static ALWAYS_INLINE uint64_t linear(X86Cpu *cpu, unsigned n, uint64_t offset, u
     return x86_linear(cpu, n, offset, size, write);
 }
 
-static ALWAYS_INLINE uint64_t operand_address(X86Cpu *cpu, const X86Insn *insn, unsigned size, bool write)
+static ALWAYS_INLINE uint64_t operand_address(X86Cpu *cpu, const X86Insn *insn, unsigned size,
+                                              bool write)
 {
     return linear(cpu, insn->seg, operand_offset(cpu, insn), size, write);
 }
@@ -179,12 +181,14 @@ static ALWAYS_INLINE uint64_t mem_read_operand(X86Cpu *cpu, const X86Insn *insn,
     return x86_load(cpu, operand_address(cpu, insn, size, false), size);
 }
 
-static ALWAYS_INLINE void mem_write_operand(X86Cpu *cpu, const X86Insn *insn, uint64_t value, unsigned size)
+static ALWAYS_INLINE void mem_write_operand(X86Cpu *cpu, const X86Insn *insn, uint64_t value,
+                                            unsigned size)
 {
     x86_store(cpu, operand_address(cpu, insn, size, true), value, size);
 }
 
-static ALWAYS_INLINE uint64_t operand_read(X86Cpu *cpu, const X86Insn *insn, unsigned n, unsigned size)
+static ALWAYS_INLINE uint64_t operand_read(X86Cpu *cpu, const X86Insn *insn, unsigned n,
+                                           unsigned size)
 {
     const X86Operand *o = &insn->operand[n];
     if (likely(o->kind == OPND_REG)) {
@@ -196,8 +200,8 @@ static ALWAYS_INLINE uint64_t operand_read(X86Cpu *cpu, const X86Insn *insn, uns
     return (o->kind == OPND_IMM2 ? insn->imm2 : insn->imm) & size_mask(size);
 }
 
-static ALWAYS_INLINE void operand_write(X86Cpu *cpu, const X86Insn *insn, unsigned n, uint64_t value,
-                                        unsigned size)
+static ALWAYS_INLINE void operand_write(X86Cpu *cpu, const X86Insn *insn, unsigned n,
+                                        uint64_t value, unsigned size)
 {
     const X86Operand *o = &insn->operand[n];
     if (likely(o->kind == OPND_REG)) {
@@ -209,8 +213,8 @@ static ALWAYS_INLINE void operand_write(X86Cpu *cpu, const X86Insn *insn, unsign
 
 /*
  * A read-modify-write of operand 0. rmw_begin() gives the old value with write permission checked;
- * rmw_end() stores and cannot fault. For LOCK on memory, rmw_end() answers false when another CPU was
- * faster: compute again from *old.
+ * rmw_end() stores and cannot fault. For LOCK on memory, rmw_end() answers false when another CPU
+ * was faster: compute again from *old.
  */
 typedef struct Rmw {
     void *host; /* NULL: a register, or store by address */
@@ -231,8 +235,8 @@ static ALWAYS_INLINE uint64_t rmw_begin(X86Cpu *cpu, const X86Insn *insn, unsign
     return x86_rmw_begin_memory(cpu, insn, size, rmw);
 }
 
-static ALWAYS_INLINE bool rmw_end(X86Cpu *cpu, const X86Insn *insn, Rmw *rmw, uint64_t *old, uint64_t value,
-                                  unsigned size)
+static ALWAYS_INLINE bool rmw_end(X86Cpu *cpu, const X86Insn *insn, Rmw *rmw, uint64_t *old,
+                                  uint64_t value, unsigned size)
 {
     if (likely(!rmw->memory)) {
         reg_write(cpu, &insn->operand[0], value, size);
@@ -243,7 +247,17 @@ static ALWAYS_INLINE bool rmw_end(X86Cpu *cpu, const X86Insn *insn, Rmw *rmw, ui
 
 /* --- arithmetic --- */
 
-typedef enum Alu { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP, ALU_TEST } Alu;
+typedef enum Alu {
+    ALU_ADD,
+    ALU_OR,
+    ALU_ADC,
+    ALU_SBB,
+    ALU_AND,
+    ALU_SUB,
+    ALU_XOR,
+    ALU_CMP,
+    ALU_TEST
+} Alu;
 
 static ALWAYS_INLINE uint64_t alu_result(Alu alu, uint64_t a, uint64_t b, uint64_t carry)
 {

@@ -1,7 +1,7 @@
 /*
  * Shifts, rotates, bit tests and scans, byte swaps, population counts, CRC32, BMI1 and BMI2.
- * Intel SDM volume 2. Undefined flags are as current Intel processors leave them: AF is cleared by shifts,
- * OF of multi-bit shifts is computed as for one bit.
+ * Intel SDM volume 2. Undefined flags are as current Intel processors leave them: AF is cleared by
+ * shifts, OF of multi-bit shifts is computed as for one bit.
  */
 #include "cpu/x86/interp_priv.h"
 #include "cpu/x86/sys.h"
@@ -53,7 +53,8 @@ static ALWAYS_INLINE void rotate(X86Cpu *cpu, const X86Insn *insn, Rotate op)
         return;
     }
     bool top = r >> (bits - 1) & 1;
-    bool overflow = op == ROTATE_ROL || op == ROTATE_RCL ? top ^ carry : top ^ (r >> (bits - 2) & 1);
+    bool overflow =
+        op == ROTATE_ROL || op == ROTATE_RCL ? top ^ carry : top ^ (r >> (bits - 2) & 1);
     flags_set(cpu, X86_CF | X86_OF, (carry ? X86_CF : 0) | (overflow ? X86_OF : 0));
 }
 
@@ -88,7 +89,8 @@ void x86_op_shl(X86Cpu *cpu, const X86Insn *insn)
     rmw_end(cpu, insn, &rmw, &a, r, size);
     if (count != 0) {
         uint64_t carry = count <= bits ? a >> (bits - count) & 1 : 0;
-        flags_set(cpu, X86_ARITH, flags_szp(r, size) | carry | (carry ^ (r >> (bits - 1) & 1)) << 11);
+        flags_set(cpu, X86_ARITH,
+                  flags_szp(r, size) | carry | (carry ^ (r >> (bits - 1) & 1)) << 11);
     }
 }
 
@@ -101,7 +103,8 @@ void x86_op_shr(X86Cpu *cpu, const X86Insn *insn)
     rmw_end(cpu, insn, &rmw, &a, r, size);
     if (count != 0) {
         uint64_t before = a >> (count - 1); /* one step from the result */
-        flags_set(cpu, X86_ARITH, flags_szp(r, size) | (before & 1) | (before >> (bits - 1) & 1) << 11);
+        flags_set(cpu, X86_ARITH,
+                  flags_szp(r, size) | (before & 1) | (before >> (bits - 1) & 1) << 11);
     }
 }
 
@@ -119,7 +122,8 @@ void x86_op_sar(X86Cpu *cpu, const X86Insn *insn)
     }
 }
 
-/* For 16 bits and counts over 16 the value shifted in is the destination again, as Intel processors do. */
+/* For 16 bits and counts over 16 the value shifted in is the destination again, as Intel processors
+ * do. */
 static void double_shift(X86Cpu *cpu, const X86Insn *insn, bool left)
 {
     unsigned size = insn->operand[0].size, bits = 8 * size;
@@ -133,7 +137,8 @@ static void double_shift(X86Cpu *cpu, const X86Insn *insn, bool left)
     }
     unsigned __int128 wide;
     if (left) {
-        wide = size == 2 ? (unsigned __int128)a << 32 | fill << 16 | a : (unsigned __int128)a << bits | fill;
+        wide = size == 2 ? (unsigned __int128)a << 32 | fill << 16 | a
+                         : (unsigned __int128)a << bits | fill;
         unsigned total = size == 2 ? 48 : 2 * bits;
         carry = (uint64_t)(wide >> (total - count)) & 1;
         r = (uint64_t)(wide >> (total - bits - count)) & size_mask(size);
@@ -146,7 +151,8 @@ static void double_shift(X86Cpu *cpu, const X86Insn *insn, bool left)
         r = (uint64_t)(wide >> count) & size_mask(size);
     }
     rmw_end(cpu, insn, &rmw, &a, r, size);
-    uint64_t overflow = left ? carry ^ (r >> (bits - 1) & 1) : ((r >> (bits - 1)) ^ (r >> (bits - 2))) & 1;
+    uint64_t overflow =
+        left ? carry ^ (r >> (bits - 1) & 1) : ((r >> (bits - 1)) ^ (r >> (bits - 2))) & 1;
     flags_set(cpu, X86_ARITH, flags_szp(r, size) | carry | overflow << 11);
 }
 
@@ -213,7 +219,8 @@ void x86_op_btc(X86Cpu *cpu, const X86Insn *insn)
 
 /* --- scans and counts --- */
 
-/* A zero source leaves the destination (32-bit forms too) and sets ZF; other flags as on Intel hosts. */
+/* A zero source leaves the destination (32-bit forms too) and sets ZF; other flags as on Intel
+ * hosts. */
 static void bit_scan(X86Cpu *cpu, const X86Insn *insn, bool reverse)
 {
     unsigned size = insn->operand[0].size;
@@ -279,7 +286,9 @@ void x86_op_bswap(X86Cpu *cpu, const X86Insn *insn)
     const X86Operand *o = &insn->operand[0];
     uint64_t a = x86_gpr(cpu)[o->reg];
     /* The 16-bit form is undefined; processors clear the register's low half. */
-    uint64_t r = o->size == 8 ? __builtin_bswap64(a) : o->size == 4 ? __builtin_bswap32((uint32_t)a) : 0;
+    uint64_t r = o->size == 8   ? __builtin_bswap64(a)
+                 : o->size == 4 ? __builtin_bswap32((uint32_t)a)
+                                : 0;
     reg_write(cpu, o, r, o->size);
 }
 
@@ -378,7 +387,8 @@ void x86_op_pdep(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->operand[0].size;
     vex_check(cpu);
-    uint64_t mask = operand_read(cpu, insn, 2, size), a = reg_read(cpu, &insn->operand[1], size), r = 0;
+    uint64_t mask = operand_read(cpu, insn, 2, size), a = reg_read(cpu, &insn->operand[1], size),
+             r = 0;
     for (; mask != 0; mask &= mask - 1, a >>= 1) {
         r |= a & 1 ? mask & -mask : 0;
     }
@@ -389,7 +399,8 @@ void x86_op_pext(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned size = insn->operand[0].size, n = 0;
     vex_check(cpu);
-    uint64_t mask = operand_read(cpu, insn, 2, size), a = reg_read(cpu, &insn->operand[1], size), r = 0;
+    uint64_t mask = operand_read(cpu, insn, 2, size), a = reg_read(cpu, &insn->operand[1], size),
+             r = 0;
     for (; mask != 0; mask &= mask - 1, n++) {
         r |= (uint64_t)((a & mask & -mask) != 0) << n;
     }
@@ -411,7 +422,8 @@ void x86_op_shlx(X86Cpu *cpu, const X86Insn *insn)
     unsigned size = insn->operand[0].size;
     vex_check(cpu);
     uint64_t a = operand_read(cpu, insn, 1, size);
-    reg_write(cpu, &insn->operand[0], a << (reg_read(cpu, &insn->operand[2], size) & (8 * size - 1)), size);
+    reg_write(cpu, &insn->operand[0],
+              a << (reg_read(cpu, &insn->operand[2], size) & (8 * size - 1)), size);
 }
 
 void x86_op_shrx(X86Cpu *cpu, const X86Insn *insn)
@@ -419,7 +431,8 @@ void x86_op_shrx(X86Cpu *cpu, const X86Insn *insn)
     unsigned size = insn->operand[0].size;
     vex_check(cpu);
     uint64_t a = operand_read(cpu, insn, 1, size);
-    reg_write(cpu, &insn->operand[0], a >> (reg_read(cpu, &insn->operand[2], size) & (8 * size - 1)), size);
+    reg_write(cpu, &insn->operand[0],
+              a >> (reg_read(cpu, &insn->operand[2], size) & (8 * size - 1)), size);
 }
 
 void x86_op_sarx(X86Cpu *cpu, const X86Insn *insn)
@@ -427,8 +440,8 @@ void x86_op_sarx(X86Cpu *cpu, const X86Insn *insn)
     unsigned size = insn->operand[0].size;
     vex_check(cpu);
     int64_t a = (int64_t)sign_extend64(operand_read(cpu, insn, 1, size), 8 * size);
-    reg_write(cpu, &insn->operand[0], (uint64_t)(a >> (reg_read(cpu, &insn->operand[2], size) & (8 * size - 1))),
-              size);
+    reg_write(cpu, &insn->operand[0],
+              (uint64_t)(a >> (reg_read(cpu, &insn->operand[2], size) & (8 * size - 1))), size);
 }
 
 void x86_op_rorx(X86Cpu *cpu, const X86Insn *insn)

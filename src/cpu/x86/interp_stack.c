@@ -46,7 +46,8 @@ void x86_op_pop_seg(X86Cpu *cpu, const X86Insn *insn)
 {
     unsigned seg = insn->operand[0].reg;
     uint64_t *rsp = &x86_gpr(cpu)[X86_RSP], to = *rsp, mask = x86_stack_mask(cpu);
-    uint16_t selector = (uint16_t)x86_load(cpu, x86_linear(cpu, X86_SS, to & mask, insn->osize, false), 2);
+    uint16_t selector =
+        (uint16_t)x86_load(cpu, x86_linear(cpu, X86_SS, to & mask, insn->osize, false), 2);
     to = (to & ~mask) | ((to + insn->osize) & mask);
     x86_load_seg(cpu, seg, selector);
     *rsp = to; /* the width of the old stack, as its bits say */
@@ -102,7 +103,8 @@ static void popf_vme(X86Cpu *cpu, uint64_t value)
         x86_gp(cpu, 0);
     }
     uint64_t mask = X86_ARITH | X86_DF | X86_NT;
-    hot->rflags = (hot->rflags & ~(mask | X86_VIF | X86_RF)) | (value & mask) | (value & X86_IF ? X86_VIF : 0);
+    hot->rflags = (hot->rflags & ~(mask | X86_VIF | X86_RF)) | (value & mask) |
+                  (value & X86_IF ? X86_VIF : 0);
 }
 
 void x86_op_popf(X86Cpu *cpu, const X86Insn *insn)

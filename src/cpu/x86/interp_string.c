@@ -1,10 +1,10 @@
 /*
- * String instructions and INS/OUTS, with REP. Registers are up to date after every element, so a fault
- * or an interrupt leaves the instruction restartable: it then stays at its own address.
- * Intel SDM volume 1, 7.3.9; volume 2, REP.
+ * String instructions and INS/OUTS, with REP. Registers are up to date after every element, so a
+ * fault or an interrupt leaves the instruction restartable: it then stays at its own address. Intel
+ * SDM volume 1, 7.3.9; volume 2, REP.
  *
- * Forward MOVS and STOS work by runs inside a page of the source and of the destination when both are
- * plain RAM.
+ * Forward MOVS and STOS work by runs inside a page of the source and of the destination when both
+ * are plain RAM.
  */
 #include <stdatomic.h>
 #include <string.h>
@@ -15,8 +15,9 @@
 enum { ELEMENTS_PER_POLL = 4096 };
 
 typedef struct Repeat {
-    uint64_t mask; /* of the address size */
-    uint64_t flags; /* of the last comparison: committed at the end; faults and traps before leave the flags alone */
+    uint64_t mask;  /* of the address size */
+    uint64_t flags; /* of the last comparison: committed at the end; faults and traps before leave
+                       the flags alone */
     bool compared, paused;
     unsigned size;
     int64_t step;
@@ -48,7 +49,8 @@ static ALWAYS_INLINE uint64_t target_address(X86Cpu *cpu, const Repeat *r, bool 
     return x86_linear(cpu, X86_ES, x86_gpr(cpu)[X86_RDI] & r->mask, r->size, write);
 }
 
-typedef bool Element(X86Cpu *cpu, const X86Insn *insn, Repeat *r); /* false: the condition ends REP */
+typedef bool Element(X86Cpu *cpu, const X86Insn *insn,
+                     Repeat *r); /* false: the condition ends REP */
 
 static bool must_pause(X86Cpu *cpu, unsigned done)
 {
@@ -57,7 +59,8 @@ static bool must_pause(X86Cpu *cpu, unsigned done)
 }
 
 /* Runs elements until rCX is used up, the condition ends it, or somebody wants the CPU. */
-static ALWAYS_INLINE void repeat_elements(X86Cpu *cpu, const X86Insn *insn, Repeat *r, Element *element)
+static ALWAYS_INLINE void repeat_elements(X86Cpu *cpu, const X86Insn *insn, Repeat *r,
+                                          Element *element)
 {
     if (!r->repeated) {
         element(cpu, insn, r);
@@ -84,10 +87,11 @@ static ALWAYS_INLINE void repeat_elements(X86Cpu *cpu, const X86Insn *insn, Repe
 }
 
 /*
- * With 32-bit addresses in 64-bit mode the upper halves of registers go even when the first element faults:
- * rCX of all, the pointers of MOVS and STOS, and theirs even when there is nothing to do.
+ * With 32-bit addresses in 64-bit mode the upper halves of registers go even when the first element
+ * faults: rCX of all, the pointers of MOVS and STOS, and theirs even when there is nothing to do.
  */
-static void truncate_registers(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, bool source, bool target)
+static void truncate_registers(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, bool source,
+                               bool target)
 {
     uint64_t *gpr = x86_gpr(cpu);
     if (insn->asize == 4 && r->repeated) {
@@ -147,7 +151,8 @@ static uint64_t movs_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
     uint64_t bytes = MIN(room(source, from, r->mask), room(target, to, r->mask));
     uint64_t count = MIN(left, bytes / r->size);
     bytes = count * r->size;
-    if (count < 2 || !segment_holds(cpu, insn->seg, from, bytes) || !segment_holds(cpu, X86_ES, to, bytes)) {
+    if (count < 2 || !segment_holds(cpu, insn->seg, from, bytes) ||
+        !segment_holds(cpu, X86_ES, to, bytes)) {
         return 0;
     }
     uint8_t *t = x86_tlb_hit(cpu, target, 1, true);
@@ -207,7 +212,8 @@ static uint64_t stos_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
 
 typedef uint64_t Run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint64_t left);
 
-static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element *element, Run *run, bool source)
+static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element *element, Run *run,
+                                      bool source)
 {
     Repeat r = repeat_of(cpu, insn);
     truncate_registers(cpu, insn, &r, source, true);
@@ -267,7 +273,8 @@ static ALWAYS_INLINE bool compare(Repeat *repeat, const X86Insn *insn, uint64_t 
     uint64_t r = (a - b) & size_mask(size);
     unsigned top = 8 * size - 1;
     uint64_t carry = (~a & b) | ((~a | b) & r), overflow = (a ^ b) & (a ^ r);
-    repeat->flags = flags_szp(r, size) | (carry >> top & 1) | (overflow >> top & 1) << 11 | ((a ^ b ^ r) & X86_AF);
+    repeat->flags = flags_szp(r, size) | (carry >> top & 1) | (overflow >> top & 1) << 11 |
+                    ((a ^ b ^ r) & X86_AF);
     repeat->compared = true;
     return insn->prefixes & PFX_REPNE ? r != 0 : r == 0;
 }
@@ -288,7 +295,8 @@ void x86_op_scas(X86Cpu *cpu, const X86Insn *insn)
 
 static bool cmps_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 {
-    uint64_t b = x86_load(cpu, target_address(cpu, r, false), r->size); /* hosts read the target first */
+    uint64_t b =
+        x86_load(cpu, target_address(cpu, r, false), r->size); /* hosts read the target first */
     uint64_t a = x86_load(cpu, source_address(cpu, insn, r), r->size);
     advance(cpu, insn, X86_RSI, r->step);
     advance(cpu, insn, X86_RDI, r->step);

@@ -1,7 +1,7 @@
 /*
- * System instructions: tables, control and debug registers, MSRs, interrupt flag, CPUID, time, halting,
- * fast system calls. Privilege and CPUID features were checked before (interp.c).
- * Intel SDM volume 2; volume 3, chapters 2 and 20.
+ * System instructions: tables, control and debug registers, MSRs, interrupt flag, CPUID, time,
+ * halting, fast system calls. Privilege and CPUID features were checked before (interp.c). Intel
+ * SDM volume 2; volume 3, chapters 2 and 20.
  */
 #include <sys/random.h>
 
@@ -113,7 +113,8 @@ void x86_op_clts(X86Cpu *cpu, const X86Insn *insn)
 
 void x86_op_mov_from_cr(X86Cpu *cpu, const X86Insn *insn)
 {
-    reg_write(cpu, &insn->operand[0], x86_read_cr(cpu, insn->operand[1].reg), insn->operand[0].size);
+    reg_write(cpu, &insn->operand[0], x86_read_cr(cpu, insn->operand[1].reg),
+              insn->operand[0].size);
 }
 
 void x86_op_mov_to_cr(X86Cpu *cpu, const X86Insn *insn)
@@ -125,13 +126,15 @@ void x86_op_mov_to_cr(X86Cpu *cpu, const X86Insn *insn)
 
 void x86_op_mov_from_dr(X86Cpu *cpu, const X86Insn *insn)
 {
-    reg_write(cpu, &insn->operand[0], x86_read_dr(cpu, insn->operand[1].reg), insn->operand[0].size);
+    reg_write(cpu, &insn->operand[0], x86_read_dr(cpu, insn->operand[1].reg),
+              insn->operand[0].size);
 }
 
 void x86_op_mov_to_dr(X86Cpu *cpu, const X86Insn *insn)
 {
     cpu->interp_stop = true;
-    x86_write_dr(cpu, insn->operand[0].reg, reg_read(cpu, &insn->operand[1], insn->operand[1].size));
+    x86_write_dr(cpu, insn->operand[0].reg,
+                 reg_read(cpu, &insn->operand[1], insn->operand[1].size));
 }
 
 static void osxsave_check(X86Cpu *cpu)
@@ -258,7 +261,8 @@ void x86_op_swapgs(X86Cpu *cpu, const X86Insn *insn)
 
 /* --- interrupt flag --- */
 
-/* V86 with VME, or ring 3 with PVI, and IOPL too low: the virtual flag instead. Raises when neither. */
+/* V86 with VME, or ring 3 with PVI, and IOPL too low: the virtual flag instead. Raises when
+ * neither. */
 static void virtual_if(X86Cpu *cpu, bool set)
 {
     X86Hot *hot = x86_hot(cpu);
@@ -374,17 +378,11 @@ void x86_op_rdseed(X86Cpu *cpu, const X86Insn *insn)
 
 /* --- caches and TLB --- */
 
-void x86_op_invd(X86Cpu *cpu, const X86Insn *insn)
-{
-}
+void x86_op_invd(X86Cpu *cpu, const X86Insn *insn) {}
 
-void x86_op_wbinvd(X86Cpu *cpu, const X86Insn *insn)
-{
-}
+void x86_op_wbinvd(X86Cpu *cpu, const X86Insn *insn) {}
 
-void x86_op_wbnoinvd(X86Cpu *cpu, const X86Insn *insn)
-{
-}
+void x86_op_wbnoinvd(X86Cpu *cpu, const X86Insn *insn) {}
 
 void x86_op_serialize(X86Cpu *cpu, const X86Insn *insn)
 {
@@ -461,8 +459,9 @@ void x86_op_monitor(X86Cpu *cpu, const X86Insn *insn)
 }
 
 /*
- * MWAIT may wake at any time. Stores of other CPUs to the monitored line are not watched, so it waits as HLT
- * does only when nothing but an interrupt can be meant: a single CPU with interrupts enabled.
+ * MWAIT may wake at any time. Stores of other CPUs to the monitored line are not watched, so it
+ * waits as HLT does only when nothing but an interrupt can be meant: a single CPU with interrupts
+ * enabled.
  */
 void x86_op_mwait(X86Cpu *cpu, const X86Insn *insn)
 {

@@ -1,6 +1,7 @@
 /*
- * Tests of the interpreter that the random instructions (tests/insn) cannot make: real and protected mode,
- * interrupts, traps, restartable strings, code that changes itself. One CPU without a machine, 1 MiB RAM.
+ * Tests of the interpreter that the random instructions (tests/insn) cannot make: real and
+ * protected mode, interrupts, traps, restartable strings, code that changes itself. One CPU without
+ * a machine, 1 MiB RAM.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -65,9 +66,12 @@ typedef enum Mode { REAL, PROT32, LONG64 } Mode;
 
 static void set_segments(X86Cpu *cpu, Mode mode)
 {
-    static const uint16_t code_attr[] = { 0x9b, 0xc09b, 0xa09b }, data_attr[] = { 0x93, 0xc093, 0xc093 };
+    static const uint16_t code_attr[] = { 0x9b, 0xc09b, 0xa09b },
+                          data_attr[] = { 0x93, 0xc093, 0xc093 };
     for (unsigned n = 0; n < X86_SEG_COUNT; n++) {
-        cpu->seg[n] = (X86Seg) { .sel = (uint16_t)(mode == REAL ? 0 : n == X86_CS ? 8 : 16),
+        cpu->seg[n] = (X86Seg) { .sel = (uint16_t)(mode == REAL  ? 0
+                                                   : n == X86_CS ? 8
+                                                                 : 16),
                                  .attr = n == X86_CS ? code_attr[mode] : data_attr[mode],
                                  .limit = mode == REAL ? 0xffff : 0xffffffff };
     }
@@ -150,26 +154,28 @@ static int trap(Box *b)
 static const struct {
     Mode mode;
     const char *code;
-    int trap; /* -1: ends at its own HLT */
+    int trap;               /* -1: ends at its own HLT */
     uint64_t rax, rcx, rbx; /* expected; before: rax 0x12345678, rcx 2, rbx 0x9000 */
     uint32_t flags, flag_mask;
 } cases[] = {
-    { REAL, "b8 ff ff 05 01 00 f4", -1, 0x12340000, 2, 0x9000, X86_CF | X86_ZF | X86_AF | X86_PF, X86_ARITH },
-    { REAL, "66 b8 ff ff ff 7f 66 40 f4", -1, 0x80000000, 2, 0x9000, X86_OF | X86_SF | X86_AF | X86_PF, X86_ARITH },
+    { REAL, "b8 ff ff 05 01 00 f4", -1, 0x12340000, 2, 0x9000, X86_CF | X86_ZF | X86_AF | X86_PF,
+      X86_ARITH },
+    { REAL, "66 b8 ff ff ff 7f 66 40 f4", -1, 0x80000000, 2, 0x9000,
+      X86_OF | X86_SF | X86_AF | X86_PF, X86_ARITH },
     { REAL, "b8 34 12 50 59 f4", -1, 0x12341234, 0x1234, 0x9000, 0, 0 },
-    { REAL, "d4 0a f4", -1, 0x12340c00, 2, 0x9000, 0, 0 },           /* AAM: 0x78 = 120 */
+    { REAL, "d4 0a f4", -1, 0x12340c00, 2, 0x9000, 0, 0 }, /* AAM: 0x78 = 120 */
     { REAL, "d4 00 f4", EXC_DE, 0x12345678, 2, 0x9000, 0, 0 },
     { REAL, "b0 15 b3 27 00 d8 27 f4", -1, 0x12345642, 2, 0x9027, 0, 0 }, /* DAA */
     { REAL, "31 c0 f7 f0 f4", EXC_DE, 0x12340000, 2, 0x9000, 0, 0 },
     { REAL, "0f 0b", EXC_UD, 0x12345678, 2, 0x9000, 0, 0 },
-    { REAL, "0f 00 c0", EXC_UD, 0x12345678, 2, 0x9000, 0, 0 },       /* SLDT outside protected mode */
-    { REAL, "f0 01 c8", EXC_UD, 0x12345678, 2, 0x9000, 0, 0 },       /* LOCK on a register */
+    { REAL, "0f 00 c0", EXC_UD, 0x12345678, 2, 0x9000, 0, 0 }, /* SLDT outside protected mode */
+    { REAL, "f0 01 c8", EXC_UD, 0x12345678, 2, 0x9000, 0, 0 }, /* LOCK on a register */
     { REAL, "cd 42", 0x42, 0x12345678, 2, 0x9000, 0, 0 },
     { REAL, "cc", EXC_BP, 0x12345678, 2, 0x9000, 0, 0 },
-    { REAL, "a1 ff ff f4", EXC_GP, 0x12345678, 2, 0x9000, 0, 0 },    /* word at the limit */
+    { REAL, "a1 ff ff f4", EXC_GP, 0x12345678, 2, 0x9000, 0, 0 }, /* word at the limit */
     { REAL, "67 66 a1 00 00 01 00", EXC_GP, 0x12345678, 2, 0x9000, 0, 0 },
     { REAL, "bc fe ff 83 ec 00 bd 00 00 55 5b f4", -1, 0x12345678, 2, 0, 0, 0 },
-    { REAL, "e2 fe f4", -1, 0x12345678, 0, 0x9000, 0, 0 },           /* LOOP to itself */
+    { REAL, "e2 fe f4", -1, 0x12345678, 0, 0x9000, 0, 0 }, /* LOOP to itself */
     { REAL, "9c 58 f4", -1, 0x12340002, 2, 0x9000, 0, 0 },
     { REAL, "e8 01 00 f4 b8 01 00 c3", -1, 0x12340001, 2, 0x9000, 0, 0 },
     { REAL, "9a 08 80 00 00 f4 90 90 b8 02 00 cb", -1, 0x12340002, 2, 0x9000, 0, 0 },
@@ -178,10 +184,13 @@ static const struct {
     { REAL, "0f a2 f4", -1, 0, 0, 0, 0, 0 },
     { REAL, "d6 f4", -1, 0x12345600, 2, 0x9000, 0, 0 },
     { REAL, "66 0f c8 f4", -1, 0x78563412, 2, 0x9000, 0, 0 },
-    { PROT32, "b8 78 56 34 92 f7 e8 f4", -1, 0x1df4d840, 2, 0x9000, X86_CF | X86_OF, X86_CF | X86_OF },
+    { PROT32, "b8 78 56 34 92 f7 e8 f4", -1, 0x1df4d840, 2, 0x9000, X86_CF | X86_OF,
+      X86_CF | X86_OF },
     { PROT32, "0f a3 08 f4", EXC_PF + 100, 0, 0, 0, 0, 0 },
-    { PROT32, "c7 03 05 00 00 00 c7 43 04 06 00 00 00 b8 06 00 00 00 62 03 f4", -1, 6, 2, 0x9000, 0, 0 },
-    { PROT32, "c7 03 05 00 00 00 c7 43 04 06 00 00 00 b8 07 00 00 00 62 03 f4", EXC_BR, 7, 2, 0x9000, 0, 0 },
+    { PROT32, "c7 03 05 00 00 00 c7 43 04 06 00 00 00 b8 06 00 00 00 62 03 f4", -1, 6, 2, 0x9000, 0,
+      0 },
+    { PROT32, "c7 03 05 00 00 00 c7 43 04 06 00 00 00 b8 07 00 00 00 62 03 f4", EXC_BR, 7, 2,
+      0x9000, 0, 0 },
     { PROT32, "8c d8 0f 02 c8 f4", -1, 16, 0xcf9300, 0x9000, X86_ZF, X86_ZF },
     { PROT32, "8c d8 0f 03 c8 f4", -1, 16, 0xffffffff, 0x9000, X86_ZF, X86_ZF },
     { PROT32, "31 c0 8e c0 26 8b 0b f4", EXC_GP, 0, 2, 0x9000, 0, 0 }, /* null ES */
@@ -189,7 +198,8 @@ static const struct {
     { PROT32, "66 b9 f8 0f 8e d9 f4", EXC_GP, 0x12345678, 0xff8, 0x9000, 0, 0 },
     { PROT32, "b8 01 00 00 00 f4", -1, 1, 2, 0x9000, 0, 0 },
     { PROT32, "fb f4", -1, 0x12345678, 2, 0x9000, X86_IF, X86_IF },
-    { LONG64, "48 b8 00 00 00 00 00 80 00 00 48 8b 00 f4", EXC_GP, 0x800000000000, 2, 0x9000, 0, 0 },
+    { LONG64, "48 b8 00 00 00 00 00 80 00 00 48 8b 00 f4", EXC_GP, 0x800000000000, 2, 0x9000, 0,
+      0 },
     { LONG64, "48 bd 00 00 00 00 00 80 00 00 48 8b 45 00 f4", EXC_SS, 0x12345678, 2, 0x9000, 0, 0 },
     { LONG64, "b8 00 00 00 80 48 63 c8 f4", -1, 0x80000000, 0xffffffff80000000, 0x9000, 0, 0 },
     { LONG64, "6a ff 58 f4", -1, ~0ull, 2, 0x9000, 0, 0 },
@@ -197,9 +207,11 @@ static const struct {
     { LONG64, "0f 33", EXC_GP, 0x12345678, 2, 0x9000, 0, 0 }, /* RDPMC: no counters */
     { LONG64, "0f ff c0", EXC_UD, 0x12345678, 2, 0x9000, 0, 0 },
     { LONG64, "27", EXC_UD, 0x12345678, 2, 0x9000, 0, 0 },
-    { LONG64, "66 66 66 66 66 66 66 66 66 66 66 66 66 66 66 90", EXC_GP, 0x12345678, 2, 0x9000, 0, 0 },
+    { LONG64, "66 66 66 66 66 66 66 66 66 66 66 66 66 66 66 90", EXC_GP, 0x12345678, 2, 0x9000, 0,
+      0 },
     { LONG64, "48 c7 03 00 00 00 00 f0 48 0f c1 0b 48 8b 03 f4", -1, 2, 0, 0x9000, 0, 0 },
-    { LONG64, "b8 05 00 00 00 48 c7 03 05 00 00 00 f0 48 0f b1 0b 48 8b 03 f4", -1, 2, 2, 0x9000, X86_ZF, X86_ZF },
+    { LONG64, "b8 05 00 00 00 48 c7 03 05 00 00 00 f0 48 0f b1 0b 48 8b 03 f4", -1, 2, 2, 0x9000,
+      X86_ZF, X86_ZF },
 };
 
 static void test_table(void)
@@ -220,8 +232,9 @@ static void test_table(void)
         if (trap(b) != cases[i].trap || flags != cases[i].flags ||
             (!cpuid && (GPR(b, X86_RAX) != cases[i].rax || GPR(b, X86_RCX) != cases[i].rcx ||
                         GPR(b, X86_RBX) != cases[i].rbx))) {
-            g_test_message("mode %d, %s: trap %d rax %lx rcx %lx rbx %lx flags %lx", cases[i].mode, cases[i].code,
-                           trap(b), GPR(b, X86_RAX), GPR(b, X86_RCX), GPR(b, X86_RBX), flags);
+            g_test_message("mode %d, %s: trap %d rax %lx rcx %lx rbx %lx flags %lx", cases[i].mode,
+                           cases[i].code, trap(b), GPR(b, X86_RAX), GPR(b, X86_RCX),
+                           GPR(b, X86_RBX), flags);
             g_test_fail();
         }
     }
@@ -406,7 +419,8 @@ static void test_speed(void)
 {
     Box *b = box_new();
     speed(b, LONG64, "64-bit loads, stores, calls",
-          "48 8b 06 48 01 c8 48 89 46 08 48 8d 56 10 83 e2 1f 44 0f b6 06 e8 12 00 00 00 39 c2 75 00 31 c0 "
+          "48 8b 06 48 01 c8 48 89 46 08 48 8d 56 10 83 e2 1f 44 0f b6 06 e8 12 00 00 00 39 c2 75 "
+          "00 31 c0 "
           "48 ff c3 ff c9 75 da f4 90 90 90 90 55 48 89 e5 50 58 5d c3");
     speed(b, PROT32, "32-bit ALU", "01 d8 29 d8 31 d2 83 c0 05 40 89 c3 89 df e2 f0 f4");
     box_free(b);

@@ -12,7 +12,7 @@ static const char *const cond_names[16] = { "o", "no", "b", "ae", "e", "ne", "be
                                             "s", "ns", "p", "np", "l", "ge", "le", "g" };
 static const char *const seg_names[8] = { "es", "cs", "ss", "ds", "fs", "gs", "?", "?" };
 static const char *const reg_names[16] = { "ax", "cx", "dx", "bx", "sp", "bp", "si", "di",
-                                           "8", "9", "10", "11", "12", "13", "14", "15" };
+                                           "8",  "9",  "10", "11", "12", "13", "14", "15" };
 static const char *const high_names[8] = { "", "", "", "", "ah", "ch", "dh", "bh" };
 static const char *const low_names[4] = { "al", "cl", "dl", "bl" };
 
@@ -148,7 +148,11 @@ static void add_operand(GString *s, const X86Insn *insn, const X86Operand *o, ui
         g_string_append_printf(s, "dr%u", o->reg);
         break;
     case OPND_XMM:
-        g_string_append_printf(s, "%cmm%u", o->size == 64 ? 'z' : o->size == 32 ? 'y' : 'x', o->reg);
+        g_string_append_printf(s, "%cmm%u",
+                               o->size == 64   ? 'z'
+                               : o->size == 32 ? 'y'
+                                               : 'x',
+                               o->reg);
         break;
     case OPND_MMX:
         g_string_append_printf(s, "mm%u", o->reg);
@@ -201,7 +205,9 @@ char *x86_insn_text(const X86Insn *insn, uint64_t pc, char *buf, size_t size)
         g_string_append(s, "lock ");
     }
     if (insn->desc->props & INSN_REP && insn->prefixes & (PFX_REP | PFX_REPNE)) {
-        g_string_append(s, insn->prefixes & PFX_REPNE ? "repnz " : is_repe(insn) ? "repz " : "rep ");
+        g_string_append(s, insn->prefixes & PFX_REPNE ? "repnz "
+                           : is_repe(insn)            ? "repz "
+                                                      : "rep ");
     }
     add_mnemonic(s, insn);
     for (unsigned i = 0; i < insn->operands; i++) {
