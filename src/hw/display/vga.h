@@ -98,6 +98,9 @@ uint8_t vga_port_read(Vga *vga, uint16_t port);
 void vga_port_write(Vga *vga, uint16_t port, uint8_t value);
 uint16_t vga_vbe_read(Vga *vga, unsigned reg);
 void vga_vbe_write(Vga *vga, unsigned reg, uint16_t value);
+/* The registers as an array of words in memory; an access of four bytes reaches two. */
+uint32_t vga_vbe_array_read(Vga *vga, unsigned offset, unsigned size);
+void vga_vbe_array_write(Vga *vga, unsigned offset, uint32_t value, unsigned size);
 
 /* --- between the files of the VGA --- */
 static inline bool vga_vbe_on(const Vga *vga)

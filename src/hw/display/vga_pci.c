@@ -47,7 +47,7 @@ static uint64_t mmio_read(void *opaque, uint64_t addr, unsigned size)
         return addr < MMIO_EXT + 8 ? ext_read(card, addr - MMIO_EXT) : 0;
     }
     if (addr >= MMIO_DISPI) {
-        return vga_vbe_read(&card->vga, (unsigned)(addr - MMIO_DISPI) / 2);
+        return vga_vbe_array_read(&card->vga, (unsigned)(addr - MMIO_DISPI), size);
     }
     if (addr >= MMIO_PORTS && addr < MMIO_PORTS + 0x20) {
         uint64_t value = 0;
@@ -67,7 +67,7 @@ static void mmio_write(void *opaque, uint64_t addr, uint64_t value, unsigned siz
             card->vga.big_endian = value == ORDER_BIG;
         }
     } else if (addr >= MMIO_DISPI) {
-        vga_vbe_write(&card->vga, (unsigned)(addr - MMIO_DISPI) / 2, (uint16_t)value);
+        vga_vbe_array_write(&card->vga, (unsigned)(addr - MMIO_DISPI), (uint32_t)value, size);
     } else if (addr >= MMIO_PORTS && addr < MMIO_PORTS + 0x20) {
         for (unsigned i = 0; i < size; i++) {
             vga_port_write(&card->vga, 0x3c0 + (addr + i - MMIO_PORTS), (uint8_t)(value >> (8 * i)));

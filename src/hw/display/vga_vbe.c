@@ -113,3 +113,17 @@ void vga_vbe_write(Vga *vga, unsigned reg, uint16_t value)
         break;
     }
 }
+
+uint32_t vga_vbe_array_read(Vga *vga, unsigned offset, unsigned size)
+{
+    uint32_t value = vga_vbe_read(vga, offset / 2);
+    return size == 4 ? value | (uint32_t)vga_vbe_read(vga, offset / 2 + 1) << 16 : value >> (8 * (offset & 1));
+}
+
+void vga_vbe_array_write(Vga *vga, unsigned offset, uint32_t value, unsigned size)
+{
+    vga_vbe_write(vga, offset / 2, (uint16_t)value);
+    if (size == 4) {
+        vga_vbe_write(vga, offset / 2 + 1, (uint16_t)(value >> 16));
+    }
+}
