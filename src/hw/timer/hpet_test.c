@@ -1,0 +1,109 @@
+#include "bus/isa_test_util.h"
+#include "hw/misc/pc_lines.h"
+
+#define HPET 0xfed00000ull
+
+typedef struct Fixture {
+    IsaFixture isa;
+    IrqLine gsi[PC_GSI_COUNT];
+    int level[PC_GSI_COUNT];
+    unsigned rises[PC_GSI_COUNT];
+} Fixture;
+
+static void gsi_set(void *opaque, int n, int level)
+{
+    Fixture *f = opaque;
+    f->rises[n] += level && !f->level[n];
+    f->level[n] = level;
+}
+
+static void setup(Fixture *f, gconstpointer unused)
+{
+    isa_fixture_setup(&f->isa, NULL);
+    for (int n = 0; n < PC_GSI_COUNT; n++) {
+        irq_line_init(&f->gsi[n], gsi_set, f, n);
+    }
+    machine_set_service(f->isa.machine, PC_GSI_SERVICE, f->gsi);
+    device_reset(device_add_builtin(f->isa.machine, "hpet", NULL));
+}
+
+static void teardown(Fixture *f, gconstpointer unused)
+{
+    isa_fixture_teardown(&f->isa, NULL);
+}
+
+static uint64_t get(Fixture *f, uint32_t reg, unsigned size)
+{
+    uint64_t value;
+    (void)mem_load(f->isa.machine->as, HPET + reg, size, &value);
+    return value;
+}
+
+static void set(Fixture *f, uint32_t reg, unsigned size, uint64_t value)
+{
+    (void)mem_store(f->isa.machine->as, HPET + reg, size, value);
+}
+
+static void test_counter(Fixture *f, gconstpointer unused)
+{
+    g_assert_cmphex(get(f, 0, 8), ==, 0x009896808086a201);
+    g_assert_cmphex(get(f, 4, 4), ==, 10000000);
+    set(f, 0xf0, 8, 0xfffffff0);
+    set(f, 0x10, 4, 1);
+    isa_fixture_advance(&f->isa, 320);
+    g_assert_cmphex(get(f, 0xf0, 8), ==, 0x100000010);
+    g_assert_cmphex(get(f, 0xf4, 4), ==, 1);
+    set(f, 0xf0, 8, 5); /* not while it counts */
+    g_assert_cmphex(get(f, 0xf0, 8), ==, 0x100000010);
+    set(f, 0x10, 4, 0);
+    isa_fixture_advance(&f->isa, 1000);
+    g_assert_cmphex(get(f, 0xf0, 8), ==, 0x100000010);
+}
+
+static void test_one_shot(Fixture *f, gconstpointer unused)
+{
+    set(f, 0x10, 4, 1);
+    set(f, 0x140, 4, 2 << 9 | 1 << 2 | 1 << 1); /* timer 2, level, input 2 */
+    set(f, 0x148, 8, 100000);
+    isa_fixture_advance(&f->isa, NS_PER_MS - 10);
+    g_assert_cmpint(f->level[2], ==, 0);
+    isa_fixture_advance(&f->isa, 20);
+    g_assert_cmpint(f->level[2], ==, 1);
+    g_assert_cmphex(get(f, 0x20, 4), ==, 4);
+    set(f, 0x20, 4, 3); /* other timers' bits do nothing */
+    g_assert_cmpint(f->level[2], ==, 1);
+    set(f, 0x20, 4, 4);
+    g_assert_cmpint(f->level[2], ==, 0);
+    isa_fixture_pass(&f->isa, 10 * NS_PER_MS, NS_PER_MS);
+    g_assert_cmpuint(f->rises[2], ==, 1);
+}
+
+static void test_periodic_legacy(Fixture *f, gconstpointer unused)
+{
+    isa_fixture_add(&f->isa, "isa-pit");
+    isa_fixture_add(&f->isa, "mc146818rtc");
+    set(f, 0x100, 4, 1 << 8 | 1 << 6 | 1 << 3 | 1 << 2);
+    set(f, 0x108, 4, 100000);
+    set(f, 0x108, 4, 200000);
+    set(f, 0x10, 4, 3);
+    g_assert_cmphex(get(f, 0x100, 4) & 1 << 6, ==, 0);
+    f->isa.rises[0] = 0;
+    isa_fixture_pass(&f->isa, 10 * NS_PER_MS + 100, NS_PER_MS / 4);
+    g_assert_cmpuint(f->rises[0], ==, 5); /* at 1, 3, 5, 7, 9 ms */
+    g_assert_cmpuint(get(f, 0x108, 4), ==, 1100000);
+    isa_fixture_pass(&f->isa, NS_PER_SEC / 2, NS_PER_MS);
+    g_assert_cmpuint(f->isa.rises[0], ==, 0); /* the 8254 no longer interrupts */
+    set(f, 0x10, 4, 0);
+    isa_fixture_pass(&f->isa, NS_PER_SEC / 2, NS_PER_MS);
+    g_assert_cmpuint(f->isa.rises[0], >, 5);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+#define CASE(name, fn) g_test_add("/hpet/" name, Fixture, NULL, setup, fn, teardown)
+    CASE("counter", test_counter);
+    CASE("one-shot", test_one_shot);
+    CASE("periodic-legacy", test_periodic_legacy);
+    return g_test_run();
+}
