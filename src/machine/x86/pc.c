@@ -52,6 +52,22 @@ static Error *add_power_management(X86Board *board, PciBus *pci)
                            config->smm == AUTO_OFF ? NULL : &board->smi, &pm);
 }
 
+/* -usb: the controller in the PIIX3's function 2. */
+static Error *add_usb(Machine *machine, PciBus *pci)
+{
+    const DeviceType *type;
+    if (!machine->config->usb) {
+        return NULL;
+    }
+    Error *err = device_type_lookup("piix3-usb-uhci", &type);
+    if (err) {
+        return error_prefix(err, "-usb: ");
+    }
+    Device *usb = device_new(machine, type, NULL);
+    TRY(device_set(usb, "addr", "1.2"));
+    return device_plug(usb, &pci->bus);
+}
+
 static Error *pc_build(Machine *machine)
 {
     X86Board *board = x86_board(machine);
@@ -61,6 +77,9 @@ static Error *pc_build(Machine *machine)
     MemRegion *pci_memory;
     const DeviceType *type;
 
+    if (machine->config->vmport == AUTO_ON) {
+        return error_new("vmport=on: this program has no VMware port; vmport=auto and off do without it");
+    }
     TRY(x86_board_init(machine, split));
     TRY(i440fx_create(machine, &board->ram, board->below_4g, &pci, &pci_memory));
     TRY(x86_board_load_bios(board, "bios-256k.bin", pci_memory, false));
@@ -77,6 +96,7 @@ static Error *pc_build(Machine *machine)
         TRY(device_set(ide, "addr", "1.1"));
         TRY(device_plug(ide, &pci->bus));
     }
+    TRY(add_usb(machine, pci));
     TRY(add_power_management(board, pci));
     fw_cfg_create(machine);
     describe_firmware(board);
