@@ -388,7 +388,10 @@ static Error *open_backing_co(BlockNode *node, KeyValues *opts, unsigned depth)
     }
     Error *err = child_from_options_co(node, opts, "backing", false, true, depth, &backing);
     if (err) {
-        return error_prefix(err, "Could not open backing file: ");
+        /* Once is enough, however deep in the chain it happened. */
+        return g_str_has_prefix(error_message(err), "Could not open backing file: ") ?
+                   err :
+                   error_prefix(err, "Could not open backing file: ");
     }
     if (!backing) {
         return NULL;

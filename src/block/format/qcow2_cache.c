@@ -127,6 +127,9 @@ int qcow2_cache_get_co(Qcow2Cache *cache, uint64_t offset, Qcow2Table **ret)
     if (*ret) {
         return 0;
     }
+    if (offset >= cache->q->file->size) {
+        return -EIO; /* cut off: its clusters must not read as zeroes */
+    }
     int err = add_co(cache, offset, ret);
     if (err < 0) {
         return err;
