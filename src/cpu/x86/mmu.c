@@ -378,24 +378,16 @@ void *x86_mmu_fill(X86Cpu *cpu, uint64_t va, X86Access access, unsigned as_who, 
 
 bool x86_tlb_refill(X86Cpu *cpu, uint64_t va, bool write)
 {
-    X86Mmu *mmu = x86_mmu(cpu);
     uint64_t va_page = va & PAGE_MASK;
     unsigned index = (va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1);
     if (victim_take(cpu, va_page, index, write)) {
         return true;
     }
-    const L2Entry *l2 = l2_find(mmu, va_page);
-    Privilege privilege = privilege_of(cpu, X86_AS_CPL);
-    if (l2 == NULL || (write && !(l2->flags & WALK_D))) {
+    void *host;
+    uint64_t pa;
+    if (fill(cpu, va, write ? X86_WRITE : X86_READ, privilege_of(cpu, X86_AS_CPL), &host, &pa) != 0) {
         return false;
     }
-    Walk walk = { l2->pa, l2->flags, l2->pkey };
-    uint64_t pa = x86_a20(cpu, walk.pa);
-    const PhysPage *page = &mmu->phys[(pa >> MEM_PAGE_BITS) & (PHYS_SLOTS - 1)];
-    if (page->page != (pa | mmu->phys_tag) || !page->host || mmu_check_rights(cpu, &walk, write ? X86_WRITE : X86_READ, privilege)) {
-        return false;
-    }
-    tlb_insert(cpu, context_of(cpu, privilege), va, &walk, page, write, privilege);
     return (write ? cpu->tlb[index].wtag : cpu->tlb[index].rtag) == va_page;
 }
 

@@ -24,8 +24,8 @@ enum { X86_AS_CPL = 0, X86_AS_SUPERVISOR = 1, X86_AS_USER = 2 };
  */
 void *x86_mmu_fill(X86Cpu *cpu, uint64_t va, X86Access access, unsigned as_who, uint64_t *ret_pa);
 /*
- * Brings a page back into the TLB of the context from the caches behind it, if its entry then allows the
- * access; no walk, no fault. For translated code's misses.
+ * Brings a page into the TLB of the context; true when its entry then allows the access. Raises nothing:
+ * where there is a fault, x86_mmu_fill() says so. For translated code's misses.
  */
 bool x86_tlb_refill(X86Cpu *cpu, uint64_t va, bool write);
 /* Walk without side effects or faults. */

@@ -74,8 +74,8 @@ bool dbt_refill(void *opaque, uint64_t va, bool write)
 {
     Dbt *d = opaque;
     const X86Tlbe *e = &d->cpu->tlb[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
-    if (va - (write ? e->wtag : e->rtag) < MEM_PAGE_SIZE) {
-        return false; /* it is there: the access crosses pages or is misaligned */
+    if (va - (write ? e->wtag : e->rtag) < MEM_PAGE_SIZE || !canonical(va) || !canonical(va + 63)) {
+        return false; /* it is there, and the access crosses pages or is misaligned; or it is #GP */
     }
     d->stats.refills++;
     return x86_tlb_refill(d->cpu, va, write);
