@@ -216,8 +216,15 @@ static void test_noise(void)
     g_rand_free(noise.rand);
     g_free(noise.disk);
     g_free(noise.dir);
-    /* The machine and its files go with the process. */
+    /* Devices first, then the back ends that they used, then the loop that those ran on. */
+    mem_update_begin(noise.machine->mem);
+    for (Device *dev; (dev = g_queue_peek_tail(noise.machine->device_order));) {
+        object_unparent(&dev->object);
+    }
+    mem_update_end(noise.machine->mem);
     lock_release(&noise.machine->lock);
+    block_graph_free(noise.graph);
+    machine_free(noise.machine);
 }
 
 int main(int argc, char **argv)
