@@ -6,6 +6,7 @@
 #ifndef OSTRICH_BASE_LOG_H
 #define OSTRICH_BASE_LOG_H
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/base.h"
@@ -41,7 +42,7 @@ extern _Atomic unsigned log_mask;
 
 static inline bool log_enabled(unsigned mask)
 {
-    return unlikely((__atomic_load_n(&log_mask, __ATOMIC_RELAXED) & mask) != 0);
+    return unlikely((atomic_load_explicit(&log_mask, memory_order_relaxed) & mask) != 0);
 }
 
 /* Comma-separated items of -d; `help` is the caller's business. */

@@ -43,7 +43,7 @@ Error *kernel_load(Machine *machine, uint64_t ram_below_4g)
     bool found = false;
 
     TRY(kernel_read_file("-kernel", image.path, &image.data, &image.size));
-    g_autofree uint8_t *owned = image.data;
+    g_autofree uint8_t *owned G_GNUC_UNUSED = image.data;
     for (size_t i = 0; i < ARRAY_SIZE(loaders) && !found; i++) {
         TRY(loaders[i](machine, &image, ram_below_4g, &found));
     }

@@ -38,7 +38,7 @@ void hmp_error(Hmp *hmp, Error *err)
 bool hmp_qmp(Hmp *hmp, const char *command, Value *args, Value **ret)
 {
     QmpContext ctx = { .machine = hmp->machine, .monitor = hmp->monitor };
-    g_autoptr(Value) owned = args;
+    g_autoptr(Value) owned G_GNUC_UNUSED = args;
     Value *result = NULL;
     Error *err = monitor_run_qmp(&ctx, command, args, &result);
 

@@ -130,7 +130,7 @@ static MUST_USE Error *run_request(Monitor *monitor, const Value *request, Value
 static void on_json(void *opaque, Value *request, Error *err)
 {
     Monitor *monitor = opaque;
-    g_autoptr(Value) owned = request;
+    g_autoptr(Value) owned G_GNUC_UNUSED = request;
     const Value *id = request && value_kind(request) == VALUE_DICT ? value_find(request, "id") : NULL;
     Value *result = NULL;
 

@@ -389,7 +389,7 @@ static bool read_operand(Decoder *d, X86Insn *insn, X86Operand *o, const X86Oper
             set_memory(d, o, code);
             break;
         }
-        /* fall through */
+        __attribute__((fallthrough));
     case SRC_U:
         set_vector(d, o, rm, code);
         break;
@@ -407,7 +407,7 @@ static bool read_operand(Decoder *d, X86Insn *insn, X86Operand *o, const X86Oper
             set_memory(d, o, code);
             break;
         }
-        /* fall through */
+        __attribute__((fallthrough));
     case SRC_N:
         o->kind = OPND_MMX;
         o->reg = d->modrm & 7;

@@ -9,6 +9,8 @@
 #ifndef OSTRICH_CPU_X86_EXC_H
 #define OSTRICH_CPU_X86_EXC_H
 
+#include <stdatomic.h>
+
 #include "cpu/x86/cpu.h"
 
 /* What setjmp(*cpu->fault_jmp) returns: cpu->fault waits for x86_deliver_fault(), or just go on at hot.rip. */
@@ -49,7 +51,7 @@ bool x86_has_work(X86Cpu *cpu);
 static inline void x86_release_requests(X86Cpu *cpu)
 {
     if (unlikely(cpu->held)) {
-        __atomic_fetch_or(&x86_hot(cpu)->exit_req, cpu->held, __ATOMIC_SEQ_CST);
+        atomic_fetch_or(&x86_hot(cpu)->exit_req, cpu->held);
         cpu->held = 0;
     }
 }

@@ -3,6 +3,7 @@
  * descriptors, gates, task states and page tables of random content. Nothing is compared; the CPU
  * must not crash, assert or loop for ever. X86_HOSTILE_ROUNDS makes it run longer.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,11 +205,10 @@ static void run(Box *b, GRand *rand)
             }
         }
         if (g_rand_int(rand) % 8 == 0) {
-            __atomic_fetch_or(&x86_hot(b->cpu)->exit_req,
+            atomic_fetch_or(&x86_hot(b->cpu)->exit_req,
                               g_rand_boolean(rand)   ? VCPU_REQ_NMI
                               : g_rand_boolean(rand) ? VCPU_REQ_SMI
-                                                     : VCPU_REQ_TLB,
-                              __ATOMIC_SEQ_CST);
+                                                     : VCPU_REQ_TLB);
         }
     }
 }

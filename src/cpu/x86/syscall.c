@@ -2,6 +2,8 @@
  * SYSCALL, SYSRET, SYSENTER, SYSEXIT. Intel SDM volume 2; AMD64 manual volume 3 for the legacy-mode
  * SYSCALL, which only AMD processors have (Intel's raise #UD outside 64-bit mode).
  */
+#include <stdatomic.h>
+
 #include "cpu/x86/seg_priv.h"
 #include "cpu/x86/sys.h"
 
@@ -75,7 +77,7 @@ void x86_sysret(X86Cpu *cpu, unsigned osize)
     x86_mode_changed(cpu);
     if (hot->rflags & X86_TF) { /* the step ends here, not behind the next instruction */
         cpu->debug_pending |= BIT(14);
-        __atomic_fetch_or(&hot->exit_req, VCPU_REQ_DEBUG, __ATOMIC_SEQ_CST);
+        atomic_fetch_or(&hot->exit_req, VCPU_REQ_DEBUG);
     }
     if (hot->rflags & X86_IF) {
         x86_release_requests(cpu);

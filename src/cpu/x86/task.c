@@ -4,6 +4,8 @@
  * Steps that may fault for the old task come first; from the moment the task register is loaded, faults
  * belong to the new task, as on hardware.
  */
+#include <stdatomic.h>
+
 #include "cpu/x86/seg_priv.h"
 #include "cpu/x86/sys.h"
 
@@ -282,7 +284,7 @@ static void do_switch(X86Cpu *cpu, uint16_t selector, X86TaskSwitch kind, uint64
     }
     if (state.trap & 1) {
         cpu->debug_pending |= BIT(15);
-        __atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_DEBUG, __ATOMIC_SEQ_CST);
+        atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_DEBUG);
     }
 }
 
