@@ -45,25 +45,12 @@ Plan *plan_new(const char *program)
     return plan;
 }
 
-static void config_free(MachineConfig *config)
-{
-    /* Only a plan that never became a machine gets here: the machine frees what it took. */
-    g_ptr_array_unref(config->data_dirs);
-    g_ptr_array_unref(config->option_roms);
-    g_ptr_array_unref(config->fw_cfg_items);
-    g_ptr_array_unref(config->smbios);
-    g_ptr_array_unref(config->acpi_tables);
-    g_free(config);
-}
-
 void plan_free(Plan *plan)
 {
     if (!plan) {
         return;
     }
-    if (plan->config) {
-        config_free(plan->config);
-    }
+    machine_config_free(plan->config);
     keyvalues_free(plan->machine);
     keyvalues_free(plan->smp);
     keyvalues_free(plan->memory);

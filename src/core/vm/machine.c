@@ -51,8 +51,11 @@ MachineConfig *machine_config_new(void)
     return config;
 }
 
-static void machine_config_free(MachineConfig *config)
+void machine_config_free(MachineConfig *config)
 {
+    if (!config) {
+        return;
+    }
     char **texts[] = { &config->cpu_model,   &config->firmware,       &config->kernel, &config->initrd,
                        &config->append,      &config->dtb,            &config->boot_order, &config->boot_once,
                        &config->boot_splash, &config->name,           &config->process_name, &config->vga,
@@ -125,6 +128,9 @@ void machine_free(Machine *machine)
     /* Devices go in reverse order of plugging, so that nobody outlives what it uses. */
     for (Device *dev; (dev = g_queue_peek_tail(machine->device_order));) {
         object_unparent(&dev->object);
+    }
+    LIST_FOREACH_SAFE (bus, &machine->buses, Bus, node) {
+        bus_fini(bus); /* the board's own */
     }
     object_free(machine->root);
     if (machine->accel) {

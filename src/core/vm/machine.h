@@ -150,6 +150,7 @@ Error *machine_type_lookup(const char *name_or_alias, const MachineType **ret_ty
 char *machine_types_help(void);
 
 MachineConfig *machine_config_new(void);
+void machine_config_free(MachineConfig *config); /* of one that no machine took; accepts NULL */
 /* Takes config. The loop and clocks are made here. */
 Machine *machine_new(const MachineType *type, MachineConfig *config);
 void machine_free(Machine *machine);

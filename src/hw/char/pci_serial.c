@@ -33,6 +33,7 @@ static Error *pci_serial_plug(Device *dev)
     PciSerial *serial = container_of(dev, PciSerial, pci.dev);
     unsigned ports = serial_ports(serial);
     mem_region_init(&serial->bar, dev->machine->mem, "pci-serial", UART_PORTS * ports);
+    device_region_own(dev, &serial->bar);
     for (unsigned n = 0; n < ports; n++) {
         if (!char_front_attached(&serial->uart[n].chr)) {
             return error_new("%s: port %u needs a character device: give chardev%s", device_label(dev), n + 1,
@@ -42,7 +43,6 @@ static Error *pci_serial_plug(Device *dev)
         uart_init(&serial->uart[n], dev, (IrqLine) { serial_irq, serial, (int)n });
         mem_region_map(&serial->bar, n * UART_PORTS, &serial->uart[n].ports, 0);
     }
-    device_region_own(dev, &serial->bar);
     serial->pci.config[PCI_CLASS_PROG] = serial->prog_if;
     pci_bar(&serial->pci, 0, PCI_BAR_IO, &serial->bar);
     return NULL;
