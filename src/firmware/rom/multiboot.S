@@ -15,21 +15,10 @@
 
 boot:
         call boot_state
-        movw $KEY_KERNEL_SIZE << 8 | KEY_KERNEL_ADDR, %bx
-        movb $KEY_KERNEL_DATA, %cl
-        call load_item
-        movw $KEY_INITRD_SIZE << 8 | KEY_INITRD_ADDR, %bx
-        movb $KEY_INITRD_DATA, %cl
-        call load_item
-        movw $KEY_SETUP_SIZE << 8 | KEY_SETUP_ADDR, %bx
-        movb $KEY_SETUP_DATA, %cl
-        call load_item
-        movw $KEY_KERNEL_ENTRY, %ax
-        call read_value
-        movl %eax, SAVED + 24
-        movw $KEY_SETUP_ADDR, %ax
-        call read_value
-        movl %eax, SAVED + 28
+        rom_load KERNEL
+        rom_load INITRD
+        rom_load SETUP
+        rom_save_entry
 
         rom_e820 24, 4
         movl SAVED + 28, %esi           /* the structure lies below 64 KiB */

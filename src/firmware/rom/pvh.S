@@ -12,24 +12,11 @@
 
 boot:
         call boot_state
-        movw $KEY_KERNEL_SIZE << 8 | KEY_KERNEL_ADDR, %bx
-        movb $KEY_KERNEL_DATA, %cl
-        call load_item
-        movw $KEY_INITRD_SIZE << 8 | KEY_INITRD_ADDR, %bx
-        movb $KEY_INITRD_DATA, %cl
-        call load_item
-        movw $KEY_CMDLINE_SIZE << 8 | KEY_CMDLINE_ADDR, %bx
-        movb $KEY_CMDLINE_DATA, %cl
-        call load_item
-        movw $KEY_SETUP_SIZE << 8 | KEY_SETUP_ADDR, %bx
-        movb $KEY_SETUP_DATA, %cl
-        call load_item
-        movw $KEY_KERNEL_ENTRY, %ax
-        call read_value
-        movl %eax, SAVED + 24
-        movw $KEY_SETUP_ADDR, %ax
-        call read_value
-        movl %eax, SAVED + 28
+        rom_load KERNEL
+        rom_load INITRD
+        rom_load CMDLINE
+        rom_load SETUP
+        rom_save_entry
 
         rom_e820 24, 0
         movl SAVED + 28, %esi
