@@ -420,14 +420,8 @@ static Error *take_locking(KeyValues *opts, FileState *s)
 
 static Error *file_prepare(BlockNode *node, FileState *s, KeyValues *opts)
 {
-    bool unused;
-    uint64_t unused_number;
-
     TRY(take_locking(opts, s));
     TRY(check_aio(node, opts));
-    TRY(block_take_bool(opts, "x-check-cache-dropped", false, &unused));
-    TRY(block_take_bool(opts, "drop-cache", true, &unused));
-    TRY(block_take_num(opts, "aio-max-batch", 0, &unused_number));
     TRY(file_geometry(node, s));
     node->limits.max_transfer = 1 << 30;
     return NULL;
