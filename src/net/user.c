@@ -14,9 +14,25 @@
 
 #include <libslirp.h>
 
-#include "chardev/chardev.h"
+#include "base/library.h"
 #include "base/log.h"
+#include "chardev/chardev.h"
 #include "net/user.h"
+
+#define SLIRP_CALLS(C) \
+    C(slirp_add_exec) C(slirp_add_guestfwd) C(slirp_add_hostfwd) C(slirp_cleanup) \
+    C(slirp_connection_info) C(slirp_handle_timer) C(slirp_input) C(slirp_new) \
+    C(slirp_pollfds_fill) C(slirp_pollfds_poll) C(slirp_remove_hostfwd) C(slirp_socket_can_recv) \
+    C(slirp_socket_recv)
+
+typedef struct SlirpApi {
+    SLIRP_CALLS(LIBRARY_POINTER)
+} SlirpApi;
+
+#define SLIRP_CALL(name) LIBRARY_CALL(SlirpApi, name)
+static const LibraryCall slirp_calls[] = { SLIRP_CALLS(SLIRP_CALL) };
+static const Library slirp_library = { "the user network's library", "libslirp.so.0", "libslirp0", slirp_calls,
+                                       G_N_ELEMENTS(slirp_calls) };
 
 typedef struct UserSource {
     struct User *user;
@@ -46,6 +62,7 @@ typedef struct GuestFwd {
 
 typedef struct User {
     NetPort port;
+    SlirpApi lib;
     Slirp *slirp;
     GPtrArray *sources; /* UserSource, by the index that libslirp knows */
     GHashTable *by_fd;  /* fd -> UserSource */
@@ -80,7 +97,7 @@ static void source_ready(void *opaque, unsigned events)
     User *user = source->user;
 
     source->revents = revents_of(events);
-    slirp_pollfds_poll(user->slirp, 0, get_revents, user);
+    user->lib.slirp_pollfds_poll(user->slirp, 0, get_revents, user);
     for (guint i = 0; i < user->sources->len; i++) {
         ((UserSource *)g_ptr_array_index(user->sources, i))->revents = 0;
     }
@@ -131,7 +148,7 @@ static void refresh(void *opaque)
     uint32_t timeout = UINT32_MAX;
 
     g_ptr_array_set_size(user->sources, 0);
-    slirp_pollfds_fill(user->slirp, &timeout, add_poll, user);
+    user->lib.slirp_pollfds_fill(user->slirp, &timeout, add_poll, user);
     g_hash_table_foreach_remove(user->by_fd, drop_unwanted, NULL);
     if (timeout == UINT32_MAX) {
         timer_cancel(&user->timeout);
@@ -143,7 +160,7 @@ static void refresh(void *opaque)
 static void timed_out(void *opaque)
 {
     User *user = opaque;
-    slirp_pollfds_poll(user->slirp, 0, get_revents, user);
+    user->lib.slirp_pollfds_poll(user->slirp, 0, get_revents, user);
     work_schedule(&user->refresh_work);
 }
 
@@ -169,7 +186,7 @@ static int64_t now(void *opaque)
 static void timer_fired(void *opaque)
 {
     UserTimer *timer = opaque;
-    slirp_handle_timer(timer->user->slirp, timer->id, timer->cb_opaque);
+    timer->user->lib.slirp_handle_timer(timer->user->slirp, timer->id, timer->cb_opaque);
     work_schedule(&timer->user->refresh_work);
 }
 
@@ -218,7 +235,7 @@ static const SlirpCb callbacks = {
 static bool user_receive(NetPort *port, const uint8_t *frame, size_t length)
 {
     User *user = container_of(port, User, port);
-    slirp_input(user->slirp, frame, (int)length);
+    user->lib.slirp_input(user->slirp, frame, (int)length);
     work_schedule(&user->refresh_work);
     return true;
 }
@@ -261,7 +278,7 @@ static void user_destroy(NetPort *port)
     g_hash_table_unref(user->by_fd);
     g_ptr_array_unref(user->sources);
     if (user->slirp) {
-        slirp_cleanup(user->slirp);
+        user->lib.slirp_cleanup(user->slirp);
     }
     while (!list_empty(&user->timers)) {
         free_timer(LIST_FIRST(&user->timers, UserTimer, node), user);
@@ -397,7 +414,7 @@ static Error *add_forward(User *user, const char *text)
     if (err) {
         return error_prefix(err, "hostfwd '%s': ", text);
     }
-    if (slirp_add_hostfwd(user->slirp, forward.udp, forward.host_addr, forward.host_port, forward.guest_addr,
+    if (user->lib.slirp_add_hostfwd(user->slirp, forward.udp, forward.host_addr, forward.host_port, forward.guest_addr,
                           forward.guest_port) < 0) {
         return error_hint(error_new_errno(errno, "hostfwd '%s': cannot listen on host port %u", text, forward.host_port),
                           "See who has it with: ss -lntup 'sport = :%u'", forward.host_port);
@@ -411,13 +428,13 @@ static Error *add_forward(User *user, const char *text)
 static size_t fwd_can_receive(void *opaque)
 {
     GuestFwd *fwd = opaque;
-    return slirp_socket_can_recv(fwd->user->slirp, fwd->addr, fwd->port);
+    return fwd->user->lib.slirp_socket_can_recv(fwd->user->slirp, fwd->addr, fwd->port);
 }
 
 static void fwd_receive(void *opaque, const uint8_t *buf, size_t length)
 {
     GuestFwd *fwd = opaque;
-    slirp_socket_recv(fwd->user->slirp, fwd->addr, fwd->port, buf, (int)length);
+    fwd->user->lib.slirp_socket_recv(fwd->user->slirp, fwd->addr, fwd->port, buf, (int)length);
     work_schedule(&fwd->user->refresh_work);
 }
 static const CharFrontOps fwd_ops = { .can_receive = fwd_can_receive, .receive = fwd_receive };
@@ -453,7 +470,7 @@ static Error *add_char_forward(User *user, struct in_addr addr, uint16_t port, c
     fwd->addr = addr;
     list_append(&user->guestfwds, &fwd->node);
     TRY(char_front_attach(&fwd->chr, chr));
-    if (slirp_add_guestfwd(user->slirp, fwd_write, fwd, &fwd->addr, port) < 0) {
+    if (user->lib.slirp_add_guestfwd(user->slirp, fwd_write, fwd, &fwd->addr, port) < 0) {
         return error_new("the address is taken or lies outside the network");
     }
     char_front_open(&fwd->chr, &fwd_ops, fwd);
@@ -476,7 +493,7 @@ static Error *add_guest_forward(User *user, const char *text)
     if (!g_str_has_prefix(dash + 1, "cmd:")) {
         return add_char_forward(user, addr, port, dash + 1);
     }
-    if (slirp_add_exec(user->slirp, dash + 1 + strlen("cmd:"), &addr, port) < 0) {
+    if (user->lib.slirp_add_exec(user->slirp, dash + 1 + strlen("cmd:"), &addr, port) < 0) {
         return error_new("the address is taken or lies outside the network");
     }
     return NULL;
@@ -515,7 +532,7 @@ static Error *start_smb(User *user, const char *dir, struct in_addr server)
     }
     g_autofree char *command = g_strdup_printf("%s -l %s -s %s", smbd, user->smb_dir, config);
     for (size_t i = 0; i < ARRAY_SIZE(ports); i++) {
-        if (slirp_add_exec(user->slirp, command, &server, ports[i]) < 0) {
+        if (user->lib.slirp_add_exec(user->slirp, command, &server, ports[i]) < 0) {
             return error_new("smb: the server's address %s lies outside the network", inet_ntoa(server));
         }
     }
@@ -615,7 +632,8 @@ static Error *set_up(User *user, KeyValues *kv)
     }
     g_ptr_array_add(search, NULL);
     config.vdnssearch = search->len > 1 ? (const char **)search->pdata : NULL;
-    user->slirp = slirp_new(&config, &callbacks, user);
+    TRY(library_open(&slirp_library, &user->lib));
+    user->slirp = user->lib.slirp_new(&config, &callbacks, user);
     if (!user->slirp) {
         return error_new("libslirp refused the configuration");
     }
@@ -678,7 +696,7 @@ Error *user_net_remove_forward(Machine *machine, const char *id, const char *for
     TRY(find_user(machine, id, &user));
     TRY(parse_protocol(&rest, &udp));
     TRY(parse_end(rest, any, &addr, &port));
-    if (slirp_remove_hostfwd(user->slirp, udp, addr, port)) {
+    if (user->lib.slirp_remove_hostfwd(user->slirp, udp, addr, port)) {
         return error_new("there is no forwarding '%s'", forward);
     }
     work_schedule(&user->refresh_work);
@@ -690,7 +708,8 @@ char *user_net_describe(Machine *machine)
     GString *out = g_string_new(NULL);
     for (NetPort *port = NULL; (port = net_port_next(machine, port));) {
         if (port->ops == &user_ops) {
-            g_autofree char *text = slirp_connection_info(container_of(port, User, port)->slirp);
+            User *user = container_of(port, User, port);
+            g_autofree char *text = user->lib.slirp_connection_info(user->slirp);
             g_string_append_printf(out, "%s:\n%s", port->name, text);
         }
     }

@@ -1,10 +1,21 @@
 /* Surfaces as image files: PPM (netpbm's binary "P6") and PNG. */
 #include <errno.h>
 #include <png.h>
-#include <setjmp.h>
 #include <string.h>
 
+#include "base/library.h"
 #include "ui/console.h"
+
+#define PNG_CALLS(C) C(png_image_write_to_memory) C(png_image_free)
+
+typedef struct PngApi {
+    PNG_CALLS(LIBRARY_POINTER)
+} PngApi;
+
+#define PNG_CALL(name) LIBRARY_CALL(PngApi, name)
+static const LibraryCall png_calls[] = { PNG_CALLS(PNG_CALL) };
+static const Library png_library = { "the PNG library", "libpng16.so.16", "libpng16-16", png_calls,
+                                     G_N_ELEMENTS(png_calls) };
 
 /* A row as R, G, B bytes. */
 static void rgb_row(const uint32_t *row, unsigned width, uint8_t *out)
@@ -28,36 +39,25 @@ static void encode_ppm(const Surface *surface, GByteArray *out)
     }
 }
 
-static void png_append(png_structp png, png_bytep data, png_size_t length)
+static Error *encode_png(const Surface *surface, GByteArray *out)
 {
-    g_byte_array_append(png_get_io_ptr(png), data, length);
-}
+    PngApi lib;
+    png_image image = { .version = PNG_IMAGE_VERSION, .width = surface->width, .height = surface->height,
+                        .format = PNG_FORMAT_RGB };
+    png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(image);
+    size_t stride = (size_t)surface->width * 3;
 
-static void png_flush_nothing(png_structp png)
-{
-}
-
-static bool encode_png(const Surface *surface, GByteArray *out)
-{
-    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
-    png_infop info = png ? png_create_info_struct(png) : NULL;
-    uint8_t *rgb = g_malloc(surface->width * 3);
-    volatile bool done = false;
-    if (info && setjmp(png_jmpbuf(png)) == 0) {
-        png_set_write_fn(png, out, png_append, png_flush_nothing);
-        png_set_IHDR(png, info, surface->width, surface->height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
-                     PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
-        png_write_info(png, info);
-        for (unsigned y = 0; y < surface->height; y++) {
-            rgb_row(surface_row(surface, y), surface->width, rgb);
-            png_write_row(png, rgb);
-        }
-        png_write_end(png, NULL);
-        done = true;
+    TRY(library_open(&png_library, &lib));
+    g_autofree uint8_t *rgb = g_malloc(stride * surface->height);
+    for (unsigned y = 0; y < surface->height; y++) {
+        rgb_row(surface_row(surface, y), surface->width, rgb + y * stride);
     }
-    png_destroy_write_struct(&png, &info);
-    g_free(rgb);
-    return done;
+    g_byte_array_set_size(out, size);
+    bool done = lib.png_image_write_to_memory(&image, out->data, &size, 0, rgb, 0, NULL);
+    g_byte_array_set_size(out, done ? size : 0);
+    Error *err = done ? NULL : error_new("the PNG library could not write the picture: %s", image.message);
+    lib.png_image_free(&image);
+    return err;
 }
 
 Error *surface_encode(const Surface *surface, ImageFormat format, GByteArray *out)
@@ -76,8 +76,8 @@ Error *surface_encode(const Surface *surface, ImageFormat format, GByteArray *ou
     }
     if (format == IMAGE_PPM) {
         encode_ppm(surface, out);
-    } else if (!encode_png(surface, out)) {
-        err = error_new("the PNG library could not write the picture");
+    } else {
+        err = encode_png(surface, out);
     }
     surface_unref(plain);
     return err;

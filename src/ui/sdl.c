@@ -4,11 +4,11 @@
  * The library is opened when the display is wanted, so that the emulator starts without it. Everything happens on the
  * main thread, in the listener's tick.
  */
-#include <dlfcn.h>
 #include <string.h>
 
 #include <SDL2/SDL.h>
 
+#include "base/library.h"
 #include "input/input.h"
 #include "ui/display.h"
 
@@ -19,17 +19,20 @@
     C(GetWindowSize) C(SetHint)
 
 typedef struct SdlApi {
-#define DECLARE(name) __typeof__(SDL_##name) *name;
-    SDL_CALLS(DECLARE)
-#undef DECLARE
+#define SDL_POINTER(name) __typeof__(SDL_##name) *name;
+    SDL_CALLS(SDL_POINTER)
 } SdlApi;
+
+#define SDL_CALL(name) { "SDL_" #name, offsetof(SdlApi, name) },
+static const LibraryCall sdl_calls[] = { SDL_CALLS(SDL_CALL) };
+static const Library sdl_library = { "the SDL library", "libSDL2-2.0.so.0", "libsdl2-2.0-0", sdl_calls,
+                                     G_N_ELEMENTS(sdl_calls) };
 
 typedef struct SdlDisplay {
     SdlApi sdl;
     DisplayListener listener;
     MachineNotifier notifier;
     Machine *machine;
-    void *library;
     SDL_Window *window;
     SDL_Renderer *renderer;
     SDL_Texture *texture;
@@ -291,23 +294,6 @@ static const DisplayListenerOps listener_ops = { .name = "sdl", .switched = sdl_
 
 /* --- life --- */
 
-static Error *open_library(SdlDisplay *d)
-{
-    d->library = dlopen("libSDL2-2.0.so.0", RTLD_NOW | RTLD_LOCAL);
-    if (!d->library) {
-        return error_hint(error_new("-display sdl: the SDL library cannot be loaded: %s", dlerror()),
-                          "Debian has it in the package libsdl2-2.0-0.");
-    }
-#define RESOLVE(name)                                                                              \
-    d->sdl.name = (__typeof__(d->sdl.name))dlsym(d->library, "SDL_" #name);                        \
-    if (!d->sdl.name) {                                                                            \
-        return error_new("-display sdl: the SDL library lacks SDL_" #name);                        \
-    }
-    SDL_CALLS(RESOLVE)
-#undef RESOLVE
-    return NULL;
-}
-
 static void close_display(SdlDisplay *d)
 {
     if (d->listener.machine) {
@@ -323,7 +309,7 @@ static void close_display(SdlDisplay *d)
         d->sdl.DestroyWindow(d->window);
         d->sdl.QuitSubSystem(SDL_INIT_VIDEO);
     }
-    g_free(d); /* the library stays loaded: its own threads may still run code of it */
+    g_free(d);
 }
 
 static void machine_event(MachineNotifier *notifier, MachineEvent event, void *data)
@@ -370,7 +356,8 @@ static Error *sdl_start(Machine *machine, KeyValues *options)
     d->machine = machine;
     Error *err = read_options(d, options, &full_screen);
     if (!err) {
-        err = open_library(d);
+        err = library_open(&sdl_library, &d->sdl);
+        err = err ? error_prefix(err, "-display sdl: ") : NULL;
     }
     if (!err) {
         err = open_window(d);
