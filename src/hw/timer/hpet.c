@@ -34,6 +34,7 @@ typedef struct HpetTimer {
     unsigned n;
     uint64_t config, comparator, period, fsb;
     uint64_t wrote_low; /* of a 64-bit write in two halves */
+    uint64_t since;     /* counter when `comparator` was last looked at, see timer_catch_up() */
     Timer timer;
 } HpetTimer;
 
@@ -107,11 +108,39 @@ static uint64_t timer_mask(const HpetTimer *t)
     return t->config & T_32BIT ? UINT32_MAX : UINT64_MAX;
 }
 
+/*
+ * A periodic comparator moves on each time the counter has reached it. While nobody would notice when
+ * (timer_is_heard), no host timer runs, and it catches up when somebody looks.
+ */
+static void timer_catch_up(HpetTimer *t)
+{
+    if (!(t->config & T_PERIODIC) || !t->period || !atomic_load(&t->hpet->running)) {
+        return;
+    }
+    uint64_t mask = timer_mask(t), now = hpet_counter(t->hpet) & mask;
+    uint64_t ahead = (t->comparator - t->since) & mask, gone = (now - t->since) & mask;
+    if (ahead == 0) {
+        ahead = mask; /* as timer_arm() has it */
+    }
+    if (gone >= ahead) {
+        /* The next multiple of the period that has not passed. */
+        t->comparator = (t->comparator + ((gone - ahead) / t->period + 1) * t->period) & mask;
+    }
+    t->since = now;
+}
+
+/* Linux stops its clock event device by clearing T_ENABLE alone. */
+static bool timer_is_heard(const HpetTimer *t)
+{
+    return t->config & (T_ENABLE | T_LEVEL);
+}
+
 /* Waits for the counter to reach the comparator, a whole round when they are equal now. */
 static void timer_arm(HpetTimer *t)
 {
     Hpet *hpet = t->hpet;
-    if (!hpet->running) {
+    t->since = hpet_counter(hpet) & timer_mask(t);
+    if (!hpet->running || !timer_is_heard(t)) {
         timer_cancel(&t->timer);
         return;
     }
@@ -130,12 +159,7 @@ static void timer_arm(HpetTimer *t)
 static void timer_expired(void *opaque)
 {
     HpetTimer *t = opaque;
-    uint64_t mask = timer_mask(t);
-    if ((t->config & T_PERIODIC) && t->period) {
-        /* The next multiple of the period that has not passed. */
-        uint64_t late = (hpet_counter(t->hpet) - t->comparator) & mask;
-        t->comparator = (t->comparator + (late / t->period + 1) * t->period) & mask;
-    }
+    timer_catch_up(t);
     timer_fire(t);
     timer_arm(t);
 }
@@ -143,6 +167,7 @@ static void timer_expired(void *opaque)
 static void timer_write_comparator(HpetTimer *t, uint64_t value, bool done)
 {
     value &= timer_mask(t);
+    timer_catch_up(t);
     if (!(t->config & T_PERIODIC)) {
         t->comparator = value;
     } else {
@@ -161,6 +186,7 @@ static void timer_write_config(HpetTimer *t, uint64_t value)
 {
     uint64_t writable = T_WRITABLE & (t->hpet->msi ? UINT64_MAX : ~(uint64_t)T_FSB_ENABLE);
     uint64_t old = t->config;
+    timer_catch_up(t);
     if ((old & T_LEVEL) && (t->hpet->status >> t->n & 1)) {
         timer_lower(t);
     }
@@ -210,6 +236,9 @@ static void hpet_write_config(Hpet *hpet, uint64_t value)
             atomic_store(&hpet->offset, now_ns(hpet) - (int64_t)(hpet->counter * NS_PER_TICK));
             atomic_store(&hpet->running, true);
         } else {
+            for (unsigned n = 0; n < hpet->timers; n++) {
+                timer_catch_up(&hpet->timer[n]);
+            }
             atomic_store(&hpet->counter, hpet_counter(hpet));
             atomic_store(&hpet->running, false);
         }
@@ -258,7 +287,8 @@ static uint64_t hpet_get(Hpet *hpet, uint64_t addr)
     if (addr < R_TIMERS || n >= hpet->timers) {
         return 0;
     }
-    const HpetTimer *t = &hpet->timer[n];
+    HpetTimer *t = &hpet->timer[n];
+    timer_catch_up(t);
     switch (addr & 0x1f) {
     case 0x00:
         return t->config;
@@ -383,7 +413,7 @@ static void hpet_reset(Device *dev)
         timer_lower(t);
         t->config = T_PERIODIC_CAP | T_64BIT_CAP | (hpet->msi ? T_FSB_CAP : 0) | (uint64_t)hpet->route_cap << 32;
         t->comparator = UINT64_MAX;
-        t->period = t->fsb = t->wrote_low = 0;
+        t->period = t->fsb = t->wrote_low = t->since = 0;
     }
     if (hpet->config & CONFIG_LEGACY) {
         hpet_set_legacy(hpet, false);
@@ -395,13 +425,17 @@ static void hpet_reset(Device *dev)
 
 static Error *hpet_loaded(Device *dev)
 {
-    hpet_arm_all((Hpet *)dev);
+    Hpet *hpet = (Hpet *)dev;
+    for (unsigned n = 0; n < hpet->timers; n++) {
+        timer_catch_up(&hpet->timer[n]);
+    }
+    hpet_arm_all(hpet);
     return NULL;
 }
 
 static const StateField timer_state[] = {
     STATE_U64(HpetTimer, config), STATE_U64(HpetTimer, comparator), STATE_U64(HpetTimer, period),
-    STATE_U64(HpetTimer, fsb), STATE_U64(HpetTimer, wrote_low), STATE_NOT(HpetTimer, hpet, "wiring"),
+    STATE_U64(HpetTimer, fsb), STATE_U64(HpetTimer, wrote_low), STATE_U64(HpetTimer, since), STATE_NOT(HpetTimer, hpet, "wiring"),
     STATE_NOT(HpetTimer, n, "constant"), STATE_NOT(HpetTimer, timer, "armed again after loading"),
     { 0 },
 };

@@ -1,4 +1,5 @@
 #include "bus/isa_test_util.h"
+#include "event/loop_priv.h"
 #include "hw/misc/pc_lines.h"
 
 #define HPET 0xfed00000ull
@@ -98,6 +99,27 @@ static void test_periodic_legacy(Fixture *f, gconstpointer unused)
     g_assert_cmpuint(f->isa.rises[0], >, 5);
 }
 
+/* What Linux leaves behind when it goes over to the local APIC's timer: no host timer, and nobody notices. */
+static void test_periodic_unheard(Fixture *f, gconstpointer unused)
+{
+    set(f, 0x100, 4, 1 << 8 | 1 << 6 | 1 << 3 | 1 << 2);
+    set(f, 0x108, 4, 100000);
+    set(f, 0x108, 4, 200000);
+    set(f, 0x10, 4, 3);
+    isa_fixture_pass(&f->isa, 2 * NS_PER_MS, NS_PER_MS / 4);
+    g_assert_cmpuint(f->rises[0], ==, 1);
+    set(f, 0x100, 4, 1 << 8 | 1 << 3);
+    g_assert_cmpint(timers_wait_ns(f->isa.machine->loop), ==, -1);
+    isa_fixture_advance(&f->isa, 8 * NS_PER_MS + 100);
+    g_assert_cmpuint(get(f, 0x108, 4), ==, 1100000);
+    isa_fixture_advance(&f->isa, 2 * NS_PER_MS);
+    set(f, 0x100, 4, 1 << 8 | 1 << 3 | 1 << 2); /* at 12 ms: the next edge is at 13 */
+    g_assert_cmpuint(f->rises[0], ==, 1);
+    isa_fixture_pass(&f->isa, 2 * NS_PER_MS, NS_PER_MS / 4);
+    g_assert_cmpuint(f->rises[0], ==, 2);
+    g_assert_cmpuint(get(f, 0x108, 4), ==, 1500000);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -105,5 +127,6 @@ int main(int argc, char **argv)
     CASE("counter", test_counter);
     CASE("one-shot", test_one_shot);
     CASE("periodic-legacy", test_periodic_legacy);
+    CASE("periodic-unheard", test_periodic_unheard);
     return g_test_run();
 }
