@@ -115,7 +115,7 @@ typedef struct Build {
     Rng *rng;
     uint8_t *p;
     unsigned rex;      /* W R X B */
-    bool xsave_area;
+    bool xsave_area, edge;
     bool rip_relative; /* the displacement is at disp */
     uint8_t *disp;
 } Build;
@@ -157,6 +157,7 @@ static void put_disp32(Build *b, uint32_t v)
 static void build_memory(Build *b, unsigned reg)
 {
     Rng *rng = b->rng;
+    bool displaced = true;
     if (b->xsave_area) { /* [rbx + 0 or 64] */
         b->rex &= 8;
         put(b, (uint8_t)(0x40 | reg << 3 | X86_RBX));
@@ -164,6 +165,10 @@ static void build_memory(Build *b, unsigned reg)
         return;
     }
     unsigned form = rng_below(rng, 20);
+    if (b->edge && form >= 4) { /* [base] or [base + a little] */
+        form = 19;
+        displaced = rng_chance(rng, 30);
+    }
     if (form == 0) { /* disp32: rip-relative in 64-bit code */
         put(b, (uint8_t)(reg << 3 | 5));
         b->rip_relative = !b->gen->code32;
@@ -177,7 +182,7 @@ static void build_memory(Build *b, unsigned reg)
         put_disp32(b, (uint32_t)FUZZ_DATA + data_offset(rng));
         return;
     }
-    unsigned base = pick_base(b), mod = rng_below(rng, 3);
+    unsigned base = pick_base(b), mod = displaced ? rng_below(rng, 3) : 0;
     b->rex = (b->rex & ~1u) | base >> 3;
     bool sib = (base & 7) == 4 || form < 8;
     if (mod == 0 && (base & 7) == 5) {
@@ -187,14 +192,16 @@ static void build_memory(Build *b, unsigned reg)
     if (sib) {
         unsigned index = 4; /* none */
         b->rex &= ~2u;
-        if (rng_chance(rng, 70)) {
+        if (displaced && rng_chance(rng, 70)) {
             index = rng_chance(rng, 70) || b->gen->code32 ? X86_RCX : 10;
             index = rng_chance(rng, 10) ? rng_below(rng, 8) : index;
             b->rex |= index & 8 ? 2 : 0;
         }
         put(b, (uint8_t)(rng_below(rng, 4) << 6 | (index & 7) << 3 | (base & 7)));
     }
-    if (mod == 1) {
+    if (mod == 1 && !displaced) {
+        put(b, 0);
+    } else if (mod == 1) {
         put(b, (uint8_t)(rng_chance(rng, 60) ? (displacement(rng) & 0x70) : rng_next(rng)));
     } else if (mod == 2) {
         put_disp32(b, (uint32_t)displacement(rng));
@@ -316,6 +323,40 @@ static bool writes_pointer(const X86Insn *insn)
     return false;
 }
 
+/*
+ * XINUSE may be 1 for a component that holds its initial values (SDM volume 1, 13.6), so that only these
+ * sequences have one result: vector code and saving while a register that nobody writes keeps the component
+ * in use; then restoring and saving, which say exactly what is in use; then vector code without saving.
+ */
+typedef enum XsavePhase { XSAVE_FULL, XSAVE_EXACT, XSAVE_OVER } XsavePhase;
+
+static bool writes_kept_vector(const X86Insn *insn)
+{
+    for (unsigned i = 0; i < insn->operands; i++) {
+        const X86Operand *o = &insn->operand[i];
+        if (o->kind == OPND_XMM && (o->flags & OPND_WRITE) && o->reg == FUZZ_XSAVE_VEC) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static XsavePhase next_phase(XsavePhase phase, const X86InsnDesc *d)
+{
+    if (is_xsave(d)) {
+        return strncmp(d->mnemonic, "xrstor", 6) == 0 ? XSAVE_EXACT : phase;
+    }
+    return phase == XSAVE_EXACT ? XSAVE_OVER : phase;
+}
+
+static bool fits_phase(XsavePhase phase, const X86Insn *insn)
+{
+    if (phase == XSAVE_OVER) {
+        return !is_xsave(insn->desc);
+    }
+    return phase == XSAVE_EXACT || !writes_kept_vector(insn);
+}
+
 /* RAX and RDX select what XSAVE and XRSTOR do. */
 static bool touches_mask(const X86Insn *insn)
 {
@@ -328,7 +369,7 @@ static bool touches_mask(const X86Insn *insn)
     return insn->desc->cls == CLASS_INT;
 }
 
-static bool wanted(Build *b, const X86Insn *insn, uint16_t undefined)
+static bool wanted(Build *b, const X86Insn *insn, uint16_t undefined, XsavePhase phase)
 {
     if (insn->length > 15 || is_excluded(insn->desc) || (insn->desc->flags_read & undefined)) {
         return false;
@@ -340,7 +381,7 @@ static bool wanted(Build *b, const X86Insn *insn, uint16_t undefined)
     }
     if (b->gen->xsave) {
         /* After these the processor's XINUSE depends on more than the values. */
-        return !writes_pointer(insn) && !touches_mask(insn) && strncmp(insn->desc->mnemonic, "vzero", 5) != 0 &&
+        return fits_phase(phase, insn) && !writes_pointer(insn) && !touches_mask(insn) && strncmp(insn->desc->mnemonic, "vzero", 5) != 0 &&
                strcmp(insn->desc->mnemonic, "fwait") != 0;
     }
     return !writes_pointer(insn) || rng_chance(b->rng, 12);
@@ -391,7 +432,7 @@ bool gen_follow_flags(FuzzCase *c)
     return true;
 }
 
-static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *skip_to)
+static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *skip_to, XsavePhase *phase)
 {
     FuzzInsn *f = &c->insn[index];
     int skip = *skip_to;
@@ -401,10 +442,10 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *s
             row = gen->xsave_rows[rng_below(rng, gen->xsave_count)];
         }
         uint8_t bytes[48];
-        Build b = { .gen = gen, .rng = rng, .xsave_area = is_xsave(&x86_insn_descs[row]) };
+        Build b = { .gen = gen, .rng = rng, .edge = c->edge, .xsave_area = is_xsave(&x86_insn_descs[row]) };
         build_row(&b, row, bytes);
         X86Insn insn;
-        if (x86_decode(&insn, bytes, 15, gen->mode) != DECODE_OK || !wanted(&b, &insn, c->undefined)) {
+        if (x86_decode(&insn, bytes, 15, gen->mode) != DECODE_OK || !wanted(&b, &insn, c->undefined, *phase)) {
             continue;
         }
         gen->seen[insn.desc - x86_insn_descs] = 1;
@@ -415,6 +456,7 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *s
         note_branch(&b, &insn, index, c->count, f);
         note_flags(&c->undefined, &skip, c, index, insn.desc);
         *skip_to = skip;
+        *phase = next_phase(*phase, insn.desc);
         return;
     }
 }
@@ -474,14 +516,19 @@ void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *c)
     c->template = (uint8_t)rng_below(&rng, FUZZ_TEMPLATES);
     c->count = (uint8_t)(1 + rng_below(&rng, rng_chance(&rng, 30) ? 3 : FUZZ_INSNS));
     c->undefined = 0;
-    value_state(&rng, gen->code32, gen->ac_percent, &c->in);
+    c->edge = rng_chance(&rng, 20);
+    c->cold = rng_chance(&rng, 10);
+    value_state(&rng, gen->code32, c->edge, gen->ac_percent, &c->in);
     if (gen->xsave) {
+        memset(c->in.xsave + 160 + 16 * FUZZ_XSAVE_VEC, 0xff, 16);
+        memset(c->in.xsave + 576 + 16 * FUZZ_XSAVE_VEC, 0xff, 16);
         c->in.gpr[X86_RAX] = rng_next(&rng) & 7;
         c->in.gpr[X86_RDX] = 0;
         c->in.gpr[X86_RBX] = FUZZ_DATA + 64 * rng_below(&rng, 100);
     }
     int skip = -1;
+    XsavePhase phase = XSAVE_FULL;
     for (unsigned i = 0; i < c->count; i++) {
-        gen_insn(gen, &rng, c, i, &skip);
+        gen_insn(gen, &rng, c, i, &skip, &phase);
     }
 }

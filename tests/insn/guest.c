@@ -20,14 +20,18 @@
 enum {
     PHYS_TABLES = 0x10000,  /* page tables */
     PHYS_SYSTEM = 0x40000,  /* IDT, GDT, TSS, handlers, stack: KERNEL_VA */
-    PHYS_DATA = 0x60000,    /* data pages, then the read-only one */
-    PHYS_EXIT = 0x64000,
+    PHYS_DATA = 0x60000,    /* the data pages and the read-only one, with gaps: an access across pages must see it */
+    PHYS_DATA_STEP = 0x2000,
+    PHYS_EXIT = 0x68000,
     PHYS_CODE = 0x100000,
     PHYS_SIZE = 0x200000,
 };
 #define KERNEL_VA 0xffff800010000000ull
 enum { K_IDT = 0, K_GDT = 0x1000, K_TSS = 0x2000, K_HANDLERS = 0x3000, K_STACK_TOP = 0x6000, K_SIZE = 0x6000 };
 enum { SEL_KERNEL = 0x10, SEL_USER32 = 0x23, SEL_USER_DATA = 0x2b, SEL_USER64 = 0x33, SEL_TSS = 0x40 };
+
+enum { DATA_PAGES = FUZZ_DATA_SIZE / MEM_PAGE_SIZE };
+_Static_assert(FUZZ_RO == FUZZ_DATA + FUZZ_DATA_SIZE && FUZZ_RO_SIZE == MEM_PAGE_SIZE, "one more page");
 
 struct FuzzGuest {
     const InsnEngine *engine;
@@ -68,14 +72,28 @@ static void map_page(FuzzGuest *g, uint64_t va, uint64_t pa, uint64_t rights)
         }
         table = ld64_le(entry) & 0xfffff000;
     }
-    st64_le(g->block->host + table + 8 * (va >> 12 & 511), pa | rights | PTE_P | PTE_A | PTE_D);
+    st64_le(g->block->host + table + 8 * (va >> 12 & 511), pa | rights | PTE_P);
 }
 
 static void map_range(FuzzGuest *g, uint64_t va, uint64_t pa, uint64_t size, uint64_t rights)
 {
     for (uint64_t at = 0; at < size; at += 4096) {
-        map_page(g, va + at, pa + at, rights);
+        map_page(g, va + at, pa + at, rights | PTE_A | PTE_D);
     }
+}
+
+/* The data pages, then the read-only one. marks: accessed and dirty bits that they begin with. */
+static void map_data(FuzzGuest *g, uint64_t marks)
+{
+    for (unsigned n = 0; n <= DATA_PAGES; n++) {
+        map_page(g, FUZZ_DATA + n * MEM_PAGE_SIZE, PHYS_DATA + n * PHYS_DATA_STEP,
+                 PTE_U | PTE_NX | (n < DATA_PAGES ? PTE_W : 0) | marks);
+    }
+}
+
+static uint8_t *data_page(FuzzGuest *g, unsigned n)
+{
+    return g->block->host + PHYS_DATA + n * PHYS_DATA_STEP;
 }
 
 /* --- tables of the system --- */
@@ -145,12 +163,11 @@ FuzzGuest *guest_new(const InsnEngine *engine)
     g->next_table = PHYS_TABLES;
     map_range(g, KERNEL_VA, PHYS_SYSTEM, K_SIZE, PTE_W);
     map_range(g, FUZZ_CODE, PHYS_CODE, FUZZ_BATCH * FUZZ_SLOT, PTE_U);
-    map_range(g, FUZZ_DATA, PHYS_DATA, FUZZ_DATA_SIZE, PTE_U | PTE_W | PTE_NX);
-    map_range(g, FUZZ_RO, PHYS_DATA + FUZZ_DATA_SIZE, FUZZ_RO_SIZE, PTE_U | PTE_NX);
-    map_page(g, FUZZ_EXIT32, PHYS_EXIT, PTE_U | PTE_NX);
+    map_data(g, PTE_A | PTE_D);
+    map_range(g, FUZZ_EXIT32, PHYS_EXIT, MEM_PAGE_SIZE, PTE_U | PTE_NX);
     fuzz_exit_code(g->block->host + PHYS_EXIT);
     make_system(g);
-    gen_readonly(g->block->host + PHYS_DATA + FUZZ_DATA_SIZE);
+    gen_readonly(data_page(g, DATA_PAGES));
     for (unsigned i = 0; i < FUZZ_TEMPLATES; i++) {
         gen_template(i, g->templates[i]);
     }
@@ -267,14 +284,14 @@ static void save_state(FuzzGuest *g, const FuzzCase *c, unsigned slot, bool halt
 
 static void diff_memory(FuzzGuest *g, const uint8_t *template, FuzzResult *result)
 {
-    uint8_t *data = g->block->host + PHYS_DATA;
     unsigned n = 0;
     for (unsigned line = 0; line < FUZZ_LINES; line++) {
         unsigned at = line * FUZZ_LINE;
-        if (memcmp(data + at, template + at, FUZZ_LINE) != 0) {
+        uint8_t *bytes = data_page(g, at / MEM_PAGE_SIZE) + at % MEM_PAGE_SIZE;
+        if (memcmp(bytes, template + at, FUZZ_LINE) != 0) {
             result->line[n].line = (uint16_t)line;
-            memcpy(result->line[n++].bytes, data + at, FUZZ_LINE);
-            memcpy(data + at, template + at, FUZZ_LINE);
+            memcpy(result->line[n++].bytes, bytes, FUZZ_LINE);
+            memcpy(bytes, template + at, FUZZ_LINE);
         }
     }
     result->lines = n;
@@ -284,8 +301,14 @@ void guest_run(FuzzGuest *g, const FuzzCase *c, unsigned slot, FuzzResult *resul
 {
     const uint8_t *initial = g->templates[c->template];
     if (g->template != c->template) {
-        memcpy(g->block->host + PHYS_DATA, initial, FUZZ_DATA_SIZE);
+        for (unsigned n = 0; n < DATA_PAGES; n++) {
+            memcpy(data_page(g, n), initial + n * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
+        }
         g->template = c->template;
+    }
+    if (c->cold) {
+        map_data(g, 0);
+        x86_tlb_flush_all(g->cpu);
     }
     load_state(g, c, slot);
     bool halted = g->engine->run(g->cpu, g->opaque, 4000000);

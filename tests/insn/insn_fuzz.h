@@ -50,6 +50,8 @@ typedef struct FuzzInsn {
 typedef struct FuzzCase {
     uint64_t seed;
     bool code32;
+    bool edge; /* pointers stand close to where pages end */
+    bool cold; /* the guest starts with an empty TLB and clean page tables */
     uint8_t count;
     uint8_t template;
     uint16_t undefined; /* flags that are undefined at the end */
@@ -78,8 +80,8 @@ static inline bool rng_chance(Rng *rng, unsigned percent)
 {
     return rng_below(rng, 100) < percent;
 }
-/* Fills in registers, flags, x87 and vector state. */
-void value_state(Rng *rng, bool code32, unsigned ac_percent, FuzzState *ret_state);
+/* Fills in registers, flags, x87 and vector state. edge: pointers are close to where pages end. */
+void value_state(Rng *rng, bool code32, bool edge, unsigned ac_percent, FuzzState *ret_state);
 /* Contents of the writable pages and of the read-only one. */
 void gen_template(unsigned n, uint8_t *data);
 void gen_readonly(uint8_t *data);
@@ -98,6 +100,8 @@ void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *ret_case);
 bool gen_follow_flags(FuzzCase *c);
 /* Lays out insn[] into code[] for a slot, and a jump to fuzz_exit_address() behind it. */
 void gen_assemble(FuzzCase *c, unsigned slot);
+/* This vector register is never written and starts with nothing but ones, for XINUSE's sake. */
+enum { FUZZ_XSAVE_VEC = 7 };
 #define FUZZ_CLASS_XSAVE (BIT(31) | BIT(CLASS_SSE) | BIT(CLASS_AVX) | BIT(CLASS_X87))
 /* Names of --class; bits are BIT(X86Class). 0 when unknown. */
 uint32_t gen_class_of(const char *name);

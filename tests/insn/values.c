@@ -59,6 +59,15 @@ static uint64_t value_pointer(Rng *rng)
     return rng_chance(rng, 50) ? 0x7ffffffffff0ull + rng_below(rng, 32) : value_integer(rng);
 }
 
+/* Up to 64 bytes before, or a few behind, a border: between the writable pages, to the read-only one, to nothing. */
+static uint64_t value_edge(Rng *rng)
+{
+    static const uint64_t borders[] = { FUZZ_DATA, FUZZ_DATA + 4096, FUZZ_DATA + 4096, FUZZ_RO, FUZZ_RO, FUZZ_RO + FUZZ_RO_SIZE };
+    uint64_t at = borders[rng_below(rng, ARRAY_SIZE(borders))];
+    unsigned back = rng_below(rng, 65);
+    return rng_chance(rng, 30) ? at - (back & ~15u) : rng_chance(rng, 10) ? at + back : at - back;
+}
+
 static uint64_t value_double(Rng *rng)
 {
     static const uint64_t list[] = {
@@ -236,7 +245,7 @@ static void value_mxcsr(Rng *rng, uint8_t *fx)
     st32_le(fx + 24, mxcsr);
 }
 
-void value_state(Rng *rng, bool code32, unsigned ac_percent, FuzzState *s)
+void value_state(Rng *rng, bool code32, bool edge, unsigned ac_percent, FuzzState *s)
 {
     memset(s, 0, sizeof(*s));
     for (unsigned i = 0; i < 16; i++) {
@@ -244,9 +253,12 @@ void value_state(Rng *rng, bool code32, unsigned ac_percent, FuzzState *s)
     }
     static const uint8_t pointers[] = { X86_RBX, X86_RBP, X86_RSI, X86_RDI, 12, 13 };
     for (unsigned i = 0; i < ARRAY_SIZE(pointers); i++) {
-        s->gpr[pointers[i]] = value_pointer(rng);
+        s->gpr[pointers[i]] = edge ? value_edge(rng) : value_pointer(rng);
     }
     s->gpr[X86_RSP] = rng_chance(rng, 90) ? FUZZ_DATA + 1024 + 8 * rng_below(rng, 700) : value_pointer(rng);
+    if (edge && rng_chance(rng, 40)) {
+        s->gpr[X86_RSP] = value_edge(rng) & (rng_chance(rng, 70) ? ~7ull : ~0ull);
+    }
     if (rng_chance(rng, 70)) {
         s->gpr[X86_RCX] = rng_chance(rng, 50) ? rng_below(rng, 40) : rng_below(rng, 4) * 16;
     }
