@@ -162,6 +162,13 @@ static void test_crosses_page(void)
     check(code, sizeof(code), 0x04c9015e, 0);
 }
 
+/* mov $0x9002,esp; mov $1,eax; call 1f, pushing across a page; 1: inc eax; hlt */
+static void test_call_of_next(void)
+{
+    static const uint8_t code[] = { 0xbc, 2, 0x90, 0, 0, 0xb8, 1, 0, 0, 0, 0xe8, 0, 0, 0, 0, 0x40, 0xf4 };
+    check(code, sizeof(code), 2, 0);
+}
+
 /* A cache of the smallest size is emptied and filled again and again. */
 static void test_flush(void)
 {
@@ -190,6 +197,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/rewrites-callee", test_rewrites_callee);
     g_test_add_func("/dbt/engine/flags-from-function", test_flags_from_function);
     g_test_add_func("/dbt/engine/crosses-page", test_crosses_page);
+    g_test_add_func("/dbt/engine/call-of-next", test_call_of_next);
     g_test_add_func("/dbt/engine/flush", test_flush);
     return g_test_run();
 }

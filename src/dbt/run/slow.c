@@ -67,6 +67,9 @@ static bool interpret(Dbt *d, const DbtSite *site)
         }
         cpu->int_shadow = 0; /* of STI: the block goes on, and nobody interrupts it in its next instruction */
     }
+    if (insn->desc->cls == CLASS_BRANCH) {
+        return false; /* a CALL of what follows it is at `next` too, but the block ends here */
+    }
     return hot->rip == next && dbt_mode(cpu) == d->mode && d->blocks[site->block].valid && !d->flush_wanted;
 }
 
