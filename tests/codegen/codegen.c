@@ -80,7 +80,6 @@ static char *translate(const char *mode, const char *hex)
     front.mode = X86_MODE_PE | X86_MODE_SS32 | X86_MODE_FLAT | X86_MODE_PG | X86_MODE_OSFXSR | X86_MODE_AVX |
                  X86_MODE_IOPL_OK |
                  (wide ? X86_MODE_CS64 | X86_MODE_LMA : X86_MODE_CS32);
-    front.exact_flags = !wide;
     front.cpu = &features_cpu;
     front.bytes = bytes;
     front.available = parse_hex(hex, bytes);

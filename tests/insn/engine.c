@@ -44,7 +44,6 @@ static void *t1_attach(X86Cpu *cpu)
         error_report(err);
         exit(2);
     }
-    dbt->exact_flags = true;
     running = cpu;
     signal(SIGALRM, on_alarm);
     struct itimerval often = { { 0, 200000 }, { 0, 200000 } };

@@ -50,7 +50,7 @@ bool uop_clobbers(const Uop *u)
     return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF || u->kind == UOP_VEC || u->kind == UOP_X87;
 }
 
-uint8_t uop_liveness(Uop *uops, unsigned count, uint8_t indirect_live, UopExitLive *exit_live, void *opaque)
+uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque)
 {
     /* Flags that an exit not asked about yet may need; asked when a clobbering uop is met before they are
      * all defined. */
@@ -64,15 +64,13 @@ uint8_t uop_liveness(Uop *uops, unsigned count, uint8_t indirect_live, UopExitLi
             live = 0;
             unknown = 0;
         }
-        if (traits & INDIRECT) {
-            live = indirect_live;
+        if ((traits & INDIRECT) || u->kind == UOP_INTERP_END) {
+            live = FL_ALL;
         } else if (u->kind == UOP_CALL || u->kind == UOP_JMP) {
             live = 0;
             unknown = FL_ALL;
             pending[0] = i;
             npending = 1;
-        } else if (u->kind == UOP_INTERP_END) {
-            live = FL_ALL;
         } else if (traits & SIDE) {
             unknown = FL_ALL & ~live;
             if (npending < ARRAY_SIZE(pending)) {

@@ -58,7 +58,6 @@ enum { /* Uop.attr */
     UA_REG_GPR32 = BIT(14),
     UA_BACKWARD = BIT(15), /* a branch that needs a poll */
     UA_X87 = BIT(16),      /* needs the x87 registers: x87 and MMX */
-    UA_KEEP_FLAGS = BIT(18), /* a call whose return site reads flags */
     UA_XMM = BIT(17),      /* needs the vector registers */
 };
 
@@ -89,9 +88,9 @@ typedef uint8_t UopExitLive(void *opaque, const Uop *uop, uint64_t target);
 /*
  * Fills live_in of each uop, from the last to the first; returns the groups live at the block's entry.
  * exit_live says which groups matter at a target; it is only asked where the answer changes code.
- * indirect_live: what the targets of indirect jumps and returns may read (section 6: nothing).
+ * Targets of indirect jumps and returns may read all of them.
  */
-uint8_t uop_liveness(Uop *uops, unsigned count, uint8_t indirect_live, UopExitLive *exit_live, void *opaque);
+uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque);
 /* True when the uop contains an inline check, jump-cache probe or poll that would destroy live flags. */
 bool uop_clobbers(const Uop *uop);
 static inline bool uop_ends_block(const Uop *uop)

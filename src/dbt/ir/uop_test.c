@@ -32,7 +32,7 @@ static void test_liveness(void)
     Uop uops[] = { load(0), alu(1, 0, FL_ALL), load(2), branch(3, UOP_JCC, FL_OSZAP), alu(4, 0, FL_ALL),
                    branch(5, UOP_RET, 0) };
     asked = 0;
-    g_assert_cmpuint(uop_liveness(uops, 6, 0, live_none, NULL), ==, 0);
+    g_assert_cmpuint(uop_liveness(uops, 6, live_none, NULL), ==, 0);
     g_assert_cmpuint(uops[0].live_in, ==, 0);
     g_assert_cmpuint(uops[2].live_in, ==, FL_OSZAP);
     g_assert_cmpuint(asked, ==, 1); /* the branch's target decides about carry */
@@ -42,7 +42,7 @@ static void test_liveness(void)
 static void test_groups(void)
 {
     Uop uops[] = { alu(0, 0, FL_ALL), alu(1, 0, FL_OSZAP), load(2), alu(3, FL_C, FL_ALL), branch(4, UOP_RET, 0) };
-    g_assert_cmpuint(uop_liveness(uops, 5, 0, live_none, NULL), ==, 0);
+    g_assert_cmpuint(uop_liveness(uops, 5, live_none, NULL), ==, 0);
     g_assert_cmpuint(uops[2].live_in, ==, FL_C);
     g_assert_cmpuint(uops[1].live_in, ==, FL_C);
 }
@@ -52,7 +52,7 @@ static void test_lazy(void)
 {
     Uop uops[] = { load(0), alu(1, 0, FL_ALL), branch(2, UOP_JMP, 0) };
     asked = 0;
-    g_assert_cmpuint(uop_liveness(uops, 3, 0, live_none, NULL), ==, 0);
+    g_assert_cmpuint(uop_liveness(uops, 3, live_none, NULL), ==, 0);
     g_assert_cmpuint(asked, ==, 0);
     g_assert_cmpuint(uops[2].live_in, ==, FL_ALL);
 }
@@ -69,13 +69,13 @@ static void test_verify(void)
 static void test_text(void)
 {
     Uop uops[] = { load(0), alu(1, FL_C, FL_ALL), branch(2, UOP_JCC, FL_OSZAP), branch(3, UOP_RET, 0) };
-    uop_liveness(uops, 4, 0, live_none, NULL);
+    uop_liveness(uops, 4, live_none, NULL);
     g_autofree char *text = uop_text(uops, 4);
     g_assert_cmpstr(text, ==,
                     " 0 op.8 8b rcx [rsi+0x0].8 use=- def=- live=c\n"
                     " 1 op.8 1 rax rbx use=c def=co live=c\n"
                     " 2 jcc.8 0x1000 cc0 use=o def=- live=co\n"
-                    " 3 ret.8 use=- def=- live=-\n");
+                    " 3 ret.8 use=- def=- live=co\n");
 }
 
 int main(int argc, char **argv)

@@ -155,7 +155,6 @@ Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt 
     }
     d->cpu = cpu;
     d->group = group;
-    d->exact_flags = true; /* docs/decisions/0001-flags-across-returns.md */
     Error *err = reserve_tables(d);
     if (err == NULL) {
         err = code_cache_init(&d->cache, cache_size, split);

@@ -57,7 +57,6 @@ typedef struct DbtSite {
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
     bool trap;
-    bool keep_flags;   /* a call: the callee is interpreted up to its return */
     bool shadow;       /* STI that is not its block's last instruction */
     bool exact_fault;  /* its faults have side effects: the interpreter runs it when the fast path fails */
     uint8_t align;     /* mask of address bits that must be 0 */
@@ -126,7 +125,6 @@ struct Dbt {
     uint32_t page_count;
     bool slots_used;
     bool flush_wanted;
-    bool exact_flags; /* see front.h; always where there is no paging: loaders are written by hand */
     DbtStats stats;
     FrontBlock front;
     Lowered lowered;

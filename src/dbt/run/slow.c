@@ -113,22 +113,6 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
     return d->env.leave[LEAVE_DISPATCH];
 }
 
-/*
- * A function that returns something in flags: hand-written and short, so it is interpreted until it is
- * back. One that does not come back soon was another kind of call, behind which nothing is read.
- */
-static void interpret_callee(Dbt *d, uint64_t return_pc)
-{
-    X86Cpu *cpu = d->cpu;
-    for (unsigned n = 0; n < 4096 && x86_hot(cpu)->rip != return_pc; n++) {
-        X86Exit why = x86_interp_run(cpu, 1, true);
-        cpu->fault_jmp = &d->jmp;
-        if (why != X86_EXIT_NONE) {
-            break;
-        }
-    }
-}
-
 void dbt_interpret_site(Dbt *d, uint32_t number)
 {
     const DbtSite *site = &d->sites[number];
@@ -140,12 +124,8 @@ void dbt_interpret_site(Dbt *d, uint32_t number)
         cpu->next_rip = (uint32_t)cpu->next_rip;
     }
     cpu->interp_stop = false;
-    uint64_t next = cpu->next_rip;
     site->handler(cpu, site->insn);
     hot->rip = cpu->next_rip;
-    if (unlikely(site->keep_flags)) {
-        interpret_callee(d, next);
-    }
 }
 
 void dbt_check_jump(Dbt *d, uint32_t number)

@@ -27,12 +27,6 @@ typedef struct FrontBlock {
     const uint8_t *bytes; /* at pc */
     unsigned available;   /* to the end of the page */
     bool crossing;        /* bytes are a copy of one instruction that lies on two pages */
-    /*
-     * Flags are passed through calls, returns and indirect jumps. Otherwise they are dead there: no
-     * compiler's code does that. A call behind which flags are read then becomes UOP_INTERP_END with
-     * UA_KEEP_FLAGS: the callee is to be interpreted.
-     */
-    bool exact_flags;
 
     unsigned insn_count, uop_count;
     unsigned length;      /* bytes covered */

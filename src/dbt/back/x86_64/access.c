@@ -1,0 +1,196 @@
+/* Addresses of memory operands, and the inline look into the soft TLB (DBT.md section 7). */
+#include "dbt/back/x86_64/lower_priv.h"
+
+void lower_address(Lower *l, const Uop *u, unsigned dst)
+{
+    Asm *a = l->hot;
+    unsigned base = u->base < 16 ? host_of_guest[u->base] : ENC_ABS;
+    unsigned index = u->index < 16 ? host_of_guest[u->index] : ENC_NONE;
+    unsigned size = u->asize == 8 ? 8 : 4;
+    if (u->base < 16 && lower_spilled(u->base)) {
+        enc_load(a, 8, H_R14, lower_slot(u->base));
+        base = H_R14;
+    }
+    if (u->index < 16 && lower_spilled(u->index)) {
+        enc_load(a, 8, H_RCX, lower_slot(u->index));
+        index = H_RCX;
+    }
+    if (base == ENC_ABS && index == ENC_NONE) {
+        enc_mov_imm(a, dst, size == 4 ? (uint32_t)u->disp : (uint64_t)u->disp);
+    } else if (index == ENC_NONE && u->disp == 0) {
+        if (base != dst || size == 4) {
+            enc_mov(a, size, dst, base);
+        }
+    } else {
+        enc_lea(a, size, dst, enc_mem_index(base, index, u->scale, (int32_t)u->disp));
+    }
+}
+
+static void add_segment(Lower *l, const Uop *u)
+{
+    if (u->seg == 0) {
+        return;
+    }
+    EncRm base = lower_env(u->seg == 1 ? ENV_FS_BASE : ENV_GS_BASE);
+    if (u->live_in != 0) {
+        enc_load(l->hot, 8, H_RCX, base);
+        enc_lea(l->hot, 8, H_R14, enc_mem_index(H_R14, H_RCX, 0, 0));
+    } else {
+        enc_alu(l->hot, ALU_ADD, 8, H_R14, base);
+    }
+}
+
+/* Section 7.1: r14 address -> page offset in r14, host page in rcx; destroys flags. */
+static void check_plain(Lower *l, unsigned size, bool write, bool align)
+{
+    Asm *a = l->hot;
+    const uint8_t *retry = enc_here(a);
+    int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
+    enc_mov(a, 4, H_RCX, H_R14);
+    enc_shr_imm(a, 4, H_RCX, 12 - ENV_TLB_ENTRY_BITS);
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), ((1 << ENV_TLB_BITS) - 1) << ENV_TLB_ENTRY_BITS);
+    enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
+    enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)size);
+    const uint8_t *stub = lower_slow_stub(l, write ? SLOW_WRITE : 0, retry);
+    enc_jcc(a, CC_A, stub);
+    if (align) {
+        enc_op(a, 0xf6 | E_BYTE_RM, 0, enc_reg(H_R14)); /* test r14b, size - 1 */
+        enc_u8(a, size - 1);
+        enc_jcc(a, CC_NE, stub);
+    }
+    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 0, ENV_TLB_HOST));
+}
+
+/* The same with flags preserved, by PEXT. */
+static void check_pext(Lower *l, unsigned size, bool write, bool align)
+{
+    Asm *a = l->hot;
+    const uint8_t *retry = enc_here(a);
+    const uint8_t *stub = lower_slow_stub(l, SLOW_FLAGS | (write ? SLOW_WRITE : 0), retry);
+    EncRm scaled = enc_mem_index(ENC_ABS, H_RCX, 3, 0);
+    enc_pext(a, 4, H_RCX, H_R14, enc_abs(l->env->masks));
+    enc_lea(a, 4, H_RCX, scaled);
+    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 2, write ? ENV_TLB_WRITE : ENV_TLB_READ));
+    enc_op(a, 0xf7 | E_W, 2, enc_reg(H_RCX)); /* not */
+    enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, size)); /* offset + size - 1 */
+    enc_pext(a, 8, H_RCX, H_RCX, enc_abs(l->env->masks + 8));
+    uint8_t *hit = enc_jrcxz(a);
+    enc_jmp(a, stub);
+    enc_here_rel8(a, hit);
+    if (align) {
+        enc_pext(a, 4, H_RCX, H_R14, enc_abs(l->env->masks + (size == 32 ? 40 : 24)));
+        uint8_t *aligned = enc_jrcxz(a);
+        enc_jmp(a, stub);
+        enc_here_rel8(a, aligned);
+    }
+    enc_pext(a, 4, H_RCX, H_R14, enc_abs(l->env->masks));
+    enc_lea(a, 4, H_RCX, scaled);
+    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 2, ENV_TLB_HOST));
+    enc_pext(a, 4, H_R14, H_R14, enc_abs(l->env->masks + 16));
+}
+
+/* The same on hosts without PEXT. */
+static void check_pushf(Lower *l, unsigned size, bool write, bool align)
+{
+    Asm *a = l->hot;
+    const uint8_t *retry = enc_here(a);
+    int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
+    uint8_t *misaligned = NULL;
+    enc_u8(a, 0x9c);
+    enc_mov(a, 4, H_RCX, H_R14);
+    if (align) {
+        enc_op(a, 0xf6 | E_BYTE_RM, 0, enc_reg(H_R14));
+        enc_u8(a, size - 1);
+        misaligned = enc_jcc8(a, CC_NE);
+    }
+    enc_shr_imm(a, 4, H_RCX, 12 - ENV_TLB_ENTRY_BITS);
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), ((1 << ENV_TLB_BITS) - 1) << ENV_TLB_ENTRY_BITS);
+    enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
+    enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)size);
+    uint8_t *hit = enc_jcc8(a, CC_BE);
+    enc_alu(a, ALU_ADD, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
+    if (misaligned != NULL) {
+        enc_here_rel8(a, misaligned);
+    }
+    enc_u8(a, 0x9d);
+    enc_jmp(a, lower_slow_stub(l, SLOW_FLAGS | (write ? SLOW_WRITE : 0), retry));
+    enc_here_rel8(a, hit);
+    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 0, ENV_TLB_HOST));
+    enc_u8(a, 0x9d);
+}
+
+EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
+{
+    if (l->u->live_in == 0) {
+        check_plain(l, size, write, align);
+    } else if (l->env->bmi2) {
+        check_pext(l, size, write, align);
+    } else {
+        check_pushf(l, size, write, align);
+    }
+    return enc_mem_index(H_RCX, H_R14, 0, 0);
+}
+
+/* An address known now: index and tag are immediates. */
+static EncRm check_constant(Lower *l, uint64_t va, unsigned size, bool write)
+{
+    Asm *a = l->hot;
+    uint64_t page = va & ~0xfffull;
+    int32_t entry = (int32_t)((va >> 12 & ((1 << ENV_TLB_BITS) - 1)) << ENV_TLB_ENTRY_BITS);
+    int32_t tag = entry + (write ? ENV_TLB_WRITE : ENV_TLB_READ);
+    const uint8_t *retry = enc_here(a);
+    if (page == (uint64_t)(int32_t)page) {
+        enc_op(a, 0x81 | E_W, ALU_CMP, lower_env(tag));
+        enc_u32(a, (uint32_t)page);
+    } else {
+        enc_mov_imm(a, H_R14, page);
+        enc_alu(a, ALU_CMP, 8, H_R14, lower_env(tag));
+    }
+    const uint8_t *stub = enc_here(l->cold);
+    enc_mov_imm(l->cold, H_R14, va);
+    lower_slow_stub(l, SLOW_FLAGS | (write ? SLOW_WRITE : 0), retry);
+    enc_jcc(a, CC_NE, stub);
+    enc_load(a, 8, H_RCX, lower_env(entry + ENV_TLB_HOST));
+    return enc_mem(H_RCX, (int32_t)(va & 0xfff));
+}
+
+EncRm lower_access_mem(Lower *l, bool write)
+{
+    const Uop *u = l->u;
+    bool align = (u->attr & UA_ALIGN) != 0;
+    if (u->base >= 16 && u->index >= 16 && u->seg == 0 && u->live_in == 0) {
+        uint64_t va = u->asize == 8 ? (uint64_t)u->disp : (uint32_t)u->disp;
+        bool aligned = !align || (va & (u->mem_size - 1)) == 0;
+        if ((va & 0xfff) + u->mem_size <= 4096 && aligned) {
+            return check_constant(l, va, u->mem_size, write);
+        }
+    }
+    lower_address(l, u, H_R14);
+    add_segment(l, u);
+    return lower_check(l, u->mem_size, write, align);
+}
+
+EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write)
+{
+    unsigned width = l->block->mode64 ? 8 : 4;
+    if (disp == 0) {
+        enc_mov(l->hot, width, H_R14, H_R13);
+    } else {
+        enc_lea(l->hot, width, H_R14, enc_mem(H_R13, disp));
+    }
+    return lower_check(l, size, write, false);
+}
+
+void lower_move_stack(Lower *l, int32_t by)
+{
+    enc_lea(l->hot, l->block->mode64 ? 8 : 4, H_R13, enc_mem(H_R13, by));
+}
+
+EncRm lower_only_rcx(Lower *l, EncRm mem)
+{
+    if (mem.index == ENC_NONE) {
+        return mem;
+    }
+    enc_lea(l->hot, 8, H_RCX, mem);
+    return enc_mem(H_RCX, 0);
+}

@@ -1,0 +1,185 @@
+/* Branches, calls and returns to host code, with polls of requests and probes of the jump cache. */
+#include "dbt/back/x86_64/lower_priv.h"
+
+/* CLI. */
+void lower_flag_if(Lower *l)
+{
+    if (l->u->live_in == 0) {
+        enc_alu_imm(l->hot, ALU_AND, 4, lower_env(ENV_RFLAGS), ~ENV_IF_FLAG);
+    } else {
+        lower_interp(l);
+    }
+}
+
+void lower_jcc(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    unsigned n = lower_exit_stub(l, u->imm);
+    LowerExit *exit = &l->out->exits[n];
+    if (!(u->attr & UA_BACKWARD)) {
+        exit->field = enc_jcc(a, u->cond, exit->stub);
+        return;
+    }
+    uint8_t *over = enc_jcc8(a, u->cond ^ 1);
+    const uint8_t *poll = lower_leave_stub(l, LEAVE_POLL, l->block->first_exit + n);
+    if (u->exit_live == 0) {
+        enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
+        exit->field = enc_jcc(a, CC_E, exit->stub);
+        enc_jmp(a, poll);
+    } else {
+        enc_load(a, 4, H_RCX, lower_env(ENV_EXIT_REQ));
+        uint8_t *none = enc_jrcxz(a);
+        enc_jmp(a, poll);
+        enc_here_rel8(a, none);
+        exit->field = enc_jmp(a, exit->stub);
+    }
+    enc_here_rel8(a, over);
+}
+
+void lower_jump(Lower *l, uint64_t target, bool poll)
+{
+    Asm *a = l->hot;
+    unsigned n = lower_exit_stub(l, target);
+    if (poll) {
+        const uint8_t *stub = lower_leave_stub(l, LEAVE_POLL, l->block->first_exit + n);
+        if (l->u->exit_live == 0) {
+            enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
+            enc_jcc(a, CC_NE, stub);
+        } else {
+            enc_load(a, 4, H_RCX, lower_env(ENV_EXIT_REQ));
+            uint8_t *none = enc_jrcxz(a);
+            enc_jmp(a, stub);
+            enc_here_rel8(a, none);
+        }
+    }
+    l->out->exits[n].field = enc_jmp(a, l->out->exits[n].stub);
+}
+
+void lower_jcxz(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    /* cond: 0 JrCXZ; 1 LOOP. The count register is the guest's rcx in r12. */
+    if (u->cond == 1) {
+        enc_lea(a, u->size, H_R12, enc_mem(H_R12, -1));
+    }
+    enc_mov(a, u->size, H_RCX, H_R12);
+    uint8_t *zero = enc_jrcxz(a);
+    if (u->cond == 1) {
+        lower_jump(l, u->imm, true);
+        enc_here_rel8(a, zero);
+    } else {
+        uint8_t *over = enc_jmp8(a);
+        enc_here_rel8(a, zero);
+        lower_jump(l, u->imm, true);
+        enc_here_rel8(a, over);
+    }
+}
+
+/* Pushes the return address `value`. */
+static void push_return(Lower *l, uint64_t value)
+{
+    Asm *a = l->hot;
+    unsigned size = l->u->size;
+    EncRm mem = lower_access_stack(l, -(int)size, size, true);
+    if (size == 4 || value == (uint64_t)(int32_t)value) {
+        enc_store_imm(a, size, mem, (int32_t)value);
+    } else {
+        mem = lower_only_rcx(l, mem);
+        enc_mov_imm(a, H_R14, value);
+        enc_store(a, size, mem, H_R14);
+    }
+    lower_move_stack(l, -(int)size);
+}
+
+/*
+ * The same with flags untouched: what a function leaves in them may be read behind its return. PDEP makes the byte
+ * offset of the entry, and the tag is compared as ~tag + address + 1 = 0.
+ */
+static void jump_indirect_keeping_flags(Lower *l, bool poll, const uint8_t *miss)
+{
+    Asm *a = l->hot;
+    if (!l->env->bmi2) {
+        enc_jmp(a, miss); /* the dispatcher keeps flags */
+        return;
+    }
+    if (poll) {
+        enc_load(a, 4, H_RCX, lower_env(ENV_EXIT_REQ));
+        uint8_t *quiet = enc_jrcxz(a);
+        enc_jmp(a, miss);
+        enc_here_rel8(a, quiet);
+    }
+    enc_pdep(a, 4, H_RCX, H_R14, enc_abs(l->env->masks + 48));
+    enc_load(a, 8, H_RCX, enc_mem(H_RCX, (int32_t)l->env->jump_cache));
+    enc_not(a, 8, H_RCX);
+    enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, 1));
+    uint8_t *hit = enc_jrcxz(a);
+    enc_jmp(a, miss);
+    enc_here_rel8(a, hit);
+    enc_pdep(a, 4, H_RCX, H_R14, enc_abs(l->env->masks + 48));
+    enc_jmp_mem(a, enc_mem(H_RCX, (int32_t)l->env->jump_cache + 8));
+}
+
+/* To the address in r14, by the jump cache. */
+static void jump_indirect(Lower *l, bool poll)
+{
+    Asm *a = l->hot;
+    const uint8_t *miss = lower_leave_stub(l, LEAVE_INDIRECT, l->block->first_site + lower_new_site(l, SLOW_JUMP));
+    if (l->u->live_in != 0) {
+        jump_indirect_keeping_flags(l, poll, miss);
+        return;
+    }
+    if (poll) {
+        enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
+        enc_jcc(a, CC_NE, miss);
+    }
+    enc_mov(a, 4, H_RCX, H_R14);
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), (1 << JUMP_CACHE_BITS) - 1);
+    enc_shl_imm(a, 4, H_RCX, 4);
+    enc_alu(a, ALU_CMP, 8, H_R14, enc_mem(H_RCX, (int32_t)l->env->jump_cache));
+    enc_jcc(a, CC_NE, miss);
+    enc_jmp_mem(a, enc_mem(H_RCX, (int32_t)l->env->jump_cache + 8));
+}
+
+void lower_ret(Lower *l)
+{
+    const Uop *u = l->u;
+    EncRm mem = lower_access_stack(l, 0, u->size, false);
+    enc_load(l->hot, u->size, H_R14, mem);
+    lower_move_stack(l, u->size + (int32_t)u->imm);
+    jump_indirect(l, false);
+}
+
+void lower_indirect(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    bool memory = u->kind == UOP_JMP_MEM || u->kind == UOP_CALL_MEM;
+    bool call = u->kind == UOP_CALL_REG || u->kind == UOP_CALL_MEM;
+    if (memory) {
+        enc_load(a, u->size, H_R14, lower_access_mem(l, false));
+        if (call) {
+            enc_store(a, 8, lower_env(l->env->temp), H_R14);
+        }
+    }
+    if (call) {
+        push_return(l, u->imm);
+        if (memory) {
+            enc_load(a, 8, H_R14, lower_env(l->env->temp));
+        }
+    }
+    if (!memory) {
+        lower_get_guest(a, H_R14, u->reg);
+        if (u->size == 4) {
+            enc_mov(a, 4, H_R14, H_R14);
+        }
+    }
+    jump_indirect(l, true);
+}
+
+void lower_call(Lower *l)
+{
+    push_return(l, (uint64_t)l->u->disp);
+    lower_jump(l, l->u->imm, true);
+}

@@ -1,0 +1,293 @@
+/* Instructions on general registers to host code. */
+#include "dbt/back/x86_64/lower_priv.h"
+
+/* --- UOP_OP --- */
+
+/* Byte registers: AH.. keep their numbers; the guest's rcx moves to ecx, which needs no REX. */
+static unsigned high_operand(Lower *l, unsigned guest, bool high, unsigned *temp)
+{
+    if (guest == 1) {
+        *temp = 1;
+        return high ? 5 : 1;
+    }
+    assert(host_of_guest[guest] < 8 || !high);
+    return host_of_guest[guest] + (high ? 4 : 0);
+}
+
+static void op_high(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    uint32_t code = (u->code & ~(E_BYTE_REG | E_BYTE_RM)) | E_HIGH;
+    if (u->attr & UA_MEM) {
+        EncRm mem = lower_only_rcx(l, lower_access_mem(l, (u->attr & UA_RM_W) != 0));
+        enc_op(a, code, host_of_guest[u->reg] + 4, mem); /* never CH: see front */
+        lower_append_imm(a, u);
+        return;
+    }
+    unsigned uses_rcx = 0;
+    bool wide_reg = lower_has_reg(u) && !(u->attr & UA_REG_HIGH) && !(u->code & E_BYTE_REG);
+    unsigned rm = high_operand(l, u->rm, (u->attr & UA_RM_HIGH) != 0, &uses_rcx);
+    unsigned reg = u->reg;
+    if (wide_reg) { /* MOVZX, MOVSX: any register; through rcx where it would need REX */
+        reg = lower_spilled(u->reg) || host_of_guest[u->reg] >= 8 ? H_RCX : host_of_guest[u->reg];
+    } else if (lower_has_reg(u)) {
+        reg = high_operand(l, u->reg, (u->attr & UA_REG_HIGH) != 0, &uses_rcx);
+    }
+    if (uses_rcx) {
+        enc_mov(a, 8, H_RCX, H_R12);
+    }
+    enc_op(a, code, reg, enc_reg(rm));
+    lower_append_imm(a, u);
+    if (wide_reg && reg == H_RCX) {
+        enc_mov(a, u->size, host_of_guest[u->reg], H_RCX);
+    } else if (uses_rcx && ((u->attr & UA_RM_W) || (u->attr & UA_REG_W))) {
+        enc_mov(a, 8, H_R12, H_RCX);
+    }
+}
+
+static void op_mem(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    EncRm mem = lower_access_mem(l, (u->attr & UA_RM_W) != 0);
+    if (!lower_has_reg(u) || !lower_spilled(u->reg)) {
+        enc_op(a, u->code, lower_has_reg(u) ? host_of_guest[u->reg] : u->reg, mem);
+        lower_append_imm(a, u);
+        return;
+    }
+    if ((u->attr & UA_REG_R) || (u->attr & UA_RM_W)) {
+        mem = lower_only_rcx(l, mem);
+    }
+    if (u->attr & UA_REG_R) {
+        enc_load(a, 8, H_R14, lower_slot(u->reg));
+    }
+    enc_op(a, u->code, H_R14, mem);
+    lower_append_imm(a, u);
+    if (u->attr & UA_REG_W) {
+        bool partial = u->size < 4 && !(u->attr & UA_REG_R);
+        enc_store(a, partial ? u->size : 8, lower_slot(u->reg), H_R14);
+    }
+}
+
+static void op_reg(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    unsigned reg = u->reg;
+    bool reg_spilled = lower_has_reg(u) && lower_spilled(u->reg);
+    if (reg_spilled) {
+        reg = H_RCX;
+        if ((u->attr & UA_REG_R) || u->size < 4) {
+            enc_load(a, 8, H_RCX, lower_slot(u->reg));
+        }
+    } else if (lower_has_reg(u)) {
+        reg = host_of_guest[u->reg];
+    }
+    EncRm rm = lower_spilled(u->rm) ? lower_slot(u->rm) : enc_reg(host_of_guest[u->rm]);
+    bool through = rm.is_mem && ((u->attr & UA_NO_MEM_FORM) || ((u->attr & UA_RM_W) && u->size == 4));
+    if (through) {
+        enc_load(a, 8, H_R14, rm);
+        rm = enc_reg(H_R14);
+    }
+    enc_op(a, u->code & ~E_LOCK, reg, rm);
+    lower_append_imm(a, u);
+    if (through && (u->attr & UA_RM_W)) {
+        enc_store(a, 8, lower_slot(u->rm), H_R14);
+    }
+    if (reg_spilled && (u->attr & UA_REG_W)) {
+        enc_store(a, 8, lower_slot(u->reg), H_RCX);
+    }
+}
+
+/* A trapping instruction: the interpreter raises what SIGFPE reported. Keeps flags. */
+static void add_trap(Lower *l, const uint8_t *at)
+{
+    const uint8_t *stub = lower_slow_stub(l, SLOW_FLAGS, at);
+    LowerSite *site = &l->out->sites[l->out->site_count - 1];
+    site->fault = (uint8_t *)at;
+    site->stub = stub;
+}
+
+void lower_op(Lower *l)
+{
+    const Uop *u = l->u;
+    if (u->attr & (UA_REG_HIGH | UA_RM_HIGH)) {
+        op_high(l);
+    } else if (u->attr & UA_MEM) {
+        op_mem(l);
+    } else {
+        op_reg(l);
+    }
+}
+
+void lower_div(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    EncRm rm;
+    if (u->attr & UA_MEM) {
+        rm = lower_access_mem(l, false);
+    } else if (u->attr & UA_RM_HIGH) {
+        unsigned uses_rcx = 0;
+        unsigned n = high_operand(l, u->rm, true, &uses_rcx);
+        if (uses_rcx) {
+            enc_mov(a, 8, H_RCX, H_R12);
+        }
+        rm = enc_reg(n);
+    } else {
+        rm = lower_spilled(u->rm) ? lower_slot(u->rm) : enc_reg(host_of_guest[u->rm]);
+    }
+    add_trap(l, enc_here(a));
+    enc_op(a, u->attr & UA_RM_HIGH ? (u->code & ~E_BYTE_RM) | E_HIGH : u->code, u->reg, rm);
+}
+
+/* --- other data movement --- */
+
+void lower_movi(Lower *l)
+{
+    const Uop *u = l->u;
+    if (!lower_spilled(u->reg)) {
+        enc_mov_imm(l->hot, host_of_guest[u->reg], u->imm);
+    } else if (u->imm == (uint64_t)(int32_t)u->imm) {
+        enc_store_imm(l->hot, 8, lower_slot(u->reg), (int32_t)u->imm);
+    } else {
+        enc_mov_imm(l->hot, H_RCX, u->imm);
+        enc_store(l->hot, 8, lower_slot(u->reg), H_RCX);
+    }
+}
+
+void lower_lea(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    if (u->size == 2 || u->asize < u->size) { /* the offset in full, then its low part */
+        lower_address(l, u, H_R14);
+        if (lower_spilled(u->reg)) {
+            enc_store(a, u->size == 2 ? 2 : 8, lower_slot(u->reg), H_R14);
+        } else {
+            enc_mov(a, u->size == 8 ? 4 : u->size, host_of_guest[u->reg], H_R14);
+        }
+        return;
+    }
+    Uop copy = *u;
+    copy.asize = u->size;
+    if (lower_spilled(u->reg)) {
+        lower_address(l, &copy, H_R14);
+        enc_store(a, 8, lower_slot(u->reg), H_R14);
+    } else {
+        lower_address(l, &copy, host_of_guest[u->reg]);
+    }
+}
+
+void lower_bswap(Lower *l)
+{
+    const Uop *u = l->u;
+    unsigned reg = lower_spilled(u->reg) ? H_RCX : host_of_guest[u->reg];
+    if (lower_spilled(u->reg)) {
+        enc_load(l->hot, u->size, reg, lower_slot(u->reg));
+    }
+    enc_bswap(l->hot, u->size, reg);
+    if (lower_spilled(u->reg)) {
+        enc_store(l->hot, 8, lower_slot(u->reg), reg);
+    }
+}
+
+void lower_shift_cl(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    unsigned reg = u->reg;
+    if (lower_has_reg(u)) { /* SHLD, SHRD; front sees to it that not both operands are in memory */
+        reg = host_of_guest[u->reg];
+        if (lower_spilled(u->reg)) {
+            enc_load(a, 8, H_R14, lower_slot(u->reg));
+            reg = H_R14;
+        }
+    }
+    EncRm rm;
+    bool write_back = false;
+    if (u->attr & UA_MEM) {
+        enc_lea(a, 8, H_R14, lower_access_mem(l, true));
+        rm = enc_mem(H_R14, 0);
+    } else if (!lower_spilled(u->rm)) {
+        rm = enc_reg(host_of_guest[u->rm] + (u->attr & UA_RM_HIGH ? 4 : 0));
+    } else if (u->size == 4) {
+        enc_load(a, 8, H_R14, lower_slot(u->rm));
+        rm = enc_reg(H_R14);
+        write_back = true;
+    } else {
+        rm = lower_slot(u->rm);
+    }
+    enc_mov(a, 4, H_RCX, H_R12);
+    enc_op(a, u->attr & UA_RM_HIGH ? (u->code & ~E_BYTE_RM) | E_HIGH : u->code, reg, rm);
+    if (write_back) {
+        enc_store(a, 8, lower_slot(u->rm), H_R14);
+    }
+}
+
+void lower_cmpxchg_pair(Lower *l)
+{
+    Asm *a = l->hot;
+    EncRm mem = lower_access_mem(l, true);
+    enc_lea(a, 8, H_R14, mem);
+    enc_mov(a, 8, H_RCX, H_R12);
+    enc_op(a, l->u->code, 1, enc_mem(H_R14, 0));
+}
+
+void lower_push(Lower *l)
+{
+    const Uop *u = l->u;
+    Asm *a = l->hot;
+    EncRm mem = lower_access_stack(l, -(int)u->size, u->size, true);
+    if (u->reg == UOP_NO_REG) {
+        enc_store_imm(a, u->size, mem, (int32_t)u->imm);
+    } else if (lower_spilled(u->reg)) {
+        mem = lower_only_rcx(l, mem);
+        enc_load(a, 8, H_R14, lower_slot(u->reg));
+        enc_store(a, u->size, mem, H_R14);
+    } else {
+        enc_store(a, u->size, mem, host_of_guest[u->reg]);
+    }
+    lower_move_stack(l, -(int)u->size);
+}
+
+static void push_temp(Lower *l, unsigned size)
+{
+    EncRm mem = lower_only_rcx(l, lower_access_stack(l, -(int)size, size, true));
+    enc_load(l->hot, 8, H_R14, lower_env(l->env->temp));
+    enc_store(l->hot, size, mem, H_R14);
+    lower_move_stack(l, -(int)size);
+}
+
+void lower_push_mem(Lower *l)
+{
+    EncRm mem = lower_access_mem(l, false);
+    enc_load(l->hot, l->u->size, H_R14, mem);
+    enc_store(l->hot, 8, lower_env(l->env->temp), H_R14);
+    push_temp(l, l->u->size);
+}
+
+void lower_pop(Lower *l)
+{
+    const Uop *u = l->u;
+    EncRm mem = lower_access_stack(l, 0, u->size, false);
+    if (lower_spilled(u->reg)) {
+        enc_load(l->hot, u->size, H_R14, mem);
+        enc_store(l->hot, 8, lower_slot(u->reg), H_R14);
+    } else {
+        enc_load(l->hot, u->size, host_of_guest[u->reg], mem);
+    }
+    if (u->reg != 4) { /* POP rsp: the value stands */
+        lower_move_stack(l, u->size);
+    }
+}
+
+void lower_leave(Lower *l)
+{
+    unsigned size = l->u->size;
+    enc_mov(l->hot, size, H_R14, H_R15);
+    EncRm mem = lower_check(l, size, false, false);
+    enc_lea(l->hot, size, H_R13, enc_mem(H_R15, size));
+    enc_load(l->hot, size, H_R15, mem);
+}

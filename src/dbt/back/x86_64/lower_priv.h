@@ -1,0 +1,103 @@
+/* Between the lower files: the block under way, and what all of them need. */
+#ifndef OSTRICH_DBT_BACK_LOWER_PRIV_H
+#define OSTRICH_DBT_BACK_LOWER_PRIV_H
+
+#include "dbt/back/x86_64/lower.h"
+#include "dbt/ir/env.h"
+
+typedef struct Lower {
+    const HostEnv *env;
+    const LowerBlock *block;
+    Asm *hot, *cold;
+    Lowered *out;
+    const Uop *u;
+    unsigned index;
+    uint8_t *hot_start;
+    bool vec_checked, x87_checked;
+} Lower;
+
+static inline EncRm lower_env(int32_t disp)
+{
+    return enc_mem(H_RBP, disp);
+}
+/* Where a guest register lies in memory. */
+static inline EncRm lower_slot(unsigned guest)
+{
+    return lower_env(ENV_GPR + 8 * guest);
+}
+static inline bool lower_spilled(unsigned guest)
+{
+    return host_of_guest[guest] == HOST_SPILLED;
+}
+static inline void lower_get_guest(Asm *a, unsigned dst, unsigned guest)
+{
+    if (lower_spilled(guest)) {
+        enc_load(a, 8, dst, lower_slot(guest));
+    } else {
+        enc_mov(a, 8, dst, host_of_guest[guest]);
+    }
+}
+/* The reg field names a register, not an extension of the opcode. */
+static inline bool lower_has_reg(const Uop *u)
+{
+    return (u->attr & (UA_REG_R | UA_REG_W)) != 0;
+}
+static inline void lower_append_imm(Asm *a, const Uop *u)
+{
+    for (unsigned i = 0; i < u->imm_size; i++) {
+        enc_u8(a, (uint8_t)(u->imm >> (8 * i)));
+    }
+}
+
+/* --- lower.c: sites and exits --- */
+uint32_t lower_new_site(Lower *l, unsigned kind);
+/* call thunk; jmp retry; site. Returns the stub's run address. */
+const uint8_t *lower_slow_stub(Lower *l, unsigned kind, const uint8_t *retry);
+const uint8_t *lower_leave_stub(Lower *l, unsigned why, uint32_t payload);
+/* A new exit to a known target with its cold stub; returns its number. */
+unsigned lower_exit_stub(Lower *l, uint64_t target);
+void lower_interp(Lower *l);
+
+/* --- access.c: addresses and the soft TLB --- */
+/* The linear address of the memory operand to r14 (or to `dst`, of the offset alone, for LEA). */
+void lower_address(Lower *l, const Uop *u, unsigned dst);
+/* Checks the memory operand of the current uop; the result addresses it, by rcx and perhaps r14. */
+EncRm lower_access_mem(Lower *l, bool write);
+/* Checks the address in r14. */
+EncRm lower_check(Lower *l, unsigned size, bool write, bool align);
+/* Stack access at guest rsp + disp. */
+EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write);
+void lower_move_stack(Lower *l, int32_t by);
+/* Frees r14 after a check: the operand is [rcx] alone. */
+EncRm lower_only_rcx(Lower *l, EncRm mem);
+
+/* --- lower_integer.c --- */
+void lower_op(Lower *l);
+void lower_div(Lower *l);
+void lower_movi(Lower *l);
+void lower_lea(Lower *l);
+void lower_bswap(Lower *l);
+void lower_shift_cl(Lower *l);
+void lower_cmpxchg_pair(Lower *l);
+void lower_push(Lower *l);
+void lower_push_mem(Lower *l);
+void lower_pop(Lower *l);
+void lower_leave(Lower *l);
+
+/* --- lower_vector.c --- */
+void lower_vec(Lower *l);
+void lower_x87(Lower *l);
+void lower_fldcw(Lower *l);
+void lower_bmi(Lower *l);
+
+/* --- lower_branch.c --- */
+void lower_flag_if(Lower *l);
+void lower_jcc(Lower *l);
+void lower_jcxz(Lower *l);
+/* jmp to a known target, with a poll when it goes backward or calls. */
+void lower_jump(Lower *l, uint64_t target, bool poll);
+void lower_call(Lower *l);
+void lower_ret(Lower *l);
+void lower_indirect(Lower *l);
+
+#endif

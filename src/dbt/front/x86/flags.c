@@ -1,0 +1,80 @@
+/* What x86 instructions do to the arithmetic flags, and which of them code that has not been translated wants. */
+#include "dbt/front/x86/front_priv.h"
+
+static uint8_t groups_read(unsigned flags)
+{
+    return (flags & X86_CF ? FL_C : 0) | (flags & (X86_ARITH & ~X86_CF) ? FL_OSZAP : 0);
+}
+
+static const uint8_t cond_reads[8] = { FL_OSZAP, FL_C, FL_OSZAP, FL_ALL, FL_OSZAP, FL_OSZAP, FL_OSZAP, FL_OSZAP };
+
+static bool is_cond(const X86Insn *insn)
+{
+    if (insn->map == 0) {
+        return (insn->opcode & 0xf0) == 0x70;
+    }
+    return insn->map == 1 && ((insn->opcode & 0xf0) == 0x40 || (insn->opcode & 0xf0) == 0x80 || (insn->opcode & 0xf0) == 0x90);
+}
+
+/* Shifts and rotates by an immediate: the count is known. */
+static bool is_imm_shift(const X86Insn *insn)
+{
+    return (insn->map == 0 && (insn->opcode == 0xc0 || insn->opcode == 0xc1)) ||
+           (insn->map == 1 && (insn->opcode == 0xa4 || insn->opcode == 0xac));
+}
+
+void front_flag_effect(const X86Insn *insn, uint8_t *ret_uses, uint8_t *ret_defs)
+{
+    const X86InsnDesc *d = insn->desc;
+    *ret_uses = is_cond(insn) ? cond_reads[insn->cond >> 1] : groups_read(d->flags_read);
+    unsigned maybe = d->flags_maybe;
+    if (is_imm_shift(insn) && (insn->imm & (insn->osize == 8 ? 63 : 31)) != 0) {
+        maybe = 0;
+    }
+    unsigned sure = (d->flags_written | d->flags_undefined) & ~maybe;
+    unsigned oszap = X86_ARITH & ~X86_CF;
+    *ret_defs = (sure & X86_CF ? FL_C : 0) | ((sure & oszap) == oszap ? FL_OSZAP : 0);
+}
+static const uint8_t *bytes_at(const FrontBlock *b, uint64_t va, unsigned *ret_available)
+{
+    uint64_t offset = va - b->pc;
+    if (offset < b->available && !b->crossing) {
+        *ret_available = b->available - (unsigned)offset;
+        return b->bytes + offset;
+    }
+    if ((va ^ b->pc) >> 12 == 0 && !b->crossing) { /* earlier on the page */
+        *ret_available = (unsigned)(4096 - (va & 4095));
+        return b->bytes - (b->pc - va);
+    }
+    return b->peek == NULL ? NULL : b->peek(b->opaque, va, ret_available);
+}
+
+/* Looks a few instructions ahead: which flags may be read before they are written? */
+uint8_t front_exit_live(void *opaque, const Uop *uop, uint64_t target)
+{
+    const FrontBlock *b = opaque;
+    uint8_t live = 0, need = FL_ALL;
+    uint64_t pc = target;
+    for (unsigned n = 0; n < 8 && need != 0; n++) {
+        X86Insn insn;
+        unsigned available;
+        const uint8_t *code = bytes_at(b, pc, &available);
+        if (code == NULL || x86_decode(&insn, code, available, b->mode) != DECODE_OK) {
+            return live | need;
+        }
+        uint8_t uses, defs;
+        front_flag_effect(&insn, &uses, &defs);
+        live |= uses & need;
+        need &= ~defs;
+        pc += insn.length;
+        if (insn.map == 0 && (insn.opcode == 0xe9 || insn.opcode == 0xeb)) {
+            pc += (uint64_t)insn.imm;
+            if (!(b->mode & X86_MODE_CS64)) {
+                pc = (uint32_t)pc;
+            }
+        } else if (insn.desc->props & INSN_END) {
+            return live | need;
+        }
+    }
+    return live | need;
+}

@@ -1,0 +1,41 @@
+/* Between the files of this folder: an instruction on its way to a uop. */
+#ifndef OSTRICH_DBT_FRONT_X86_PRIV_H
+#define OSTRICH_DBT_FRONT_X86_PRIV_H
+
+#include "dbt/back/x86_64/encode.h"
+#include "dbt/front/x86/front.h"
+
+typedef struct Front {
+    FrontBlock *b;
+    X86Insn *insn;
+    Uop *u;
+    uint64_t next; /* pc of the next instruction */
+} Front;
+
+static inline bool front_mode64(const Front *f)
+{
+    return (f->b->mode & X86_MODE_CS64) != 0;
+}
+
+/* The functions below fill f->u; false: the interpreter is to execute the instruction. */
+
+/* --- integer.c --- */
+/* The memory operand as r/m. */
+bool front_put_mem(Front *f);
+bool front_one_byte(Front *f);
+bool front_0f(Front *f);
+bool front_0f38(Front *f);
+
+/* --- vector.c --- */
+bool front_vec(Front *f);
+bool front_mxcsr(Front *f);
+bool front_fence(Front *f);
+bool front_x87(Front *f);
+bool front_bmi(Front *f);
+
+/* --- flags.c --- */
+/* Which groups of flags the instruction reads, and which it writes whatever its operands are. */
+void front_flag_effect(const X86Insn *insn, uint8_t *ret_uses, uint8_t *ret_defs);
+UopExitLive front_exit_live;
+
+#endif

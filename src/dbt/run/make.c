@@ -1,0 +1,259 @@
+/* Making a block: translation, the record of what may leave it, and the claim on the bytes it came from. */
+#include <inttypes.h>
+
+#include "base/log.h"
+#include "cpu/x86/codepage.h"
+#include "cpu/x86/mmu.h"
+#include "dbt/run/blocks_priv.h"
+
+static const uint8_t *peek(void *opaque, uint64_t va, unsigned *ret_available)
+{
+    Dbt *d = opaque;
+    uint32_t n = d->low->slots[dbt_slot_of(va)];
+    const CodeMap *m = &d->maps[n];
+    if (n == 0 || m->va != (va & ~(MEM_PAGE_SIZE - 1)) || m->host == NULL) {
+        return NULL;
+    }
+    *ret_available = (unsigned)(MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1)));
+    return m->host + (va & (MEM_PAGE_SIZE - 1));
+}
+
+static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
+{
+    const FrontBlock *f = &d->front;
+    for (unsigned i = 0; i < d->lowered.site_count; i++) {
+        const LowerSite *s = &d->lowered.sites[i];
+        const Uop *u = &f->uops[s->uop];
+        unsigned insn = u->insn;
+        DbtSite *site = &d->sites[d->site_count++];
+        *site = (DbtSite){
+            .block = number,
+            .resume = b->guarded + s->resume,
+            .offset = f->offset[insn],
+            .length = f->insns[insn].length,
+            .exact_fault = u->kind == UOP_VEC && (u->attr & UA_X87) && (u->attr & UA_RM_W), /* tags change */
+            .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
+            .trap = s->stub != NULL,
+            .align = u->attr & UA_ALIGN ? u->mem_size - 1 : 0,
+        };
+        if (s->kind == SLOW_JUMP) {
+            bool call = u->kind == UOP_CALL_REG || u->kind == UOP_CALL_MEM;
+            site->stack = call ? -(int)u->size : u->kind == UOP_RET ? (int32_t)(u->size + u->imm) : 0;
+        }
+        if ((s->kind & SLOW_INTERP) || f->crossing) {
+            d->insns[d->insn_count] = f->insns[insn];
+            site->insn = &d->insns[d->insn_count++];
+            site->handler = x86_choose_handler(d->cpu, site->insn);
+        }
+        if (s->fault != NULL) {
+            d->faults[d->fault_count++] = (DbtFault){
+                .at = (uint32_t)(s->fault - d->cache.run),
+                .stub = s->stub == NULL ? 0 : (uint32_t)(s->stub - d->cache.run),
+                .site = d->site_count - 1,
+            };
+        }
+    }
+    b->site_count = d->lowered.site_count;
+}
+
+static void record_exits(Dbt *d, DbtBlock *b, uint32_t number)
+{
+    for (unsigned i = 0; i < d->lowered.exit_count; i++) {
+        const LowerExit *e = &d->lowered.exits[i];
+        d->exits[d->exit_count++] = (DbtExit){
+            .target = e->target,
+            .field = (uint32_t)(e->field - d->cache.write),
+            .stub = (uint32_t)(e->stub - d->cache.run),
+            .block = number,
+        };
+    }
+    b->exit_count = d->lowered.exit_count;
+}
+
+static void log_block(Dbt *d, const DbtBlock *b)
+{
+    const FrontBlock *f = &d->front;
+    if (log_enabled(LOG_IN_ASM)) {
+        log_printf("IN: mode %08x\n", d->mode);
+        for (unsigned i = 0; i < f->insn_count; i++) {
+            char text[128];
+            uint64_t pc = f->pc + f->offset[i];
+            log_printf("0x%08" PRIx64 ":  %s\n", pc, x86_insn_text(&f->insns[i], pc, text, sizeof(text)));
+        }
+    }
+    if (log_enabled(LOG_OP)) {
+        g_autofree char *text = uop_text(f->uops, f->uop_count);
+        log_printf("OP:\n%s", text);
+    }
+    if (log_enabled(LOG_OUT_ASM)) {
+        GString *hex = g_string_new(NULL);
+        const uint8_t *code = dbt_run_at(d, b->guarded);
+        for (const uint8_t *p = code; p < d->lowered.hot_end; p++) {
+            g_string_append_printf(hex, "%02x", *p);
+        }
+        log_printf("OUT: %p [size=%zu]\n%s\n", (const void *)code, (size_t)(d->lowered.hot_end - code), hex->str);
+        g_string_free(hex, TRUE);
+    }
+}
+
+static void emit(Dbt *d, DbtBlock *b, uint32_t number)
+{
+    const FrontBlock *f = &d->front;
+    LowerBlock block = {
+        .uops = f->uops,
+        .count = f->uop_count,
+        .flags_in = f->flags_in,
+        .mode64 = (d->mode & X86_MODE_CS64) != 0,
+        .pc = f->pc,
+        .number = number,
+        .page_id = b->map,
+        .slot = dbt_slot_of(f->pc),
+        .page_id2 = b->map2,
+        .slot2 = dbt_slot_of(f->pc + MEM_PAGE_SIZE),
+        .first_site = d->site_count,
+        .first_exit = d->exit_count,
+    };
+    Asm hot = code_cache_asm(&d->cache, d->cache.hot), cold = code_cache_asm(&d->cache, d->cache.cold);
+    lower_block(&d->env, &block, &hot, &cold, &d->lowered);
+    d->cache.hot = (size_t)(hot.p - d->cache.write);
+    d->cache.cold = (size_t)(cold.p - d->cache.write);
+    b->guarded = (uint32_t)(d->lowered.guarded - d->cache.run);
+    b->entry = (uint32_t)(d->lowered.entry - d->cache.run);
+    b->first_site = block.first_site;
+    b->first_exit = block.first_exit;
+    record_sites(d, b, number);
+    record_exits(d, b, number);
+}
+
+static bool same_bytes(const FrontBlock *f)
+{
+    for (unsigned i = 0; i < f->insn_count; i++) {
+        if (memcmp(f->bytes + f->offset[i], f->insns[i].bytes, f->insns[i].length) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Reads the instruction at the end of a page and the start of the next into `bytes`. */
+static bool read_crossing(Dbt *d, FrontBlock *f, uint32_t map2, uint8_t bytes[32])
+{
+    unsigned first = f->available;
+    if (map2 == 0 || first >= 15) {
+        return false;
+    }
+    memcpy(bytes, f->bytes, first);
+    memcpy(bytes + first, d->maps[map2].host, 15);
+    f->bytes = bytes;
+    f->available = first + 15;
+    f->crossing = true;
+    return front_translate(f) && f->length > first;
+}
+
+/* The second page of a crossing instruction at pc; 0: it cannot hold code for us. Raises. */
+uint32_t dbt_second_map(Dbt *d, uint64_t pc)
+{
+    uint64_t va = (pc | (MEM_PAGE_SIZE - 1)) + 1, pa, offset;
+    RamBlock *block;
+    if (!(d->mode & X86_MODE_CS64)) {
+        va = (uint32_t)va;
+    }
+    const uint8_t *host = x86_fetch_page(d->cpu, va, &pa, &block, &offset);
+    if (host == NULL || block == NULL) {
+        return 0;
+    }
+    uint32_t map = dbt_map_find(d, va, block->id + offset, host, block);
+    if (map != 0) {
+        d->low->slots[dbt_slot_of(va)] = map;
+        d->slots_used = true;
+    }
+    return map;
+}
+
+static void list_on_page(Dbt *d, DbtBlock *b, uint32_t map)
+{
+    const CodeMap *m = &d->maps[map];
+    DbtPage *page = dbt_page_find(d, m->ram, true);
+    page->block = m->block;
+    page->granules |= dbt_granules_of(b->offset, b->length);
+    b->page_next = page->blocks;
+    page->blocks = (uint32_t)(b - d->blocks);
+}
+
+/* From here on writes to the block's bytes are reported. False: they changed meanwhile, or may yet. */
+static bool claim_bytes(Dbt *d, FrontBlock *f, uint32_t map, uint32_t map2, unsigned in_first, uint8_t bytes[32])
+{
+    const CodeMap *m = &d->maps[map], *m2 = &d->maps[map2];
+    unsigned offset = f->pc & (MEM_PAGE_SIZE - 1);
+    if (!x86_code_add(d->cpu, CODE_DBT, m->block, m->ram - m->block->id + offset, in_first)) {
+        return false;
+    }
+    if (map2 != 0) {
+        if (!x86_code_add(d->cpu, CODE_DBT, m2->block, m2->ram - m2->block->id, f->length - in_first)) {
+            return false;
+        }
+        memcpy(bytes, m->host + offset, in_first);
+        memcpy(bytes + in_first, m2->host, 15);
+    }
+    return same_bytes(f);
+}
+
+static uint32_t add_block(Dbt *d, const FrontBlock *f, uint32_t map, uint32_t map2, unsigned in_first)
+{
+    uint32_t number = d->block_count++;
+    DbtBlock *b = &d->blocks[number];
+    *b = (DbtBlock){ .pc = f->pc, .map = map, .map2 = map2, .offset = f->pc & (MEM_PAGE_SIZE - 1), .length = in_first,
+                     .insn_count = f->insn_count, .flags_in = f->flags_in, .valid = true };
+    list_on_page(d, b, map);
+    if (map2 != 0) {
+        DbtBlock *other = &d->blocks[d->block_count++];
+        *other = (DbtBlock){ .map = map2, .stands_for = number, .length = f->length - in_first };
+        list_on_page(d, other, map2);
+    }
+    return number;
+}
+
+DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map)
+{
+    uint8_t bytes[32];
+    uint32_t map2 = 0;
+    const CodeMap *m = &d->maps[map];
+    FrontBlock *f = &d->front;
+    unsigned offset = pc & (MEM_PAGE_SIZE - 1);
+    f->pc = pc;
+    f->mode = d->mode;
+    f->cpu = d->cpu;
+    f->peek = peek;
+    f->opaque = d;
+    f->bytes = m->host + offset;
+    f->available = (unsigned)MEM_PAGE_SIZE - offset;
+    f->crossing = false;
+    unsigned in_first = f->available;
+    if (!front_translate(f)) {
+        map2 = in_first < 15 ? dbt_second_map(d, pc) : 0;
+        if (!read_crossing(d, f, map2, bytes)) {
+            return NULL;
+        }
+    }
+    in_first = MIN(in_first, f->length);
+    bool shared = dbt_group_lock(d);
+    uint32_t number = 0;
+    if (claim_bytes(d, f, map, map2, in_first, bytes)) {
+        number = add_block(d, f, map, map2, in_first);
+    }
+    dbt_group_unlock(d, shared);
+    if (number == 0) {
+        return NULL;
+    }
+    DbtBlock *b = &d->blocks[number];
+    emit(d, b, number);
+    uint32_t *bucket = dbt_bucket(d, pc, map);
+    b->hash_next = *bucket;
+    *bucket = number;
+    d->stats.blocks++;
+    d->stats.insns += f->insn_count;
+    if (log_enabled(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP)) {
+        log_block(d, b);
+    }
+    return b;
+}
