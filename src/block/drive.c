@@ -336,7 +336,11 @@ static void overlay_call_co(void *opaque)
 Error *block_temporary_overlay(BlockGraph *graph, BlockNode **node)
 {
     OverlayCall call = { .graph = graph, .backing = *node };
-    co_run(graph->loop, overlay_call_co, &call);
+    if (co_self()) {
+        overlay_call_co(&call);
+    } else {
+        co_run(graph->loop, overlay_call_co, &call);
+    }
     if (call.err) {
         return error_prefix(call.err, "snapshot=on: ");
     }

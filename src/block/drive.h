@@ -54,7 +54,8 @@ unsigned block_drive_buses(BlockGraph *graph, DriveInterface interface);
 /* An unused drive with an interface that is not "none" is a mistake of the user: names it. */
 Error *block_drives_check_claimed(BlockGraph *graph) MUST_USE;
 
-/* Puts a temporary overlay over the node, as snapshot=on does; *node is replaced. */
+/* Puts a temporary overlay over the node, as snapshot=on does; *node is replaced. In a
+ * coroutine or outside. */
 Error *block_temporary_overlay(BlockGraph *graph, BlockNode **node) MUST_USE;
 
 #endif

@@ -177,6 +177,14 @@ struct BlockDriver {
     Error *(*snapshot_delete_co)(BlockNode *node, const char *id);
     int (*vmstate_pread_co)(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer);
     int (*vmstate_pwrite_co)(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer);
+    /* Where the state of a virtual machine would begin, in the disk's own counting. */
+    uint64_t (*vmstate_offset)(BlockNode *node);
+
+    /* Break points, for a debugging filter: a request that comes to `event` stops there. */
+    int (*debug_break)(BlockNode *node, const char *event, const char *tag);
+    int (*debug_remove_break)(BlockNode *node, const char *tag);
+    int (*debug_resume)(BlockNode *node, const char *tag);
+    bool (*debug_is_suspended)(BlockNode *node, const char *tag);
 };
 SECTION_DECLARE(block_drivers, BlockDriver);
 #define BLOCK_DRIVER(ident, ...)                                                                   \
@@ -290,6 +298,13 @@ int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint
 Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc) MUST_USE;
 /* Waits until no request is under way. */
 void node_drain_co(BlockNode *node);
+
+/* --- break points --- */
+/* Of the first node that has them, from node down through "file"; -ENOTSUP when there is none. */
+int node_debug_break(BlockNode *node, const char *event, const char *tag);
+int node_debug_remove_break(BlockNode *node, const char *tag);
+int node_debug_resume(BlockNode *node, const char *tag);
+bool node_debug_is_suspended(BlockNode *node, const char *tag);
 
 /* --- creating --- */
 /* filename as for opening; opts: the format's and the protocol's create options, `size` among them.

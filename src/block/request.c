@@ -208,7 +208,7 @@ static int write_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
                             size_t at, unsigned flags)
 {
     uint64_t max = node->limits.max_transfer ? node->limits.max_transfer : bytes;
-    unsigned passed = flags & (unsigned)(node->driver->write_flags | REQ_COMPRESSED);
+    unsigned passed = flags & (unsigned)node->driver->write_flags;
 
     while (bytes) {
         uint64_t part = MIN(bytes, max);
@@ -280,6 +280,9 @@ int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
 
     if (ret < 0 || !bytes) {
         return ret;
+    }
+    if ((flags & REQ_COMPRESSED) && !(node->driver->write_flags & REQ_COMPRESSED)) {
+        return -ENOTSUP;
     }
     if (node->detect_zeroes && !(flags & REQ_COMPRESSED) &&
         block_vec_is_zero(vec, at, (size_t)bytes)) {

@@ -298,6 +298,7 @@ Error *qcow2_snapshots_read_co(Qcow2 *q) MUST_USE;
 void qcow2_snapshots_free(Qcow2 *q);
 GPtrArray *qcow2_snapshots(BlockNode *node);
 Error *qcow2_snapshot_show_co(Qcow2 *q, const char *id) MUST_USE;
+uint64_t qcow2_vmstate_offset(BlockNode *node);
 int qcow2_vmstate_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer);
 int qcow2_vmstate_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer);
 Error *qcow2_snapshot_create_co(BlockNode *node, const BlockSnapshot *snapshot);

@@ -639,4 +639,5 @@ BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
              .snapshot_apply_co = qcow2_snapshot_apply_co,
              .snapshot_delete_co = qcow2_snapshot_delete_co,
              .vmstate_pread_co = qcow2_vmstate_pread_co,
-             .vmstate_pwrite_co = qcow2_vmstate_pwrite_co);
+             .vmstate_pwrite_co = qcow2_vmstate_pwrite_co,
+             .vmstate_offset = qcow2_vmstate_offset, .write_flags = REQ_COMPRESSED);

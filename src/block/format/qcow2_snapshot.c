@@ -401,6 +401,11 @@ static uint64_t vmstate_base(const Qcow2 *q)
     return (qcow2_l1_needed(q, q->node->size) * q->l2_entries) << q->cluster_bits;
 }
 
+uint64_t qcow2_vmstate_offset(BlockNode *node)
+{
+    return vmstate_base(node->state);
+}
+
 int qcow2_vmstate_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer)
 {
     BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "block/info.h"
 #include "main/img/img.h"
 #include "value/json.h"
 
@@ -96,23 +97,6 @@ static Value *info_value(BlockNode *node)
     return info;
 }
 
-static void print_specific(BlockNode *node)
-{
-    if (!node->driver->info) {
-        return;
-    }
-    g_autoptr(Value) data = value_dict();
-    node->driver->info(node, data);
-    printf("Format specific information:\n");
-    for (size_t i = 0; i < value_length(data); i++) {
-        g_autofree char *key = g_strdelimit(g_strdup(value_key_at(data, i)), "-", ' ');
-        const Value *item = value_item_at(data, i);
-        g_autofree char *text = value_kind(item) == VALUE_STRING ? g_strdup(value_get_str(item))
-                                                                 : json_write(item, false);
-        printf("    %s: %s\n", key, text);
-    }
-}
-
 static void print_info(BlockNode *node)
 {
     g_autofree char *size = img_size_text(node->size), *full = full_backing_name(node);
@@ -145,7 +129,8 @@ static void print_info(BlockNode *node)
             img_print_snapshots(snapshots);
         }
     }
-    print_specific(node);
+    g_autofree char *specific = block_specific_text(node);
+    printf("%s", specific);
 }
 
 /* The images of a chain one by one, each without its own backing chain. */
