@@ -2,13 +2,14 @@
  * The VGA's memory window: planes, latches, write modes, and the shortcut for linear modes.
  *
  * IBM VGA technical reference; FreeVGA: "Accessing the VGA Display Memory". While a chained mode writes plain
- * bytes, the window is an alias of video memory and accesses cost nothing.
+ * bytes, the window is an alias of video memory and accesses cost nothing. RAM enable (bit 1 of the
+ * miscellaneous output register) does not close the window: firmware written for this adapter, GRUB's, leaves
+ * it 0 and writes text.
  */
 #include "base/endian.h"
 #include "hw/display/vga.h"
 
 enum { SEQ4_ODD_EVEN_OFF = 0x04, SEQ4_CHAIN4 = 0x08, GC5_ODD_EVEN = 0x10, GC5_READ_COMPARE = 0x08 };
-enum { MISC_RAM_ENABLE = 0x02 };
 
 /* A bit for each plane to a byte for each plane. */
 static uint32_t planes(unsigned bits)
@@ -42,7 +43,7 @@ static bool decode(const Vga *vga, uint64_t *addr)
 {
     uint32_t base, size;
     window_range(vga, &base, &size);
-    if (!(vga->misc & MISC_RAM_ENABLE) || *addr < base || *addr >= base + size) {
+    if (*addr < base || *addr >= base + size) {
         return false;
     }
     *addr = *addr - base + bank_offset(vga);
@@ -153,9 +154,6 @@ static const MemOps window_ops = { .read = window_read, .write = window_write, .
 static bool plain(const Vga *vga)
 {
     const uint8_t *gc = vga->gc;
-    if (!(vga->misc & MISC_RAM_ENABLE)) {
-        return false;
-    }
     return vga_linear(vga) ||
            ((vga->seq[SEQ_MEMORY_MODE] & SEQ4_CHAIN4) && (vga->seq[SEQ_MAP_MASK] & 0xf) == 0xf &&
             (gc[GC_MODE] & 0xb) == 0 && gc[GC_DATA_ROTATE] == 0 && (gc[GC_ENABLE_SET_RESET] & 0xf) == 0 &&

@@ -197,7 +197,9 @@ static void test_text(Fixture *f, gconstpointer data)
     console_refresh(f->console);
     console_refresh(f->console);
     g_assert_cmpuint(f->updated, <=, before + 2); /* nothing but the cursor */
+    out(f, 0x3c2, 0x65, 1); /* RAM enable off: firmware without a VGA BIOS leaves it so and writes text */
     poke(f, 0xb8000, 0x1700 | 'B', 2);
+    g_assert_cmphex(peek(f, 0xb8000, 2), ==, 0x1742);
     console_refresh(f->console);
     g_assert_cmpuint(f->updated, >, before);
     g_assert_cmphex(pixel(f, 1, 0), ==, grey('B' >> 6 & 1 ? 7 : 1));
