@@ -155,6 +155,20 @@ class Guest:
             time.sleep(0.3)
         raise GuestError(f'"{pattern}" did not come on the screen, which shows:\n{text}')
 
+    def wait_for(self, condition, seconds, what, keep=None):
+        """Waits until condition() holds; if it never does, the file keep (a picture) stays beside the test's log."""
+        limit = time.time() + seconds
+        while time.time() < limit:
+            if self.process.poll() is not None:
+                raise GuestError(f'the emulator ended with {self.process.returncode}: {self.stderr()}')
+            if condition():
+                return
+            time.sleep(0.5)
+        if keep and os.path.exists(keep):
+            kept = keep_artefact(keep)
+            raise GuestError(f'{what} ({kept})')
+        raise GuestError(what)
+
     def screenshot(self, path):
         self.qmp('screendump', filename=path, format='png')
 
@@ -192,6 +206,12 @@ class Guest:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
+def keep_artefact(path):
+    """Copies a file beside the test's log, or into $SCREENSHOTS; returns where it is."""
+    directory = os.environ.get('SCREENSHOTS') or os.getcwd()
+    return shutil.copy(path, directory)
+
+
 # --- files that Debian packages bring ---
 
 def need(path, package):
@@ -212,9 +232,10 @@ def cloud_kernel():
     return os.path.join('/boot', names[-1])
 
 
-def make_initrd(directory, init):
-    """A compressed initramfs with BusyBox and the given /init script; returns its path."""
-    busybox = need('/bin/busybox', 'busybox-static')
+def make_initrd(directory, init, busybox=None):
+    """A compressed initramfs with BusyBox (another one than this machine's, if given) and the given /init script; returns its
+    path."""
+    busybox = busybox or need('/bin/busybox', 'busybox-static')
     root = os.path.join(directory, 'initrd-root')
     for name in ('bin', 'proc', 'sys', 'dev', 'tmp', 'mnt'):
         os.makedirs(os.path.join(root, name), exist_ok=True)
