@@ -11,16 +11,23 @@
 
 #include "block/test_util.h"
 
+typedef enum MemKind { MEM_WRITE, MEM_ZERO, MEM_DISCARD, MEM_TRUNCATE, MEM_FLUSH } MemKind;
+
+/* What a disk that discarded a sector may give back. */
+enum { MEM_GARBAGE = 0xd5 };
+
 typedef struct MemWrite {
-    bool flush;
-    uint64_t offset;
-    GBytes *data;
+    MemKind kind;
+    uint64_t offset; /* MEM_FLUSH: how many entries it covers; MEM_TRUNCATE: the new length */
+    uint64_t bytes;
+    GBytes *data; /* MEM_WRITE */
 } MemWrite;
 
 typedef struct MemFile {
     GByteArray *data;
     GArray *log;    /* MemWrite; NULL: not recorded */
     int fail_after; /* writes until one fails with EIO; negative: never */
+    int fail_any;   /* the same, for requests of every sort */
 } MemFile;
 
 static GHashTable *mem_files; /* by name; tests are single-threaded */
@@ -52,7 +59,7 @@ static inline MemFile *mem_file(const char *name)
     if (!file) {
         file = g_new0(MemFile, 1);
         file->data = g_byte_array_new();
-        file->fail_after = -1;
+        file->fail_after = file->fail_any = -1;
         g_hash_table_insert(mem_files, g_strdup(name), file);
     }
     return file;
@@ -111,11 +118,30 @@ static void mem_yield_co(void)
     }
 }
 
+static void mem_log(MemFile *file, MemKind kind, uint64_t offset, uint64_t bytes)
+{
+    if (file->log) {
+        MemWrite w = { .kind = kind, .offset = offset, .bytes = bytes };
+        if (kind == MEM_WRITE) {
+            w.data = g_bytes_new(file->data->data + offset, (gsize)bytes);
+        }
+        g_array_append_val(file->log, w);
+    }
+}
+
+static bool mem_fails(int *countdown)
+{
+    return *countdown >= 0 && (*countdown)-- == 0;
+}
+
 static int mem_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                          size_t at)
 {
     MemFile *file = file_of(node);
     mem_yield_co();
+    if (mem_fails(&file->fail_any)) {
+        return -EIO;
+    }
     uint64_t inside = offset < file->data->len ? MIN(bytes, file->data->len - offset) : 0;
     block_vec_from_buffer(vec, at, file->data->data + offset, (size_t)inside);
     block_vec_zero(vec, at + (size_t)inside, (size_t)(bytes - inside));
@@ -130,28 +156,52 @@ static int mem_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     if (offset + bytes > 256 << 20) {
         return -EFBIG;
     }
-    if (file->fail_after >= 0 && file->fail_after-- == 0) {
+    if (mem_fails(&file->fail_after) || mem_fails(&file->fail_any)) {
         return -EIO;
     }
     mem_grow(file->data, offset + bytes);
     block_vec_to_buffer(vec, at, file->data->data + offset, (size_t)bytes);
-    if (file->log) {
-        MemWrite w = { .offset = offset,
-                       .data = g_bytes_new(file->data->data + offset, (gsize)bytes) };
-        g_array_append_val(file->log, w);
+    mem_log(file, MEM_WRITE, offset, bytes);
+    return 0;
+}
+
+static int mem_fill_co(BlockNode *node, MemKind kind, uint64_t offset, uint64_t bytes, int byte)
+{
+    MemFile *file = file_of(node);
+    mem_yield_co();
+    if (mem_fails(&file->fail_any)) {
+        return -EIO;
+    }
+    uint64_t end = MIN(offset + bytes, file->data->len);
+    if (offset < end) {
+        memset(file->data->data + offset, byte, end - offset);
+        mem_log(file, kind, offset, end - offset);
     }
     return 0;
+}
+
+static int mem_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    if (offset + bytes > file_of(node)->data->len) {
+        return -ENOTSUP;
+    }
+    return mem_fill_co(node, MEM_ZERO, offset, bytes, 0);
+}
+
+static int mem_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    return mem_fill_co(node, MEM_DISCARD, offset, bytes, MEM_GARBAGE);
 }
 
 static int mem_flush_co(BlockNode *node)
 {
     MemFile *file = file_of(node);
-    guint upto = file->log ? file->log->len : 0;
+    guint upto = file->log ? file->log->len : 0; /* what comes during the flush is not covered */
     mem_yield_co();
-    if (file->log) { /* what came during the flush is not covered */
-        MemWrite w = { .flush = true, .offset = upto };
-        g_array_append_val(file->log, w);
+    if (mem_fails(&file->fail_any)) {
+        return -EIO;
     }
+    mem_log(file, MEM_FLUSH, upto, 0);
     return 0;
 }
 
@@ -166,12 +216,39 @@ static Error *mem_truncate_co(BlockNode *node, uint64_t size, Preallocation prea
     }
     mem_grow(file->data, size);
     node->size = size;
+    mem_log(file, MEM_TRUNCATE, size, 0);
     return NULL;
+}
+
+/* What the entry does to the contents of a file. */
+static inline void mem_apply(GByteArray *out, const MemWrite *w)
+{
+    gsize bytes;
+    const uint8_t *data;
+    switch (w->kind) {
+    case MEM_WRITE:
+        data = g_bytes_get_data(w->data, &bytes);
+        mem_grow(out, w->offset + bytes);
+        memcpy(out->data + w->offset, data, bytes);
+        break;
+    case MEM_ZERO:
+    case MEM_DISCARD:
+        mem_grow(out, w->offset + w->bytes);
+        memset(out->data + w->offset, w->kind == MEM_ZERO ? 0 : MEM_GARBAGE, w->bytes);
+        break;
+    case MEM_TRUNCATE:
+        g_byte_array_set_size(out, (guint)MIN(out->len, w->offset));
+        mem_grow(out, w->offset);
+        break;
+    case MEM_FLUSH:
+        break;
+    }
 }
 
 BLOCK_DRIVER(mem, .name = "test-mem", .state_size = sizeof(MemFile *), .protocol = true,
              .extends = true, .open_co = mem_open_co, .create_co = mem_create_co,
              .preadv_co = mem_preadv_co, .pwritev_co = mem_pwritev_co, .flush_co = mem_flush_co,
+             .write_zeroes_co = mem_write_zeroes_co, .discard_co = mem_discard_co,
              .truncate_co = mem_truncate_co);
 
 /* Options "a=b,c=d" to a node. */

@@ -7,9 +7,12 @@
  * Invariant 1: a cluster's refcount is on stable storage before anything that refers to the
  * cluster. Invariant 2: a refcount block is on stable storage before the refcount table that refers
  * to it; an L2 table before the L1 entry; data before the L2 entry. Invariant 3: a refcount goes
- * down (and the cluster may be used anew) only when what referred to it is gone from stable
- * storage: such clusters wait in `freed`, then in `freed_written`. So refcount blocks may be
- * written at any time, L2 tables after a barrier, L1 entries after another.
+ * down only when what referred to it is gone from stable storage: such clusters wait in `freed`,
+ * then in `freed_written`. So refcount blocks may be written at any time, L2 tables after a
+ * barrier, L1 entries after another. Invariant 4: a free cluster is not used anew before its
+ * discard is on stable storage: until then it is in quarantine. Invariant 5: what must change in
+ * many places at once (snapshots) is written beside the old metadata and takes its place with one
+ * write of the header's first sector: see qcow2_txn.c.
  *
  * Locking: `lock` guards all metadata; it is held while tables are read or written, not during
  * data. An allocating write registers its clusters in `allocations`, so that others wait for it.
@@ -85,6 +88,7 @@ typedef struct Qcow2Table {
     uint64_t offset;
     uint8_t *data; /* as on disk, big endian */
     bool dirty;
+    bool placed; /* in a transaction: its place is new */
     ListNode lru;
 } Qcow2Table;
 
@@ -100,6 +104,15 @@ typedef struct Qcow2Range {
     uint64_t offset, bytes;
     bool discard; /* tell the file */
 } Qcow2Range;
+
+/* Clusters with a count of 0 that must not be used yet: a bit each. */
+typedef struct Qcow2Quarantine {
+    GByteArray *bits;
+    uint64_t first, end; /* of the set ones; first >= end: none */
+} Qcow2Quarantine;
+
+/* What the image was before a transaction. */
+typedef struct Qcow2Txn Qcow2Txn;
 
 /* Clusters of the guest that a write is giving new places. */
 typedef struct Qcow2Allocation {
@@ -132,6 +145,7 @@ typedef struct Qcow2 {
     uint64_t unit_size; /* what one L2 entry or one of its subclusters maps */
     uint64_t incompatible, compatible, autoclear;
     uint32_t header_length;
+    uint32_t crypt;
     uint8_t compression;
     GPtrArray *extensions; /* Qcow2Extension *, without backing format and features */
 
@@ -151,6 +165,8 @@ typedef struct Qcow2 {
     List allocations;
     GArray *freed, *freed_written; /* Qcow2Range */
     uint64_t freed_clusters;
+    Qcow2Quarantine quarantine;
+    Qcow2Txn *txn; /* NULL: none */
     uint64_t free_hint;       /* no free cluster below this number */
     uint64_t fresh;           /* nothing was ever written at or above this host offset */
     uint64_t compressed_next; /* where the next compressed cluster may begin; 0: in a new cluster */
@@ -209,7 +225,10 @@ int qcow2_cache_get_co(Qcow2Cache *cache, uint64_t offset, Qcow2Table **ret);
 /* A table full of zeroes that is not read from the disk. */
 int qcow2_cache_new_co(Qcow2Cache *cache, uint64_t offset, Qcow2Table **ret);
 void qcow2_cache_dirty(Qcow2Cache *cache, Qcow2Table *table);
-int qcow2_cache_write_co(Qcow2Cache *cache);               /* all dirty tables, no barrier */
+/* All dirty tables, no barrier. */
+int qcow2_cache_write_co(Qcow2Cache *cache);
+/* Gives a table of the cache another place. */
+void qcow2_cache_move(Qcow2Cache *cache, Qcow2Table *table, uint64_t offset);
 void qcow2_cache_drop(Qcow2Cache *cache, uint64_t offset); /* forget, even when dirty */
 
 /* --- qcow2_refcount.c (lock held) --- */
@@ -227,7 +246,7 @@ int qcow2_alloc_compressed_co(Qcow2 *q, uint64_t bytes, uint64_t *ret_offset);
  * delta: +1 or -1 for each cluster that [offset, offset + bytes) touches, at once (see invariant
  * 3); 0 only looks whether +1 would fit, else -EOVERFLOW.
  */
-int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta, bool discard);
+int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta);
 /* Later, when nothing on the disk refers to it. */
 void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t bytes, bool discard);
 /* The data of an L2 entry. */
@@ -240,6 +259,29 @@ int qcow2_settle_co(Qcow2 *q);
 /* Whether [offset, offset + bytes) is metadata; marks the image as corrupt if so. */
 int qcow2_check_overlap_co(Qcow2 *q, uint64_t offset, uint64_t bytes);
 int qcow2_write_reftable_co(Qcow2 *q);
+
+/* --- qcow2_txn.c (lock held) --- */
+void qcow2_quarantine_add(Qcow2 *q, uint64_t cluster);
+void qcow2_quarantine_clear(Qcow2 *q); /* all of it, after a flush */
+static inline bool qcow2_quarantined(const Qcow2 *q, uint64_t cluster)
+{
+    const Qcow2Quarantine *z = &q->quarantine;
+    return cluster >= z->first && cluster < z->end && (z->bits->data[cluster / 8] >> cluster % 8 & 1);
+}
+/* Tells the file about every run of clusters in quarantine. */
+void qcow2_quarantine_discard_co(Qcow2 *q);
+/*
+ * From begin to commit, all changes of refcounts, L2 tables, the L1 table and the snapshot table
+ * stay in memory or go to places that were free before; nothing is written back. Commit makes them
+ * valid at once, or fails and leaves the old state; abort does the latter.
+ */
+int qcow2_txn_begin_co(Qcow2 *q);
+/* Gives changed L2 tables their places, before something else refers to them. */
+int qcow2_txn_place_l2_co(Qcow2 *q);
+int qcow2_txn_commit_co(Qcow2 *q);
+void qcow2_txn_abort_co(Qcow2 *q);
+/* For table_grow_co(): the refcount table has a new place already. */
+void qcow2_txn_reftable_placed(Qcow2 *q);
 
 /* --- qcow2_map.c (lock held) --- */
 int qcow2_map_co(Qcow2 *q, uint64_t offset, uint64_t bytes, Qcow2Map *ret);

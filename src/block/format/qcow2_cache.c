@@ -76,6 +76,9 @@ static int make_room_co(Qcow2Cache *cache)
     while (g_hash_table_size(cache->by_offset) >= cache->limit) {
         Qcow2Table *oldest = LIST_FIRST(&cache->lru, Qcow2Table, lru);
         int ret = 0;
+        if (oldest->dirty && cache->q->txn) {
+            return 0; /* more than the limit rather than half of a transaction on the disk */
+        }
         if (oldest->dirty) {
             /* All at once: the barrier is the expensive part. */
             ret = cache->needs_barrier ? qcow2_write_back_locked_co(cache->q)
@@ -151,6 +154,7 @@ int qcow2_cache_new_co(Qcow2Cache *cache, uint64_t offset, Qcow2Table **ret)
         }
     }
     memset((*ret)->data, 0, cache->q->cluster_size);
+    (*ret)->placed = cache->q->txn != NULL;
     qcow2_cache_dirty(cache, *ret);
     return 0;
 }
@@ -171,4 +175,12 @@ void qcow2_cache_drop(Qcow2Cache *cache, uint64_t offset)
         cache->dirty -= table->dirty;
         g_hash_table_remove(cache->by_offset, &offset);
     }
+}
+
+void qcow2_cache_move(Qcow2Cache *cache, Qcow2Table *table, uint64_t offset)
+{
+    qcow2_cache_drop(cache, offset); /* what was there is free */
+    g_hash_table_steal(cache->by_offset, &table->offset);
+    table->offset = offset;
+    g_hash_table_insert(cache->by_offset, &table->offset, table);
 }

@@ -180,7 +180,7 @@ static int store_compressed_co(Qcow2 *q, uint64_t guest, uint64_t bytes, const u
         ret = link_compressed_co(q, guest, offset, bytes);
     }
     if (ret < 0 && !q->broken) {
-        qcow2_refcount_add_co(q, offset, bytes, -1, false);
+        qcow2_refcount_add_co(q, offset, bytes, -1);
     }
     co_mutex_unlock(&q->lock);
     return ret;

@@ -314,6 +314,7 @@ static void qcow2_release(Qcow2 *q)
     qcow2_cache_fini(&q->refcount_cache);
     qcow2_snapshots_free(q);
     g_clear_pointer(&q->extensions, g_ptr_array_unref);
+    qcow2_quarantine_clear(q);
     g_clear_pointer(&q->freed, g_array_unref);
     g_clear_pointer(&q->freed_written, g_array_unref);
     g_clear_pointer(&q->l1, g_free);

@@ -300,8 +300,7 @@ static int finish_allocation_co(Qcow2 *q, Step *step, int ret)
         ret = q->broken ? -EIO : link_clusters_co(q, step);
     }
     if (ret < 0 && !step->keeps_place && !q->broken) { /* nobody refers to them */
-        qcow2_refcount_add_co(q, step->host_cluster, step->clusters.count << q->cluster_bits, -1,
-                              false);
+        qcow2_refcount_add_co(q, step->host_cluster, step->clusters.count << q->cluster_bits, -1);
     }
     list_remove(&step->clusters.node);
     co_mutex_unlock(&q->lock);
@@ -522,7 +521,7 @@ int qcow2_preallocate_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
     co_mutex_lock(&q->lock);
     int ret = for_clusters_co(q, offset, bytes, false, prealloc_entry, &p);
     if (p.clusters && !q->broken) {
-        qcow2_refcount_add_co(q, p.host, p.clusters << q->cluster_bits, -1, false);
+        qcow2_refcount_add_co(q, p.host, p.clusters << q->cluster_bits, -1);
     }
     co_mutex_unlock(&q->lock);
     return ret;

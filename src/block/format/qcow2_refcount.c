@@ -135,6 +135,10 @@ static int refcount_block_create_co(Qcow2 *q, uint64_t cluster, Qcow2Table **ret
 static int write_new_table_co(Qcow2 *q, uint64_t offset, uint64_t old_offset, uint32_t old_entries)
 {
     uint8_t fields[12];
+    if (q->txn) { /* commit writes it */
+        qcow2_txn_reftable_placed(q);
+        return qcow2_refcount_add_co(q, old_offset, (uint64_t)old_entries * 8, -1);
+    }
     int ret = qcow2_cache_write_co(&q->refcount_cache);
     if (ret >= 0) {
         ret = qcow2_write_reftable_co(q);
@@ -240,6 +244,11 @@ static int give_back_co(Qcow2 *q);
 
 enum { FREED_CLUSTERS_KEPT = 8192, FREED_RANGES_KEPT = 1024 };
 
+static bool is_free(const Qcow2 *q, const Qcow2Table *block, uint64_t index, uint64_t cluster)
+{
+    return qcow2_refcount_read(q, block->data, index) == 0 && !qcow2_quarantined(q, cluster);
+}
+
 /* Marks free clusters from `cluster` on as used once, until one is not free or the count is
  * reached. */
 static int take_run_co(Qcow2 *q, uint64_t cluster, uint64_t max, uint64_t *ret_taken)
@@ -256,7 +265,7 @@ static int take_run_co(Qcow2 *q, uint64_t cluster, uint64_t max, uint64_t *ret_t
             return taken ? (*ret_taken = taken, 0) : ret;
         }
         uint64_t index = at % entries, before = taken;
-        while (taken < max && index < entries && qcow2_refcount_read(q, block->data, index) == 0) {
+        while (taken < max && index < entries && is_free(q, block, index, cluster + taken)) {
             qcow2_refcount_write(q, block->data, index++, 1);
             taken++;
         }
@@ -288,7 +297,7 @@ static int find_free_co(Qcow2 *q, uint64_t *ret_cluster)
             }
         }
         for (uint64_t index = cluster % entries; index < entries; index++, cluster++) {
-            if (qcow2_refcount_read(q, block->data, index) == 0) {
+            if (is_free(q, block, index, cluster)) {
                 q->free_hint = cluster;
                 *ret_cluster = cluster;
                 return 0;
@@ -306,7 +315,7 @@ int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_o
     if (q->broken) {
         return -EIO;
     }
-    if (q->freed_clusters > FREED_CLUSTERS_KEPT || q->freed->len > FREED_RANGES_KEPT) {
+    if (!q->txn && (q->freed_clusters > FREED_CLUSTERS_KEPT || q->freed->len > FREED_RANGES_KEPT)) {
         ret = give_back_co(q);
     }
     if (ret >= 0 && wanted) {
@@ -392,7 +401,7 @@ int qcow2_alloc_exact_co(Qcow2 *q, uint64_t clusters, uint64_t *ret_offset)
         *ret_offset = offset;
         return 0;
     }
-    ret = qcow2_refcount_add_co(q, offset, got << q->cluster_bits, -1, false);
+    ret = qcow2_refcount_add_co(q, offset, got << q->cluster_bits, -1);
     return ret < 0 ? ret : alloc_behind_co(q, clusters, ret_offset);
 }
 
@@ -426,7 +435,7 @@ int qcow2_alloc_compressed_co(Qcow2 *q, uint64_t bytes, uint64_t *ret_offset)
         }
         /* The part in the old cluster is one more reference to it. */
     }
-    ret = qcow2_refcount_add_co(q, offset, 1, 1, false);
+    ret = qcow2_refcount_add_co(q, offset, 1, 1);
     if (ret < 0) {
         return ret;
     }
@@ -440,7 +449,7 @@ int qcow2_alloc_compressed_co(Qcow2 *q, uint64_t bytes, uint64_t *ret_offset)
 
 /* --- changing counts --- */
 
-static int add_one_co(Qcow2 *q, uint64_t cluster, int delta, bool *ret_now_free)
+static int add_one_co(Qcow2 *q, uint64_t cluster, int delta)
 {
     Qcow2Table *block;
     int ret = block_get_co(q, cluster, &block);
@@ -462,7 +471,6 @@ static int add_one_co(Qcow2 *q, uint64_t cluster, int delta, bool *ret_now_free)
     count += (uint64_t)(int64_t)delta;
     qcow2_refcount_write(q, block->data, index, count);
     qcow2_cache_dirty(&q->refcount_cache, block);
-    *ret_now_free = count == 0;
     if (count == 0) {
         uint64_t offset = cluster << q->cluster_bits;
         q->free_hint = MIN(q->free_hint, cluster);
@@ -474,18 +482,14 @@ static int add_one_co(Qcow2 *q, uint64_t cluster, int delta, bool *ret_now_free)
             qcow2_cache_drop(&q->refcount_cache, offset);
         }
         q->decompressed_entry = 0;
+        if (q->txn) {
+            qcow2_quarantine_add(q, cluster); /* the old state still needs it */
+        }
     }
     return 0;
 }
 
-static void tell_file_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
-{
-    if (bytes && q->pass_discard && q->node->unmap) {
-        node_discard_co(q->file, offset, bytes); /* only a hint */
-    }
-}
-
-int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta, bool discard)
+int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta)
 {
     uint64_t end;
     if (!bytes) {
@@ -494,27 +498,17 @@ int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta, 
     if (!checked_add_u64(offset, bytes, &end) || end > MAX_HOST_OFFSET) {
         return -EINVAL;
     }
-    uint64_t first = offset >> q->cluster_bits, last = (end - 1) >> q->cluster_bits, run = first;
+    uint64_t first = offset >> q->cluster_bits, last = (end - 1) >> q->cluster_bits;
     for (uint64_t cluster = first; cluster <= last; cluster++) {
-        bool now_free = false;
-        int ret = add_one_co(q, cluster, delta, &now_free);
+        int ret = add_one_co(q, cluster, delta);
         if (ret < 0) {
             if (delta > 0) { /* undo, so that a failed growth leaves no leak */
-                for (uint64_t undo = first;
-                     undo < cluster && add_one_co(q, undo, -1, &now_free) >= 0; undo++) {
+                for (uint64_t undo = first; undo < cluster && add_one_co(q, undo, -1) >= 0;
+                     undo++) {
                 }
             }
             return ret;
         }
-        if (!now_free) {
-            if (discard) {
-                tell_file_co(q, run << q->cluster_bits, (cluster - run) << q->cluster_bits);
-            }
-            run = cluster + 1;
-        }
-    }
-    if (discard) {
-        tell_file_co(q, run << q->cluster_bits, (last + 1 - run) << q->cluster_bits);
     }
     return 0;
 }
@@ -548,17 +542,38 @@ void qcow2_free_entry_later(Qcow2 *q, uint64_t entry, bool discard)
     }
 }
 
+/* Puts the clusters of the range that are free now into quarantine. */
+static int quarantine_free_co(Qcow2 *q, const Qcow2Range *range)
+{
+    uint64_t end = (range->offset + range->bytes - 1) >> q->cluster_bits, count;
+    for (uint64_t c = range->offset >> q->cluster_bits; c <= end; c++) {
+        int ret = qcow2_get_refcount_co(q, c, &count);
+        if (ret < 0) {
+            return ret;
+        }
+        if (!count) {
+            qcow2_quarantine_add(q, c);
+        }
+    }
+    return 0;
+}
+
 /* What was freed and is known to be unreferenced on stable storage. */
 static int apply_freed_co(Qcow2 *q)
 {
     int ret = 0;
+    bool pass = q->pass_discard && q->node->unmap;
     GArray *freed = q->freed_written;
     q->freed_written = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     for (guint i = 0; i < freed->len && ret >= 0; i++) {
         Qcow2Range *range = &g_array_index(freed, Qcow2Range, i);
-        ret = qcow2_refcount_add_co(q, range->offset, range->bytes, -1, range->discard);
+        ret = qcow2_refcount_add_co(q, range->offset, range->bytes, -1);
+        if (ret >= 0 && range->discard && pass) {
+            ret = quarantine_free_co(q, range);
+        }
     }
     g_array_free(freed, TRUE);
+    qcow2_quarantine_discard_co(q);
     return ret;
 }
 
@@ -568,6 +583,9 @@ static int apply_freed_co(Qcow2 *q)
 static int barrier_co(Qcow2 *q)
 {
     int ret = node_flush_co(q->file);
+    if (ret >= 0) {
+        qcow2_quarantine_clear(q);
+    }
     return ret >= 0 && q->freed_written->len ? apply_freed_co(q) : ret;
 }
 
@@ -576,6 +594,9 @@ int qcow2_write_back_locked_co(Qcow2 *q)
     int ret;
     if (q->broken) {
         return -EIO;
+    }
+    if (q->txn) {
+        return 0;
     }
     bool mapping = q->l2_cache.dirty || q->l1_any_dirty;
     ret = qcow2_cache_write_co(&q->refcount_cache);
@@ -614,11 +635,11 @@ static int give_back_co(Qcow2 *q)
 
 int qcow2_settle_co(Qcow2 *q)
 {
-    int ret = give_back_co(q);
-    if (ret >= 0) {
+    int ret = q->txn ? 0 : give_back_co(q);
+    if (ret >= 0 && !q->txn) {
         ret = qcow2_write_back_locked_co(q);
     }
-    return ret >= 0 ? node_flush_co(q->file) : ret;
+    return ret >= 0 && !q->txn ? barrier_co(q) : ret;
 }
 
 int qcow2_write_back_co(BlockNode *node)

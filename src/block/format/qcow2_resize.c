@@ -114,6 +114,9 @@ static Error *grow_co(Qcow2 *q, uint64_t size, Preallocation prealloc)
     if (ret >= 0 && !err) {
         ret = qcow2_write_back_co(q->node);
     }
+    if (ret >= 0 && !err) { /* else the backing node could shine through the new part */
+        ret = node_flush_co(q->file);
+    }
     q->node->size = old;
     if (ret < 0) {
         return error_new_errno(ret, "Failed to prepare the new part of the disk");

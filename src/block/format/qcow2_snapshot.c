@@ -2,9 +2,7 @@
  * Internal snapshots of qcow2. A snapshot is a copy of the L1 table; each tree counts once in the
  * refcounts of the L2 tables and clusters it reaches.
  *
- * Order of steps, for a crash between any two: counts go up before a table refers to anything, and
- * down after it is gone; ENTRY_COPIED is taken away before a count goes up. What remains are leaks,
- * or copies that need not have been made.
+ * Creating, applying and deleting are transactions (qcow2_txn.c): all of it happens, or nothing.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -152,12 +150,11 @@ static void put_snapshot(GByteArray *out, const Qcow2Snapshot *sn)
     g_byte_array_append(out, padding, (8 - out->len % 8) % 8);
 }
 
-/* A new table, then the header, then the old one is free. */
+/* A new table; the transaction's end makes it the valid one. */
 static int write_table_co(Qcow2 *q)
 {
     g_autoptr(GByteArray) out = g_byte_array_new();
     uint64_t offset = 0;
-    uint8_t fields[12];
     int ret = 0;
 
     for (guint i = 0; i < q->snapshots->len; i++) {
@@ -169,30 +166,17 @@ static int write_table_co(Qcow2 *q)
     if (out->len) {
         ret = qcow2_alloc_exact_co(q, qcow2_clusters(q, out->len), &offset);
     }
-    if (ret >= 0) {
-        ret = qcow2_write_back_locked_co(q);
-    }
     if (ret >= 0 && out->len) {
         ret = node_pwrite_co(q->file, offset, out->len, out->data, 0);
     }
     if (ret >= 0) {
-        ret = node_flush_co(q->file);
-    }
-    st32_be(fields, q->snapshots->len);
-    st64_be(fields + 4, offset);
-    if (ret >= 0) {
-        ret = node_pwrite_co(q->file, H_SNAPSHOTS, sizeof(fields), fields, 0);
+        ret = qcow2_refcount_add_co(q, q->snapshots_offset, q->snapshots_bytes, -1);
     }
     if (ret >= 0) {
-        ret = node_flush_co(q->file);
+        q->snapshots_offset = offset;
+        q->snapshots_bytes = out->len;
     }
-    if (ret < 0) {
-        return ret;
-    }
-    qcow2_free_later(q, q->snapshots_offset, q->snapshots_bytes, true);
-    q->snapshots_offset = offset;
-    q->snapshots_bytes = out->len;
-    return 0;
+    return ret;
 }
 
 /* --- walking a tree --- */
@@ -220,72 +204,39 @@ static int count_entry_co(Qcow2 *q, uint64_t entry, int delta)
     if (entry & ENTRY_COMPRESSED) {
         uint64_t offset, bytes;
         qcow2_compressed_range(q, entry, &offset, &bytes);
-        return qcow2_refcount_add_co(q, offset, bytes, delta, delta < 0);
+        return qcow2_refcount_add_co(q, offset, bytes, delta);
     }
     return entry & ENTRY_OFFSET
-               ? qcow2_refcount_add_co(q, entry & ENTRY_OFFSET, q->cluster_size, delta, delta < 0)
+               ? qcow2_refcount_add_co(q, entry & ENTRY_OFFSET, q->cluster_size, delta)
                : 0;
 }
 
-/* A place in a tree: an entry of an L2 table, or the table itself behind its last entry. */
-typedef struct TreePlace {
-    uint32_t l1;
-    uint64_t l2;
-} TreePlace;
-
-/* One L2 table, up to `stop`; where it failed is *ret_failed. */
-static int count_table_co(Qcow2 *q, uint64_t l2, int delta, uint64_t stop, uint64_t *ret_failed)
+/* One L2 table and what it refers to. */
+static int count_table_co(Qcow2 *q, uint64_t l2, int delta)
 {
     Qcow2Table *table;
     g_autofree uint8_t *copy = g_try_malloc(q->cluster_size); /* counting may drop the table */
     int ret = copy ? qcow2_cache_get_co(&q->l2_cache, l2, &table) : -ENOMEM;
-    uint64_t e = 0;
 
     if (ret >= 0) {
         memcpy(copy, table->data, q->cluster_size);
-        for (; e < MIN(q->l2_entries, stop); e++) {
-            ret = count_entry_co(q, ld64_be(copy + e * q->entry_size), delta);
-            if (ret < 0) {
-                break;
-            }
-        }
     }
-    if (ret >= 0 && e < stop) {
-        ret = qcow2_refcount_add_co(q, l2, q->cluster_size, delta, delta < 0);
+    for (uint64_t e = 0; e < q->l2_entries && ret >= 0; e++) {
+        ret = count_entry_co(q, ld64_be(copy + e * q->entry_size), delta);
     }
-    *ret_failed = e;
-    return ret;
+    return ret >= 0 ? qcow2_refcount_add_co(q, l2, q->cluster_size, delta) : ret;
 }
 
-/* Adds delta to the count of every table and cluster that the tree reaches, up to `stop`. */
-static int count_tree_upto_co(Qcow2 *q, const uint64_t *l1, TreePlace stop, int delta,
-                              TreePlace *ret_failed)
-{
-    for (uint32_t i = 0; i < stop.l1 || (i == stop.l1 && stop.l2); i++) {
-        uint64_t l2 = l1[i] & ENTRY_OFFSET;
-        if (!l2) {
-            continue;
-        }
-        if (qcow2_in_cluster(q, l2)) {
-            return qcow2_corrupt_co(q, "L2 table at %#" PRIx64 " is not aligned", l2);
-        }
-        ret_failed->l1 = i;
-        int ret =
-            count_table_co(q, l2, delta, i == stop.l1 ? stop.l2 : UINT64_MAX, &ret_failed->l2);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    return 0;
-}
-
-/* All of it, or nothing where it cannot be done (delta +1 and a count at its maximum). */
+/* Adds delta to the count of every table and cluster that the tree reaches. */
 static int count_tree_co(Qcow2 *q, const uint64_t *l1, uint32_t entries, int delta)
 {
-    TreePlace failed, ignored;
-    int ret = count_tree_upto_co(q, l1, (TreePlace) { .l1 = entries }, delta, &failed);
-    if (ret < 0 && delta > 0 && !q->broken) {
-        count_tree_upto_co(q, l1, failed, -1, &ignored);
+    int ret = 0;
+    for (uint32_t i = 0; i < entries && ret >= 0; i++) {
+        uint64_t l2 = l1[i] & ENTRY_OFFSET;
+        if (l2 && qcow2_in_cluster(q, l2)) {
+            return qcow2_corrupt_co(q, "L2 table at %#" PRIx64 " is not aligned", l2);
+        }
+        ret = l2 ? count_table_co(q, l2, delta) : 0;
     }
     return ret;
 }
@@ -449,14 +400,11 @@ static char *next_id(const Qcow2 *q)
 /* Clears the flags, counts the tree once more, writes the copy of the L1 table. */
 static int copy_tree_co(Qcow2 *q, uint64_t *ret_l1)
 {
-    uint64_t offset;
+    uint64_t offset = 0;
     g_autofree uint8_t *data = g_malloc(MAX((size_t)q->l1_size * 8, 1));
-    int ret = count_tree_co(q, q->l1, q->l1_size, 0);
+    int ret = flag_tree_co(q, false);
     if (ret >= 0) {
-        ret = flag_tree_co(q, false);
-    }
-    if (ret >= 0) {
-        ret = qcow2_settle_co(q);
+        ret = qcow2_txn_place_l2_co(q);
     }
     if (ret >= 0) {
         ret = count_tree_co(q, q->l1, q->l1_size, 1);
@@ -474,6 +422,23 @@ static int copy_tree_co(Qcow2 *q, uint64_t *ret_l1)
     return ret;
 }
 
+/* The end of a transaction: `ret` is how it went so far. */
+static Error *finish_co(Qcow2 *q, int ret, const char *verb, const char *name)
+{
+    if (ret >= 0) {
+        ret = qcow2_txn_commit_co(q);
+    } else {
+        qcow2_txn_abort_co(q);
+    }
+    return ret < 0 ? error_new_errno(ret, "Could not %s snapshot '%s'", verb, name) : NULL;
+}
+
+static Error *begin_co(Qcow2 *q)
+{
+    int ret = qcow2_txn_begin_co(q);
+    return ret < 0 ? error_new_errno(ret, "Could not write the image's metadata") : NULL;
+}
+
 static Error *create_locked_co(Qcow2 *q, const BlockSnapshot *info)
 {
     uint64_t l1;
@@ -483,6 +448,7 @@ static Error *create_locked_co(Qcow2 *q, const BlockSnapshot *info)
     if (strlen(info->name) > UINT16_MAX) {
         return error_new("The name of the snapshot is too long");
     }
+    TRY(begin_co(q));
     int ret = copy_tree_co(q, &l1);
     if (ret >= 0) {
         Qcow2Snapshot sn = { .l1_offset = l1, .l1_size = q->l1_size, .info = *info };
@@ -492,16 +458,8 @@ static Error *create_locked_co(Qcow2 *q, const BlockSnapshot *info)
         sn.info.disk_size = q->node->size;
         g_array_append_val(q->snapshots, sn);
         ret = write_table_co(q);
-        if (ret < 0) {
-            g_array_remove_index(q->snapshots, q->snapshots->len - 1);
-        }
     }
-    if (ret >= 0) {
-        ret = qcow2_settle_co(q);
-    } else if (!q->broken && flag_tree_co(q, true) >= 0) {
-        qcow2_settle_co(q);
-    }
-    return ret < 0 ? error_new_errno(ret, "Could not create snapshot '%s'", info->name) : NULL;
+    return finish_co(q, ret, "create", info->name);
 }
 
 Error *qcow2_snapshot_create_co(BlockNode *node, const BlockSnapshot *snapshot)
@@ -521,14 +479,22 @@ Error *qcow2_snapshot_create_co(BlockNode *node, const BlockSnapshot *snapshot)
 
 /* --- going back --- */
 
-static Error *check_applicable(Qcow2 *q, const Qcow2Snapshot *sn)
+static int replace_tree_co(Qcow2 *q, const Qcow2Snapshot *sn)
 {
-    if (sn->info.disk_size != q->node->size) {
-        return error_new("Snapshot '%s' has a disk of %" PRIu64 " bytes, the image one of %" PRIu64
-                         "; resize the image first",
-                         sn->info.name, sn->info.disk_size, q->node->size);
+    g_autofree uint64_t *l1 = NULL;
+    g_autofree uint64_t *old = g_memdup2(q->l1, (size_t)q->l1_size * 8);
+    int ret = read_l1_co(q, sn->l1_offset, sn->l1_size, &l1);
+
+    if (ret >= 0) {
+        ret = count_tree_co(q, l1, sn->l1_size, 1);
     }
-    return qcow2_grow_l1_co(q, sn->l1_size);
+    for (uint32_t i = 0; i < q->l1_size && ret >= 0; i++) {
+        qcow2_l1_set(q, i, i < sn->l1_size ? l1[i] & ~ENTRY_COPIED : 0);
+    }
+    if (ret >= 0) {
+        ret = count_tree_co(q, old, q->l1_size, -1);
+    }
+    return ret >= 0 ? flag_tree_co(q, true) : ret;
 }
 
 static Error *apply_locked_co(Qcow2 *q, const char *id)
@@ -539,36 +505,12 @@ static Error *apply_locked_co(Qcow2 *q, const char *id)
                                id);
     }
     const Qcow2Snapshot *sn = &g_array_index(q->snapshots, Qcow2Snapshot, at);
-    TRY(check_applicable(q, sn));
-    g_autofree uint64_t *l1 = NULL;
-    g_autofree uint64_t *old = g_memdup2(q->l1, (size_t)q->l1_size * 8);
-    int ret = qcow2_settle_co(q);
-    if (ret >= 0) {
-        ret = read_l1_co(q, sn->l1_offset, sn->l1_size, &l1);
-    }
-    if (ret >= 0) {
-        ret = count_tree_co(q, l1, sn->l1_size, 1);
-    }
-    for (uint32_t i = 0; i < q->l1_size && ret >= 0; i++) {
-        qcow2_l1_set(q, i, i < sn->l1_size ? l1[i] & ~ENTRY_COPIED : 0);
-    }
-    if (ret >= 0) {
-        ret = qcow2_settle_co(q); /* the old tree is unreferenced now */
-    }
-    if (ret >= 0) {
-        ret = count_tree_co(q, old, q->l1_size, -1);
-    }
-    if (ret >= 0) {
-        ret = qcow2_settle_co(q);
-    }
-    if (ret >= 0) {
-        ret = flag_tree_co(q, true);
-    }
-    if (ret >= 0) {
-        ret = qcow2_settle_co(q);
-    }
+    TRY(qcow2_grow_l1_co(q, MAX(sn->l1_size, qcow2_l1_needed(q, sn->info.disk_size))));
+    TRY(begin_co(q));
+    int ret = replace_tree_co(q, sn);
+    q->node->size = sn->info.disk_size;
     q->decompressed_entry = 0;
-    return ret < 0 ? error_new_errno(ret, "Could not apply snapshot '%s'", id) : NULL;
+    return finish_co(q, ret, "apply", id);
 }
 
 Error *qcow2_snapshot_apply_co(BlockNode *node, const char *id)
@@ -589,6 +531,7 @@ static Error *delete_locked_co(Qcow2 *q, const char *id)
     if (at < 0) {
         return error_new("Could not delete snapshot '%s': snapshot not found", id);
     }
+    TRY(begin_co(q));
     Qcow2Snapshot *sn = &g_array_index(q->snapshots, Qcow2Snapshot, at);
     uint64_t l1_offset = sn->l1_offset;
     uint32_t l1_size = sn->l1_size;
@@ -601,18 +544,12 @@ static Error *delete_locked_co(Qcow2 *q, const char *id)
         ret = count_tree_co(q, l1, l1_size, -1);
     }
     if (ret >= 0) {
-        ret = qcow2_refcount_add_co(q, l1_offset, (uint64_t)l1_size * 8, -1, true);
-    }
-    if (ret >= 0) {
-        ret = qcow2_settle_co(q);
+        ret = qcow2_refcount_add_co(q, l1_offset, (uint64_t)l1_size * 8, -1);
     }
     if (ret >= 0) {
         ret = flag_tree_co(q, true);
     }
-    if (ret >= 0) {
-        ret = qcow2_settle_co(q);
-    }
-    return ret < 0 ? error_new_errno(ret, "Could not delete snapshot '%s'", id) : NULL;
+    return finish_co(q, ret, "delete", id);
 }
 
 Error *qcow2_snapshot_delete_co(BlockNode *node, const char *id)

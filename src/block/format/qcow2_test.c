@@ -483,14 +483,20 @@ static void replay_crash(const GByteArray *start, const GArray *log, guint upto,
     guint durable = 0;
     for (guint i = 0; honour_flush && i < upto; i++) {
         const MemWrite *w = &g_array_index(log, MemWrite, i);
-        durable = w->flush ? MAX(durable, (guint)w->offset) : durable;
+        durable = w->kind == MEM_FLUSH ? MAX(durable, (guint)w->offset) : durable;
     }
     g_byte_array_set_size(out, 0);
     g_byte_array_append(out, start->data, start->len);
     int luck = g_test_rand_int_range(0, 4); /* all, none, half of the writes, half of the sectors */
     for (guint i = 0; i < upto; i++) {
         const MemWrite *w = &g_array_index(log, MemWrite, i);
-        if (w->flush) {
+        if (w->kind == MEM_FLUSH) {
+            continue;
+        }
+        if (w->kind != MEM_WRITE) {
+            if (i < durable || (g_test_rand_int() & 1)) {
+                mem_apply(out, w);
+            }
             continue;
         }
         gsize bytes;
