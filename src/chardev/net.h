@@ -1,4 +1,4 @@
-/* Sockets for the socket and udp back ends: addresses, listening, connecting. Folder-private. */
+/* Sockets of character devices and migration: addresses, listening, connecting. */
 #ifndef OSTRICH_CHARDEV_NET_H
 #define OSTRICH_CHARDEV_NET_H
 

@@ -335,8 +335,3 @@ Error *opt_readconfig(Plan *plan, const Option *option, const char *arg)
     keyvalues_free(section.kv);
     return err;
 }
-
-Error *opt_incoming(Plan *plan, const Option *option, const char *arg)
-{
-    return error_new("migration is not supported yet");
-}

@@ -68,6 +68,7 @@ void plan_free(Plan *plan)
     g_free(plan->log_items);
     g_free(plan->log_file);
     g_free(plan->print);
+    g_free(plan->incoming);
     g_free(plan);
 }
 

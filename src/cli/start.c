@@ -15,6 +15,7 @@
 #include "bus/pci.h"
 #include "chardev/chardev.h"
 #include "core/dev/dev_qmp.h"
+#include "migration/migration.h"
 #include "monitor/fdset.h"
 #include "monitor/monitor.h"
 #include "net/net.h"
@@ -378,6 +379,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     TRY(make_chardevs(plan, machine));
     TRY(make_drives(plan, machine));
     TRY(make_netdevs(plan, machine));
+    TRY(migration_init(machine));
     TRY(make_monitors(plan, machine));
     if (needs_accel(machine)) {
         TRY(choose_accel(plan, machine));
@@ -400,7 +402,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     machine_reset(machine, SHUTDOWN_NONE);
     machine_launch_vcpus(machine);
-    return NULL;
+    return plan->incoming ? migration_incoming(machine, plan->incoming) : NULL;
 }
 
 Error *cli_start(Plan *plan, Machine **ret_machine)
@@ -438,6 +440,7 @@ void cli_stop(Machine *machine)
     if (!machine) {
         return;
     }
+    migration_free(machine);
     lock_acquire(&machine->lock);
     monitors_free(machine);
     unplug_all(machine);

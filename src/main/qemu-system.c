@@ -184,7 +184,7 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
     lock_acquire(&machine->lock);
     LoopFd *signals = catch_signals(machine);
     machine_launch_vcpus(machine);
-    if (!machine->start_paused) {
+    if (!machine->start_paused && machine->state == RUN_STATE_PRELAUNCH) {
         machine_start(machine);
     }
     lock_release(&machine->lock);

@@ -11,8 +11,9 @@
 #include "input/keys.h"
 #include "monitor/hmp_priv.h"
 
+static const HmpCommand *const info_tables[] = { hmp_info_commands, hmp_info_migrate };
 static const HmpCommand *const tables[] = { hmp_commands_monitor, hmp_commands_machine, hmp_commands_device,
-                                            hmp_commands_memory };
+                                            hmp_commands_memory,  hmp_commands_migrate };
 
 /* --- for the commands --- */
 
@@ -130,6 +131,17 @@ static const HmpCommand *find_command(const char *name, size_t length)
 {
     for (size_t n = 0; n < ARRAY_SIZE(tables); n++) {
         const HmpCommand *found = hmp_find(tables[n], name, length);
+        if (found) {
+            return found;
+        }
+    }
+    return NULL;
+}
+
+static const HmpCommand *find_info(const char *name, size_t length)
+{
+    for (size_t n = 0; n < ARRAY_SIZE(info_tables); n++) {
+        const HmpCommand *found = hmp_find(info_tables[n], name, length);
         if (found) {
             return found;
         }
@@ -302,7 +314,7 @@ void hmp_run_line(Hmp *hmp, const char *line)
     if (command->complete == 'i') {
         rest = skip_space(rest);
         size_t sub_length = strcspn(rest, " \t");
-        const HmpCommand *sub = hmp_find(hmp_info_commands, rest, sub_length);
+        const HmpCommand *sub = find_info(rest, sub_length);
         if (sub) {
             run_command(hmp, sub, rest + sub_length);
             return;
@@ -321,8 +333,10 @@ static void print_help(Hmp *hmp, const char *prefix, const HmpCommand *command)
 static void hmp_help(Hmp *hmp, const HmpArgs *args)
 {
     if (args->text[0] && !strcmp(args->text[0], "info")) {
-        for (const HmpCommand *command = hmp_info_commands; command->name; command++) {
-            print_help(hmp, "info ", command);
+        for (size_t n = 0; n < ARRAY_SIZE(info_tables); n++) {
+            for (const HmpCommand *command = info_tables[n]; command->name; command++) {
+                print_help(hmp, "info ", command);
+            }
         }
         return;
     }
@@ -425,7 +439,9 @@ static void offer_argument(Machine *machine, char kind, const char *typed, GPtrA
         }
         break;
     case 'i':
-        offer_names(words, typed, hmp_info_commands);
+        for (size_t n = 0; n < ARRAY_SIZE(info_tables); n++) {
+            offer_names(words, typed, info_tables[n]);
+        }
         break;
     case 'd':
         offer_children(words, typed, object_container_at(machine->root, "/machine/peripheral"));
@@ -504,9 +520,48 @@ static void session_line(void *opaque, const char *line)
     monitor->cpu_index = hmp.cpu_index;
     session_print(monitor, hmp.out->str);
     g_string_free(hmp.out, TRUE);
-    if (hmp.machine->requested_shutdown == SHUTDOWN_NONE) {
+    if (hmp.machine->requested_shutdown == SHUTDOWN_NONE && !monitor->waits) {
         readline_show_prompt(monitor->readline);
     }
+}
+
+/* --- commands that take their time --- */
+
+enum { WAIT_MS = 100 };
+
+static void wait_more(Monitor *monitor)
+{
+    int64_t now = clock_now(monitor->set->machine->clocks, CLOCK_REALTIME_NS);
+    timer_set(&monitor->wait_timer, now + WAIT_MS * NS_PER_MS);
+}
+
+static void look_again(void *opaque)
+{
+    Monitor *monitor = opaque;
+
+    if (!monitor->waits(monitor)) {
+        wait_more(monitor);
+        return;
+    }
+    monitor->waits = NULL;
+    readline_show_prompt(monitor->readline);
+    g_autoptr(GString) held G_GNUC_UNUSED = monitor->held;
+    monitor->held = g_string_new(NULL);
+    hmp_front_ops.receive(monitor, (const uint8_t *)held->str, held->len);
+    char_accept_input(&monitor->front);
+}
+
+void hmp_wait_until(Hmp *hmp, bool (*ended)(Monitor *monitor))
+{
+    if (hmp->monitor) {
+        hmp->monitor->waits = ended;
+        wait_more(hmp->monitor);
+    }
+}
+
+void hmp_session_print(Monitor *monitor, const char *text)
+{
+    session_print(monitor, text);
 }
 
 static void session_complete(void *opaque, const char *text, GPtrArray *words)
@@ -520,14 +575,19 @@ static const ReadlineOps session_ops = {
 
 static size_t session_can_receive(void *opaque)
 {
-    return char_pending(&((Monitor *)opaque)->front) < 1 << 20 ? 1024 : 0;
+    Monitor *monitor = opaque;
+    return !monitor->waits && char_pending(&monitor->front) < 1 << 20 ? 1024 : 0;
 }
 
 static void session_receive(void *opaque, const uint8_t *buf, size_t length)
 {
     Monitor *monitor = opaque;
     for (size_t n = 0; n < length; n++) {
-        readline_byte(monitor->readline, buf[n]);
+        if (monitor->waits) {
+            g_string_append_c(monitor->held, (char)buf[n]);
+        } else {
+            readline_byte(monitor->readline, buf[n]);
+        }
     }
 }
 
@@ -582,6 +642,8 @@ const CharFrontOps hmp_front_ops = {
 void hmp_monitor_open(Monitor *monitor)
 {
     monitor->readline = readline_new("(qemu) ", &session_ops, monitor);
+    timer_init(&monitor->wait_timer, monitor->set->machine->loop, CLOCK_REALTIME_NS, look_again, monitor);
+    monitor->held = g_string_new(NULL);
     work_init(&monitor->greet, monitor->set->machine->loop, greet_later, monitor);
     char_set_echo(&monitor->front, false);
 }
@@ -589,5 +651,7 @@ void hmp_monitor_open(Monitor *monitor)
 void hmp_monitor_close(Monitor *monitor)
 {
     work_fini(&monitor->greet);
+    timer_fini(&monitor->wait_timer);
+    g_string_free(monitor->held, TRUE);
     g_clear_pointer(&monitor->readline, readline_free);
 }

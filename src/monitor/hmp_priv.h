@@ -38,7 +38,8 @@ typedef struct HmpCommand {
 } HmpCommand;
 
 extern const HmpCommand hmp_info_commands[]; /* NULL name ends */
-extern const HmpCommand hmp_commands_memory[], hmp_commands_machine[], hmp_commands_device[], hmp_commands_monitor[];
+extern const HmpCommand hmp_commands_memory[], hmp_commands_machine[], hmp_commands_device[], hmp_commands_monitor[],
+    hmp_commands_migrate[], hmp_info_migrate[];
 
 void hmp_printf(Hmp *hmp, const char *fmt, ...) PRINTF(2, 3);
 /* Prints "Error: ..." and frees err. */
@@ -55,6 +56,12 @@ Vcpu *hmp_cpu(Hmp *hmp);
 void hmp_on_cpu(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
 /* hmp_expr.c: numbers, $registers, ( ) + - * / % & | ^ ~ ! unary minus; *text is moved behind it. */
 Error *hmp_expression(Hmp *hmp, const char **text, uint64_t *ret_value) MUST_USE;
+/*
+ * The session takes no input until ended() says true; looked at every 100 ms. Without a session
+ * (human-monitor-command) it goes on at once.
+ */
+void hmp_wait_until(Hmp *hmp, bool (*ended)(Monitor *monitor));
+void hmp_session_print(Monitor *monitor, const char *text);
 void hmp_run_line(Hmp *hmp, const char *line);
 void hmp_complete(Machine *machine, const char *text, GPtrArray *words);
 const HmpCommand *hmp_find(const HmpCommand *table, const char *name, size_t length);

@@ -16,6 +16,7 @@ typedef struct Monitors {
     char format, size;     /* of x and print, kept from one command to the next */
 } Monitors;
 
+typedef struct Monitor Monitor;
 struct Monitor {
     Monitors *set;
     CharFront front;
@@ -29,8 +30,10 @@ struct Monitor {
     bool greeted, focused;
     Work greet; /* on a multiplexer: when the input has really come to stay */
     unsigned cpu_index;
+    bool (*waits)(Monitor *monitor); /* a command waits for its end; NULL: none */
+    Timer wait_timer;
+    GString *held; /* typed meanwhile */
 };
-typedef struct Monitor Monitor;
 
 Monitors *monitors_of(Machine *machine);
 /* qmp.c */

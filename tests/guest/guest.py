@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 SHIFTED = {':': 'semicolon', '_': 'minus', '"': 'apostrophe', '>': 'dot', '<': 'comma', '|': 'backslash', '(': '9', ')': '0',
            '+': 'equal', '*': '8', '&': '7', '!': '1', '$': '4'}
@@ -286,5 +287,6 @@ def run(tests):
         except Exception as error:
             failed += 1
             print(f'not ok {number} {test.__name__}', flush=True)
-            print('\n'.join('# ' + line for line in str(error).splitlines()), flush=True)
+            text = str(error) if str(error) else ''.join(traceback.format_exception(error))
+            print('\n'.join('# ' + line for line in text.splitlines()), flush=True)
     sys.exit(1 if failed else 0)

@@ -359,6 +359,18 @@ void device_save(Device *dev, GByteArray *out)
 
 Error *device_load(Device *dev, const uint8_t *data, size_t length)
 {
+    TRY(device_load_rows(dev, data, length));
+    return device_load_finish(dev);
+}
+
+Error *device_load_finish(Device *dev)
+{
+    const DeviceType *type = device_type(dev);
+    return type->loaded ? type->loaded(dev) : NULL;
+}
+
+Error *device_load_rows(Device *dev, const uint8_t *data, size_t length)
+{
     const DeviceType *type = device_type(dev);
     const uint8_t *end = data + length;
 
@@ -386,5 +398,5 @@ Error *device_load(Device *dev, const uint8_t *data, size_t length)
     if (data != end) {
         return error_new("%s: the saved state is longer than expected", device_label(dev));
     }
-    return type->loaded ? type->loaded(dev) : NULL;
+    return NULL;
 }

@@ -72,6 +72,8 @@ struct DeviceType {
     Error *(*unplug_request)(Device *dev); /* NULL: unplugged at once */
     Error *(*loaded)(Device *dev); /* after state was loaded; may be NULL */
     void (*saving)(Device *dev);   /* before state is saved; may be NULL */
+    /* The machine runs on after a load, or after a save that did not end it: what `saving` put off. May be NULL. */
+    void (*resumed)(Device *dev);
     char *(*describe)(Device *dev); /* its state as text for the monitor, where registers do not say it; may be NULL */
     const void *extra;             /* for the device's own bus or family */
 };
@@ -174,6 +176,9 @@ void device_on_unplug(Device *dev, void (*fn)(void *opaque), void *opaque);
 /* --- saved state of one device: registers, state rows --- */
 void device_save(Device *dev, GByteArray *out);
 Error *device_load(Device *dev, const uint8_t *data, size_t length) MUST_USE;
+/* The two halves of it: a whole machine fills in every device before the first one acts on it. */
+Error *device_load_rows(Device *dev, const uint8_t *data, size_t length) MUST_USE;
+Error *device_load_finish(Device *dev) MUST_USE;
 
 /* Text of info qtree, -device help, -device NAME,help. Caller frees. */
 char *device_tree_describe(Machine *machine);

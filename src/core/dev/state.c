@@ -37,6 +37,9 @@ static void save_element(const StateField *field, const void *at, GByteArray *ou
     case STATE_KIND_STRUCT:
         state_save(field->fields, at, out);
         break;
+    case STATE_KIND_POINTER:
+        state_save(field->fields, *(void *const *)at, out);
+        break;
     default:
         g_byte_array_append(out, at, field->size);
         break;
@@ -91,6 +94,9 @@ static Error *load_element(const char *who, const StateField *field, void *at, c
     if (field->kind == STATE_KIND_STRUCT) {
         return state_load(who, field->fields, at, data, end);
     }
+    if (field->kind == STATE_KIND_POINTER) {
+        return state_load(who, field->fields, *(void **)at, data, end);
+    }
     if ((size_t)(end - *data) < size) {
         return truncated(who);
     }
@@ -102,8 +108,10 @@ static Error *load_element(const char *who, const StateField *field, void *at, c
         } else {
             timer_set(at, expires);
         }
-    } else {
+    } else if (!field->equal) {
         memcpy(at, *data, size);
+    } else if (memcmp(at, *data, size)) {
+        return error_new("%s: '%s' is not the same in the saved state and in this machine", who, field->name);
     }
     *data += size;
     return NULL;
@@ -119,16 +127,27 @@ static const StateField *find_row(const StateField *fields, const char *name, si
     return NULL;
 }
 
+/* Rows that every stream has. */
+static unsigned old_rows(const StateField *fields)
+{
+    unsigned count = 0;
+    for (const StateField *field = fields; field && field->name; field++) {
+        count += !field->not_state && !field->since;
+    }
+    return count;
+}
+
 Error *state_load(const char *who, const StateField *fields, void *base, const uint8_t **data,
                   const uint8_t *end)
 {
+    unsigned missing = old_rows(fields);
     for (;;) {
         if (*data >= end) {
             return truncated(who);
         }
         size_t length = *(*data)++;
         if (length == 0) {
-            return NULL;
+            return missing == 0 ? NULL : error_new("%s: the saved state lacks %u rows", who, missing);
         }
         if ((size_t)(end - *data) < length + 9) {
             return truncated(who);
@@ -142,6 +161,9 @@ Error *state_load(const char *who, const StateField *fields, void *base, const u
         }
         if (head[0] != field->kind || ld32_le(head + 1) != field->size || ld32_le(head + 5) != field->count) {
             return error_new("%s: saved '%s' has another shape", who, field->name);
+        }
+        if (!field->since && missing-- == 0) {
+            return error_new("%s: saved '%s' is there twice", who, field->name);
         }
         *data = head + 9;
         for (uint32_t i = 0; i < MAX(field->count, 1u); i++) {

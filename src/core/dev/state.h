@@ -17,6 +17,7 @@ typedef enum StateKind {
     STATE_KIND_BYTES, /* raw bytes of `size` */
     STATE_KIND_TIMER, /* a Timer: armed and expiry */
     STATE_KIND_STRUCT,
+    STATE_KIND_POINTER, /* a struct behind a pointer that is never NULL */
 } StateKind;
 
 typedef struct StateField {
@@ -27,6 +28,7 @@ typedef struct StateField {
     uint32_t count;  /* elements of an array; 0: one */
     uint64_t min, max; /* a loaded integer must lie inside when max > min */
     const struct StateField *fields; /* STATE_KIND_STRUCT */
+    bool equal;      /* configuration: a loaded value that differs from this machine's is refused */
     uint32_t since;  /* version of the device's state that added it */
     const char *not_state; /* why the member need not be saved; then the other fields do not matter */
 } StateField;
@@ -61,6 +63,10 @@ typedef struct StateField {
 #define STATE_STRUCT_ARRAY(t, m, rows)                                                             \
     { .name = #m, .kind = STATE_KIND_STRUCT, .offset = offsetof(t, m),                             \
       .size = sizeof(STATE_MEMBER_(t, m)[0]), .count = ARRAY_SIZE(STATE_MEMBER_(t, m)), .fields = rows }
+#define STATE_POINTER(t, m, rows) { .name = #m, .kind = STATE_KIND_POINTER, .offset = offsetof(t, m), .size = sizeof(void *), .count = 1, .fields = rows }
+/* What must be the same on both sides. */
+#define STATE_EQUAL(t, m)                                                                          \
+    { .name = #m, .kind = STATE_KIND_BYTES, .offset = offsetof(t, m), .size = sizeof(STATE_MEMBER_(t, m)), .count = 1, .equal = true }
 #define STATE_NOT(t, m, why) { .name = #m, .offset = offsetof(t, m), .size = sizeof(STATE_MEMBER_(t, m)), .not_state = why }
 
 /* Serialized form: self-describing (name, kind, count per row). The buffer is appended to. */

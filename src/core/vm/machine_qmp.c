@@ -37,6 +37,11 @@ Error *qmp_cont(QmpContext *ctx, const QmpContArgs *args, Value **ret)
         return error_hint(error_new("Resetting the Virtual Machine is required"), "Use system_reset first.");
     case RUN_STATE_SUSPENDED:
         return NULL;
+    case RUN_STATE_INMIGRATE: /* starts when it has arrived */
+        machine->start_paused = false;
+        return NULL;
+    case RUN_STATE_FINISH_MIGRATE:
+        return error_new("the machine is being moved");
     default:
         machine_start(machine);
         return NULL;

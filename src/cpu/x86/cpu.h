@@ -278,6 +278,9 @@ struct X86Cpu {
     void *native;       /* host stubs of vector and x87 instructions, private to native.c */
     const IrqLine *ferr; /* borrowed; NULL: not wired */
 
+    uint64_t saved_tsc;       /* state.c: only valid in a saved state */
+    uint32_t saved_requests;
+
     uint64_t insn_count; /* instructions retired by the interpreter */
     uint64_t counters[32]; /* info jit: enum in dbt/run */
 

@@ -65,8 +65,7 @@ static void write_cr3(X86Cpu *cpu, uint64_t value)
     }
 }
 
-/* Bits of CR4 that the CPU's features allow. */
-static uint64_t cr4_allowed(const X86Cpu *cpu)
+uint64_t x86_cr4_allowed(const X86Cpu *cpu)
 {
     static const struct { uint8_t word, bit; uint32_t cr4; } rows[] = {
         { X86_FEAT_1_EDX, 1, CR4_VME | CR4_PVI }, { X86_FEAT_1_EDX, 4, CR4_TSD }, { X86_FEAT_1_EDX, 2, CR4_DE },
@@ -91,7 +90,7 @@ static void write_cr4(X86Cpu *cpu, uint64_t value)
 {
     uint64_t old = cpu->cr4, changed = old ^ value;
     bool lma = cpu->efer & EFER_LMA, paging = cpu->cr0 & CR0_PG;
-    if (value & ~cr4_allowed(cpu)) {
+    if (value & ~x86_cr4_allowed(cpu)) {
         x86_gp(cpu, 0);
     }
     if (lma && (!(value & CR4_PAE) || (changed & CR4_LA57))) {

@@ -30,7 +30,7 @@ static uint64_t get(X86Cpu *cpu, unsigned offset, unsigned size)
     return x86_phys_load(cpu, cpu->smbase + SAVE_AREA + offset, size);
 }
 
-static void select_space(X86Cpu *cpu, bool smm)
+void x86_smm_select(X86Cpu *cpu, bool smm)
 {
     Machine *machine = cpu->vcpu->machine;
     AddressSpace *as = NULL;
@@ -256,7 +256,7 @@ void x86_smi_enter(X86Cpu *cpu)
     cpu->smi_in_halt = cpu->vcpu->halted;
     cpu->vcpu->halted = false;
     cpu->shutdown = false;
-    select_space(cpu, true);
+    x86_smm_select(cpu, true);
     if (wide_map(cpu)) {
         save_64(cpu);
     } else {
@@ -311,7 +311,7 @@ void x86_rsm(X86Cpu *cpu)
     }
     cpu->cpl = (uint8_t)restored_cpl(cpu);
     cpu->nmi_blocked = cpu->smm_in_nmi;
-    select_space(cpu, false);
+    x86_smm_select(cpu, false);
     bool pae = (cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !(cpu->efer & EFER_LMA);
     if (!state_valid(cpu) || (pae && !x86_load_pdptes(cpu, cpu->cr3))) {
         cpu->shutdown = true;

@@ -20,6 +20,13 @@ uint64_t x86_tsc(X86Cpu *cpu);
 bool x86_canonical_widest(const X86Cpu *cpu, uint64_t va);
 void x86_smi_enter(X86Cpu *cpu);
 void x86_rsm(X86Cpu *cpu);
+/* The address space of SMM, or the normal one; sets cpu->smm. */
+void x86_smm_select(X86Cpu *cpu, bool smm);
+uint64_t x86_cr4_allowed(const X86Cpu *cpu); /* bits that the CPU's features allow */
+/* state.c: save and load. */
+extern const StateField x86_cpu_state[];
+void x86_cpu_saving(X86Cpu *cpu);
+Error *x86_cpu_loaded(X86Cpu *cpu) MUST_USE;
 /* Writes RFLAGS as POPF does: which bits may change depends on CPL, IOPL and mode. */
 void x86_write_flags(X86Cpu *cpu, uint64_t value, uint64_t mask);
 /* Hardware breakpoints: bits of DR6 that an access or fetch hits; 0: none. rw: X86Access, or X86_DEBUG_IO. */

@@ -31,8 +31,41 @@ static void cpu_unplug(Device *dev)
     vcpu->machine = NULL;
 }
 
-DEVICE_TYPE(x86_cpu, DEVICE_OBJECT("x86_64-cpu", Vcpu, NULL), .desc = "x86 processor", .category = DEV_INTERNAL,
-            .reset = cpu_reset, .unplug = cpu_unplug);
+static void cpu_saving(Device *dev)
+{
+    x86_cpu_saving(x86_cpu_of(container_of(dev, Vcpu, dev)));
+}
+
+static Error *cpu_loaded(Device *dev)
+{
+    return x86_cpu_loaded(x86_cpu_of(container_of(dev, Vcpu, dev)));
+}
+
+static const StateField state[] = {
+    STATE_BOOL(Vcpu, halted),
+    STATE_POINTER(Vcpu, arch, x86_cpu_state),
+    STATE_NOT(Vcpu, index, "configuration"),
+    STATE_NOT(Vcpu, apic_id, "configuration"),
+    STATE_NOT(Vcpu, ops, "constant"),
+    STATE_NOT(Vcpu, accel_data, "the accelerator's"),
+    STATE_NOT(Vcpu, as, "of the machine"),
+    STATE_NOT(Vcpu, io, "of the machine"),
+    STATE_NOT(Vcpu, exit_req, "inside arch"),
+    STATE_NOT(Vcpu, thread, "host"),
+    STATE_NOT(Vcpu, thread_id, "host"),
+    STATE_NOT(Vcpu, run_lock, "host"),
+    STATE_NOT(Vcpu, wake, "host"),
+    STATE_NOT(Vcpu, stopped_cond, "host"),
+    STATE_NOT(Vcpu, created, "host"),
+    STATE_NOT(Vcpu, stop, "host"),
+    STATE_NOT(Vcpu, stopped, "host"),
+    STATE_NOT(Vcpu, exit, "host"),
+    STATE_NOT(Vcpu, work, "host"),
+    { 0 },
+};
+
+DEVICE_TYPE(x86_cpu, DEVICE_OBJECT("x86_64-cpu", Vcpu, NULL), .desc = "x86 processor", .category = DEV_INTERNAL, .state = state,
+            .reset = cpu_reset, .unplug = cpu_unplug, .saving = cpu_saving, .loaded = cpu_loaded);
 
 static unsigned width_of(unsigned n)
 {

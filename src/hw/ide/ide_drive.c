@@ -157,7 +157,9 @@ Error *ide_drive_loaded(Device *dev)
                 drive->at <= drive->end && drive->end <= IDE_BUFFER && drive->filled <= IDE_BUFFER &&
                 drive->next <= IDE_BUFFER && phase_of_number(drive, drive->phase_id, &drive->phase) &&
                 phase_of_number(drive, drive->dma_step_id, &drive->dma_step) &&
-                drive->dma_waiting == (drive->dma_step_id != 0) && drive->ops->plausible(drive);
+                drive->dma_waiting == (drive->dma_step_id != 0) &&
+                /* what an ended command left means nothing */
+                ((!drive->phase && !drive->dma_step) || drive->ops->plausible(drive));
     if (!good) {
         drive->phase = drive->dma_step = NULL;
         drive->dma_waiting = false;

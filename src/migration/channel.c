@@ -1,0 +1,314 @@
+/* Channels of state streams; see channel.h. */
+#include "migration/channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "chardev/net.h"
+#include "monitor/fdset.h"
+#include "value/keyvalues.h"
+
+struct Channel {
+    int fd;
+    int cancel_fd;  /* readable when cancelled */
+    pid_t child;    /* of exec:, 0: none */
+    bool socket, regular;
+};
+
+Channel *channel_of_fd(int fd)
+{
+    Channel *channel = g_new0(Channel, 1);
+    struct stat st;
+
+    channel->fd = fd;
+    channel->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fstat(fd, &st) == 0) {
+        channel->socket = S_ISSOCK(st.st_mode);
+        channel->regular = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode);
+    }
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    return channel;
+}
+
+static int wait_for_child(Channel *channel)
+{
+    int status = 0;
+    if (channel->child) {
+        while (waitpid(channel->child, &status, 0) < 0 && errno == EINTR) {
+        }
+        channel->child = 0;
+    }
+    return status;
+}
+
+void channel_free(Channel *channel)
+{
+    if (!channel) {
+        return;
+    }
+    if (channel->fd >= 0) {
+        close(channel->fd);
+    }
+    wait_for_child(channel);
+    close(channel->cancel_fd);
+    g_free(channel);
+}
+
+void channel_cancel(Channel *channel)
+{
+    uint64_t one = 1;
+    ssize_t done = write(channel->cancel_fd, &one, sizeof(one));
+    (void)done; /* a full counter is readable, too */
+}
+
+bool channel_two_way(const Channel *channel)
+{
+    return channel->socket;
+}
+
+/* --- moving bytes --- */
+
+static MUST_USE Error *wait_ready(Channel *channel, short events)
+{
+    struct pollfd fds[2] = { { .fd = channel->fd, .events = events }, { .fd = channel->cancel_fd, .events = POLLIN } };
+
+    while (poll(fds, 2, -1) < 0) {
+        if (errno != EINTR) {
+            return error_new_errno(errno, "cannot wait for the channel");
+        }
+    }
+    return fds[1].revents ? error_new("cancelled") : NULL;
+}
+
+Error *channel_write(void *opaque, const void *data, size_t length)
+{
+    Channel *channel = opaque;
+    const char *at = data;
+
+    while (length > 0) {
+        if (!channel->regular) {
+            TRY(wait_ready(channel, POLLOUT));
+        }
+        ssize_t done = write(channel->fd, at, length);
+        if (done < 0 && errno != EINTR && errno != EAGAIN) {
+            return error_new_errno(errno, "writing the state failed");
+        }
+        if (done > 0) {
+            at += done;
+            length -= (size_t)done;
+        }
+    }
+    return NULL;
+}
+
+Error *channel_read(void *opaque, void *data, size_t length)
+{
+    Channel *channel = opaque;
+    char *at = data;
+
+    while (length > 0) {
+        if (!channel->regular) {
+            TRY(wait_ready(channel, POLLIN));
+        }
+        ssize_t done = read(channel->fd, at, length);
+        if (done == 0) {
+            return error_new("the saved state ends too early");
+        }
+        if (done < 0 && errno != EINTR && errno != EAGAIN) {
+            return error_new_errno(errno, "reading the state failed");
+        }
+        if (done > 0) {
+            at += done;
+            length -= (size_t)done;
+        }
+    }
+    return NULL;
+}
+
+Error *channel_finish(Channel *channel)
+{
+    if (channel->regular && fsync(channel->fd) < 0 && errno != EINVAL) {
+        return error_new_errno(errno, "writing the state failed");
+    }
+    if (channel->child) {
+        close(channel->fd);
+        channel->fd = -1;
+        int status = wait_for_child(channel);
+        if (!WIFEXITED(status) || WEXITSTATUS(status)) {
+            return error_new("the command that takes the state failed");
+        }
+    }
+    return NULL;
+}
+
+/* --- opening --- */
+
+/* The command's standard input (out) or output is the channel; a socket pair would let it answer, a pipe does not. */
+static MUST_USE Error *open_exec(const char *command, bool out, Channel **ret_channel)
+{
+    int fds[2];
+    pid_t child;
+    char *argv[] = { (char *)"sh", (char *)"-c", (char *)command, NULL };
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t signals;
+
+    if (pipe2(fds, O_CLOEXEC) < 0) {
+        return error_new_errno(errno, "cannot make a pipe");
+    }
+    int ours = out ? 1 : 0;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, fds[!ours], !ours);
+    posix_spawnattr_init(&attr);
+    sigemptyset(&signals);
+    posix_spawnattr_setsigmask(&attr, &signals);
+    sigaddset(&signals, SIGPIPE);
+    posix_spawnattr_setsigdefault(&attr, &signals);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    int rc = posix_spawn(&child, "/bin/sh", &actions, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attr);
+    close(fds[!ours]);
+    if (rc) {
+        close(fds[ours]);
+        return error_new_errno(rc, "cannot run '%s'", command);
+    }
+    *ret_channel = channel_of_fd(fds[ours]);
+    (*ret_channel)->child = child;
+    return NULL;
+}
+
+static MUST_USE Error *open_fd(Machine *machine, const char *name, Channel **ret_channel)
+{
+    char *end;
+    int fd = named_fd_take(machine, name);
+
+    if (fd < 0) {
+        long number = strtol(name, &end, 10);
+        if (*name < '0' || *name > '9' || *end || number > INT32_MAX || fcntl((int)number, F_GETFD) < 0) {
+            return error_new("File descriptor named '%s' has not been found", name);
+        }
+        fd = (int)number;
+    }
+    *ret_channel = channel_of_fd(fd);
+    return NULL;
+}
+
+static MUST_USE Error *open_file(const char *text, bool out, Channel **ret_channel)
+{
+    const char *option = g_strrstr(text, ",offset=");
+    g_autofree char *path = option ? g_strndup(text, (gsize)(option - text)) : g_strdup(text);
+    uint64_t offset = 0;
+
+    if (option) {
+        TRY(parse_size(option + strlen(",offset="), 1, &offset));
+    }
+    int fd = open(path, (out ? O_WRONLY | O_CREAT | (option ? 0 : O_TRUNC) : O_RDONLY) | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return error_new_errno(errno, "cannot open '%s'", path);
+    }
+    if (offset > INT64_MAX || lseek(fd, (off_t)offset, SEEK_SET) < 0) {
+        if (offset) {
+            close(fd);
+            return error_new("'%s': cannot go to offset %" G_GUINT64_FORMAT, path, offset);
+        }
+    }
+    *ret_channel = channel_of_fd(fd);
+    return NULL;
+}
+
+/* host:port[,to=N][,ipv4=on]: the address of tcp:. Strings are cut out of `text`. */
+static MUST_USE Error *tcp_address(char *text, NetAddress *ret_address)
+{
+    char *colon = strrchr(text, ':');
+
+    if (!colon || !colon[1]) {
+        return error_new("tcp:%s: HOST:PORT is needed", text);
+    }
+    *colon = '\0';
+    size_t length = strlen(text);
+    if (length > 1 && text[0] == '[' && text[length - 1] == ']') {
+        text[length - 1] = '\0';
+        text++;
+    }
+    *ret_address = (NetAddress) { .host = *text ? text : NULL, .port = colon + 1 };
+    return NULL;
+}
+
+typedef enum Scheme { SCHEME_TCP, SCHEME_UNIX, SCHEME_FD, SCHEME_EXEC, SCHEME_FILE } Scheme;
+
+static MUST_USE Error *parse_uri(const char *uri, Scheme *ret_scheme, const char **ret_rest)
+{
+    static const char *const names[] = { "tcp:", "unix:", "fd:", "exec:", "file:" };
+
+    for (unsigned n = 0; n < ARRAY_SIZE(names); n++) {
+        if (g_str_has_prefix(uri, names[n])) {
+            *ret_scheme = (Scheme)n;
+            *ret_rest = uri + strlen(names[n]);
+            return NULL;
+        }
+    }
+    return error_hint(error_new("unknown migration protocol: %s", uri),
+                      "Possible are tcp:HOST:PORT, unix:PATH, fd:NAME, exec:COMMAND, file:PATH.");
+}
+
+static MUST_USE Error *open_other(Machine *machine, Scheme scheme, const char *rest, bool out, Channel **ret_channel)
+{
+    if (scheme == SCHEME_FD) {
+        return open_fd(machine, rest, ret_channel);
+    }
+    return scheme == SCHEME_EXEC ? open_exec(rest, out, ret_channel) : open_file(rest, out, ret_channel);
+}
+
+static MUST_USE Error *socket_address(Scheme scheme, char *rest, NetAddress *ret_address)
+{
+    if (scheme == SCHEME_TCP) {
+        return tcp_address(rest, ret_address);
+    }
+    *ret_address = (NetAddress) { .path = rest };
+    return NULL;
+}
+
+Error *channel_open_out(Machine *machine, const char *uri, Channel **ret_channel)
+{
+    Scheme scheme;
+    const char *rest;
+    NetAddress address;
+    int fd;
+
+    TRY(parse_uri(uri, &scheme, &rest));
+    if (scheme != SCHEME_TCP && scheme != SCHEME_UNIX) {
+        return open_other(machine, scheme, rest, true, ret_channel);
+    }
+    g_autofree char *copy = g_strdup(rest);
+    TRY(socket_address(scheme, copy, &address));
+    TRY(net_connect(&address, false, &fd));
+    *ret_channel = channel_of_fd(fd);
+    return NULL;
+}
+
+Error *channel_open_in(Machine *machine, const char *uri, Channel **ret_channel, int *ret_listener)
+{
+    Scheme scheme;
+    const char *rest;
+    NetAddress address;
+
+    TRY(parse_uri(uri, &scheme, &rest));
+    if (scheme != SCHEME_TCP && scheme != SCHEME_UNIX) {
+        *ret_listener = -1;
+        return open_other(machine, scheme, rest, false, ret_channel);
+    }
+    g_autofree char *copy = g_strdup(rest);
+    TRY(socket_address(scheme, copy, &address));
+    *ret_channel = NULL;
+    return net_listen(&address, ret_listener);
+}

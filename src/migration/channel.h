@@ -1,0 +1,32 @@
+/*
+ * Where a stream goes to or comes from, by its URI: tcp:HOST:PORT, unix:PATH, fd:NAME-or-NUMBER,
+ * exec:COMMAND, file:PATH[,offset=N].
+ *
+ * Threads: opening and closing on the main loop; reading and writing on the thread that moves the stream.
+ * channel_cancel() makes a blocked read or write return an error, from any thread.
+ */
+#ifndef OSTRICH_MIGRATION_CHANNEL_H
+#define OSTRICH_MIGRATION_CHANNEL_H
+
+#include "core/vm/machine.h"
+
+typedef struct Channel Channel;
+
+/* A connection to somewhere; blocks while it connects. */
+Error *channel_open_out(Machine *machine, const char *uri, Channel **ret_channel) MUST_USE;
+/* What can be opened at once; for tcp: and unix: a listening descriptor instead of a channel. */
+Error *channel_open_in(Machine *machine, const char *uri, Channel **ret_channel, int *ret_listener) MUST_USE;
+Channel *channel_of_fd(int fd); /* takes it */
+/* Accepts NULL. */
+void channel_free(Channel *channel);
+void channel_cancel(Channel *channel);
+/* Whether answers can come back (sockets). */
+bool channel_two_way(const Channel *channel);
+
+/* For stream_writer_init() and stream_reader_init(): opaque is the channel. */
+Error *channel_write(void *opaque, const void *data, size_t length) MUST_USE;
+Error *channel_read(void *opaque, void *data, size_t length) MUST_USE;
+/* All was written: a file's data reach the disk, a command ends well. */
+Error *channel_finish(Channel *channel) MUST_USE;
+
+#endif

@@ -1,0 +1,210 @@
+/* The destination side of a migration; see migration.h. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/endian.h"
+#include "migration/migration_priv.h"
+
+struct MigrationIn {
+    Migration *migration;
+    Machine *machine;
+    int listener;
+    LoopFd *source;
+    Channel *channel;
+    StreamReader reader;
+    StateLoader *loader;
+    pthread_t thread;
+    bool thread_made, cancelled;
+    Work done; /* scheduled by the thread as its last act */
+    Error *err;
+    RunState state;
+};
+
+/* --- the end: main loop --- */
+
+static void run_machine(MigrationIn *in)
+{
+    Machine *machine = in->machine;
+
+    if (machine->start_paused) {
+        machine_set_state(machine, RUN_STATE_PAUSED);
+    } else if (in->state == RUN_STATE_RUNNING || in->state == RUN_STATE_PRELAUNCH || in->state == RUN_STATE_INMIGRATE) {
+        machine_start(machine);
+    } else {
+        /* A guest that sleeps is woken by its timers. */
+        clocks_set_running(machine->clocks, in->state == RUN_STATE_SUSPENDED);
+        machine_set_state(machine, in->state);
+    }
+}
+
+static void fail(MigrationIn *in)
+{
+    Migration *migration = in->migration;
+
+    g_free(migration->error);
+    migration->error = g_strdup(error_message(in->err));
+    migration_set_status(migration, MIGRATION_FAILED);
+    error_report(error_prefix(g_steal_pointer(&in->err), "load of migration failed: "));
+    in->machine->no_shutdown = false;
+    in->machine->exit_code = 1;
+    machine_request_shutdown(in->machine, SHUTDOWN_HOST_ERROR);
+}
+
+static void ended(void *opaque)
+{
+    MigrationIn *in = opaque;
+    Migration *migration = in->migration;
+
+    if (in->err) {
+        fail(in);
+    } else {
+        migration_set_status(migration, MIGRATION_COMPLETED);
+        run_machine(in);
+    }
+    migration_in_free(migration);
+}
+
+/* --- the thread --- */
+
+static void refuse(MigrationIn *in)
+{
+    uint8_t head[5] = { MSG_FAILED };
+    const char *text = error_message(in->err);
+    uint32_t length = (uint32_t)MIN(strlen(text), (size_t)MSG_TEXT_MAX);
+
+    st32_le(head + 1, length);
+    Error *err = channel_write(in->channel, head, sizeof(head));
+    if (!err) {
+        err = channel_write(in->channel, text, length);
+    }
+    error_free(err);
+}
+
+static MUST_USE Error *agree(MigrationIn *in)
+{
+    uint8_t byte = MSG_READY;
+
+    TRY(channel_write(in->channel, &byte, 1));
+    TRY(channel_read(in->channel, &byte, 1));
+    return byte == MSG_GO ? NULL : error_new("the source gave no answer that can be understood");
+}
+
+static MUST_USE Error *load(MigrationIn *in)
+{
+    Machine *machine = in->machine;
+
+    TRY(state_loader_read(in->loader, &in->reader));
+    lock_acquire(&machine->lock);
+    Error *err = in->cancelled ? error_new("cancelled") : state_loader_finish(in->loader, &in->state);
+    lock_release(&machine->lock);
+    return err;
+}
+
+static void *thread_main(void *opaque)
+{
+    MigrationIn *in = opaque;
+
+    in->err = load(in);
+    if (in->err && channel_two_way(in->channel)) {
+        refuse(in);
+    } else if (!in->err && state_loader_answers(in->loader)) {
+        in->err = agree(in);
+    }
+    work_schedule(&in->done);
+    return NULL;
+}
+
+/* --- life --- */
+
+static MUST_USE Error *begin(MigrationIn *in)
+{
+    in->loader = state_loader_new(in->machine);
+    stream_reader_init(&in->reader, channel_read, in->channel);
+    migration_set_status(in->migration, MIGRATION_ACTIVE);
+    int rc = pthread_create(&in->thread, NULL, thread_main, in);
+    if (rc) {
+        return error_new_errno(rc, "cannot make the migration's thread");
+    }
+    in->thread_made = true;
+    return NULL;
+}
+
+static void stop_listening(MigrationIn *in)
+{
+    if (in->listener >= 0) {
+        loop_del_fd(g_steal_pointer(&in->source));
+        close(in->listener);
+        in->listener = -1;
+    }
+}
+
+static void connected(void *opaque, unsigned events)
+{
+    MigrationIn *in = opaque;
+    int fd = accept4(in->listener, NULL, NULL, SOCK_CLOEXEC);
+
+    if (fd < 0) {
+        return; /* gone again */
+    }
+    stop_listening(in);
+    in->channel = channel_of_fd(fd);
+    in->err = begin(in);
+    if (in->err) {
+        fail(in);
+    }
+}
+
+Error *migration_in_start(Migration *migration, const char *uri)
+{
+    MigrationIn *in = g_new0(MigrationIn, 1);
+
+    in->migration = migration;
+    in->machine = migration->machine;
+    in->listener = -1;
+    work_init(&in->done, in->machine->loop, ended, in);
+    migration->in = in;
+    Error *err = channel_open_in(migration->machine, uri, &in->channel, &in->listener);
+    if (!err) {
+        migration_set_status(migration, MIGRATION_SETUP);
+        if (in->listener >= 0) {
+            in->source = loop_add_fd(in->machine->loop, in->listener, LOOP_READ, connected, in);
+        } else {
+            err = begin(in);
+        }
+    }
+    if (err) {
+        migration_in_free(migration);
+    }
+    return err;
+}
+
+void migration_in_free(Migration *migration)
+{
+    MigrationIn *in = migration->in;
+
+    if (!in) {
+        return;
+    }
+    migration->in = NULL;
+    stop_listening(in);
+    if (in->thread_made) {
+        in->cancelled = true;
+        channel_cancel(in->channel);
+        /* It may be waiting for the lock. */
+        lock_release(&in->machine->lock);
+        pthread_join(in->thread, NULL);
+        lock_acquire(&in->machine->lock);
+    }
+    work_fini(&in->done);
+    if (in->reader.record) {
+        stream_reader_fini(&in->reader);
+    }
+    state_loader_free(in->loader);
+    channel_free(in->channel);
+    error_free(in->err);
+    g_free(in);
+}

@@ -1,0 +1,56 @@
+/*
+ * A machine as records: what both sides must have in common, RAM, clock, devices. Used by migration,
+ * files and snapshots alike.
+ */
+#ifndef OSTRICH_MIGRATION_MACHINE_STATE_H
+#define OSTRICH_MIGRATION_MACHINE_STATE_H
+
+#include "core/vm/machine.h"
+#include "migration/stream.h"
+
+/* --- saving --- */
+/* Machine lock. The first record. */
+Error *state_write_machine(Machine *machine, StreamWriter *w) MUST_USE;
+/* The machine is stopped, no request of a back end is under way. Machine lock. Clock and devices. */
+Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w) MUST_USE;
+/* The last record. answer: the source waits for the destination's word. */
+Error *state_write_end(StreamWriter *w, bool answer) MUST_USE;
+
+/* Pages that have to be sent. */
+typedef struct RamPages {
+    RamBlock *block;
+    uint8_t *pending; /* one byte a page */
+    uint64_t pages, left;
+} RamPages;
+typedef struct RamSaver {
+    Machine *machine;
+    GArray *blocks; /* RamPages */
+    unsigned at_block;
+    uint64_t at_page;
+    bool tracking;
+    uint64_t left, total; /* pages */
+    uint64_t zero_pages, data_pages, synced; /* statistics */
+} RamSaver;
+/* All pages are pending. track: from now on writes are noted, for ram_saver_sync(). Machine lock. */
+RamSaver *ram_saver_new(Machine *machine, bool track);
+void ram_saver_free(RamSaver *saver); /* machine lock; accepts NULL */
+/* Adds what was written since the last time. Machine lock, given up meanwhile. Pages found. */
+uint64_t ram_saver_sync(RamSaver *saver);
+/* Sends about `budget` bytes, or what is left. No lock: the guest may be writing. */
+Error *ram_saver_send(RamSaver *saver, StreamWriter *w, uint64_t budget) MUST_USE;
+
+/* --- loading --- */
+typedef struct StateLoader StateLoader;
+StateLoader *state_loader_new(Machine *machine);
+void state_loader_free(StateLoader *loader);
+/* Reads header and records up to the end. RAM is written as it comes; no lock is needed, the machine stands still. */
+Error *state_loader_read(StateLoader *loader, StreamReader *r) MUST_USE;
+/* Devices take over what was read. Machine lock; on failure the machine is in no usable state. */
+Error *state_loader_finish(StateLoader *loader, RunState *ret_state) MUST_USE;
+/* Whether the source waits for an answer; known when all was read. */
+bool state_loader_answers(const StateLoader *loader);
+
+/* Devices do what they put off while saving or loading. Machine lock. */
+void state_resumed(Machine *machine);
+
+#endif

@@ -1,0 +1,83 @@
+/* Shared by the files of this folder that move a running machine. */
+#ifndef OSTRICH_MIGRATION_MIGRATION_PRIV_H
+#define OSTRICH_MIGRATION_MIGRATION_PRIV_H
+
+#include "migration/channel.h"
+#include "migration/machine_state.h"
+#include "migration/migration.h"
+#include "value/value.h"
+
+#define MIGRATION_SERVICE "migration"
+
+typedef enum MigrationStatus {
+    MIGRATION_NONE,
+    MIGRATION_SETUP,
+    MIGRATION_CANCELLING,
+    MIGRATION_CANCELLED,
+    MIGRATION_ACTIVE,
+    MIGRATION_PRE_SWITCHOVER,
+    MIGRATION_DEVICE,
+    MIGRATION_COMPLETED,
+    MIGRATION_FAILED,
+} MigrationStatus;
+const char *migration_status_name(MigrationStatus status); /* as QMP spells it */
+
+typedef struct MigrationParams {
+    int64_t max_bandwidth;  /* bytes a second, 0: no limit */
+    int64_t downtime_limit; /* ms */
+    int64_t throttle_trigger, throttle_initial, throttle_increment, max_throttle; /* percent */
+    bool throttle_tailslow;
+} MigrationParams;
+
+typedef struct MigrationCaps {
+    bool auto_converge, events, return_path, pause_before_switchover, late_block_activate;
+} MigrationCaps;
+
+typedef struct MigrationOut MigrationOut;
+typedef struct MigrationIn MigrationIn;
+
+/* What query-migrate tells; of the last or current outgoing one. */
+typedef struct MigrationStats {
+    uint64_t total, remaining, transferred;        /* bytes */
+    uint64_t zero_pages, data_pages, dirty_rate;   /* pages, pages, pages a second */
+    uint64_t passes;
+    double mbps;
+    int64_t start_ms, total_ms, setup_ms, downtime_ms, expected_downtime_ms;
+    unsigned throttle;
+} MigrationStats;
+
+typedef struct Migration {
+    Machine *machine;
+    MigrationParams params; /* read by the thread without lock: single words */
+    MigrationCaps caps;
+    MigrationStatus status;
+    char *error;
+    MigrationStats stats;
+    MigrationOut *out; /* under way */
+    MigrationIn *in;
+    bool in_started;
+    bool resume_devices; /* their state was saved or loaded since the machine last ran */
+    MachineNotifier notifier;
+} Migration;
+
+Migration *migration_of(Machine *machine);
+/* Machine lock. Emits MIGRATION when that is wanted. */
+void migration_set_status(Migration *migration, MigrationStatus status);
+bool migration_busy(const Migration *migration);
+
+/* Devices were saved or loaded: state_resumed() is due when the machine runs. */
+void migration_devices_wait(Machine *machine);
+
+/* out.c */
+Error *migration_out_start(Migration *migration, const char *uri) MUST_USE;
+void migration_out_cancel(Migration *migration);
+Error *migration_out_continue(Migration *migration) MUST_USE;
+void migration_out_free(Migration *migration); /* waits for the thread */
+/* in.c */
+Error *migration_in_start(Migration *migration, const char *uri) MUST_USE;
+void migration_in_free(Migration *migration);
+
+enum { MSG_READY = 'R', MSG_FAILED = 'F', MSG_GO = 'G' };
+enum { MSG_TEXT_MAX = 4096 };
+
+#endif

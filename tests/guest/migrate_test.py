@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""A Linux guest at work, saved, loaded and moved: its checksum job, disk and network go on without an error."""
+import os
+import re
+import subprocess
+import tempfile
+import time
+
+from guest import Guest, GuestError, add_modules, cloud_kernel, make_initrd, need, run
+
+# Every round hashes the same data in memory and what it wrote to the disk; a difference is reported and ends it.
+JOB = '''
+{modules}
+ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
+dd if=/dev/urandom of=/tmp/data bs=4096 count=1024 2>/dev/null
+first=$(sha256sum < /tmp/data)
+n=0
+while read word; do echo $word > /tmp/word.new; mv /tmp/word.new /tmp/word; done < /dev/console &
+echo JOB-START
+while :; do
+    [ "$(sha256sum < /tmp/data)" = "$first" ] || {{ echo JOB-BAD-MEMORY; break; }}
+    if [ -b /dev/vda ]; then
+        dd if=/tmp/data of=/dev/vda bs=4096 seek=$(((n % 8) * 1024)) conv=fsync 2>/dev/null || {{ echo JOB-BAD-WRITE; break; }}
+        echo 3 > /proc/sys/vm/drop_caches
+        [ "$(dd if=/dev/vda bs=4096 skip=$(((n % 8) * 1024)) count=1024 2>/dev/null | sha256sum)" = "$first" ] || {{ echo JOB-BAD-DISK; break; }}
+    fi
+    n=$((n + 1))
+    echo JOB-ROUND $n
+    if [ -e /tmp/word ]; then
+        word=$(cat /tmp/word); rm /tmp/word
+        case "$word" in
+            net) arping -c 1 -w 5 -I eth0 10.0.2.2 > /dev/null && echo JOB-NET-OK || echo JOB-NET-BAD;;
+            stop) break;;
+        esac
+    fi
+done
+dmesg | grep -E 'BUG:|Oops|stalls|lockup|I/O error|clocksource.*unstable' && echo JOB-BAD-KERNEL
+echo JOB-END
+poweroff -f
+'''
+
+
+class Setup:
+    """The files of one test: initrd with the job, a disk."""
+
+    def __init__(self, tmp, fmt='qcow2'):
+        self.tmp = tmp
+        self.kernel = cloud_kernel()
+        make_initrd(tmp, '')
+        modules = add_modules(tmp, ['virtio_pci', 'virtio_blk', 'virtio_net'])
+        self.initrd = make_initrd(tmp, JOB.format(modules=modules))
+        self.disk = os.path.join(tmp, 'disk.' + fmt)
+        self.fmt = fmt
+        if fmt == 'qcow2':
+            subprocess.run([need('/usr/bin/qemu-img', 'qemu-utils'), 'create', '-q', '-f', 'qcow2', self.disk, '64M'], check=True)
+        else:
+            with open(self.disk, 'wb') as f:
+                f.truncate(64 << 20)
+
+    def arguments(self, *more):
+        return ['-m', '192', '-kernel', self.kernel, '-initrd', self.initrd, '-append', 'console=ttyS0 quiet panic=-1',
+                '-drive', f'file={self.disk},if=virtio,format={self.fmt}', '-nic', 'user,model=virtio-net-pci',
+                '-no-reboot', *more]
+
+
+def job_started(vm):
+    vm.wait_serial(r'JOB-START', 300)
+    return job_rounds(vm, 2)
+
+
+def job_rounds(vm, count):
+    """Waits until the job has done `count` more rounds; returns the number of the last."""
+    number = 0
+    for _ in range(count):
+        match = vm.wait_serial(r'JOB-(ROUND (\d+)|BAD\S*|END)', 120)
+        assert match.group(1).startswith(b'ROUND'), match.group(0)
+        number = int(match.group(2))
+    return number
+
+
+def network_works(vm):
+    vm.send('net\n')
+    assert vm.wait_serial(r'JOB-NET-(OK|BAD)', 120).group(1) == b'OK'
+
+
+def job_ends_well(vm):
+    vm.send('stop\n')
+    assert vm.wait_serial(r'JOB-(END|BAD\S*)', 120).group(1) == b'END'
+    vm.wait_exit(60)
+
+
+def migrated(vm, uri, seconds=120):
+    vm.qmp('migrate', uri=uri)
+    limit = time.time() + seconds
+    while time.time() < limit:
+        info = vm.qmp('query-migrate')
+        if info['status'] == 'completed':
+            return info
+        if info['status'] in ('failed', 'cancelled'):
+            raise GuestError(f'migration {info}')
+        time.sleep(0.1)
+    raise GuestError(f'migration does not end: {info}')
+
+
+def running(vm):
+    limit = time.time() + 60
+    while not vm.qmp('query-status')['running']:
+        if time.time() > limit:
+            raise GuestError(f'does not run: {vm.qmp("query-status")} {vm.stderr()}')
+        time.sleep(0.05)
+
+
+def saved_to_file(emulator):
+    with tempfile.TemporaryDirectory() as tmp:
+        setup = Setup(tmp)
+        state = os.path.join(tmp, 'state')
+        with Guest(emulator, setup.arguments()) as vm:
+            before = job_started(vm)
+            network_works(vm)
+            migrated(vm, 'file:' + state)
+            assert vm.qmp('query-status')['status'] == 'postmigrate'
+            vm.qmp('quit')
+            vm.wait_exit(30)
+        with Guest(emulator, setup.arguments('-incoming', 'file:' + state)) as vm:
+            running(vm)
+            assert job_rounds(vm, 3) >= before + 2
+            network_works(vm)
+            job_ends_well(vm)
+
+
+def saved_to_command(emulator):
+    with tempfile.TemporaryDirectory() as tmp:
+        setup = Setup(tmp)
+        state = os.path.join(tmp, 'state.gz')
+        with Guest(emulator, setup.arguments('-smp', '2')) as vm:
+            before = job_started(vm)
+            vm.qmp('stop')
+            migrated(vm, f'exec:gzip -1 > {state}')
+            vm.qmp('quit')
+            vm.wait_exit(30)
+        with Guest(emulator, setup.arguments('-smp', '2', '-incoming', 'defer')) as vm:
+            assert vm.qmp('query-status')['status'] == 'inmigrate'
+            vm.qmp('migrate-incoming', uri=f'exec:gzip -d < {state}')
+            limit = time.time() + 60
+            while vm.qmp('query-status')['status'] == 'inmigrate' and time.time() < limit:
+                time.sleep(0.1)
+            # Saved while paused: it stays so.
+            assert vm.qmp('query-status')['status'] == 'paused', vm.qmp('query-status')
+            vm.qmp('cont')
+            assert job_rounds(vm, 3) >= before + 2
+            job_ends_well(vm)
+
+
+if __name__ == '__main__':
+    run([saved_to_file, saved_to_command])
