@@ -27,7 +27,7 @@ static uint8_t *fake(unsigned n)
 
 static HostEnv fake_env(void)
 {
-    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .vec = -0x1800,
+    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .vec = -0x1800,
                     .mxcsr = -0x900, .bmi2 = true };
     unsigned n = 0;
     for (unsigned i = 0; i < SLOW_KINDS; i++) {
@@ -36,7 +36,9 @@ static HostEnv fake_env(void)
     for (unsigned i = 0; i < LEAVE_KINDS; i++) {
         env.leave[i] = fake(n++);
     }
-    env.vec_load = fake(n);
+    env.vec_load = fake(n++);
+    env.flags_load = fake(n++);
+    env.flags_save = fake(n);
     return env;
 }
 

@@ -282,7 +282,12 @@ struct X86Cpu {
     uint32_t saved_requests;
 
     uint64_t insn_count; /* instructions retired by the interpreter */
-    uint64_t counters[32]; /* info jit: enum in dbt/run */
+    struct { /* what translated code keeps beside registers (dbt/ir/env.h) */
+        uint64_t temp;
+        uint64_t flags_a, flags_b; /* the record of the arithmetic flags: see FlagsRecord there */
+        uint32_t flags_kind;
+        uint64_t addend[4];
+    } jit;
 
     uint8_t pad_[0] __attribute__((aligned(64)));
 };

@@ -25,4 +25,24 @@ enum {
     ENV_IF_FLAG = 0x200,
 };
 
+/*
+ * The record of the arithmetic flags: what made them, from which the run-time makes them anew when somebody
+ * asks. Code writes it where flags might be read behind an indirect jump or in code not seen yet, which
+ * hardly ever comes true, so that it need not keep EFLAGS alive over its address checks.
+ *
+ * flags_kind is FlagsRecord | log2 of the operand size << 4; with FLAGS_IMM the second operand is the signed
+ * number in bits 8 to 31, else it is flags_b.
+ */
+typedef enum FlagsRecord {
+    FLAGS_VALUE,   /* a: the flags themselves, in their places */
+    FLAGS_RAW,     /* a: SETO in bits 0 to 7, LAHF in bits 8 to 15 */
+    FLAGS_LOGIC,   /* a: the result of AND, OR, XOR */
+    FLAGS_TEST,    /* a AND b */
+    FLAGS_CMP,     /* a - b */
+    FLAGS_SUB,     /* a: the difference, b: what was subtracted */
+    FLAGS_ADD,     /* a: the sum, b: what was added */
+    FLAGS_NEG,     /* a: the result */
+    FLAGS_IMM = 128,
+} FlagsRecord;
+
 #endif

@@ -50,59 +50,91 @@ bool uop_clobbers(const Uop *u)
     return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF || u->kind == UOP_VEC || u->kind == UOP_X87;
 }
 
+typedef struct Pending { /* exits whose targets have not been asked about yet: flags are intact so far */
+    unsigned at[64], count;
+    uint8_t groups; /* that they may need and that nobody else keeps alive */
+} Pending;
+
+static void pending_add(Pending *p, unsigned at, uint8_t *live)
+{
+    if (p->count == ARRAY_SIZE(p->at)) {
+        *live |= FL_ALL;
+        p->groups = 0;
+        return;
+    }
+    p->groups |= FL_ALL & ~*live;
+    if (p->groups != 0) {
+        p->at[p->count++] = at;
+    }
+}
+
+/* Flags will not stay intact up to the pending exits: what do their targets need? Returns what is live. */
+static uint8_t pending_ask(Pending *p, Uop *uops, UopExitLive *exit_live, void *opaque)
+{
+    uint8_t live = 0;
+    for (unsigned k = 0; k < p->count; k++) {
+        Uop *exit = &uops[p->at[k]];
+        exit->exit_live = exit_live(opaque, exit, exit->imm);
+        live |= exit->exit_live;
+    }
+    *p = (Pending){ 0 };
+    return live;
+}
+
+/* Before the uop, EFLAGS are not what they are at the exits. */
+static bool breaks_pending(const Uop *u)
+{
+    return uop_clobbers(u) || u->writes != 0 || u->kind == UOP_INTERP;
+}
+
+static bool ends_in_record(const Uop *u)
+{
+    return (table[u->kind].traits & INDIRECT) || u->kind == UOP_INTERP_END;
+}
+
+/* What is live before the uop, from what is live behind it. */
+static uint8_t live_before(Uop *u, uint8_t live)
+{
+    if (u->kind == UOP_INTERP || u->kind == UOP_INTERP_END) { /* reads the record, and makes it anew itself */
+        return (live & (u->defs == FL_ALL ? 0 : FL_ALL | FL_RECORD) & ~u->defs) | (u->uses ? FL_RECORD : 0);
+    }
+    u->record = (live & FL_RECORD) && u->writes != 0;
+    if (u->record) {
+        live = (live & ~FL_RECORD) | FL_ALL; /* all groups are recorded, those it leaves alone too */
+    }
+    return (live & ~u->defs) | u->uses;
+}
+
 uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque)
 {
-    /* Flags that an exit not asked about yet may need; asked when a clobbering uop is met before they are
-     * all defined. */
-    uint8_t live = FL_ALL, unknown = 0;
-    unsigned pending[64], npending = 0;
+    uint8_t live = FL_RECORD;
+    Pending pending = { 0 };
     for (unsigned i = count; i-- > 0;) {
         Uop *u = &uops[i];
-        uint8_t traits = table[u->kind].traits;
         u->exit_live = FL_ALL;
-        if (i == count - 1 && uop_ends_block(u)) {
-            live = 0;
-            unknown = 0;
-        }
-        if ((traits & INDIRECT) || u->kind == UOP_INTERP_END) {
-            live = FL_ALL;
-        } else if (u->kind == UOP_CALL || u->kind == UOP_JMP) {
-            live = 0;
-            unknown = FL_ALL;
-            pending[0] = i;
-            npending = 1;
-        } else if (traits & SIDE) {
-            unknown = FL_ALL & ~live;
-            if (npending < ARRAY_SIZE(pending)) {
-                pending[npending++] = i;
+        if (ends_in_record(u)) {
+            live = FL_RECORD;
+        } else if (table[u->kind].traits & TARGET) {
+            if (uop_ends_block(u)) {
+                live = 0;
+            }
+            if (!(u->attr & UA_BACKWARD) || (exit_live(opaque, u, u->imm) != 0)) {
+                pending_add(&pending, i, &live);
             } else {
-                live |= unknown;
+                u->exit_live = 0;
             }
         }
-        if ((traits & TARGET) && (u->attr & UA_BACKWARD)) {
-            u->exit_live = exit_live(opaque, u, u->imm);
-            live |= u->exit_live;
-            unknown = npending > 1 ? unknown & ~live : 0;
-            npending -= npending > 0 && pending[npending - 1] == i;
+        if ((pending.groups & ~u->defs) && (i == 0 || breaks_pending(u))) {
+            live |= pending_ask(&pending, uops, exit_live, opaque);
         }
-        if (unknown && (uop_clobbers(u) || i == 0) && (unknown & ~u->defs)) {
-            for (unsigned k = 0; k < npending && unknown; k++) {
-                Uop *exit = &uops[pending[k]];
-                exit->exit_live = exit_live(opaque, exit, exit->imm);
-                live |= exit->exit_live & unknown;
-                unknown &= ~live;
-            }
-            unknown = 0;
-            npending = 0;
+        live = live_before(u, live);
+        pending.groups &= ~(u->defs | live);
+        if (pending.groups == 0) {
+            pending.count = 0;
         }
-        live = (live & ~u->defs) | u->uses;
-        unknown &= ~(u->defs | live);
-        if (unknown == 0) {
-            npending = 0;
-        }
-        u->live_in = live | unknown;
+        u->live_in = live | pending.groups;
     }
-    return count == 0 ? FL_ALL : uops[0].live_in;
+    return count == 0 ? FL_RECORD : uops[0].live_in;
 }
 
 const char *uop_verify(const Uop *uops, unsigned count)
@@ -155,7 +187,7 @@ static void text_mem(GString *s, const Uop *u)
 
 static void text_uop(GString *s, const Uop *u)
 {
-    static const char *const groups[] = { "-", "c", "o", "co" };
+    static const char *const groups[] = { "-", "c", "o", "co", "r", "cr", "or", "cor" };
     uint8_t traits = table[u->kind].traits;
     g_string_append_printf(s, "%2u %s.%u", u->insn, table[u->kind].name, u->size);
     if (traits & CODE) {
@@ -177,8 +209,8 @@ static void text_uop(GString *s, const Uop *u)
     if (u->kind == UOP_JCC) {
         g_string_append_printf(s, " cc%u", u->cond);
     }
-    g_string_append_printf(s, " use=%s def=%s live=%s\n", groups[u->uses & 3], groups[u->defs & 3],
-                           groups[u->live_in & 3]);
+    g_string_append_printf(s, " use=%s def=%s live=%s%s\n", groups[u->uses & 3], groups[u->defs & 3],
+                           groups[u->live_in & 7], u->record ? " record" : "");
 }
 
 char *uop_text(const Uop *uops, unsigned count)

@@ -16,7 +16,7 @@ typedef enum UopKind {
     UOP_OP,       /* host instruction: reg field, r/m (register or memory), immediate */
     UOP_MOVI,     /* reg = imm */
     UOP_LEA,      /* reg = address */
-    UOP_BYTES,    /* host instruction without ModRM on rax, rdx and flags: imm holds the bytes */
+    UOP_BYTES,    /* host instruction without ModRM on rax, rdx and flags: imm holds the bytes; code, disp: what they mean */
     UOP_BSWAP,    /* reg */
     UOP_SHIFT_CL, /* as OP, the count is guest CL */
     UOP_CMPXCHG_PAIR, /* CMPXCHG8B, CMPXCHG16B */
@@ -42,7 +42,8 @@ typedef enum UopKind {
     UOP_KINDS,
 } UopKind;
 
-enum { FL_C = 1, FL_OSZAP = 2, FL_ALL = 3 }; /* groups of arithmetic flags */
+/* Groups of arithmetic flags. FL_RECORD: code that follows may ask the record of them (env.h). */
+enum { FL_C = 1, FL_OSZAP = 2, FL_ALL = 3, FL_RECORD = 4 };
 
 enum { /* Uop.attr */
     UA_MEM = BIT(0),      /* r/m is memory: base, index, scale, disp, seg */
@@ -74,8 +75,10 @@ typedef struct Uop {
     uint8_t imm_size;   /* bytes of imm to append */
     uint8_t cond;
     uint8_t uses, defs; /* FL_*; defs: surely written */
+    uint8_t writes;     /* FL_*: perhaps written */
     uint8_t live_in;    /* FL_*: by uop_liveness() */
-    uint8_t exit_live;  /* FL_* at the branch target */
+    uint8_t exit_live;  /* at a branch that is taken: groups that EFLAGS hold; FL_RECORD: the record holds all */
+    bool record;        /* the record is to be made behind it */
     uint8_t base, index, scale, seg; /* seg: 0 flat, 1 FS, 2 GS */
     uint8_t asize;
     uint8_t vex_v, vex_w;
@@ -83,12 +86,12 @@ typedef struct Uop {
     uint64_t imm;
 } Uop;
 
-/* How much is known about the flags where a block leaves. */
+/* How much is known about the flags where a block leaves: groups that are read there, and FL_RECORD when more may be. */
 typedef uint8_t UopExitLive(void *opaque, const Uop *uop, uint64_t target);
 /*
- * Fills live_in of each uop, from the last to the first; returns the groups live at the block's entry.
- * exit_live says which groups matter at a target; it is only asked where the answer changes code.
- * Targets of indirect jumps and returns may read all of them.
+ * Fills live_in, exit_live and record, from the last uop to the first; returns what is live at the block's
+ * entry. exit_live says which groups matter at a target; it is only asked where the answer changes code.
+ * Indirect jumps, returns and the interpreter find all flags in the record.
  */
 uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque);
 /* True when the uop contains an inline check, jump-cache probe or poll that would destroy live flags. */

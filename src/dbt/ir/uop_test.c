@@ -12,7 +12,7 @@ static uint8_t live_none(void *opaque, const Uop *uop, uint64_t target)
 static Uop alu(unsigned insn, uint8_t uses, uint8_t defs)
 {
     return (Uop){ .kind = UOP_OP, .insn = insn, .size = 8, .code = 0x01, .attr = UA_REG_R | UA_RM_R | UA_RM_W,
-                  .reg = 0, .rm = 3, .uses = uses, .defs = defs, .base = UOP_NO_REG, .index = UOP_NO_REG };
+                  .reg = 0, .rm = 3, .uses = uses, .defs = defs, .writes = defs, .base = UOP_NO_REG, .index = UOP_NO_REG };
 }
 
 static Uop load(unsigned insn)
@@ -57,6 +57,26 @@ static void test_lazy(void)
     g_assert_cmpuint(uops[2].live_in, ==, FL_ALL);
 }
 
+static uint8_t live_more(void *opaque, const Uop *uop, uint64_t target)
+{
+    asked++;
+    return FL_C | FL_RECORD;
+}
+
+/* Where more may be read than can be seen, what makes the flags records them; a partial writer needs the rest. */
+static void test_record(void)
+{
+    Uop uops[] = { alu(0, 0, FL_ALL), alu(1, 0, FL_OSZAP), load(2), branch(3, UOP_JMP, 0) };
+    g_assert_cmpuint(uop_liveness(uops, 4, live_more, NULL), ==, 0);
+    g_assert_cmpuint(uops[3].exit_live, ==, FL_C | FL_RECORD);
+    g_assert_cmpuint(uops[2].live_in, ==, FL_C | FL_RECORD);
+    g_assert_true(uops[1].record);
+    g_assert_cmpuint(uops[1].live_in, ==, FL_C);
+    g_assert_false(uops[0].record);
+    Uop through[] = { load(0), branch(1, UOP_RET, 0) };
+    g_assert_cmpuint(uop_liveness(through, 2, live_none, NULL), ==, FL_RECORD);
+}
+
 static void test_verify(void)
 {
     Uop good[] = { load(0), branch(1, UOP_RET, 0) };
@@ -73,9 +93,9 @@ static void test_text(void)
     g_autofree char *text = uop_text(uops, 4);
     g_assert_cmpstr(text, ==,
                     " 0 op.8 8b rcx [rsi+0x0].8 use=- def=- live=c\n"
-                    " 1 op.8 1 rax rbx use=c def=co live=c\n"
-                    " 2 jcc.8 0x1000 cc0 use=o def=- live=co\n"
-                    " 3 ret.8 use=- def=- live=co\n");
+                    " 1 op.8 1 rax rbx use=c def=co live=c record\n"
+                    " 2 jcc.8 0x1000 cc0 use=o def=- live=cor\n"
+                    " 3 ret.8 use=- def=- live=r\n");
 }
 
 int main(int argc, char **argv)
@@ -84,6 +104,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/uop/liveness", test_liveness);
     g_test_add_func("/dbt/uop/groups", test_groups);
     g_test_add_func("/dbt/uop/lazy", test_lazy);
+    g_test_add_func("/dbt/uop/record", test_record);
     g_test_add_func("/dbt/uop/verify", test_verify);
     g_test_add_func("/dbt/uop/text", test_text);
     return g_test_run();

@@ -128,15 +128,34 @@ static void patch(Dbt *d, const DbtExit *exit, const uint8_t *target)
     enc_patch_rel32(d->cache.write + exit->field, d->cache.run - d->cache.write, target);
 }
 
+/* Where an exit goes on in a block, by where the flags are. */
+static const uint8_t *way_in(Dbt *d, const DbtExit *exit, const DbtBlock *to, bool same_page)
+{
+    uint8_t wanted = to->flags_in & ~exit->live;
+    const uint8_t *direct = dbt_run_at(d, same_page ? to->entry : to->guarded);
+    if ((wanted & FL_ALL) && (exit->live & FL_RECORD)) {
+        return dbt_run_at(d, to->recorded);
+    }
+    if (!(wanted & FL_RECORD)) {
+        return direct;
+    }
+    const uint8_t *stub = dbt_run_at(d, (uint32_t)d->cache.cold); /* what EFLAGS hold goes to the record */
+    Asm cold = code_cache_asm(&d->cache, d->cache.cold);
+    enc_call(&cold, d->env.flags_save);
+    enc_jmp(&cold, direct);
+    d->cache.cold = (size_t)(cold.p - d->cache.write);
+    return stub;
+}
+
 void dbt_link(Dbt *d, uint32_t number, DbtBlock *to)
 {
     DbtExit *exit = &d->exits[number];
     const DbtBlock *from = &d->blocks[exit->block];
     if (exit->to != 0 || !from->valid || to->pc != exit->target || d->maps[from->map].mode != d->maps[to->map].mode ||
-        log_enabled(LOG_NOCHAIN)) {
+        log_enabled(LOG_NOCHAIN) || !code_cache_has_room(&d->cache, 0, 16)) {
         return;
     }
-    patch(d, exit, dbt_run_at(d, from->map == to->map ? to->entry : to->guarded));
+    patch(d, exit, way_in(d, exit, to, from->map == to->map));
     exit->to = (uint32_t)(to - d->blocks);
     exit->incoming_next = to->incoming;
     to->incoming = number + 1;
@@ -346,6 +365,6 @@ DbtBlock *dbt_find(Dbt *d)
     d->low->slots[dbt_slot_of(pc)] = map;
     d->slots_used = true;
     d->entries[d->mode_index][dbt_entry_index(pc)] = (JumpCacheEntry){ pc, dbt_run_at(d, b->guarded) };
-    d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)] = (JumpCacheEntry){ pc, dbt_run_at(d, b->guarded) };
+    d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)] = (JumpCacheEntry){ pc, dbt_run_at(d, b->recorded) };
     return b;
 }

@@ -65,14 +65,18 @@ static void make_thunks(Dbt *d)
     env->masks = (uint32_t)(uintptr_t)masks;
     env->slots = (uint32_t)(uintptr_t)d->low->slots;
     env->tlb = (int32_t)offsetof(X86Cpu, tlb) - (int32_t)X86_CPU_AREA;
-    env->temp = (int32_t)offsetof(X86Cpu, counters[31]) - (int32_t)X86_CPU_AREA;
+    env->temp = (int32_t)offsetof(X86Cpu, jit.temp) - (int32_t)X86_CPU_AREA;
+    env->flags_kind = (int32_t)offsetof(X86Cpu, jit.flags_kind) - (int32_t)X86_CPU_AREA;
+    env->flags_a = (int32_t)offsetof(X86Cpu, jit.flags_a) - (int32_t)X86_CPU_AREA;
+    env->flags_b = (int32_t)offsetof(X86Cpu, jit.flags_b) - (int32_t)X86_CPU_AREA;
     env->vec = (int32_t)offsetof(X86Cpu, vec) - (int32_t)X86_CPU_AREA;
     env->mxcsr = (int32_t)offsetof(X86Cpu, fx.mxcsr) - (int32_t)X86_CPU_AREA;
     env->fx = (int32_t)offsetof(X86Cpu, fx) - (int32_t)X86_CPU_AREA;
     env->bmi2 = __builtin_cpu_supports("bmi2");
     env->avx = __builtin_cpu_supports("avx");
     Asm a = code_cache_asm(&d->cache, 0);
-    thunks_emit(env, &a, dbt_slow, dbt_refill, d);
+    HostCalls calls = { .slow = dbt_slow, .refill = dbt_refill, .flags = dbt_flags, .opaque = d };
+    thunks_emit(env, &a, &calls);
     code_cache_start(&d->cache, (size_t)(a.p - d->cache.write));
 }
 
@@ -248,6 +252,20 @@ static const uint8_t *follow_exit(Dbt *d, uint32_t number)
     return d->cache.run + b->entry;
 }
 
+/* Brings hot.rflags up to date after code was left. */
+static void settle_flags(Dbt *d, unsigned why, uint32_t payload)
+{
+    bool recorded = why == LEAVE_INDIRECT || why == LEAVE_INTERP;
+    if (why == LEAVE_LINK || why == LEAVE_POLL) {
+        recorded = d->exits[payload].live & FL_RECORD;
+    } else if (why == LEAVE_GUARD) {
+        recorded = d->blocks[payload].flags_in & FL_RECORD;
+    }
+    if (recorded) {
+        dbt_flags_from_record(d);
+    }
+}
+
 /* Takes one turn: runs code from here until it leaves. False: leave dbt_run(). */
 static bool turn(Dbt *d, const uint8_t *code)
 {
@@ -255,10 +273,12 @@ static bool turn(Dbt *d, const uint8_t *code)
     while (code != NULL) {
         d->stats.runs++;
         EnterFn *enter = (EnterFn *)(void *)d->env.enter;
+        dbt_record_flags(d);
         uint64_t result = enter(cpu->tlb, code);
         uint32_t payload = (uint32_t)(result >> 32);
         unsigned why = (uint8_t)result;
         d->stats.leave[why]++;
+        settle_flags(d, why, payload);
         code = NULL;
         if (unlikely(dbt_env_byte(cpu, ENV_X87_WAS))) {
             dbt_fix_fip(d);

@@ -34,7 +34,7 @@ typedef struct DbtBlock {
     uint32_t hash_next, page_next; /* block numbers */
     uint32_t incoming;     /* first exit that is linked here, + 1 */
     uint32_t first_exit, first_site;
-    uint32_t guarded, entry; /* offsets in the cache */
+    uint32_t guarded, entry, recorded; /* offsets in the cache: see Lowered */
     uint16_t offset, length; /* bytes of the page covered */
     uint16_t exit_count, site_count;
     uint16_t insn_count;
@@ -49,6 +49,7 @@ typedef struct DbtExit {
     uint32_t block;    /* the one it belongs to */
     uint32_t to;       /* block it is linked to; 0: not linked */
     uint32_t incoming_next;
+    uint8_t live;      /* FL_*: what EFLAGS and the record hold there */
 } DbtExit;
 
 typedef struct DbtSite {
@@ -58,6 +59,7 @@ typedef struct DbtSite {
     uint8_t length;
     bool trap;
     bool shadow;       /* STI that is not its block's last instruction */
+    bool recorded;     /* the flags are in the record, not in EFLAGS */
     bool exact_fault;  /* its faults have side effects: the interpreter runs it when the fast path fails */
     uint8_t align;     /* mask of address bits that must be 0 */
     int32_t stack;     /* of a jump: what it added to rsp */
@@ -163,9 +165,13 @@ void dbt_flush(Dbt *dbt);
 /* Bytes of RAM changed: blocks made from them go. */
 void dbt_code_written(Dbt *dbt, RamBlock *block, uint64_t offset, uint64_t length);
 void dbt_unmapped(Dbt *dbt, uint64_t va);
-/* --- slow.c --- */
+/* --- flags.c, slow.c --- */
 SlowFn dbt_slow;
 RefillFn dbt_refill;
+FlagsFn dbt_flags;
+/* hot.rflags from the record, and the record from hot.rflags. */
+void dbt_flags_from_record(Dbt *dbt);
+void dbt_record_flags(Dbt *dbt);
 /* After x87 registers were live in translated code: makes FIP a guest address again. */
 void dbt_fix_fip(Dbt *dbt);
 /* Executes the instruction of a site, wherever that leads. */

@@ -82,9 +82,8 @@ static void rig_free(Rig *r)
 }
 
 /* Runs to HLT; the result is in eax and ebx. */
-static void run(const uint8_t *code, size_t size, bool translate, uint32_t ret_result[2])
+static void run_in(Rig *r, const uint8_t *code, size_t size, bool translate, uint32_t ret_result[2])
 {
-    Rig *r = rig_new();
     memcpy(r->block->host + CODE, code, size);
     atomic_store(&r->vcpu.halted, false);
     flat(r->cpu);
@@ -97,6 +96,12 @@ static void run(const uint8_t *code, size_t size, bool translate, uint32_t ret_r
     g_assert_true(atomic_load(&r->vcpu.halted));
     ret_result[0] = (uint32_t)x86_gpr(r->cpu)[X86_RAX];
     ret_result[1] = (uint32_t)x86_gpr(r->cpu)[X86_RBX];
+}
+
+static void run(const uint8_t *code, size_t size, bool translate, uint32_t ret_result[2])
+{
+    Rig *r = rig_new();
+    run_in(r, code, size, translate, ret_result);
     rig_free(r);
 }
 
@@ -151,6 +156,43 @@ static void test_flags_from_function(void)
     }
 }
 
+/* mov a,eax; mov b,edx; call 1f; pushf; pop ebx; hlt; 1: OP; push eax; pop eax; ret: each recipe of the record. */
+static void test_recorded_flags(void)
+{
+    static const struct {
+        uint8_t size, bytes[6];
+    } ops[] = {
+        { 2, { 0x01, 0xd0 } }, { 2, { 0x29, 0xd0 } }, { 2, { 0x39, 0xd0 } }, { 2, { 0x21, 0xd0 } },
+        { 2, { 0x33, 0xc2 } }, { 2, { 0x85, 0xd0 } }, { 2, { 0x85, 0xc0 } }, { 2, { 0x29, 0xc0 } },
+        { 2, { 0x28, 0xd0 } }, { 2, { 0x38, 0xd0 } }, { 2, { 0x84, 0xd0 } }, { 3, { 0x66, 0x01, 0xd0 } },
+        { 3, { 0x83, 0xc0, 0x85 } }, { 3, { 0x83, 0xe8, 5 } }, { 3, { 0x83, 0xf8, 0x85 } }, { 3, { 0x80, 0xf8, 0x85 } },
+        { 6, { 0x81, 0xe8, 0x56, 0x34, 0x12, 0x80 } }, { 6, { 0x81, 0xf8, 0x56, 0x34, 0x12, 0x80 } },
+        { 2, { 0x3c, 0x7f } }, { 2, { 0x04, 0x7f } }, { 5, { 0xa9, 0xff, 0, 0, 0x80 } }, { 5, { 0x2d, 1, 2, 3, 0x84 } },
+        { 2, { 0xf7, 0xd8 } }, { 1, { 0x40 } }, { 2, { 0xd1, 0xe0 } }, { 2, { 0x11, 0xd0 } }, { 4, { 0x0f, 0xba, 0xe0, 5 } },
+        { 6, { 0x3b, 0x05, 0, 0, 1, 0 } }, { 6, { 0x33, 0x05, 0, 0, 1, 0 } }, { 1, { 0xf9 } }, { 2, { 0x19, 0xc0 } },
+    };
+    static const uint32_t values[] = { 0, 1, 0x7fffffff, 0x80000000, 0xffffffff, 0x12345678, 0x00ff7f80 };
+    enum { PAIRS = ARRAY_SIZE(values) * ARRAY_SIZE(values) };
+    for (unsigned op = 0; op < ARRAY_SIZE(ops); op++) {
+        uint8_t code[64] = { 0xbc, 0, 0x30, 0, 0, 0xa1, 0, 0, 2, 0, 0x8b, 0x15, 4, 0, 2, 0, 0xe8, 3, 0, 0, 0, 0x9c, 0x5b, 0xf4 };
+        memcpy(code + 24, ops[op].bytes, ops[op].size);
+        memcpy(code + 24 + ops[op].size, "\x50\x58\xc3", 3);
+        Rig *r[2] = { rig_new(), rig_new() };
+        for (unsigned n = 0; n < PAIRS; n++) {
+            uint32_t result[2][2];
+            for (unsigned translate = 0; translate < 2; translate++) {
+                memcpy(r[translate]->block->host + 0x20000, &values[n % ARRAY_SIZE(values)], 4);
+                memcpy(r[translate]->block->host + 0x20004, &values[n / ARRAY_SIZE(values)], 4);
+                run_in(r[translate], code, sizeof(code), translate, result[translate]);
+            }
+            g_assert_cmphex(result[1][0], ==, result[0][0]);
+            g_assert_cmphex(result[1][1], ==, result[0][1]);
+        }
+        rig_free(r[0]);
+        rig_free(r[1]);
+    }
+}
+
 /* 2: add $7,eax with its immediate on two pages; incb the third byte of it; dec ecx; jnz 2b */
 static void test_crosses_page(void)
 {
@@ -196,6 +238,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/rewrites-itself", test_rewrites_itself);
     g_test_add_func("/dbt/engine/rewrites-callee", test_rewrites_callee);
     g_test_add_func("/dbt/engine/flags-from-function", test_flags_from_function);
+    g_test_add_func("/dbt/engine/recorded-flags", test_recorded_flags);
     g_test_add_func("/dbt/engine/crosses-page", test_crosses_page);
     g_test_add_func("/dbt/engine/call-of-next", test_call_of_next);
     g_test_add_func("/dbt/engine/flush", test_flush);

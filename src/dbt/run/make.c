@@ -34,6 +34,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .exact_fault = u->kind == UOP_VEC && (u->attr & UA_X87) && (u->attr & UA_RM_W), /* tags change */
             .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
             .trap = s->stub != NULL,
+            .recorded = (u->live_in & FL_RECORD) != 0,
             .align = u->attr & UA_ALIGN ? u->mem_size - 1 : 0,
         };
         if (s->kind == SLOW_JUMP) {
@@ -65,6 +66,7 @@ static void record_exits(Dbt *d, DbtBlock *b, uint32_t number)
             .field = (uint32_t)(e->field - d->cache.write),
             .stub = (uint32_t)(e->stub - d->cache.run),
             .block = number,
+            .live = e->live,
         };
     }
     b->exit_count = d->lowered.exit_count;
@@ -119,6 +121,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
     d->cache.cold = (size_t)(cold.p - d->cache.write);
     b->guarded = (uint32_t)(d->lowered.guarded - d->cache.run);
     b->entry = (uint32_t)(d->lowered.entry - d->cache.run);
+    b->recorded = (uint32_t)(d->lowered.recorded - d->cache.run);
     b->first_site = block.first_site;
     b->first_exit = block.first_exit;
     record_sites(d, b, number);

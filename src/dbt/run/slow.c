@@ -93,6 +93,9 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
         dbt_fix_fip(d);
     }
     x86_hot(cpu)->rip = site_pc(d, site);
+    if (site->recorded) {
+        dbt_flags_from_record(d);
+    }
     if (!(kind & SLOW_INTERP) && !site->trap) {
         bool write = kind & SLOW_WRITE;
         X86Tlbe *e = &cpu->tlb[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
@@ -107,7 +110,9 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
         }
     }
     d->stats.slow_interp++;
-    if (interpret(d, site)) {
+    bool goes_on = interpret(d, site);
+    dbt_record_flags(d);
+    if (goes_on) {
         return d->cache.run + site->resume;
     }
     return d->env.leave[LEAVE_DISPATCH];

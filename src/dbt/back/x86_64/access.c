@@ -32,7 +32,7 @@ static void add_segment(Lower *l, const Uop *u)
         return;
     }
     EncRm base = lower_env(u->seg == 1 ? ENV_FS_BASE : ENV_GS_BASE);
-    if (u->live_in != 0) {
+    if (lower_flags_live(u)) {
         enc_load(l->hot, 8, H_RCX, base);
         enc_lea(l->hot, 8, H_R14, enc_mem_index(H_R14, H_RCX, 0, 0));
     } else {
@@ -121,7 +121,7 @@ static void check_pushf(Lower *l, unsigned size, bool write, bool align)
 
 EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
 {
-    if (l->u->live_in == 0) {
+    if (!lower_flags_live(l->u)) {
         check_plain(l, size, write, align);
     } else if (l->env->bmi2) {
         check_pext(l, size, write, align);
@@ -158,7 +158,7 @@ EncRm lower_access_mem(Lower *l, bool write)
 {
     const Uop *u = l->u;
     bool align = (u->attr & UA_ALIGN) != 0;
-    if (u->base >= 16 && u->index >= 16 && u->seg == 0 && u->live_in == 0) {
+    if (u->base >= 16 && u->index >= 16 && u->seg == 0 && !lower_flags_live(u)) {
         uint64_t va = u->asize == 8 ? (uint64_t)u->disp : (uint32_t)u->disp;
         bool aligned = !align || (va & (u->mem_size - 1)) == 0;
         if ((va & 0xfff) + u->mem_size <= 4096 && aligned) {

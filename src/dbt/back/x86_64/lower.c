@@ -32,7 +32,7 @@ static unsigned lower_new_exit(Lower *l, uint64_t target)
 {
     assert(l->out->exit_count < LOWER_MAX_EXITS);
     unsigned n = l->out->exit_count++;
-    l->out->exits[n] = (LowerExit){ .target = target, .uop = l->index };
+    l->out->exits[n] = (LowerExit){ .target = target, .uop = l->index, .live = l->u->exit_live };
     return n;
 }
 
@@ -157,7 +157,7 @@ static void lower_guard(Lower *l, uint32_t slot_index, uint32_t page_id)
     Asm *a = l->hot;
     const uint8_t *stub = lower_leave_stub(l, LEAVE_GUARD, b->number);
     EncRm slot = enc_abs(l->env->slots + 4 * slot_index);
-    if (b->flags_in == 0) {
+    if (!(b->flags_in & FL_ALL)) {
         enc_op(a, 0x81, ALU_CMP, slot);
         enc_u32(a, page_id);
         enc_jcc(a, CC_NE, stub);
@@ -179,6 +179,12 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     out->guarded = enc_here(hot);
     l.u = &block->uops[0];
     lower_guard(&l, block->slot, block->page_id);
+    out->recorded = out->guarded;
+    if (block->flags_in & FL_ALL) {
+        out->recorded = enc_here(cold);
+        enc_call(cold, env->flags_load);
+        enc_jmp(cold, out->guarded);
+    }
     out->entry = enc_here(hot);
     if (block->page_id2 != 0) { /* who links to a block of the same page has not looked at the other one */
         lower_guard(&l, block->slot2, block->page_id2);
@@ -186,6 +192,9 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     for (l.index = 0; l.index < block->count; l.index++) {
         l.u = &block->uops[l.index];
         lower_uop(&l);
+        if (l.u->record) {
+            lower_record(&l);
+        }
         close_sites(&l);
     }
     out->hot_end = enc_here(hot);

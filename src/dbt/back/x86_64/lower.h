@@ -40,12 +40,14 @@ typedef struct HostEnv {
     const uint8_t *slow[SLOW_KINDS];
     const uint8_t *leave[LEAVE_KINDS];
     const uint8_t *vec_load, *x87_load;
+    const uint8_t *flags_load, *flags_save; /* EFLAGS from the record; the record from EFLAGS, rcx is lost */
     uint8_t *enter;
     uint32_t slots;      /* 32-bit address of the page-id table */
     uint32_t jump_cache; /* of the current mode's jump cache */
     uint32_t masks;      /* 32-bit address of pext masks: TLB index, ~0xfff, 0xfff */
     int32_t tlb; /* context-relative: where the current context pointer is kept */
     int32_t temp, vec, mxcsr, fx; /* context-relative: 8 spare bytes, vector registers, MXCSR, XSAVE area of x87 */
+    int32_t flags_kind, flags_a, flags_b; /* the record of the flags */
     bool bmi2, avx;
 } HostEnv;
 enum { JUMP_CACHE_BITS = 14, PAGE_SLOT_BITS = 12 };
@@ -67,11 +69,13 @@ typedef struct LowerExit {
     const uint8_t *stub;   /* run address of what it says when not linked */
     uint64_t target;
     uint8_t uop;
+    uint8_t live;          /* as exit_live of uops */
 } LowerExit;
 
 enum { LOWER_MAX_SITES = 192, LOWER_MAX_EXITS = 80 };
 typedef struct Lowered {
     uint8_t *guarded, *entry; /* run addresses */
+    uint8_t *recorded;        /* where to come in when the record holds the flags; the same as guarded unless they are read */
     uint8_t *hot_end;
     unsigned site_count, exit_count;
     LowerSite sites[LOWER_MAX_SITES];
@@ -81,7 +85,7 @@ typedef struct Lowered {
 typedef struct LowerBlock {
     const Uop *uops;
     unsigned count;
-    uint8_t flags_in;
+    uint8_t flags_in;    /* live at entry */
     bool mode64;
     uint64_t pc;
     uint32_t number;     /* of the block: payload of guard exits */
@@ -100,7 +104,15 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
 typedef const uint8_t *SlowFn(void *opaque, uint64_t va, const uint8_t *return_address, uint64_t kind);
 /* Called first where flags are dead: true when the entry was brought in from a cache. */
 typedef bool RefillFn(void *opaque, uint64_t va, bool write);
-void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, RefillFn *refill_fn, void *opaque);
+/* The flags that the record says. */
+typedef uint64_t FlagsFn(void *opaque);
+typedef struct HostCalls {
+    SlowFn *slow;
+    RefillFn *refill;
+    FlagsFn *flags;
+    void *opaque;
+} HostCalls;
+void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls);
 /* Enters translated code; returns LEAVE_* with its payload. */
 typedef uint64_t EnterFn(void *context, const uint8_t *code);
 /* Site number behind a slow path's return address. */

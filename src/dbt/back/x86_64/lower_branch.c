@@ -4,7 +4,7 @@
 /* CLI. */
 void lower_flag_if(Lower *l)
 {
-    if (l->u->live_in == 0) {
+    if (!lower_flags_live(l->u)) {
         enc_alu_imm(l->hot, ALU_AND, 4, lower_env(ENV_RFLAGS), ~ENV_IF_FLAG);
     } else {
         lower_interp(l);
@@ -23,7 +23,7 @@ void lower_jcc(Lower *l)
     }
     uint8_t *over = enc_jcc8(a, u->cond ^ 1);
     const uint8_t *poll = lower_leave_stub(l, LEAVE_POLL, l->block->first_exit + n);
-    if (u->exit_live == 0) {
+    if (!(u->exit_live & FL_ALL)) {
         enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
         exit->field = enc_jcc(a, CC_E, exit->stub);
         enc_jmp(a, poll);
@@ -43,7 +43,7 @@ void lower_jump(Lower *l, uint64_t target, bool poll)
     unsigned n = lower_exit_stub(l, target);
     if (poll) {
         const uint8_t *stub = lower_leave_stub(l, LEAVE_POLL, l->block->first_exit + n);
-        if (l->u->exit_live == 0) {
+        if (!(l->u->exit_live & FL_ALL)) {
             enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
             enc_jcc(a, CC_NE, stub);
         } else {
@@ -93,43 +93,11 @@ static void push_return(Lower *l, uint64_t value)
     lower_move_stack(l, -(int)size);
 }
 
-/*
- * The same with flags untouched: what a function leaves in them may be read behind its return. PDEP makes the byte
- * offset of the entry, and the tag is compared as ~tag + address + 1 = 0.
- */
-static void jump_indirect_keeping_flags(Lower *l, bool poll, const uint8_t *miss)
-{
-    Asm *a = l->hot;
-    if (!l->env->bmi2) {
-        enc_jmp(a, miss); /* the dispatcher keeps flags */
-        return;
-    }
-    if (poll) {
-        enc_load(a, 4, H_RCX, lower_env(ENV_EXIT_REQ));
-        uint8_t *quiet = enc_jrcxz(a);
-        enc_jmp(a, miss);
-        enc_here_rel8(a, quiet);
-    }
-    enc_pdep(a, 4, H_RCX, H_R14, enc_abs(l->env->masks + 48));
-    enc_load(a, 8, H_RCX, enc_mem(H_RCX, (int32_t)l->env->jump_cache));
-    enc_not(a, 8, H_RCX);
-    enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, 1));
-    uint8_t *hit = enc_jrcxz(a);
-    enc_jmp(a, miss);
-    enc_here_rel8(a, hit);
-    enc_pdep(a, 4, H_RCX, H_R14, enc_abs(l->env->masks + 48));
-    enc_jmp_mem(a, enc_mem(H_RCX, (int32_t)l->env->jump_cache + 8));
-}
-
-/* To the address in r14, by the jump cache. */
+/* To the address in r14, by the jump cache. The flags are in the record. */
 static void jump_indirect(Lower *l, bool poll)
 {
     Asm *a = l->hot;
     const uint8_t *miss = lower_leave_stub(l, LEAVE_INDIRECT, l->block->first_site + lower_new_site(l, SLOW_JUMP));
-    if (l->u->live_in != 0) {
-        jump_indirect_keeping_flags(l, poll, miss);
-        return;
-    }
     if (poll) {
         enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
         enc_jcc(a, CC_NE, miss);

@@ -58,6 +58,15 @@ const uint8_t *lower_leave_stub(Lower *l, unsigned why, uint32_t payload);
 unsigned lower_exit_stub(Lower *l, uint64_t target);
 void lower_interp(Lower *l);
 
+/* --- lower_flags.c --- */
+/* Makes the record of the flags that the current uop left. */
+void lower_record(Lower *l);
+/* True when the uop's code must leave EFLAGS alone. */
+static inline bool lower_flags_live(const Uop *u)
+{
+    return (u->live_in & FL_ALL) != 0;
+}
+
 /* --- access.c: addresses and the soft TLB --- */
 /* The linear address of the memory operand to r14 (or to `dst`, of the offset alone, for LEA). */
 void lower_address(Lower *l, const Uop *u, unsigned dst);

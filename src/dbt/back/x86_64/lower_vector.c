@@ -9,7 +9,7 @@ static void unit_live(Lower *l, bool *checked, int32_t live_byte, const uint8_t 
         return;
     }
     *checked = true;
-    if (l->u->live_in == 0) {
+    if (!lower_flags_live(l->u)) {
         enc_alu_imm(a, ALU_CMP, 1, lower_env(live_byte), 0);
         enc_jcc(a, CC_E, enc_here(l->cold));
     } else {
@@ -118,7 +118,7 @@ void lower_x87(Lower *l)
 void lower_fldcw(Lower *l)
 {
     Asm *a = l->hot;
-    if (l->u->live_in != 0) {
+    if (lower_flags_live(l->u)) {
         lower_interp(l);
         return;
     }

@@ -50,16 +50,22 @@ static void save_flags(Asm *a)
     enc_store(a, 4, env_at(ENV_RFLAGS), H_RAX);
 }
 
-/* hot.rflags to EFLAGS; before load_gprs. */
-static void load_flags(Asm *a)
+/* Destroys rax and rcx. */
+static void eax_to_flags(Asm *a)
 {
-    enc_load(a, 4, H_RAX, env_at(ENV_RFLAGS));
     enc_mov(a, 4, H_RCX, H_RAX);
     enc_shr_imm(a, 4, H_RCX, 11);
     enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), 1);
     enc_op(a, 0x88 | E_HIGH, H_RAX, enc_reg(4));      /* mov ah, al */
     enc_alu_imm(a, ALU_ADD, 1, enc_reg(H_RCX), 0x7f); /* overflows when cl was 1 */
     enc_u8(a, 0x9e);                                  /* sahf */
+}
+
+/* hot.rflags to EFLAGS; before load_gprs. */
+static void load_flags(Asm *a)
+{
+    enc_load(a, 4, H_RAX, env_at(ENV_RFLAGS));
+    eax_to_flags(a);
 }
 
 static void move_vectors(Asm *a, const HostEnv *env, bool load, bool wide)
@@ -211,41 +217,80 @@ static void emit_leave(HostEnv *env, Asm *a, unsigned why)
 /* Guest registers that a C function may destroy. */
 static const uint8_t volatile_regs[] = { H_RAX, H_RDX, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11 };
 
-/* The common miss: the page's translation is known, only its place in the TLB was taken. */
-static void emit_refill(HostEnv *env, Asm *a, unsigned kind, RefillFn *fn, void *opaque)
+/* Calls C from a thunk that code called, with all guest registers kept; the result is in rax until restore_light(). */
+static void call_light(const HostEnv *env, Asm *a, uintptr_t fn)
+{
+    enc_mov_imm(a, H_RAX, fn);
+    enc_op(a, 0xff, 2, enc_reg(H_RAX));
+    enc_alu_imm(a, ALU_CMP, 1, env_at(ENV_VEC_WAS), 0);
+    uint8_t *none = enc_jcc(a, CC_E, NULL);
+    load_vectors(a, env);
+    enc_patch_rel32(none, a->run_delta, enc_here(a));
+}
+
+static void save_light(const HostEnv *env, Asm *a)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(volatile_regs); i++) {
         enc_push(a, volatile_regs[i]);
     }
     enc_alu_imm(a, ALU_SUB, 8, enc_reg(H_RSP), 8);
     save_vectors(a, env);
-    enc_mov_imm(a, H_RDI, (uintptr_t)opaque);
-    enc_mov(a, 8, H_RSI, H_R14);
-    enc_mov_imm(a, H_RDX, kind & SLOW_WRITE);
-    enc_mov_imm(a, H_RAX, (uintptr_t)fn);
-    enc_op(a, 0xff, 2, enc_reg(H_RAX));
-    enc_alu_imm(a, ALU_CMP, 1, env_at(ENV_VEC_WAS), 0);
-    uint8_t *none = enc_jcc(a, CC_E, NULL);
-    load_vectors(a, env);
-    enc_patch_rel32(none, a->run_delta, enc_here(a));
-    enc_op(a, 0x84 | E_BYTE_REG | E_BYTE_RM, H_RAX, enc_reg(H_RAX));
+}
+
+/* Leaves flags. */
+static void restore_light(Asm *a)
+{
     enc_lea(a, 8, H_RSP, enc_mem(H_RSP, 8));
     for (unsigned i = ARRAY_SIZE(volatile_regs); i-- > 0;) {
         enc_pop(a, volatile_regs[i]);
     }
+}
+
+/* The common miss: the page's translation is known, only its place in the TLB was taken. */
+static void emit_refill(HostEnv *env, Asm *a, unsigned kind, const HostCalls *calls)
+{
+    save_light(env, a);
+    enc_mov_imm(a, H_RDI, (uintptr_t)calls->opaque);
+    enc_mov(a, 8, H_RSI, H_R14);
+    enc_mov_imm(a, H_RDX, kind & SLOW_WRITE);
+    call_light(env, a, (uintptr_t)calls->refill);
+    enc_op(a, 0x84 | E_BYTE_REG | E_BYTE_RM, H_RAX, enc_reg(H_RAX));
+    restore_light(a);
     uint8_t *failed = enc_jcc8(a, CC_E);
     enc_u8(a, 0xc3);
     enc_here_rel8(a, failed);
 }
 
-static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, RefillFn *refill, void *opaque)
+/* The record of the flags from EFLAGS, and back. */
+static void emit_flags(HostEnv *env, Asm *a, const HostCalls *calls)
+{
+    enc_align(a, 16);
+    env->flags_save = enc_here(a);
+    enc_mov(a, 8, H_RCX, H_RAX);
+    enc_u8(a, 0x9f);                                       /* lahf */
+    enc_op(a, 0x90 | E_0F | E_BYTE_RM, 0, enc_reg(H_RAX)); /* seto al */
+    enc_store(a, 2, env_at(env->flags_a), H_RAX);
+    enc_mov(a, 8, H_RAX, H_RCX);
+    enc_store_imm(a, 4, env_at(env->flags_kind), FLAGS_RAW);
+    enc_u8(a, 0xc3);
+    enc_align(a, 16);
+    env->flags_load = enc_here(a);
+    save_light(env, a);
+    enc_mov_imm(a, H_RDI, (uintptr_t)calls->opaque);
+    call_light(env, a, (uintptr_t)calls->flags);
+    eax_to_flags(a);
+    restore_light(a);
+    enc_u8(a, 0xc3);
+}
+
+static void emit_slow(HostEnv *env, Asm *a, unsigned kind, const HostCalls *calls)
 {
     enc_align(a, 16);
     env->slow[kind] = enc_here(a);
     if (kind < SLOW_FLAGS) { /* the check left the page offset in r14, the entry's displacement in rcx */
         enc_alu(a, ALU_ADD, 8, H_R14,
                 enc_mem_index(H_RBP, H_RCX, 0, kind & SLOW_WRITE ? ENV_TLB_WRITE : ENV_TLB_READ));
-        emit_refill(env, a, kind, refill, opaque);
+        emit_refill(env, a, kind, calls);
     }
     enc_pop(a, H_RCX);
     enc_store(a, 8, env_at(ENV_PAYLOAD), H_RCX);
@@ -253,11 +298,11 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, RefillFn 
     save_flags(a);
     save_vectors(a, env);
     save_x87(a, env);
-    enc_mov_imm(a, H_RDI, (uintptr_t)opaque);
+    enc_mov_imm(a, H_RDI, (uintptr_t)calls->opaque);
     enc_mov(a, 8, H_RSI, H_R14);
     enc_load(a, 8, H_RDX, env_at(ENV_PAYLOAD));
     enc_mov_imm(a, H_RCX, kind);
-    enc_mov_imm(a, H_RAX, (uintptr_t)fn);
+    enc_mov_imm(a, H_RAX, (uintptr_t)calls->slow);
     enc_op(a, 0xff, 2, enc_reg(H_RAX));
     enc_store(a, 8, env_at(ENV_RESUME), H_RAX);
     enc_load(a, 8, H_RBP, env_at(env->tlb)); /* STAC and the like select another context */
@@ -274,15 +319,16 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, SlowFn *fn, RefillFn 
     enc_jmp_mem(a, env_at(ENV_RESUME));
 }
 
-void thunks_emit(HostEnv *env, Asm *a, SlowFn *slow_fn, RefillFn *refill_fn, void *opaque)
+void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls)
 {
     emit_enter(env, a);
     for (unsigned why = 0; why < LEAVE_KINDS; why++) {
         emit_leave(env, a, why);
     }
     for (unsigned kind = 0; kind < SLOW_KINDS; kind++) {
-        emit_slow(env, a, kind, slow_fn, refill_fn, opaque);
+        emit_slow(env, a, kind, calls);
     }
+    emit_flags(env, a, calls);
     enc_align(a, 16);
     env->vec_load = enc_here(a); /* touches neither flags nor guest registers */
     load_vectors(a, env);

@@ -23,18 +23,22 @@ static bool is_imm_shift(const X86Insn *insn)
            (insn->map == 1 && (insn->opcode == 0xa4 || insn->opcode == 0xac));
 }
 
-void front_flag_effect(const X86Insn *insn, uint8_t *ret_uses, uint8_t *ret_defs)
+FlagEffect front_flag_effect(const X86Insn *insn)
 {
     const X86InsnDesc *d = insn->desc;
-    *ret_uses = is_cond(insn) ? cond_reads[insn->cond >> 1] : groups_read(d->flags_read);
     unsigned maybe = d->flags_maybe;
     if (is_imm_shift(insn) && (insn->imm & (insn->osize == 8 ? 63 : 31)) != 0) {
         maybe = 0;
     }
-    unsigned sure = (d->flags_written | d->flags_undefined) & ~maybe;
+    unsigned written = d->flags_written | d->flags_undefined, sure = written & ~maybe;
     unsigned oszap = X86_ARITH & ~X86_CF;
-    *ret_defs = (sure & X86_CF ? FL_C : 0) | ((sure & oszap) == oszap ? FL_OSZAP : 0);
+    return (FlagEffect){
+        .uses = is_cond(insn) ? cond_reads[insn->cond >> 1] : groups_read(d->flags_read),
+        .defs = (sure & X86_CF ? FL_C : 0) | ((sure & oszap) == oszap ? FL_OSZAP : 0),
+        .writes = groups_read(written | d->flags_maybe),
+    };
 }
+
 static const uint8_t *bytes_at(const FrontBlock *b, uint64_t va, unsigned *ret_available)
 {
     uint64_t offset = va - b->pc;
@@ -49,7 +53,7 @@ static const uint8_t *bytes_at(const FrontBlock *b, uint64_t va, unsigned *ret_a
     return b->peek == NULL ? NULL : b->peek(b->opaque, va, ret_available);
 }
 
-/* Looks a few instructions ahead: which flags may be read before they are written? */
+/* Looks a few instructions ahead: which flags are surely read before they are written, and may there be more? */
 uint8_t front_exit_live(void *opaque, const Uop *uop, uint64_t target)
 {
     const FrontBlock *b = opaque;
@@ -60,12 +64,11 @@ uint8_t front_exit_live(void *opaque, const Uop *uop, uint64_t target)
         unsigned available;
         const uint8_t *code = bytes_at(b, pc, &available);
         if (code == NULL || x86_decode(&insn, code, available, b->mode) != DECODE_OK) {
-            return live | need;
+            break;
         }
-        uint8_t uses, defs;
-        front_flag_effect(&insn, &uses, &defs);
-        live |= uses & need;
-        need &= ~defs;
+        FlagEffect effect = front_flag_effect(&insn);
+        live |= effect.uses & need;
+        need &= ~effect.defs;
         pc += insn.length;
         if (insn.map == 0 && (insn.opcode == 0xe9 || insn.opcode == 0xeb)) {
             pc += (uint64_t)insn.imm;
@@ -73,8 +76,8 @@ uint8_t front_exit_live(void *opaque, const Uop *uop, uint64_t target)
                 pc = (uint32_t)pc;
             }
         } else if (insn.desc->props & INSN_END) {
-            return live | need;
+            break;
         }
     }
-    return live | need;
+    return need == 0 ? live : live | FL_RECORD;
 }

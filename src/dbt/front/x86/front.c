@@ -131,6 +131,13 @@ static bool goes_on(const X86Insn *insn)
     return insn->map == 1 && insn->opcode == 0x01 && (insn->modrm == 0xf8 || insn->modrm == 0xca || insn->modrm == 0xcb);
 }
 
+static void set_flag_effect(Uop *u, FlagEffect effect)
+{
+    u->uses = effect.uses;
+    u->defs = effect.defs;
+    u->writes = effect.writes;
+}
+
 /* Adds the uop of one instruction. True: the block ends with it. */
 static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next)
 {
@@ -138,16 +145,13 @@ static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next
     Front f = { .b = b, .insn = insn, .u = u, .next = next };
     reset_uop(u, index);
     u->size = insn->operands > 0 && insn->operand[0].size <= 8 ? insn->operand[0].size : insn->osize;
-    uint8_t uses, defs;
-    front_flag_effect(insn, &uses, &defs);
+    FlagEffect effect = front_flag_effect(insn);
     if (native_insn(&f)) {
-        u->uses = uses;
-        u->defs = defs;
+        set_flag_effect(u, effect);
         return uop_ends_block(u);
     }
     reset_uop(u, index);
-    u->uses = uses;
-    u->defs = defs;
+    set_flag_effect(u, effect);
     u->kind = (insn->desc->props & INSN_END && !goes_on(insn)) || insn->desc->cls == CLASS_X87 ||
                       (insn->desc->cls == CLASS_SSE && insn->map == 1 && insn->opcode == 0xae)
                   ? UOP_INTERP_END

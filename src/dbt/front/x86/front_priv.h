@@ -34,8 +34,10 @@ bool front_x87(Front *f);
 bool front_bmi(Front *f);
 
 /* --- flags.c --- */
-/* Which groups of flags the instruction reads, and which it writes whatever its operands are. */
-void front_flag_effect(const X86Insn *insn, uint8_t *ret_uses, uint8_t *ret_defs);
+typedef struct FlagEffect {
+    uint8_t uses, defs, writes; /* as in Uop */
+} FlagEffect;
+FlagEffect front_flag_effect(const X86Insn *insn);
 UopExitLive front_exit_live;
 
 #endif

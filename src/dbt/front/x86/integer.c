@@ -128,6 +128,8 @@ static bool bytes(Front *f, unsigned imm_size)
         code |= ((uint64_t)insn->imm >> (8 * i) & 0xff) << (8 * n++);
     }
     f->u->kind = UOP_BYTES;
+    f->u->code = insn->opcode;
+    f->u->disp = insn->imm;
     f->u->imm = code;
     f->u->imm_size = n;
     return true;
