@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """run_checks.py [--ci] [--full] BUILD: runs the project's checks and tests, prints one line for each, and ends with
-"N passed, N failed, N skipped". --ci adds a clang build with -Werror and a sanitizer build of the unit tests;
+"N passed, N failed, N skipped". --ci adds a clang build with -Werror and a sanitizer build of the unit tests and of the guests
+of suite "sanitize";
 --full adds the long suites. Exits 1 when anything failed."""
 import argparse
 import json
@@ -113,7 +114,7 @@ def main():
         sanitized = build + '-sanitized'
         configure(sanitized, '-Db_sanitize=address,undefined', '-Db_lundef=false')
         if run_step(tally, 'sanitizer build', ['ninja', '-C', sanitized]):
-            meson_tests(tally, sanitized, ['unit'], 'sanitized ')
+            meson_tests(tally, sanitized, ['unit', 'sanitize'], 'sanitized ')
     print(f'{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped')
     return 1 if tally.failed else 0
 

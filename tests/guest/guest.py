@@ -203,8 +203,11 @@ class Guest:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        said = self.stderr()
         self.errors.close()
         shutil.rmtree(self.dir, ignore_errors=True)
+        if re.search(r'(Address|Leak|Thread)Sanitizer|runtime error:', said):
+            raise GuestError(f'a sanitizer of the emulator found:\n{said}')
 
 
 def keep_artefact(path):
