@@ -101,7 +101,7 @@ class Guest:
                     return event
             if self.process.poll() is None:
                 self.qmp('query-status')
-            time.sleep(0.1)
+            self.pause(0.1)
         raise GuestError(f'no event {name} in {seconds} s')
 
     def monitor(self, line):
@@ -111,10 +111,20 @@ class Guest:
 
     def _read_serial(self, seconds):
         if select.select([self.serial], [], [], seconds)[0]:
-            data = self.serial.recv(65536)
+            try:
+                data = self.serial.recv(65536)
+            except OSError:
+                return False
             self.serial_text += data
             return bool(data)
         return True
+
+    def pause(self, seconds):
+        """Sleeps, but takes what comes on the serial line: a guest whose line is full stands still."""
+        limit = time.time() + seconds
+        while self.serial and time.time() < limit and self._read_serial(max(limit - time.time(), 0)):
+            pass
+        time.sleep(max(limit - time.time(), 0))
 
     def wait_serial(self, pattern, seconds):
         """Waits for the pattern behind what was matched before; returns the match."""
@@ -132,6 +142,16 @@ class Guest:
 
     def send(self, text):
         self.serial.sendall(text.encode())
+
+    def shell(self, command, seconds):
+        """Runs the command in the shell at the serial line, which must not echo; returns what it wrote. It must succeed."""
+        self.send(f'{command}\necho "<$?>"\n')
+        start = self.seen
+        match = self.wait_serial(r'<(\d+)>\r\n', seconds)
+        text = self.serial_text[start:match.start()].decode(errors='replace').replace('\r\n', '\n')
+        if match.group(1) != b'0':
+            raise GuestError(f'"{command}" failed with {match.group(1).decode()}:\n{text}')
+        return text
 
     # --- screen and keyboard ---
 
@@ -153,7 +173,7 @@ class Guest:
             match = re.search(pattern, text, re.M)
             if match:
                 return match
-            time.sleep(0.3)
+            self.pause(0.3)
         raise GuestError(f'"{pattern}" did not come on the screen, which shows:\n{text}')
 
     def wait_for(self, condition, seconds, what, keep=None):
@@ -190,10 +210,22 @@ class Guest:
     # --- end ---
 
     def wait_exit(self, seconds):
+        limit = time.time() + seconds
+        while time.time() < limit:
+            self.pause(0.05)
+            if self.process.poll() is not None:
+                return self.process.returncode
+        tail = self.serial_text[-1500:].decode(errors='replace')
+        raise GuestError(f'the emulator still runs after {seconds} s, the end of the serial line:\n{tail}')
+
+    def cpu_seconds(self):
+        """What the emulator has used so far; 0 when it has ended."""
         try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise GuestError(f'the emulator still runs after {seconds} s')
+            with open(f'/proc/{self.process.pid}/stat') as f:
+                fields = f.read().rsplit(')', 1)[1].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
     def close(self):
         if self.process.poll() is None:
