@@ -171,6 +171,8 @@ typedef struct Qcow2 {
     uint64_t fresh;           /* nothing was ever written at or above this host offset */
     uint64_t compressed_next; /* where the next compressed cluster may begin; 0: in a new cluster */
     bool pass_discard, broken;
+    bool lazy;          /* refcounts are written when the image is closed; the dirty bit says so */
+    bool counts_behind; /* we have set it */
     enum {
         HOLES_UNKNOWN,
         HOLES_FEW,

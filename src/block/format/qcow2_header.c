@@ -285,11 +285,13 @@ static Error *cache_limits(Qcow2 *q, KeyValues *opts, unsigned *ret_l2, unsigned
 
 static Error *take_options(Qcow2 *q, KeyValues *opts, bool *ret_repair)
 {
-    bool lazy;
+    bool marked = (q->compatible & COMPAT_LAZY_REFCOUNTS) != 0;
     unsigned l2 = 0, refcount = 0;
     TRY(cache_limits(q, opts, &l2, &refcount));
-    TRY(block_take_bool(opts, "lazy-refcounts", false,
-                        &lazy)); /* a permission that is not made use of */
+    TRY(block_take_bool(opts, "lazy-refcounts", marked, &q->lazy));
+    if (q->lazy && q->version < 3) {
+        return error_new("Lazy refcounts require a qcow2 image with at least compatibility level 1.1");
+    }
     TRY(block_take_bool(opts, "pass-discard-request", q->node->unmap, &q->pass_discard));
     TRY(block_take_bool(opts, "x-repair", false, ret_repair));
     g_autofree char *overlap = keyvalues_take(opts, "overlap-check");

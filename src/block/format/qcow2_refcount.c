@@ -589,6 +589,48 @@ static int barrier_co(Qcow2 *q)
     return ret >= 0 && q->freed_written->len ? apply_freed_co(q) : ret;
 }
 
+static int write_counts_co(Qcow2 *q)
+{
+    int ret = qcow2_cache_write_co(&q->refcount_cache);
+    if (ret >= 0 && q->reftable_dirty) {
+        ret = barrier_co(q);
+        if (ret >= 0) {
+            ret = qcow2_write_reftable_co(q);
+        }
+    }
+    return ret;
+}
+
+/* Lazy refcounts: from now on the counts on the disk may be wrong, and whoever opens the image
+ * after a crash counts anew. */
+static int set_dirty_co(Qcow2 *q, bool mapping)
+{
+    if (!mapping || (q->incompatible & INCOMPAT_DIRTY)) {
+        return 0;
+    }
+    int ret = qcow2_write_header_u64_co(q, H_INCOMPATIBLE, q->incompatible | INCOMPAT_DIRTY);
+    if (ret >= 0) {
+        q->incompatible |= INCOMPAT_DIRTY;
+        q->counts_behind = true;
+    }
+    return ret;
+}
+
+/* The counts on the disk are right again. */
+static int clear_dirty_co(Qcow2 *q)
+{
+    uint64_t clean = q->incompatible & ~(uint64_t)INCOMPAT_DIRTY;
+    if (!q->counts_behind || q->broken) {
+        return 0;
+    }
+    int ret = qcow2_write_header_u64_co(q, H_INCOMPATIBLE, clean);
+    if (ret >= 0) {
+        q->incompatible = clean;
+        q->counts_behind = false;
+    }
+    return ret;
+}
+
 int qcow2_write_back_locked_co(Qcow2 *q)
 {
     int ret;
@@ -599,13 +641,7 @@ int qcow2_write_back_locked_co(Qcow2 *q)
         return 0;
     }
     bool mapping = q->l2_cache.dirty || q->l1_any_dirty;
-    ret = qcow2_cache_write_co(&q->refcount_cache);
-    if (ret >= 0 && q->reftable_dirty) {
-        ret = barrier_co(q);
-        if (ret >= 0) {
-            ret = qcow2_write_reftable_co(q);
-        }
-    }
+    ret = q->lazy ? set_dirty_co(q, mapping) : write_counts_co(q);
     if (ret >= 0 && mapping) {
         ret = barrier_co(q); /* counts and data before tables */
     }
@@ -635,11 +671,23 @@ static int give_back_co(Qcow2 *q)
 
 int qcow2_settle_co(Qcow2 *q)
 {
-    int ret = q->txn ? 0 : give_back_co(q);
-    if (ret >= 0 && !q->txn) {
+    bool lazy = q->lazy;
+    if (q->txn) {
+        return 0;
+    }
+    q->lazy = false;
+    int ret = give_back_co(q);
+    if (ret >= 0) {
         ret = qcow2_write_back_locked_co(q);
     }
-    return ret >= 0 && !q->txn ? barrier_co(q) : ret;
+    if (ret >= 0) {
+        ret = barrier_co(q);
+    }
+    if (ret >= 0) {
+        ret = clear_dirty_co(q);
+    }
+    q->lazy = lazy;
+    return ret;
 }
 
 int qcow2_write_back_co(BlockNode *node)
