@@ -12,8 +12,7 @@
 #include "firmware/rom/roms.h"
 
 #define MULTIBOOT_MAGIC 0x1badb002u
-/* Where the information structure, its strings and the list of modules lie. */
-enum { INFO_ADDR = 0x9500, INFO_LIMIT = 0x10000 - INFO_ADDR, INFO_SIZE = 88, MODULE_SIZE = 16 };
+enum { INFO_SIZE = 88, MODULE_SIZE = 16 };
 enum { INFO_CMDLINE = BIT(2), INFO_MODS = BIT(3), INFO_BOOTLOADER = BIT(9) };
 enum { HEADER_ADDRESSES = BIT(16), HEADER_UNKNOWN = 0xfff8 };
 
@@ -83,22 +82,38 @@ static Error *load_elf(const KernelImage *image, uint64_t limit, Loaded *ret_loa
 
 /* --- the information structure --- */
 
-static uint32_t put_text(GByteArray *info, const char *text)
+/* The structure, its strings and the list of modules, below 64 KiB, where the boot ROM can fill in more. */
+typedef struct Info {
+    GByteArray *bytes;
+    uint32_t addr, limit;
+} Info;
+
+/* Above what the ROM uses, or below it when the kernel itself lies there. */
+static Info info_place(const Loaded *loaded, GByteArray *bytes)
 {
-    uint32_t addr = INFO_ADDR + info->len;
-    g_byte_array_append(info, (const uint8_t *)text, (guint)strlen(text) + 1);
+    const uint32_t high = 0x9500, high_end = 0x10000, low = 0x1000, low_end = 0x6000;
+    if (loaded->start < high_end && loaded->start + loaded->size > high) {
+        return (Info) { bytes, low, low_end - low };
+    }
+    return (Info) { bytes, high, high_end - high };
+}
+
+static uint32_t put_text(Info *info, const char *text)
+{
+    uint32_t addr = info->addr + info->bytes->len;
+    g_byte_array_append(info->bytes, (const uint8_t *)text, (guint)strlen(text) + 1);
     return addr;
 }
 
 /* Reads the modules behind one another, page aligned; their list goes into info. */
-static Error *load_modules(Machine *machine, GByteArray *info, uint64_t base, GByteArray *modules, unsigned *ret_count,
+static Error *load_modules(Machine *machine, Info *info, uint64_t base, GByteArray *modules, unsigned *ret_count,
                            uint32_t *ret_list)
 {
     g_auto(GStrv) names = g_strsplit(machine->config->initrd, ",", -1);
     unsigned count = g_strv_length(names);
-    guint list = info->len;
+    guint list = info->bytes->len;
 
-    g_byte_array_set_size(info, list + count * MODULE_SIZE);
+    g_byte_array_set_size(info->bytes, list + count * MODULE_SIZE);
     for (unsigned i = 0; i < count; i++) {
         g_autofree uint8_t *data = NULL;
         size_t size;
@@ -108,18 +123,18 @@ static Error *load_modules(Machine *machine, GByteArray *info, uint64_t base, GB
         uint64_t start = base + modules->len;
         g_byte_array_append(modules, data, (guint)size);
         uint32_t text = put_text(info, names[i]);
-        uint8_t *entry = info->data + list + i * MODULE_SIZE;
+        uint8_t *entry = info->bytes->data + list + i * MODULE_SIZE;
         st32_le(entry, (uint32_t)start);
         st32_le(entry + 4, (uint32_t)(start + size));
         st32_le(entry + 8, text);
         st32_le(entry + 12, 0);
     }
     *ret_count = count;
-    *ret_list = INFO_ADDR + list;
+    *ret_list = info->addr + list;
     return NULL;
 }
 
-static Error *build_info(Machine *machine, const KernelImage *image, const Loaded *loaded, uint64_t limit, GByteArray *info)
+static Error *build_info(Machine *machine, const KernelImage *image, const Loaded *loaded, uint64_t limit, Info *info)
 {
     FwCfg *fw = machine->fw_cfg;
     g_autoptr(GByteArray) modules = g_byte_array_new();
@@ -127,8 +142,8 @@ static Error *build_info(Machine *machine, const KernelImage *image, const Loade
     uint32_t flags = INFO_CMDLINE | INFO_BOOTLOADER, list = 0;
     unsigned count = 0;
 
-    g_byte_array_set_size(info, INFO_SIZE);
-    memset(info->data, 0, INFO_SIZE);
+    g_byte_array_set_size(info->bytes, INFO_SIZE);
+    memset(info->bytes->data, 0, INFO_SIZE);
     g_autofree char *cmdline = machine->config->append ? g_strdup_printf("%s %s", image->path, machine->config->append)
                                                        : g_strdup(image->path);
     uint32_t cmdline_addr = put_text(info, cmdline), name_addr = put_text(info, "ostrich");
@@ -139,14 +154,15 @@ static Error *build_info(Machine *machine, const KernelImage *image, const Loade
     if (base + modules->len > limit) {
         return error_new("-initrd: the modules do not fit in the guest's memory; give it more with -m");
     }
-    if (info->len > INFO_LIMIT) {
+    if (info->bytes->len > info->limit) {
         return error_new("-append: the command lines of kernel and modules are too long together");
     }
-    st32_le(info->data, flags);
-    st32_le(info->data + 16, cmdline_addr);
-    st32_le(info->data + 20, count);
-    st32_le(info->data + 24, list);
-    st32_le(info->data + 64, name_addr);
+    uint8_t *data = info->bytes->data;
+    st32_le(data, flags);
+    st32_le(data + 16, cmdline_addr);
+    st32_le(data + 20, count);
+    st32_le(data + 24, list);
+    st32_le(data + 64, name_addr);
     fw_cfg_set_u32(fw, FW_CFG_INITRD_ADDR, (uint32_t)base);
     fw_cfg_set_u32(fw, FW_CFG_INITRD_SIZE, modules->len);
     fw_cfg_set_bytes(fw, FW_CFG_INITRD_DATA, modules->data, modules->len);
@@ -170,14 +186,15 @@ Error *kernel_load_multiboot(Machine *machine, const KernelImage *image, uint64_
     TRY((flags & HEADER_ADDRESSES) ? load_by_header(image, header, ram_below_4g, &loaded)
                                    : load_elf(image, ram_below_4g, &loaded));
     g_autofree uint8_t *memory = loaded.memory;
-    g_autoptr(GByteArray) info = g_byte_array_new();
-    TRY(build_info(machine, image, &loaded, ram_below_4g, info));
+    g_autoptr(GByteArray) bytes = g_byte_array_new();
+    Info info = info_place(&loaded, bytes);
+    TRY(build_info(machine, image, &loaded, ram_below_4g, &info));
     fw_cfg_set_u32(fw, FW_CFG_KERNEL_ADDR, (uint32_t)loaded.start);
     fw_cfg_set_u32(fw, FW_CFG_KERNEL_SIZE, (uint32_t)loaded.size);
     fw_cfg_set_bytes(fw, FW_CFG_KERNEL_DATA, memory, loaded.size);
     fw_cfg_set_u32(fw, FW_CFG_KERNEL_ENTRY, (uint32_t)loaded.entry);
-    fw_cfg_set_u32(fw, FW_CFG_SETUP_ADDR, INFO_ADDR);
-    fw_cfg_set_u32(fw, FW_CFG_SETUP_SIZE, info->len);
-    fw_cfg_set_bytes(fw, FW_CFG_SETUP_DATA, info->data, info->len);
+    fw_cfg_set_u32(fw, FW_CFG_SETUP_ADDR, info.addr);
+    fw_cfg_set_u32(fw, FW_CFG_SETUP_SIZE, bytes->len);
+    fw_cfg_set_bytes(fw, FW_CFG_SETUP_DATA, bytes->data, bytes->len);
     return kernel_add_rom(machine, "multiboot_dma.bin", rom_multiboot, rom_multiboot_size);
 }

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Firmware, loaders and small kernels from Debian packages, each read on its screen or serial line."""
 import os
+import struct
+import subprocess
 import tempfile
 
 from guest import Guest, cloud_kernel, make_initrd, need, run
@@ -18,6 +20,27 @@ def multiboot_example(emulator):
     with Guest(emulator, ['-m', '128', '-kernel', kernel, '-net', 'none'], serial=False) as vm:
         text = vm.wait_screen(r'Halted\.', 60).string
         assert 'mem_lower' in text or 'mmap' in text, text
+
+
+def multiboot_low_kernel(emulator):
+    """A kernel between 0x8000 and 0xe000, where the information structure must not be."""
+    base, end, filler = 0x8000, 0xe000, b'\x5a'
+    header = struct.pack('<8I', 0x1badb002, 0x10000, -0x1badb002 - 0x10000 & 0xffffffff, base, base, end, 0, base + 32)
+    code = bytes.fromhex('3d02b0ad2b7524'      # cmp $0x2badb002,%eax; jne fail
+                         'bf00900000'          # mov $0x9000,%edi
+                         'b900140000'          # mov $0x1400,%ecx
+                         'b85a5a5a5a'          # mov $0x5a5a5a5a,%eax
+                         'fcf3af7510'          # cld; repe scasl; jne fail
+                         '8b4304'              # mov 4(%ebx),%eax: mem_lower
+                         '3d7f0200007506'      # cmp $639,%eax; jne fail
+                         'b010e6f4ebfe'        # mov $16,%al; out %al,$0xf4; 1: jmp 1b
+                         'b001e6f4ebfe')       # fail: mov $1,%al; out %al,$0xf4; 1: jmp 1b
+    with tempfile.NamedTemporaryFile(suffix='.bin') as kernel:
+        kernel.write((header + code).ljust(0x1000, b'\0') + filler * (end - base - 0x1000))
+        kernel.flush()
+        status = subprocess.run([emulator, '-m', '16', '-nodefaults', '-display', 'none', '-kernel', kernel.name, '-device',
+                                 'isa-debug-exit,iobase=0xf4'], timeout=60, check=False).returncode
+    assert status == 33, status
 
 
 def grub_floppy(emulator):
@@ -98,5 +121,6 @@ def reset_from_monitor(emulator):
 
 
 if __name__ == '__main__':
-    run([seabios_without_disk, multiboot_example, grub_floppy, grub_cd, grub_ide_disk, grub_virtio_disk, grub_invaders,
+    run([seabios_without_disk, multiboot_example, multiboot_low_kernel, grub_floppy, grub_cd, grub_ide_disk,
+         grub_virtio_disk, grub_invaders,
          cloud_kernel_one_cpu, cloud_kernel_two_cpus, ipxe_e1000, ipxe_virtio_net, reset_from_monitor])
