@@ -2,8 +2,8 @@
  * Intel 82093AA I/O APIC (data sheet 290566) with 24 inputs, version 20h: index and window registers at
  * 0xfec00000, and the EOI register of later parts at offset 40h.
  *
- * Edge inputs send one message per rising edge, also for edges that came while the entry was masked (as
- * the pending bit of the chipset parts does). Level inputs send when the line is up and Remote IRR clear.
+ * Edge inputs send one message per rising edge; edges that come while the entry is masked are lost, as the
+ * data sheet has it. Level inputs send when the line is up and Remote IRR clear.
  *
  * Threads: a lock of its own (rank IRQCHIP); local APICs are reached without a lock.
  */
@@ -100,7 +100,7 @@ void ioapic_set_irq(void *opaque, int pin, int level)
     if (ioapic->entry[pin] & ENTRY_LEVEL) {
         ioapic->irr = level ? ioapic->irr | BIT(pin) : ioapic->irr & ~BIT(pin);
         pin_service(ioapic, pin);
-    } else if (level && !was) {
+    } else if (level && !was && !(ioapic->entry[pin] & ENTRY_MASKED)) { /* masked edges are lost */
         ioapic->irr |= BIT(pin);
         pin_service(ioapic, pin);
     }
