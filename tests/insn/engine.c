@@ -45,9 +45,9 @@ static void *t1_attach(X86Cpu *cpu)
         exit(2);
     }
     running = cpu;
-    signal(SIGALRM, on_alarm);
-    struct itimerval often = { { 0, 200000 }, { 0, 200000 } };
-    setitimer(ITIMER_REAL, &often, NULL);
+    signal(SIGPROF, on_alarm);
+    struct itimerval often = { { 0, 200000 }, { 0, 200000 } }; /* of CPU time: a busy host is no hang */
+    setitimer(ITIMER_PROF, &often, NULL);
     return dbt;
 }
 

@@ -111,7 +111,8 @@ static void minimize(Run *run, FuzzCase *c)
     }
 }
 
-static void report(Run *run, const FuzzCase *failed)
+/* seen: what differed in the batch. */
+static void report(Run *run, const FuzzCase *failed, const char *seen)
 {
     g_autoptr(GString) text = g_string_new(NULL);
     FuzzCase c = *failed;
@@ -123,7 +124,11 @@ static void report(Run *run, const FuzzCase *failed)
     g_string_append_printf(text, "difference: --one 0x%" PRIx64 "%s%s\n", c.seed, c.code32 ? " --code32" : "",
                            again ? "" : " (does not show when run alone)");
     compare_print_case(&c, text);
-    case_differs(run, &c, text);
+    if (again) {
+        case_differs(run, &c, text);
+    } else {
+        g_string_append(text, seen);
+    }
     fputs(text->str, stdout);
     fflush(stdout);
 }
@@ -137,6 +142,7 @@ static void run_batch(Run *run, uint64_t seed, unsigned count)
     }
     const FuzzResult *native = run_both(run, count);
     FuzzCase *failed = NULL;
+    g_autoptr(GPtrArray) seen = g_ptr_array_new_with_free_func(g_free);
     unsigned failures = 0;
     for (unsigned i = 0; i < count; i++) {
         run->faults += native[i].out.vector < 256;
@@ -146,12 +152,15 @@ static void run_batch(Run *run, uint64_t seed, unsigned count)
             if (run->differences <= run->max_reports) {
                 failed = g_renew(FuzzCase, failed, failures + 1);
                 failed[failures++] = run->cases[i];
+                GString *text = g_string_new(NULL);
+                compare_results(&run->cases[i], i, &native[i], &run->ours[i], text);
+                g_ptr_array_add(seen, g_string_free(text, FALSE));
             }
         }
     }
     run->ran += count;
     for (unsigned i = 0; i < failures; i++) {
-        report(run, &failed[i]);
+        report(run, &failed[i], seen->pdata[i]);
     }
     g_free(failed);
 }
@@ -168,7 +177,7 @@ static void run_one(Run *run, uint64_t seed)
     fputs(text->str, stdout);
     if (differs) {
         run->differences++;
-        report(run, &c);
+        report(run, &c, text->str);
     }
     run->ran++;
 }

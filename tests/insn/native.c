@@ -139,7 +139,7 @@ static void child_signal(int number, siginfo_t *info, void *context)
     FuzzState *s = &fuzz_native_state;
     static const int order[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                    REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
-    if (number == SIGALRM && (!child_running || ++child_ticks < 2)) {
+    if (number == SIGPROF && (!child_running || ++child_ticks < 2)) {
         return;
     }
     if (!child_running) {
@@ -150,7 +150,7 @@ static void child_signal(int number, siginfo_t *info, void *context)
     }
     s->rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
     s->rflags = (uint64_t)uc->uc_mcontext.gregs[REG_EFL];
-    s->vector = number == SIGALRM ? FUZZ_HANG : number == SIGSYS ? FUZZ_CRASH : (uint32_t)uc->uc_mcontext.gregs[REG_TRAPNO];
+    s->vector = number == SIGPROF ? FUZZ_HANG : number == SIGSYS ? FUZZ_CRASH : (uint32_t)uc->uc_mcontext.gregs[REG_TRAPNO];
     s->error = (uint32_t)uc->uc_mcontext.gregs[REG_ERR];
     s->cr2 = s->vector == EXC_PF ? (uint64_t)uc->uc_mcontext.gregs[REG_CR2] : 0;
     memcpy(s->xsave, uc->uc_mcontext.fpregs, FUZZ_XSAVE);
@@ -251,7 +251,7 @@ static void child_confine(void)
 static NORETURN void child_main(FuzzNative *native, int in, int out)
 {
     static uint8_t alt[256 * 1024];
-    static const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM, SIGSYS };
+    static const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGPROF, SIGSYS };
     stack_t ss = { .ss_sp = alt, .ss_size = sizeof(alt) };
     sigaltstack(&ss, NULL);
     struct sigaction sa = { .sa_sigaction = child_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
@@ -262,7 +262,7 @@ static NORETURN void child_main(FuzzNative *native, int in, int out)
     syscall(SYS_arch_prctl, ARCH_SET_GS, FUZZ_GS_BASE);
     __asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0x2b)); /* for 32-bit code */
     struct itimerval tick = { { 0, 100000 }, { 0, 100000 } };
-    setitimer(ITIMER_REAL, &tick, NULL);
+    setitimer(ITIMER_PROF, &tick, NULL);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     child_confine();
     int template = -1;
