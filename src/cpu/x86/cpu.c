@@ -137,6 +137,7 @@ static void reset_registers(X86Cpu *cpu, bool init)
     cpu->cpl = 0;
     cpu->int_shadow = 0;
     cpu->nmi_blocked = false;
+    atomic_store(&cpu->nmi_again, false);
     cpu->debug_pending = 0;
     cpu->shutdown = false;
     cpu->smi_in_halt = false;
@@ -291,6 +292,18 @@ void x86_set_a20(X86Cpu *cpu, bool on)
     } else {
         vcpu_run_async(cpu->vcpu, on ? a20_on : a20_off, NULL);
     }
+}
+
+void x86_send_nmi(X86Cpu *cpu)
+{
+    _Atomic uint32_t *requests = &x86_hot(cpu)->exit_req;
+    if (atomic_fetch_or(requests, VCPU_REQ_NMI) & VCPU_REQ_NMI) {
+        atomic_store(&cpu->nmi_again, true);
+        if (!(atomic_load(requests) & VCPU_REQ_NMI) && atomic_exchange(&cpu->nmi_again, false)) {
+            atomic_fetch_or(requests, VCPU_REQ_NMI); /* the first was taken meanwhile */
+        }
+    }
+    vcpu_kick(cpu->vcpu, 0);
 }
 
 void x86_sipi(X86Cpu *cpu, uint8_t vector)

@@ -240,6 +240,7 @@ struct X86Cpu {
     uint32_t cores, threads, dies;
     uint32_t apic_id;
     uint8_t sipi_vector;
+    _Atomic bool nmi_again; /* exc: a second NMI came before the first was taken; any thread */
 
     /* Faults: see exc.h. fault_jmp is where x86_raise() goes. */
     jmp_buf *fault_jmp;
@@ -333,6 +334,8 @@ void x86_cpu_reset(X86Cpu *cpu, bool init); /* init: INIT signal, keeps what INI
 void x86_set_a20(X86Cpu *cpu, bool on);
 /* Start-up interrupt: starts a CPU that waits for it, ignored by others. Any thread. */
 void x86_sipi(X86Cpu *cpu, uint8_t vector);
+/* A non-maskable interrupt. Two may wait until the first is taken, one while its handler runs. Any thread. */
+void x86_send_nmi(X86Cpu *cpu);
 static inline X86Cpu *x86_cpu_of(Vcpu *vcpu)
 {
     return vcpu->arch;

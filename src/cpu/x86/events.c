@@ -159,6 +159,9 @@ bool x86_take_events(X86Cpu *cpu)
             hold(cpu, VCPU_REQ_NMI);
         } else {
             clear_request(cpu, VCPU_REQ_NMI);
+            if (atomic_exchange(&cpu->nmi_again, false)) {
+                atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_NMI);
+            }
             x86_deliver_interrupt(cpu, EXC_NMI, true);
             return true;
         }

@@ -2,6 +2,7 @@
 #include "core/vm/vcpu.h"
 #include "cpu/x86/apic.h"
 #include "cpu/x86/box_test.h"
+#include "x86_ops.h"
 
 static void put_gate32(Box *box, unsigned vector, uint16_t selector, uint32_t offset, unsigned type, unsigned dpl)
 {
@@ -201,7 +202,38 @@ static void test_events(void)
     g_assert_cmphex(hot->exit_req, ==, 0);
     BOX_EXPECT(box, -1, x86_iret(cpu, 4));
     g_assert_cmphex(hot->exit_req, ==, VCPU_REQ_NMI);
+    /* A second one that comes before the first is taken waits for its end; a third is lost. */
+    x86_send_nmi(cpu);
+    x86_send_nmi(cpu);
+    g_assert_true(x86_take_events(cpu));
+    g_assert_cmphex(hot->exit_req, ==, VCPU_REQ_NMI);
+    g_assert_false(x86_take_events(cpu));
+    BOX_EXPECT(box, -1, x86_iret(cpu, 4));
+    g_assert_true(x86_take_events(cpu));
+    g_assert_cmphex(hot->exit_req, ==, 0);
     cpu->apic = NULL;
+    box_free(box);
+}
+
+/* --- hypercalls --- */
+
+static void test_hypercall(void)
+{
+    Box *box = box_new("max");
+    X86Cpu *cpu = box->cpu;
+    uint64_t *gpr = x86_gpr(cpu);
+    box_protected(box);
+    gpr[X86_RAX] = ~0ull;
+    BOX_EXPECT(box, -1, x86_op_vmmcall(cpu, NULL));
+    g_assert_cmphex(gpr[X86_RAX], ==, 0xfffffc18); /* -1000: no such call */
+    gpr[X86_RAX] = 10;
+    BOX_EXPECT(box, -1, x86_op_vmcall(cpu, NULL));
+    g_assert_cmphex(gpr[X86_RAX], ==, 0); /* there is no APIC to send to */
+    box_user(box);
+    BOX_EXPECT(box, -1, x86_op_vmcall(cpu, NULL));
+    g_assert_cmphex(gpr[X86_RAX], ==, 0xffffffff);
+    cpu->features[X86_FEAT_1_ECX] &= ~BIT(31);
+    BOX_EXPECT(box, EXC_UD, x86_op_vmmcall(cpu, NULL));
     box_free(box);
 }
 
@@ -385,6 +417,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/exc/real", test_real);
     g_test_add_func("/x86/exc/protected-user", test_protected_user);
     g_test_add_func("/x86/exc/soft-privilege", test_soft_privilege);
+    g_test_add_func("/x86/exc/hypercall", test_hypercall);
     g_test_add_func("/x86/exc/long", test_long);
     g_test_add_func("/x86/exc/triple", test_triple);
     g_test_add_func("/x86/exc/gate-task", test_gate_task);

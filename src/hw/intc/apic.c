@@ -56,6 +56,7 @@ struct Apic {
     /* Timer, under timer_lock. */
     Lock timer_lock;
     uint32_t initial, divide;
+    bool spent;      /* ran out in one-shot mode: stays at 0 until the initial count is written */
     int64_t started; /* ns */
     uint64_t deadline; /* TSC value, 0: none */
     Timer timer;
@@ -186,7 +187,7 @@ static void apic_local(Apic *apic, unsigned entry)
         vcpu_kick(apic->x86.cpu->vcpu, VCPU_REQ_SMI);
         break;
     case APIC_NMI:
-        vcpu_kick(apic->x86.cpu->vcpu, VCPU_REQ_NMI);
+        x86_send_nmi(apic->x86.cpu);
         break;
     default:
         break;
@@ -247,7 +248,7 @@ static void apic_receive(Apic *apic, const ApicMessage *message)
         vcpu_kick(vcpu, VCPU_REQ_SMI);
         break;
     case APIC_NMI:
-        vcpu_kick(vcpu, VCPU_REQ_NMI);
+        x86_send_nmi(apic->x86.cpu);
         break;
     case APIC_INIT:
         vcpu_kick(vcpu, VCPU_REQ_INIT);
@@ -369,6 +370,20 @@ static void apic_send(Apic *apic)
     }
 }
 
+static bool apic_send_to(void *opaque, uint32_t dest, uint32_t icr_low)
+{
+    Apic *apic = apic_of(opaque);
+    ApicMessage message = { .dest = dest, .wide = true, .mode = icr_low >> 8 & 7, .vector = icr_low };
+    for (guint i = 0; i < apic->all->apics->len; i++) {
+        Apic *other = g_ptr_array_index(apic->all->apics, i);
+        if (other->id == dest && (other->base & BASE_ENABLE)) {
+            apic_receive(other, &message);
+            return true;
+        }
+    }
+    return false;
+}
+
 /* --- timer --- */
 
 static unsigned timer_shift(const Apic *apic)
@@ -389,7 +404,7 @@ static uint32_t timer_mode(const Apic *apic)
 
 static uint32_t timer_current(Apic *apic)
 {
-    if (timer_mode(apic) == LVT_DEADLINE || apic->initial == 0) {
+    if (timer_mode(apic) == LVT_DEADLINE || apic->initial == 0 || apic->spent) {
         return 0;
     }
     uint64_t ticks = (uint64_t)(apic_now(apic) - apic->started) >> timer_shift(apic);
@@ -412,10 +427,10 @@ static void timer_arm_locked(Apic *apic, int64_t now)
         } else {
             timer_cancel(&apic->timer);
         }
-    } else if (period && mode == LVT_PERIODIC) {
+    } else if (period && mode == LVT_PERIODIC && !apic->spent) {
         int64_t next = apic->started + ((now - apic->started) / period + 1) * period;
         timer_set(&apic->timer, MAX(next, now + MIN(period, TIMER_MIN_NS)));
-    } else if (period && apic->started + period > now) {
+    } else if (period && mode != LVT_PERIODIC && apic->started + period > now) {
         timer_set(&apic->timer, apic->started + period);
     } else {
         timer_cancel(&apic->timer);
@@ -442,6 +457,7 @@ static void timer_set_initial(Apic *apic, uint32_t value)
     lock_acquire(&apic->timer_lock);
     if (timer_mode(apic) != LVT_DEADLINE) {
         apic->initial = value;
+        apic->spent = false;
         apic->started = apic_now(apic);
         timer_arm_locked(apic, apic->started);
     }
@@ -464,6 +480,9 @@ static void timer_set_lvt(Apic *apic, uint32_t value)
 {
     lock_acquire(&apic->timer_lock);
     uint32_t old_mode = timer_mode(apic);
+    if (old_mode == 0 && timer_current(apic) == 0) {
+        apic->spent = true;
+    }
     apic->lvt[LVT_TIMER] = value;
     if ((old_mode == LVT_DEADLINE) != (timer_mode(apic) == LVT_DEADLINE)) {
         apic->initial = 0;
@@ -477,15 +496,19 @@ static void timer_set_lvt(Apic *apic, uint32_t value)
 static void apic_set_tsc_deadline(void *opaque, uint64_t tsc)
 {
     Apic *apic = apic_of(opaque);
+    bool over = false; /* already: the interrupt is there before the next instruction */
     lock_acquire(&apic->timer_lock);
     if (timer_mode(apic) == LVT_DEADLINE) {
-        apic->deadline = tsc;
-        apic->x86.cpu->tsc_deadline = tsc;
-        timer_arm_locked(apic, apic_now(apic));
-    } else {
-        apic->x86.cpu->tsc_deadline = 0;
+        int64_t now = apic_now(apic);
+        over = tsc && x86_tsc_to_ns(apic->x86.cpu, tsc) <= now;
+        apic->deadline = over ? 0 : tsc;
+        timer_arm_locked(apic, now);
     }
+    apic->x86.cpu->tsc_deadline = apic->deadline;
     lock_release(&apic->timer_lock);
+    if (over) {
+        apic_local(apic, LVT_TIMER);
+    }
 }
 
 /* --- registers --- */
@@ -802,6 +825,7 @@ static bool apic_set_base(void *opaque, uint64_t value)
     apic->base = value;
     if (from && !to) {
         apic_clear(apic);
+        apic->id = apic->x86.cpu->vcpu->apic_id;
     } else if (to == modes && from != to) {
         apic->id = apic->x86.cpu->vcpu->apic_id; /* what software wrote to it in xAPIC mode is gone */
     }
@@ -885,6 +909,7 @@ static void apic_clear(Apic *apic)
     }
     lock_acquire(&apic->timer_lock);
     apic->initial = apic->divide = 0;
+    apic->spent = false;
     apic->deadline = 0;
     apic->x86.cpu->tsc_deadline = 0;
     timer_cancel(&apic->timer);
@@ -919,6 +944,7 @@ static const X86ApicOps apic_ops = {
     .msr_read = apic_msr_read,
     .msr_write = apic_msr_write,
     .set_tsc_deadline = apic_set_tsc_deadline,
+    .send = apic_send_to,
     .init_reset = apic_init_reset,
 };
 
@@ -1048,6 +1074,7 @@ static const StateField state[] = {
     STATE_U32_ARRAY(Apic, lvt),
     STATE_U32(Apic, initial),
     STATE_U32(Apic, divide),
+    STATE_BOOL(Apic, spent),
     STATE_INT(Apic, started),
     STATE_U64(Apic, deadline),
     STATE_NOT(Apic, x86, "wiring"),
