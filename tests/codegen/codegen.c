@@ -27,7 +27,8 @@ static uint8_t *fake(unsigned n)
 
 static HostEnv fake_env(void)
 {
-    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .vec = -0x1800,
+    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .held = -0x1020, .tsc_aux = -0x1028,
+                    .selectors = -0x1100, .selector_stride = 16, .vec = -0x1800,
                     .mxcsr = -0x900, .bmi2 = true };
     unsigned n = 0;
     for (unsigned i = 0; i < SLOW_KINDS; i++) {
@@ -38,7 +39,9 @@ static HostEnv fake_env(void)
     }
     env.vec_load = fake(n++);
     env.flags_load = fake(n++);
-    env.flags_save = fake(n);
+    env.flags_save = fake(n++);
+    env.pushf = fake(n++);
+    env.rdtsc = fake(n);
     return env;
 }
 

@@ -485,6 +485,13 @@ const uint8_t *x86_fetch_page(X86Cpu *cpu, uint64_t va, uint64_t *ret_pa, RamBlo
     return e->page.host;
 }
 
+bool x86_fetch_is_global(X86Cpu *cpu, uint64_t va)
+{
+    const X86Mmu *mmu = x86_mmu(cpu);
+    const FetchEntry *e = &mmu->fetch[cpu->cpl == 3][(va >> MEM_PAGE_BITS) & (FETCH_SLOTS - 1)];
+    return fetch_valid(mmu, e, va & PAGE_MASK) && e->gen == mmu->global_gen;
+}
+
 /* --- flushes --- */
 
 static void dirs_flush(X86Mmu *mmu)

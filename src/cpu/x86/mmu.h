@@ -79,6 +79,9 @@ unsigned x86_fetch(X86Cpu *cpu, uint64_t va, uint8_t buf[15], uint64_t *ret_pa);
 /* Where code of this linear address lies: host pointer to its page's bytes, NULL when not in RAM/ROM. Raises. */
 const uint8_t *x86_fetch_page(X86Cpu *cpu, uint64_t va, uint64_t *ret_pa, RamBlock **ret_block, uint64_t *ret_offset);
 
+/* After x86_fetch_page(): its translation outlives a flush of what is not global. */
+bool x86_fetch_is_global(X86Cpu *cpu, uint64_t va);
+
 /* Flushes; contexts follow the rules of the architecture. Own thread. */
 void x86_tlb_flush_all(X86Cpu *cpu);                 /* global pages too: CR0.PG, CR4.PGE/PAE/SMEP.., A20, SMM */
 void x86_tlb_flush_nonglobal(X86Cpu *cpu);           /* MOV CR3 */

@@ -27,6 +27,9 @@ static const struct {
     [UOP_LDMXCSR] = { "ldmxcsr", MEM },
     [UOP_BMI] = { "bmi", HAS_REG | CODE },
     [UOP_FLAG_IF] = { "flag_if", HAS_IMM },
+    [UOP_PUSHF] = { "pushf", STACK },
+    [UOP_RDTSC] = { "rdtsc", HAS_IMM },
+    [UOP_READ_SEL] = { "read_sel", HAS_REG | HAS_IMM },
     [UOP_INTERP] = { "interp", 0 },
     [UOP_JCC] = { "jcc", TARGET | SIDE },
     [UOP_JCXZ] = { "jcxz", TARGET | SIDE },
@@ -47,7 +50,8 @@ static bool touches_memory(const Uop *u)
 
 bool uop_clobbers(const Uop *u)
 {
-    return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF || u->kind == UOP_VEC || u->kind == UOP_X87;
+    return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF || u->kind == UOP_RDTSC ||
+           u->kind == UOP_VEC || u->kind == UOP_X87;
 }
 
 typedef struct Pending { /* exits whose targets have not been asked about yet: flags are intact so far */
@@ -97,6 +101,9 @@ static uint8_t live_before(Uop *u, uint8_t live)
 {
     if (u->kind == UOP_INTERP || u->kind == UOP_INTERP_END) { /* reads the record, and makes it anew itself */
         return (live & (u->defs == FL_ALL ? 0 : FL_ALL | FL_RECORD) & ~u->defs) | (u->uses ? FL_RECORD : 0);
+    }
+    if (u->kind == UOP_PUSHF) {
+        return live | FL_RECORD;
     }
     u->record = (live & FL_RECORD) && u->writes != 0;
     if (u->record) {

@@ -30,6 +30,9 @@ typedef enum UopKind {
     UOP_LDMXCSR,  /* likewise */
     UOP_BMI,      /* VEX-encoded on general registers: reg, vex_v, r/m */
     UOP_FLAG_IF,  /* imm: new value of IF; CPL and IOPL allow it */
+    UOP_PUSHF,
+    UOP_RDTSC,    /* imm 1: RDTSCP */
+    UOP_READ_SEL, /* reg = selector of segment register imm */
     UOP_INTERP,   /* the interpreter executes the guest instruction; control comes back */
     /* Ends of a block. */
     UOP_JCC,      /* to imm when cond; a side exit: the block goes on */

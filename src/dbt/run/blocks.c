@@ -61,26 +61,41 @@ uint32_t dbt_map_find(Dbt *d, uint64_t va, uint64_t ram, const uint8_t *host, Ra
     return n;
 }
 
-void dbt_unmapped(Dbt *d, uint64_t va)
+void dbt_set_slot(Dbt *d, uint64_t va, uint32_t map)
 {
-    if (va == ~0ull) {
-        if (d->slots_used) {
-            memset(d->low->slots, 0, sizeof(d->low->slots));
-            d->slots_used = false;
-        }
+    uint32_t n = dbt_slot_of(va);
+    if (d->low->slots[n] == map) {
+        return;
+    }
+    d->low->slots[n] = map;
+    d->slots_used[n >> 6] |= BIT64(n & 63);
+    if (x86_fetch_is_global(d->cpu, va)) {
+        d->slots_local[n >> 6] &= ~BIT64(n & 63);
     } else {
-        d->low->slots[dbt_slot_of(va)] = 0;
+        d->slots_local[n >> 6] |= BIT64(n & 63);
     }
 }
 
-static void clear_jump_cache(Dbt *d, unsigned mode)
+void dbt_unmapped(Dbt *d, uint64_t va, bool global)
 {
-    for (unsigned i = 0; i < 1 << JUMP_CACHE_BITS; i++) {
-        d->low->jump_cache[mode][i].va = ~0ull >> 2; /* no canonical address */
+    if (va != ~0ull) {
+        d->low->slots[dbt_slot_of(va)] = 0;
+        return;
     }
-    for (unsigned i = 0; i < 1 << DBT_ENTRY_BITS; i++) {
-        d->entries[mode][i].va = ~0ull >> 2;
+    for (unsigned w = 0; w < ARRAY_SIZE(d->slots_used); w++) {
+        uint64_t gone = d->slots_used[w] & (global ? ~0ull : d->slots_local[w]);
+        d->slots_used[w] &= ~gone;
+        for (; gone != 0; gone &= gone - 1) {
+            d->low->slots[w << 6 | (unsigned)__builtin_ctzll(gone)] = 0;
+        }
     }
+}
+
+/* No address is in it: those that are 0 would be looked up elsewhere, but for the first. */
+static void jump_cache_clear(JumpCache *cache)
+{
+    memset(cache, 0, sizeof(*cache));
+    cache->va[0] = ~0ull >> 2; /* no canonical address */
 }
 
 uint32_t dbt_mode(X86Cpu *cpu)
@@ -113,12 +128,12 @@ void dbt_select_mode(Dbt *d)
         }
         d->modes[n] = mode;
         d->mode_count++;
-        clear_jump_cache(d, n);
+        d->low->jump_cache[n].va[0] = ~0ull >> 2; /* the rest is clear: see dbt_flush() */
     }
     d->mode = mode;
     d->mode_index = n;
     *((uint8_t *)(x86_tail(cpu) + 1) + ENV_VEC_WIDE) = (mode & X86_MODE_AVX) != 0;
-    d->env.jump_cache = (uint32_t)(uintptr_t)d->low->jump_cache[n];
+    d->env.jump_cache = (uint32_t)(uintptr_t)&d->low->jump_cache[n];
 }
 
 /* --- linking --- */
@@ -305,9 +320,9 @@ void dbt_flush(Dbt *d)
     bool shared = dbt_group_lock(d);
     memset(d->pages, 0, sizeof(d->pages));
     dbt_group_unlock(d, shared);
-    memset(d->low->slots, 0, sizeof(d->low->slots));
+    dbt_unmapped(d, ~0ull, true);
     for (unsigned m = 0; m < d->mode_count; m++) {
-        clear_jump_cache(d, m);
+        jump_cache_clear(&d->low->jump_cache[m]);
     }
     d->block_count = d->map_count = 1;
     d->exit_count = d->site_count = d->fault_count = d->insn_count = d->page_count = 0;
@@ -362,9 +377,10 @@ DbtBlock *dbt_find(Dbt *d)
             return NULL;
         }
     }
-    d->low->slots[dbt_slot_of(pc)] = map;
-    d->slots_used = true;
-    d->entries[d->mode_index][dbt_entry_index(pc)] = (JumpCacheEntry){ pc, dbt_run_at(d, b->guarded) };
-    d->low->jump_cache[d->mode_index][pc & ((1 << JUMP_CACHE_BITS) - 1)] = (JumpCacheEntry){ pc, dbt_run_at(d, b->recorded) };
+    dbt_set_slot(d, pc, map);
+    JumpCache *cache = &d->low->jump_cache[d->mode_index];
+    uint32_t n = jump_cache_index(pc);
+    cache->va[n] = pc;
+    cache->code[n] = dbt_run_at(d, b->recorded);
     return b;
 }

@@ -19,6 +19,8 @@ static inline uint64_t dbt_granules_of(unsigned offset, unsigned length)
     unsigned first = offset >> 6, last = MIN(offset + length - 1, 4095u) >> 6;
     return (~0ull >> (63 - last)) & (~0ull << first);
 }
+/* The page is mapped there now: blocks made for the mapping may run. */
+void dbt_set_slot(Dbt *d, uint64_t va, uint32_t map);
 /* Head of the hash chain. */
 uint32_t *dbt_bucket(Dbt *d, uint64_t pc, uint32_t map);
 /* The record of a page of RAM; NULL when there is none and it is not to be made. */

@@ -61,7 +61,6 @@ static void make_thunks(Dbt *d)
     masks[3] = 15;
     masks[4] = 0x1f80; /* MXCSR for C */
     masks[5] = 31;
-    masks[6] = ((1u << JUMP_CACHE_BITS) - 1) * sizeof(JumpCacheEntry); /* to deposit an address as an offset */
     env->masks = (uint32_t)(uintptr_t)masks;
     env->slots = (uint32_t)(uintptr_t)d->low->slots;
     env->tlb = (int32_t)offsetof(X86Cpu, tlb) - (int32_t)X86_CPU_AREA;
@@ -69,20 +68,24 @@ static void make_thunks(Dbt *d)
     env->flags_kind = (int32_t)offsetof(X86Cpu, jit.flags_kind) - (int32_t)X86_CPU_AREA;
     env->flags_a = (int32_t)offsetof(X86Cpu, jit.flags_a) - (int32_t)X86_CPU_AREA;
     env->flags_b = (int32_t)offsetof(X86Cpu, jit.flags_b) - (int32_t)X86_CPU_AREA;
+    env->held = (int32_t)offsetof(X86Cpu, held) - (int32_t)X86_CPU_AREA;
+    env->tsc_aux = (int32_t)offsetof(X86Cpu, tsc_aux) - (int32_t)X86_CPU_AREA;
+    env->selectors = (int32_t)offsetof(X86Cpu, seg[0].sel) - (int32_t)X86_CPU_AREA;
+    env->selector_stride = sizeof(X86Seg);
     env->vec = (int32_t)offsetof(X86Cpu, vec) - (int32_t)X86_CPU_AREA;
     env->mxcsr = (int32_t)offsetof(X86Cpu, fx.mxcsr) - (int32_t)X86_CPU_AREA;
     env->fx = (int32_t)offsetof(X86Cpu, fx) - (int32_t)X86_CPU_AREA;
     env->bmi2 = __builtin_cpu_supports("bmi2");
     env->avx = __builtin_cpu_supports("avx");
     Asm a = code_cache_asm(&d->cache, 0);
-    HostCalls calls = { .slow = dbt_slow, .refill = dbt_refill, .flags = dbt_flags, .opaque = d };
+    HostCalls calls = { .slow = dbt_slow, .refill = dbt_refill, .flags = dbt_flags, .pushf = dbt_pushf, .rdtsc = dbt_rdtsc, .opaque = d };
     thunks_emit(env, &a, &calls);
     code_cache_start(&d->cache, (size_t)(a.p - d->cache.write));
 }
 
 static void hook_unmapped(X86Cpu *cpu, uint64_t va, bool global)
 {
-    dbt_unmapped(cpu->dbt, va);
+    dbt_unmapped(cpu->dbt, va, global);
 }
 
 /* --- writes to code --- */
@@ -228,9 +231,10 @@ static bool interpret_some(Dbt *d, uint64_t count)
 static const uint8_t *code_for(Dbt *d)
 {
     uint64_t pc = x86_hot(d->cpu)->rip;
-    JumpCacheEntry *e = &d->entries[d->mode_index][dbt_entry_index(pc)];
-    if (likely(e->va == pc)) {
-        return e->code; /* the guard there sees to the mapping */
+    const JumpCache *cache = &d->low->jump_cache[d->mode_index];
+    uint32_t n = jump_cache_index(pc);
+    if (likely(cache->va[n] == pc)) {
+        return cache->code[n]; /* the guard there sees to the mapping */
     }
     DbtBlock *b = dbt_find(d);
     return b == NULL ? NULL : d->cache.run + b->entry;

@@ -86,12 +86,12 @@ typedef struct DbtStats {
     uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
 } DbtStats;
 
-enum { DBT_ENTRY_BITS = 12, DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16 };
+enum { DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16 };
 
 typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
     uint64_t masks[8];
     uint32_t slots[1 << PAGE_SLOT_BITS];
-    JumpCacheEntry jump_cache[DBT_MODES][1 << JUMP_CACHE_BITS];
+    JumpCache jump_cache[DBT_MODES];
 } DbtLow;
 
 typedef struct Dbt Dbt;
@@ -111,8 +111,6 @@ struct Dbt {
     uint32_t modes[DBT_MODES];
     unsigned mode_count, mode_index; /* index of the mode being run */
     uint32_t mode;                   /* its key */
-    /* What the dispatcher finds without asking about the page: any block, flags are kept on its way. */
-    JumpCacheEntry entries[DBT_MODES][1 << DBT_ENTRY_BITS];
 
     DbtBlock *blocks;  /* [0] is none */
     DbtExit *exits;
@@ -125,7 +123,7 @@ struct Dbt {
     uint32_t map_hash[1 << DBT_MAP_HASH_BITS];
     DbtPage pages[1 << DBT_PAGE_BITS];
     uint32_t page_count;
-    bool slots_used;
+    uint64_t slots_used[1 << (PAGE_SLOT_BITS - 6)], slots_local[1 << (PAGE_SLOT_BITS - 6)]; /* bit n: slot n; its page is not global */
     bool flush_wanted;
     DbtStats stats;
     FrontBlock front;
@@ -149,11 +147,6 @@ static inline uint8_t dbt_env_byte(X86Cpu *cpu, int env)
     return *((uint8_t *)(x86_tail(cpu) + 1) + env);
 }
 
-static inline unsigned dbt_entry_index(uint64_t pc)
-{
-    return (unsigned)(pc ^ pc >> DBT_ENTRY_BITS) & ((1 << DBT_ENTRY_BITS) - 1);
-}
-
 /* --- blocks.c --- */
 /* The block for hot.rip in the mode word, translated if need be; NULL: interpret an instruction. Raises. */
 DbtBlock *dbt_find(Dbt *dbt);
@@ -164,11 +157,12 @@ void dbt_link(Dbt *dbt, uint32_t exit, DbtBlock *to);
 void dbt_flush(Dbt *dbt);
 /* Bytes of RAM changed: blocks made from them go. */
 void dbt_code_written(Dbt *dbt, RamBlock *block, uint64_t offset, uint64_t length);
-void dbt_unmapped(Dbt *dbt, uint64_t va);
+/* va ~0: all pages, or all that are not global. */
+void dbt_unmapped(Dbt *dbt, uint64_t va, bool global);
 /* --- flags.c, slow.c --- */
 SlowFn dbt_slow;
 RefillFn dbt_refill;
-FlagsFn dbt_flags;
+FlagsFn dbt_flags, dbt_pushf, dbt_rdtsc;
 /* hot.rflags from the record, and the record from hot.rflags. */
 void dbt_flags_from_record(Dbt *dbt);
 void dbt_record_flags(Dbt *dbt);

@@ -1,4 +1,5 @@
 /* The arithmetic flags that a record stands for (ir/env.h), made by the host's own instructions. */
+#include "cpu/x86/sys.h"
 #include "dbt/ir/env.h"
 #include "dbt/run/engine.h"
 
@@ -64,6 +65,20 @@ uint64_t dbt_flags(void *opaque)
     default:
         return a & ENV_ARITH_FLAGS;
     }
+}
+
+uint64_t dbt_pushf(void *opaque)
+{
+    const Dbt *d = opaque;
+    return (x86_hot(d->cpu)->rflags & ~(uint64_t)(ENV_ARITH_FLAGS | X86_VM | X86_RF)) | dbt_flags(opaque);
+}
+
+uint64_t dbt_rdtsc(void *opaque)
+{
+    Dbt *d = opaque;
+    X86Cpu *cpu = d->cpu;
+    cpu->jit.temp = !(cpu->cr4 & CR4_TSD) || cpu->cpl == 0;
+    return cpu->jit.temp ? x86_tsc(cpu) : 0;
 }
 
 void dbt_flags_from_record(Dbt *d)

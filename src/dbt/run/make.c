@@ -167,8 +167,7 @@ uint32_t dbt_second_map(Dbt *d, uint64_t pc)
     }
     uint32_t map = dbt_map_find(d, va, block->id + offset, host, block);
     if (map != 0) {
-        d->low->slots[dbt_slot_of(va)] = map;
-        d->slots_used = true;
+        dbt_set_slot(d, va, map);
     }
     return map;
 }

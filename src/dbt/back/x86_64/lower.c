@@ -120,6 +120,15 @@ static void lower_uop(Lower *l)
     case UOP_FLAG_IF:
         lower_flag_if(l);
         break;
+    case UOP_PUSHF:
+        lower_pushf(l);
+        break;
+    case UOP_RDTSC:
+        lower_rdtsc(l);
+        break;
+    case UOP_READ_SEL:
+        lower_read_sel(l);
+        break;
     case UOP_INTERP:
         lower_interp(l);
         break;

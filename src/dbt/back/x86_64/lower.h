@@ -41,20 +41,29 @@ typedef struct HostEnv {
     const uint8_t *leave[LEAVE_KINDS];
     const uint8_t *vec_load, *x87_load;
     const uint8_t *flags_load, *flags_save; /* EFLAGS from the record; the record from EFLAGS, rcx is lost */
+    const uint8_t *pushf, *rdtsc; /* give what PUSHF pushes, what RDTSC reads (ecx 0: it faults) in r14 */
     uint8_t *enter;
     uint32_t slots;      /* 32-bit address of the page-id table */
-    uint32_t jump_cache; /* of the current mode's jump cache */
+    uint32_t jump_cache; /* of the current mode's jump cache: JumpCache */
     uint32_t masks;      /* 32-bit address of pext masks: TLB index, ~0xfff, 0xfff */
     int32_t tlb; /* context-relative: where the current context pointer is kept */
     int32_t temp, vec, mxcsr, fx; /* context-relative: 8 spare bytes, vector registers, MXCSR, XSAVE area of x87 */
     int32_t flags_kind, flags_a, flags_b; /* the record of the flags */
+    int32_t held, tsc_aux; /* requests that wait for IF; IA32_TSC_AUX */
+    int32_t selectors, selector_stride;
     bool bmi2, avx;
 } HostEnv;
-enum { JUMP_CACHE_BITS = 14, PAGE_SLOT_BITS = 12 };
-typedef struct JumpCacheEntry {
-    uint64_t va;
-    const uint8_t *code;
-} JumpCacheEntry;
+enum { JUMP_CACHE_BITS = 15, PAGE_SLOT_BITS = 13 };
+/* Where indirect jumps find the code of an address. 0 as an address that is not in it: see jump_cache_clear(). */
+typedef struct JumpCache {
+    uint64_t va[1 << JUMP_CACHE_BITS];
+    const uint8_t *code[1 << JUMP_CACHE_BITS];
+} JumpCache;
+enum { JUMP_CACHE_FACTOR = 0x61c88647 };
+static inline uint32_t jump_cache_index(uint64_t va)
+{
+    return (uint32_t)va * (uint32_t)JUMP_CACHE_FACTOR >> (32 - JUMP_CACHE_BITS);
+}
 
 /* What lowering tells about a block. */
 typedef struct LowerSite { /* where a guest instruction may leave to C and come back */
@@ -109,7 +118,7 @@ typedef uint64_t FlagsFn(void *opaque);
 typedef struct HostCalls {
     SlowFn *slow;
     RefillFn *refill;
-    FlagsFn *flags;
+    FlagsFn *flags, *pushf, *rdtsc; /* rdtsc: says in the spare bytes whether it is allowed */
     void *opaque;
 } HostCalls;
 void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls);

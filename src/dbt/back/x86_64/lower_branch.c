@@ -1,16 +1,6 @@
 /* Branches, calls and returns to host code, with polls of requests and probes of the jump cache. */
 #include "dbt/back/x86_64/lower_priv.h"
 
-/* CLI. */
-void lower_flag_if(Lower *l)
-{
-    if (!lower_flags_live(l->u)) {
-        enc_alu_imm(l->hot, ALU_AND, 4, lower_env(ENV_RFLAGS), ~ENV_IF_FLAG);
-    } else {
-        lower_interp(l);
-    }
-}
-
 void lower_jcc(Lower *l)
 {
     const Uop *u = l->u;
@@ -102,12 +92,13 @@ static void jump_indirect(Lower *l, bool poll)
         enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
         enc_jcc(a, CC_NE, miss);
     }
-    enc_mov(a, 4, H_RCX, H_R14);
-    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), (1 << JUMP_CACHE_BITS) - 1);
-    enc_shl_imm(a, 4, H_RCX, 4);
-    enc_alu(a, ALU_CMP, 8, H_R14, enc_mem(H_RCX, (int32_t)l->env->jump_cache));
+    enc_op(a, 0x69, H_RCX, enc_reg(H_R14)); /* imul ecx, r14d, factor: jump_cache_index() */
+    enc_u32(a, JUMP_CACHE_FACTOR);
+    enc_shr_imm(a, 4, H_RCX, 32 - JUMP_CACHE_BITS);
+    int32_t table = (int32_t)l->env->jump_cache;
+    enc_alu(a, ALU_CMP, 8, H_R14, enc_mem_index(ENC_ABS, H_RCX, 3, table + (int32_t)offsetof(JumpCache, va)));
     enc_jcc(a, CC_NE, miss);
-    enc_jmp_mem(a, enc_mem(H_RCX, (int32_t)l->env->jump_cache + 8));
+    enc_jmp_mem(a, enc_mem_index(ENC_ABS, H_RCX, 3, table + (int32_t)offsetof(JumpCache, code)));
 }
 
 void lower_ret(Lower *l)

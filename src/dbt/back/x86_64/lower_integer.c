@@ -252,7 +252,7 @@ void lower_push(Lower *l)
     lower_move_stack(l, -(int)u->size);
 }
 
-static void push_temp(Lower *l, unsigned size)
+void lower_push_temp(Lower *l, unsigned size)
 {
     EncRm mem = lower_only_rcx(l, lower_access_stack(l, -(int)size, size, true));
     enc_load(l->hot, 8, H_R14, lower_env(l->env->temp));
@@ -265,7 +265,7 @@ void lower_push_mem(Lower *l)
     EncRm mem = lower_access_mem(l, false);
     enc_load(l->hot, l->u->size, H_R14, mem);
     enc_store(l->hot, 8, lower_env(l->env->temp), H_R14);
-    push_temp(l, l->u->size);
+    lower_push_temp(l, l->u->size);
 }
 
 void lower_pop(Lower *l)

@@ -90,6 +90,8 @@ void lower_shift_cl(Lower *l);
 void lower_cmpxchg_pair(Lower *l);
 void lower_push(Lower *l);
 void lower_push_mem(Lower *l);
+/* Pushes what lies in the context's spare bytes. */
+void lower_push_temp(Lower *l, unsigned size);
 void lower_pop(Lower *l);
 void lower_leave(Lower *l);
 
@@ -99,8 +101,13 @@ void lower_x87(Lower *l);
 void lower_fldcw(Lower *l);
 void lower_bmi(Lower *l);
 
-/* --- lower_branch.c --- */
+/* --- lower_system.c --- */
 void lower_flag_if(Lower *l);
+void lower_pushf(Lower *l);
+void lower_rdtsc(Lower *l);
+void lower_read_sel(Lower *l);
+
+/* --- lower_branch.c --- */
 void lower_jcc(Lower *l);
 void lower_jcxz(Lower *l);
 /* jmp to a known target, with a poll when it goes backward or calls. */

@@ -283,6 +283,21 @@ static void emit_flags(HostEnv *env, Asm *a, const HostCalls *calls)
     enc_u8(a, 0xc3);
 }
 
+/* Calls C for a value in r14; ecx: the context's spare bytes. */
+static const uint8_t *emit_value(HostEnv *env, Asm *a, FlagsFn *fn, void *opaque)
+{
+    enc_align(a, 16);
+    const uint8_t *thunk = enc_here(a);
+    save_light(env, a);
+    enc_mov_imm(a, H_RDI, (uintptr_t)opaque);
+    call_light(env, a, (uintptr_t)fn);
+    enc_mov(a, 8, H_R14, H_RAX);
+    enc_load(a, 4, H_RCX, env_at(env->temp));
+    restore_light(a);
+    enc_u8(a, 0xc3);
+    return thunk;
+}
+
 static void emit_slow(HostEnv *env, Asm *a, unsigned kind, const HostCalls *calls)
 {
     enc_align(a, 16);
@@ -329,6 +344,8 @@ void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls)
         emit_slow(env, a, kind, calls);
     }
     emit_flags(env, a, calls);
+    env->pushf = emit_value(env, a, calls->pushf, calls->opaque);
+    env->rdtsc = emit_value(env, a, calls->rdtsc, calls->opaque);
     enc_align(a, 16);
     env->vec_load = enc_here(a); /* touches neither flags nor guest registers */
     load_vectors(a, env);

@@ -305,8 +305,13 @@ static bool xchg_rax(Front *f)
 {
     const X86Insn *insn = f->insn;
     Uop *u = f->u;
-    if (insn->operands == 0) { /* NOP */
-        return !(insn->prefixes & PFX_REP);
+    if (insn->operands == 0) { /* NOP, PAUSE */
+        if (insn->prefixes & PFX_REP) {
+            u->kind = UOP_BYTES;
+            u->imm = 0x90f3;
+            u->imm_size = 2;
+        }
+        return true;
     }
     u->reg = X86_RAX;
     u->rm = insn->operand[0].reg;
@@ -378,6 +383,12 @@ bool front_one_byte(Front *f)
     case 0x8a:
     case 0x8b:
         return op_reg_rm(f, opcode, 0);
+    case 0x8c: /* the registers are written in full, but for those of 16 bits */
+        u->kind = UOP_READ_SEL;
+        u->reg = insn->operand[0].reg;
+        u->imm = insn->operand[1].reg;
+        u->attr |= UA_REG_W;
+        return insn->operand[0].kind == OPND_REG && insn->osize != 2 && u->imm < 6;
     case 0x8d:
         u->kind = UOP_LEA;
         u->reg = insn->operand[0].reg;
@@ -389,6 +400,9 @@ bool front_one_byte(Front *f)
         return insn->operand[0].kind == OPND_REG && pop_reg(f, insn->operand[0].reg);
     case 0x90 ... 0x97:
         return xchg_rax(f);
+    case 0x9c:
+        u->kind = UOP_PUSHF;
+        return stack_size_ok(f);
     case 0x98:
     case 0x99:
     case 0x9e:
@@ -446,11 +460,10 @@ bool front_one_byte(Front *f)
     case 0xf7:
         return group_f6(f);
     case 0xfa:
-        if (!(f->b->mode & X86_MODE_IOPL_OK)) {
-            return false;
-        }
+    case 0xfb:
         u->kind = UOP_FLAG_IF;
-        return true;
+        u->imm = opcode & 1;
+        return f->b->mode & X86_MODE_IOPL_OK;
     case 0xfe:
     case 0xff:
         return group_ff(f);
@@ -465,9 +478,16 @@ bool front_0f(Front *f)
     Uop *u = f->u;
     uint32_t code = insn->opcode | E_0F;
     switch (insn->opcode) {
+    case 0x01: /* RDTSCP */
+        u->kind = UOP_RDTSC;
+        u->imm = 1;
+        return insn->modrm == 0xf9;
     case 0x0d:
     case 0x18 ... 0x1f:
         return true; /* NOP and prefetches */
+    case 0x31:
+        u->kind = UOP_RDTSC;
+        return true;
     case 0x40 ... 0x4f:
         u->attr |= UA_REG_R; /* the destination is kept when the condition fails */
         return op_reg_rm(f, code, 0);
@@ -518,12 +538,13 @@ bool front_0f(Front *f)
     case 0xc3:
         return !(insn->prefixes & (PFX_REP | PFX_REPNE)) && op_rm_reg(f, code, 0);
     case 0xc7:
-        if ((insn->modrm >> 3 & 7) != 1 || insn->operand[0].kind != OPND_MEM || insn->osize == 8) {
+        if ((insn->modrm >> 3 & 7) != 1 || insn->operand[0].kind != OPND_MEM) {
             return false;
         }
         u->kind = UOP_CMPXCHG_PAIR;
-        u->mem_size = 8;
-        u->code = code | (insn->prefixes & PFX_LOCK ? E_LOCK : 0);
+        u->mem_size = insn->osize == 8 ? 16 : 8;
+        u->code = code | (insn->prefixes & PFX_LOCK ? E_LOCK : 0) | (insn->osize == 8 ? E_W : 0);
+        u->attr |= insn->osize == 8 ? UA_ALIGN : 0;
         u->attr |= UA_RM_R | UA_RM_W;
         return front_put_mem(f);
     case 0xc8 ... 0xcf:
