@@ -165,6 +165,7 @@ typedef struct ChardevHooks {
     void (*commit)(void *opaque); /* Ctrl-a s */
     /* Opens paths that are no files (/dev/fdset/N): a descriptor or -errno, -ENOENT: it is a plain path. */
     int (*open_special)(void *opaque, const char *path, int flags);
+    void (*vc_opened)(void *opaque, Chardev *chr); /* a text console is there; set by the display */
     void *opaque;
 } ChardevHooks;
 
@@ -173,8 +174,12 @@ struct Chardevs {
     Loop *loop;
     ChardevHooks hooks;
     uint8_t escape;    /* 1: Ctrl-a */
-    unsigned stdio_users;
+    const char *stdio_user; /* who has taken the standard input and output; NULL: nobody */
 };
+
+/* Takes the process's standard input and output; who: for the next one's error. */
+Error *chardevs_take_stdio(Chardevs *set, const char *who) MUST_USE;
+void chardevs_give_stdio(Chardevs *set);
 
 Chardevs *chardevs_new(Object *container, Loop *loop);
 void chardevs_free(Chardevs *set); /* closes all; front ends are detached */

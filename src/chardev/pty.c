@@ -118,7 +118,7 @@ static Error *pty_open(Chardev *chr)
         pty->linked = true;
     }
     /* Scripts read the name from this line; it must not get between what a monitor says on stdio. */
-    FILE *out = chr->set->stdio_users ? stderr : stdout;
+    FILE *out = chr->set->stdio_user ? stderr : stdout;
     fprintf(out, "char device redirected to %s (label %s)\n", name, chardev_id(chr));
     fflush(out);
     timer_init(&pty->check, chr->set->loop, CLOCK_REALTIME_NS, pty_check, pty);

@@ -93,7 +93,7 @@ typedef struct Vc {
     Chardev chr;
     uint32_t width, height, cols, rows;
     Ring kept;
-    void (*output)(void *opaque, const uint8_t *buf, size_t length);
+    const VcDisplay *display; /* NULL: none */
     void *opaque;
 } Vc;
 
@@ -110,11 +110,19 @@ static Error *vc_open(Chardev *chr)
     Vc *vc = (Vc *)chr;
     vc->kept = (Ring) { .data = g_malloc(VC_KEPT), .size = VC_KEPT };
     char_back_event(chr, CHAR_EVENT_OPENED);
+    if (chr->set->hooks.vc_opened) {
+        chr->set->hooks.vc_opened(chr->set->hooks.opaque, chr);
+    }
     return NULL;
 }
 
 static void vc_close(Chardev *chr)
 {
+    Vc *vc = (Vc *)chr;
+    if (vc->display) {
+        vc->display->closed(vc->opaque);
+        vc->display = NULL;
+    }
     g_clear_pointer(&((Vc *)chr)->kept.data, g_free);
 }
 
@@ -122,8 +130,8 @@ static ssize_t vc_write(Chardev *chr, const uint8_t *buf, size_t length)
 {
     Vc *vc = (Vc *)chr;
     ring_put(&vc->kept, buf, length);
-    if (vc->output) {
-        vc->output(vc->opaque, buf, length);
+    if (vc->display) {
+        vc->display->output(vc->opaque, buf, length);
     }
     return (ssize_t)length;
 }
@@ -133,17 +141,25 @@ bool chardev_is_vc(const Chardev *chr)
     return chardev_type(chr)->open == vc_open;
 }
 
-void vc_set_display(Chardev *chr, void (*output)(void *opaque, const uint8_t *buf, size_t length), void *opaque)
+void vc_set_display(Chardev *chr, const VcDisplay *display, void *opaque)
 {
     Vc *vc = (Vc *)chr;
     uint8_t buf[512];
     Ring replay = vc->kept;
     size_t count;
 
-    vc->output = output;
+    vc->display = display;
     vc->opaque = opaque;
-    while (output && (count = ring_take(&replay, buf, sizeof(buf))) > 0) {
-        output(opaque, buf, count);
+    while (display && (count = ring_take(&replay, buf, sizeof(buf))) > 0) {
+        display->output(opaque, buf, count);
+    }
+}
+
+static void vc_accept_input(Chardev *chr)
+{
+    Vc *vc = (Vc *)chr;
+    if (vc->display) {
+        vc->display->room(vc->opaque);
     }
 }
 
@@ -164,4 +180,4 @@ void vc_size(Chardev *chr, unsigned *ret_columns, unsigned *ret_rows)
 CHARDEV_TYPE(vc, .object = { .name = "chardev-vc", .parent = &chardev_object_type, .size = sizeof(Vc),
                              .props = vc_props },
              .name = "vc", .desc = "a text console of the display", .open = vc_open, .close = vc_close,
-             .write = vc_write);
+             .write = vc_write, .accept_input = vc_accept_input);

@@ -15,7 +15,12 @@ void ringbuf_put(Chardev *chr, const uint8_t *buf, size_t length);
  * replayed and then everything that follows.
  */
 bool chardev_is_vc(const Chardev *chr);
-void vc_set_display(Chardev *chr, void (*output)(void *opaque, const uint8_t *buf, size_t length), void *opaque);
+typedef struct VcDisplay {
+    void (*output)(void *opaque, const uint8_t *buf, size_t length);
+    void (*room)(void *opaque);   /* vc_input() takes more again */
+    void (*closed)(void *opaque); /* the chardev goes away */
+} VcDisplay;
+void vc_set_display(Chardev *chr, const VcDisplay *display, void *opaque);
 /* Keys typed in the display; bytes taken. */
 size_t vc_input(Chardev *chr, const uint8_t *buf, size_t length);
 /* Wanted size in characters; 0: the display's default. */

@@ -27,6 +27,24 @@ Chardevs *chardevs_new(Object *container, Loop *loop)
     return set;
 }
 
+Error *chardevs_take_stdio(Chardevs *set, const char *who)
+{
+    if (!set->stdio_user) {
+        set->stdio_user = who;
+        return NULL;
+    }
+    if (!strcmp(set->stdio_user, who)) {
+        return error_hint(error_new("cannot use stdio by multiple character devices"),
+                          "mon:stdio or a chardev with mux=on serves several devices.");
+    }
+    return error_new("the terminal of %s is in use by %s already", who, set->stdio_user);
+}
+
+void chardevs_give_stdio(Chardevs *set)
+{
+    set->stdio_user = NULL;
+}
+
 static int by_name(const void *a, const void *b)
 {
     return strcmp((*(const ChardevType *const *)a)->name, (*(const ChardevType *const *)b)->name);

@@ -23,12 +23,8 @@ static Error *stdio_open(Chardev *chr)
 {
     Stdio *s = (Stdio *)chr;
 
-    if (chr->set->stdio_users) {
-        return error_hint(error_new("cannot use stdio by multiple character devices"),
-                          "mon:stdio or a chardev with mux=on serves several devices.");
-    }
+    TRY(chardevs_take_stdio(chr->set, "a character device"));
     int in = fcntl(0, F_DUPFD_CLOEXEC, 3), out = fcntl(1, F_DUPFD_CLOEXEC, 3);
-    chr->set->stdio_users++;
     if (in >= 0) {
         tty_claim(s->signal);
     }
@@ -43,7 +39,7 @@ static void stdio_close(Chardev *chr)
     if (s->pump.chr) {
         pump_stop(&s->pump);
         tty_release();
-        chr->set->stdio_users--;
+        chardevs_give_stdio(chr->set);
     }
 }
 

@@ -28,7 +28,7 @@ const Option option_table[] = {
     { "m", true, "[size=]megs[,slots=n,maxmem=size]", "configure guest RAM; suffixes M, G, ... are understood", opt_memory },
     { "mem-path", true, "path", "take guest RAM from a file or directory", opt_plan_string, NULL, PLAN(mem_path) },
     { "mem-prealloc", false, NULL, "allocate guest RAM at the start", opt_flag, NULL, PLAN(mem_prealloc) },
-    LATER("k", "language", "use a keyboard layout"),
+    { "k", true, "language", "use a keyboard layout ('-k help' for the list), default en-us", opt_keyboard },
     { "audiodev", true, "[driver=]driver,id=id[,prop=value]", "add a sound output (only none)", opt_audiodev },
     { "audio", true, "[driver=]driver,model=value[,prop=value]", "add a sound card with an output (only none)", opt_audiodev },
     { "soundhw", true, "card", "add a sound card (accepted with a warning)", opt_soundhw },

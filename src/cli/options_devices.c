@@ -7,6 +7,7 @@
 #include "chardev/chardev.h"
 #include "cli/plan_priv.h"
 #include "ui/display.h"
+#include "ui/keymap.h"
 
 /* --- -device --- */
 
@@ -343,6 +344,19 @@ Error *opt_display(Plan *plan, const Option *option, const char *arg)
     g_free(plan->display);
     plan->display = g_strdup(arg);
     plan->display_set = true;
+    return NULL;
+}
+
+Error *opt_keyboard(Plan *plan, const Option *option, const char *arg)
+{
+    if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
+        g_autofree char *names = g_strjoinv("\n", (char **)keymap_names);
+        plan->print = g_strdup_printf("Keyboard layouts:\n%s\n", names);
+        return NULL;
+    }
+    TRY(keymap_check(arg));
+    g_free(plan->config->keyboard_layout);
+    plan->config->keyboard_layout = g_strdup(arg);
     return NULL;
 }
 

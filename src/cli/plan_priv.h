@@ -25,7 +25,7 @@ OptionFn opt_machine, opt_accel, opt_enable_kvm, opt_cpu, opt_smp, opt_memory, o
 Error *finish_machine(Plan *plan) MUST_USE;
 /* options_devices.c */
 OptionFn opt_device, opt_object, opt_chardev, opt_mon, opt_monitor, opt_qmp, opt_serial, opt_debugcon, opt_vga, opt_soundhw, opt_usb, opt_usbdevice, opt_display, opt_nographic, opt_audiodev,
-    opt_vnc;
+    opt_vnc, opt_keyboard;
 Error *finish_devices(Plan *plan) MUST_USE;
 /* options_net.c */
 OptionFn opt_nic, opt_net, opt_netdev;

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "ui/font.h"
+
 #define CONSOLES_SERVICE "consoles"
 enum { DEFAULT_INTERVAL_MS = 30 };
 
@@ -69,6 +71,23 @@ void text_screen_free(TextScreen *text)
     }
 }
 
+const uint32_t text_colours[16] = {
+    0x000000, 0x0000aa, 0x00aa00, 0x00aaaa, 0xaa0000, 0xaa00aa, 0xaa5500, 0xaaaaaa,
+    0x555555, 0x5555ff, 0x55ff55, 0x55ffff, 0xff5555, 0xff55ff, 0xffff55, 0xffffff,
+};
+
+void text_draw_cell(Surface *surface, unsigned column, unsigned row, TextCell cell, bool reversed)
+{
+    uint32_t fg = text_colours[cell.attr & 15], bg = text_colours[cell.attr >> 4];
+    for (unsigned y = 0; y < FONT_HEIGHT; y++) {
+        uint32_t *pixel = (uint32_t *)surface_row(surface, row * FONT_HEIGHT + y) + column * FONT_WIDTH;
+        unsigned bits = font_glyphs[cell.ch][y] ^ (reversed ? 0xff : 0);
+        for (unsigned x = 0; x < FONT_WIDTH; x++) {
+            pixel[x] = bits >> (7 - x) & 1 ? fg : bg;
+        }
+    }
+}
+
 PointerImage *pointer_new(unsigned width, unsigned height, unsigned hot_x, unsigned hot_y)
 {
     PointerImage *pointer = g_new0(PointerImage, 1);
@@ -85,6 +104,11 @@ void pointer_free(PointerImage *pointer)
 }
 
 /* --- the machine's set --- */
+
+static Consoles *consoles_of(Machine *machine)
+{
+    return machine_service(machine, CONSOLES_SERVICE);
+}
 
 static bool hears(const DisplayListener *listener, const Console *console)
 {
@@ -131,11 +155,6 @@ static void refresh_all(void *opaque)
     arm_refresh(all);
 }
 
-static Consoles *consoles_of(Machine *machine)
-{
-    return machine_service(machine, CONSOLES_SERVICE);
-}
-
 static Consoles *consoles_get(Machine *machine)
 {
     Consoles *all = consoles_of(machine);
@@ -161,6 +180,15 @@ static void consoles_put(Consoles *all)
 
 /* --- consoles --- */
 
+static void write_in_the_middle(Surface *surface, const char *text)
+{
+    unsigned length = (unsigned)strlen(text);
+    for (unsigned n = 0; n < length; n++) {
+        text_draw_cell(surface, surface->width / FONT_WIDTH / 2 - length / 2 + n, surface->height / FONT_HEIGHT / 2,
+                       (TextCell) { (uint8_t)text[n], 7 }, false);
+    }
+}
+
 Console *console_new(Machine *machine, Device *dev, unsigned head, const ConsoleOps *ops, void *opaque)
 {
     Consoles *all = consoles_get(machine);
@@ -175,6 +203,9 @@ Console *console_new(Machine *machine, Device *dev, unsigned head, const Console
     console->surface = surface_new(640, 480);
     if (!console->surface) {
         g_error("no memory for a 640x480 picture");
+    }
+    if (dev) {
+        write_in_the_middle(console->surface, "The guest has not used the display yet.");
     }
     list_append(&all->consoles, &console->node);
     TELL(all, console, added);
@@ -273,6 +304,21 @@ unsigned console_count(Machine *machine)
         }
     }
     return count;
+}
+
+Console *console_besides(const Console *console)
+{
+    LIST_FOREACH (other, &consoles_of(console->machine)->consoles, Console, node) {
+        if (other != console) {
+            return other;
+        }
+    }
+    return NULL;
+}
+
+bool console_takes_text(const Console *console)
+{
+    return console->ops->typed != NULL;
 }
 
 void console_refresh(Console *console)

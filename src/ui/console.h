@@ -72,6 +72,10 @@ typedef struct ConsoleOps {
     /* Characters on the screen; false: it shows no text. May be NULL. */
     bool (*text)(void *opaque, TextScreen *ret_text);
     void (*wish)(void *opaque, const ConsoleWish *wish); /* may be NULL */
+    /* What was typed, as a terminal would send it. NULL: keys go to the guest's keyboard instead. */
+    void (*typed)(void *opaque, const char *text, size_t length);
+    /* Looks further back by so many rows; may be NULL. */
+    void (*scroll)(void *opaque, int rows);
 } ConsoleOps;
 
 /* A pointer image: a8r8g8b8 with premultiplied alpha. */
@@ -95,6 +99,11 @@ struct Console {
     ListNode node;
 };
 
+/* Draws a cell, in units of the font's size (font.h); reversed: foreground and background swapped. */
+void text_draw_cell(Surface *surface, unsigned column, unsigned row, TextCell cell, bool reversed);
+/* The CGA colour of a cell's foreground or background, 0..15, as x8r8g8b8. */
+extern const uint32_t text_colours[16];
+
 /* Shown until the device has something: a surface with a message in the middle of it. */
 Console *console_new(Machine *machine, Device *dev, unsigned head, const ConsoleOps *ops, void *opaque);
 void console_free(Console *console); /* accepts NULL */
@@ -112,6 +121,10 @@ Console *console_find(Machine *machine, unsigned index);
 /* dev NULL: the first console. */
 Console *console_find_device(Machine *machine, const Device *dev, unsigned head);
 unsigned console_count(Machine *machine);
+/* The first one but this; NULL: there is no other. */
+Console *console_besides(const Console *console);
+/* Whether it takes characters (a text console) rather than keys. */
+bool console_takes_text(const Console *console);
 /* A refresh now, listened to or not. */
 void console_refresh(Console *console);
 bool console_text(Console *console, TextScreen *ret_text);

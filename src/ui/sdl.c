@@ -11,11 +11,12 @@
 #include "base/library.h"
 #include "input/input.h"
 #include "ui/display.h"
+#include "ui/text_console.h"
 
 #define SDL_CALLS(C)                                                                               \
     C(Init) C(QuitSubSystem) C(GetError) C(CreateWindow) C(DestroyWindow) C(SetWindowTitle) C(SetWindowSize) C(SetWindowFullscreen)  \
     C(CreateRenderer) C(DestroyRenderer) C(RenderSetLogicalSize) C(RenderClear) C(RenderCopy) C(RenderPresent) C(CreateTexture)     \
-    C(DestroyTexture) C(UpdateTexture) C(PollEvent) C(SetRelativeMouseMode) C(SetWindowGrab) C(ShowCursor) C(GetModState)           \
+    C(DestroyTexture) C(UpdateTexture) C(PollEvent) C(SetRelativeMouseMode) C(SetWindowGrab) C(ShowCursor)           \
     C(GetWindowSize) C(SetHint)
 
 typedef struct SdlApi {
@@ -38,6 +39,7 @@ typedef struct SdlDisplay {
     SDL_Texture *texture;
     Surface *shown;
     unsigned width, height;
+    unsigned mods; /* of the last key event, KMOD_* */
     bool dirty, grabbed, full_screen, no_close, show_cursor;
     bool swallow_release; /* the key of a shortcut is still down */
 } SdlDisplay;
@@ -58,6 +60,11 @@ static const uint8_t evdev_of_usage[] = {
 static Input *input(SdlDisplay *d)
 {
     return input_of(d->machine);
+}
+
+static bool on_text_console(const SdlDisplay *d)
+{
+    return d->listener.console && console_takes_text(d->listener.console);
 }
 
 /* --- window --- */
@@ -139,9 +146,24 @@ static void sdl_switched(DisplayListener *listener, Console *console)
 
 /* --- events --- */
 
+static void select_console(SdlDisplay *d, unsigned index)
+{
+    Console *console = console_find(d->machine, index);
+    if (!console) {
+        return;
+    }
+    input_release_keys(input(d));
+    d->listener.console = console;
+    fit(d, console->surface);
+    if (console->ops->invalidate) {
+        console->ops->invalidate(console->opaque);
+    }
+    sdl_updated(&d->listener, console, 0, 0, console->surface->width, console->surface->height);
+}
+
 static bool shortcut(SdlDisplay *d, const SDL_KeyboardEvent *key)
 {
-    SDL_Keymod mods = d->sdl.GetModState();
+    unsigned mods = key->keysym.mod; /* SDL's present state may be ahead of the event */
     if (!(mods & KMOD_CTRL) || !(mods & KMOD_ALT) || key->repeat) {
         return false;
     }
@@ -152,6 +174,9 @@ static bool shortcut(SdlDisplay *d, const SDL_KeyboardEvent *key)
     case SDL_SCANCODE_F:
         set_full_screen(d, !d->full_screen);
         return true;
+    case SDL_SCANCODE_1 ... SDL_SCANCODE_9:
+        select_console(d, (unsigned)(key->keysym.scancode - SDL_SCANCODE_1));
+        return true;
     case SDL_SCANCODE_U: /* back to the guest's own size */
         d->sdl.SetWindowSize(d->window, (int)d->width, (int)d->height);
         return true;
@@ -160,11 +185,33 @@ static bool shortcut(SdlDisplay *d, const SDL_KeyboardEvent *key)
     }
 }
 
+/* Keys that make no character, for a text console; the characters come as text events. */
+static void text_key_event(SdlDisplay *d, const SDL_KeyboardEvent *event, InputKey key)
+{
+    Console *console = d->listener.console;
+    const char *sequence = text_console_key((int)key);
+    unsigned mods = event->keysym.mod;
+    SDL_Keycode symbol = event->keysym.sym;
+
+    if (event->type != SDL_KEYDOWN) {
+        return;
+    }
+    if ((mods & (KMOD_SHIFT | KMOD_CTRL)) && (key == KEY_PGUP || key == KEY_PGDN) && console->ops->scroll) {
+        console->ops->scroll(console->opaque, key == KEY_PGUP ? 12 : -12);
+    } else if (sequence) {
+        console->ops->typed(console->opaque, sequence, strlen(sequence));
+    } else if ((mods & KMOD_CTRL) && symbol >= 'a' && symbol <= 'z') {
+        char control = (char)(symbol & 31);
+        console->ops->typed(console->opaque, &control, 1);
+    }
+}
+
 static void key_event(SdlDisplay *d, const SDL_KeyboardEvent *key)
 {
     unsigned usage = key->keysym.scancode;
     bool down = key->type == SDL_KEYDOWN;
 
+    d->mods = key->keysym.mod;
     if (down && shortcut(d, key)) {
         d->swallow_release = true;
         return;
@@ -174,7 +221,12 @@ static void key_event(SdlDisplay *d, const SDL_KeyboardEvent *key)
         return;
     }
     if (usage < ARRAY_SIZE(evdev_of_usage) && evdev_of_usage[usage]) {
-        input_send_key(input(d), d->listener.console, input_key_by_evdev(evdev_of_usage[usage]), down);
+        InputKey code = input_key_by_evdev(evdev_of_usage[usage]);
+        if (on_text_console(d)) {
+            text_key_event(d, key, code);
+        } else {
+            input_send_key(input(d), d->listener.console, code, down);
+        }
     }
 }
 
@@ -252,6 +304,11 @@ static void handle_event(SdlDisplay *d, const SDL_Event *event)
     case SDL_KEYUP:
         key_event(d, &event->key);
         break;
+    case SDL_TEXTINPUT:
+        if (on_text_console(d) && !(d->mods & KMOD_CTRL)) {
+            d->listener.console->ops->typed(d->listener.console->opaque, event->text.text, strlen(event->text.text));
+        }
+        break;
     case SDL_MOUSEMOTION:
         motion_event(d, &event->motion);
         break;
@@ -290,7 +347,26 @@ static void sdl_tick(DisplayListener *listener)
         d->sdl.RenderPresent(d->renderer);
     }
 }
-static const DisplayListenerOps listener_ops = { .name = "sdl", .switched = sdl_switched, .updated = sdl_updated, .tick = sdl_tick };
+
+/* A window without a console shows the first that comes. */
+static void sdl_added(DisplayListener *listener, Console *console)
+{
+    if (!listener->console) {
+        listener->console = console;
+    }
+}
+
+static void sdl_removed(DisplayListener *listener, Console *console)
+{
+    Console *other = console_besides(console);
+    if (listener->console == console && other) {
+        listener->console = other;
+        fit(container_of(listener, SdlDisplay, listener), other->surface);
+    }
+}
+
+static const DisplayListenerOps listener_ops = { .name = "sdl", .switched = sdl_switched, .updated = sdl_updated,
+                                                 .added = sdl_added, .removed = sdl_removed, .tick = sdl_tick };
 
 /* --- life --- */
 
@@ -366,6 +442,7 @@ static Error *sdl_start(Machine *machine, KeyValues *options)
         close_display(d);
         return err;
     }
+    text_consoles_start(machine);
     d->listener.ops = &listener_ops;
     d->listener.console = console_find(machine, 0);
     d->notifier.fn = machine_event;

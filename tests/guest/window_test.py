@@ -78,5 +78,39 @@ def classic_command_line(emulator):
             errors.close()
 
 
+def monitor_in_the_window(emulator):
+    for name, package in (('Xvfb', 'xvfb'), ('xwininfo', 'x11-utils'), ('xdotool', 'xdotool')):
+        tool(name, package)
+    display = f':{free_display()}'
+    env = dict(os.environ, DISPLAY=display)
+    server = subprocess.Popen(['Xvfb', display, '-screen', '0', '1024x768x24'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    machine = None
+    try:
+        wait_for(lambda: subprocess.run(['xwininfo', '-root'], env=env, capture_output=True).returncode == 0, 20, 'no X server')
+        machine = subprocess.Popen([emulator, '-m', '32', '-net', 'none', '-display', 'sdl', '-name', 'here'], env=env,
+                                   stderr=subprocess.PIPE, text=True)
+
+        def window():
+            assert machine.poll() is None, machine.stderr.read()
+            return subprocess.run(['xdotool', 'search', '--name', r'QEMU \(here\)'], env=env, capture_output=True, text=True).stdout.split()
+        wait_for(window, 60, 'no window')
+        time.sleep(1)
+        # The text console has 80 by 24 characters of 8 by 16 pixels, and what is typed there goes to the monitor.
+        subprocess.run(['xdotool', 'windowfocus', window()[0], 'key', 'ctrl+alt+2'], env=env, check=True)
+
+        def size():
+            out = subprocess.run(['xdotool', 'getwindowgeometry', window()[0]], env=env, capture_output=True, text=True).stdout
+            return 'Geometry: 640x384' in out
+        wait_for(size, 20, 'the monitor does not show')
+        subprocess.run(['xdotool', 'type', 'quitx'], env=env, check=True)
+        subprocess.run(['xdotool', 'key', 'BackSpace', 'Return'], env=env, check=True)
+        assert machine.wait(20) == 0
+    finally:
+        if machine and machine.poll() is None:
+            machine.kill()
+        server.terminate()
+        server.wait()
+
+
 if __name__ == '__main__':
-    run([classic_command_line])
+    run([classic_command_line, monitor_in_the_window])

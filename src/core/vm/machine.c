@@ -59,7 +59,7 @@ void machine_config_free(MachineConfig *config)
     char **texts[] = { &config->cpu_model,   &config->firmware,       &config->kernel, &config->initrd,
                        &config->append,      &config->dtb,            &config->boot_order, &config->boot_once,
                        &config->boot_splash, &config->name,           &config->process_name, &config->vga,
-                       &config->memory_backend };
+                       &config->memory_backend, &config->keyboard_layout };
     for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
         g_free(*texts[i]);
     }

@@ -67,6 +67,7 @@ struct MachineConfig {
     char *name, *process_name;
     Uuid uuid;
     bool graphics;        /* false: -nographic */
+    char *keyboard_layout; /* -k; NULL: en-us */
     char *vga;            /* "std", "none", ...; NULL: default */
     bool usb;
     bool no_defaults;
