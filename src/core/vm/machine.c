@@ -295,9 +295,20 @@ void machine_set_state(Machine *machine, RunState state)
     }
 }
 
+static bool taken(bool *flag)
+{
+    return __atomic_exchange_n(flag, false, __ATOMIC_ACQ_REL);
+}
+
 void machine_start(Machine *machine)
 {
     if (machine_running(machine)) {
+        return;
+    }
+    if (taken(&machine->stopped_suspended)) {
+        clocks_set_running(machine->clocks, true);
+        machine_set_state(machine, RUN_STATE_SUSPENDED);
+        machine_emit(machine, "RESUME", NULL);
         return;
     }
     machine_set_state(machine, RUN_STATE_RUNNING);
@@ -308,11 +319,16 @@ void machine_start(Machine *machine)
 
 void machine_stop(Machine *machine, RunState state)
 {
-    if (!machine_running(machine)) {
+    bool suspended = machine->state == RUN_STATE_SUSPENDED;
+    if (!machine_running(machine) && !suspended) {
         machine_set_state(machine, state);
         return;
     }
-    machine_pause_vcpus(machine);
+    if (suspended) { /* its vCPUs stand still */
+        machine->stopped_suspended = true;
+    } else {
+        machine_pause_vcpus(machine);
+    }
     clocks_set_running(machine->clocks, false);
     machine_set_state(machine, state);
     machine_emit(machine, "STOP", NULL);
@@ -340,16 +356,27 @@ static char *cause_json(ShutdownCause cause)
                            shutdown_cause_is_guest(cause) ? "true" : "false", shutdown_cause_name(cause));
 }
 
+/* A machine that is reset in S3 boots. */
+static void leave_suspension(Machine *machine)
+{
+    machine->stopped_suspended = false;
+    if (machine->state == RUN_STATE_SUSPENDED) {
+        machine_set_state(machine, RUN_STATE_RUNNING);
+        machine_resume_vcpus(machine);
+    }
+}
+
 void machine_reset(Machine *machine, ShutdownCause cause)
 {
     machine_pause_vcpus(machine);
     mem_update_begin(machine->mem);
     reset_devices(machine);
     mem_update_end(machine->mem);
-    machine_notify(machine, MACHINE_EVENT_RESET, NULL);
+    machine_notify(machine, MACHINE_EVENT_RESET, &cause);
     if (cause != SHUTDOWN_NONE) {
         g_autofree char *json = cause_json(cause);
         machine_emit(machine, "RESET", json);
+        leave_suspension(machine);
     }
     machine_resume_vcpus(machine);
 }
@@ -385,9 +412,9 @@ void machine_request_suspend(Machine *machine)
     request(machine);
 }
 
-void machine_request_wakeup(Machine *machine, const char *reason)
+void machine_request_wakeup(Machine *machine, WakeReason reason)
 {
-    machine->requested_wakeup = true;
+    machine->requested_wakeup = reason;
     request(machine);
 }
 
@@ -415,30 +442,26 @@ static void shut_down(Machine *machine, ShutdownCause cause)
 
 static void suspend(Machine *machine)
 {
-    if (!machine_running(machine)) {
-        return;
+    if (machine_running(machine)) {
+        machine_pause_vcpus(machine);
+        machine_set_state(machine, RUN_STATE_SUSPENDED);
+    } else { /* stopped before the request was seen */
+        machine->stopped_suspended = true;
     }
-    machine_pause_vcpus(machine);
-    machine_set_state(machine, RUN_STATE_SUSPENDED);
     machine_notify(machine, MACHINE_EVENT_SUSPEND, NULL);
     machine_emit(machine, "SUSPEND", NULL);
 }
 
-static void wake_up(Machine *machine)
+static void wake_up(Machine *machine, WakeReason reason)
 {
     if (machine->state != RUN_STATE_SUSPENDED) {
         return;
     }
     machine_reset(machine, SHUTDOWN_NONE);
-    machine_notify(machine, MACHINE_EVENT_WAKEUP, NULL);
+    machine_notify(machine, MACHINE_EVENT_WAKEUP, &reason);
     machine_set_state(machine, RUN_STATE_RUNNING);
     machine_emit(machine, "WAKEUP", NULL);
     machine_resume_vcpus(machine);
-}
-
-static bool taken(bool *flag)
-{
-    return __atomic_exchange_n(flag, false, __ATOMIC_ACQ_REL);
 }
 
 static ShutdownCause taken_cause(ShutdownCause *cause)
@@ -467,8 +490,9 @@ static void handle_requests(void *opaque)
     if (taken(&machine->requested_suspend)) {
         suspend(machine);
     }
-    if (taken(&machine->requested_wakeup)) {
-        wake_up(machine);
+    WakeReason reason = __atomic_exchange_n(&machine->requested_wakeup, WAKE_NONE, __ATOMIC_ACQ_REL);
+    if (reason) {
+        wake_up(machine, reason);
     }
     if (taken(&machine->requested_stop)) {
         machine_stop(machine, machine->requested_stop_state);

@@ -52,6 +52,15 @@ typedef enum ShutdownCause {
 const char *shutdown_cause_name(ShutdownCause cause); /* as QMP spells it */
 bool shutdown_cause_is_guest(ShutdownCause cause);
 
+/* What ends S3. */
+typedef enum WakeReason {
+    WAKE_NONE,
+    WAKE_RTC,
+    WAKE_PM_TIMER,
+    WAKE_POWER_BUTTON,
+    WAKE_OTHER, /* a key, a line, the user's command */
+} WakeReason;
+
 /* What the command line says about the machine; plain data, filled by cli/, owned by the machine. */
 struct MachineConfig {
     uint64_t ram_size, max_ram_size;
@@ -108,10 +117,12 @@ struct Machine {
     GQueue *device_order; /* Device *, as plugged */
     RunState state;
     bool no_reboot, no_shutdown, start_paused;
+    bool stopped_suspended; /* stopped while in S3, to which machine_start() returns */
+    bool wakeup_support;    /* the board has S3 */
     ShutdownCause requested_shutdown, requested_reset;
     bool requested_powerdown, requested_suspend, requested_stop;
     Work requests;
-    bool requested_wakeup;
+    WakeReason requested_wakeup;
     RunState requested_stop_state;
     unsigned pause_depth;
     int exit_code;
@@ -181,7 +192,8 @@ void machine_request_reset(Machine *machine, ShutdownCause cause);
 void machine_request_shutdown(Machine *machine, ShutdownCause cause);
 void machine_request_powerdown(Machine *machine);
 void machine_request_suspend(Machine *machine); /* S3 entered */
-void machine_request_wakeup(Machine *machine, const char *reason);
+/* Of no effect unless the machine is suspended by then; a suspension requested before comes first. */
+void machine_request_wakeup(Machine *machine, WakeReason reason);
 void machine_request_stop(Machine *machine, RunState state);
 
 /* Reset handlers run after all devices, in order of registration. */
@@ -194,11 +206,11 @@ void machine_add_reset(Machine *machine, ResetHandler *handler, void (*fn)(void 
 
 typedef enum MachineEvent {
     MACHINE_EVENT_STATE,     /* run state changed */
-    MACHINE_EVENT_RESET,
+    MACHINE_EVENT_RESET,     /* data: const ShutdownCause *; SHUTDOWN_NONE at start and at the end of S3 */
     MACHINE_EVENT_POWERDOWN, /* the power button */
     MACHINE_EVENT_SHUTDOWN,
     MACHINE_EVENT_SUSPEND,
-    MACHINE_EVENT_WAKEUP,
+    MACHINE_EVENT_WAKEUP,    /* data: const WakeReason * */
     MACHINE_EVENT_DEVICE_ADDED,
     MACHINE_EVENT_DEVICE_DELETED,
     MACHINE_EVENT_EXIT,

@@ -65,7 +65,7 @@ Error *qmp_system_wakeup(QmpContext *ctx, const QmpSystemWakeupArgs *args, Value
     if (ctx->machine->state != RUN_STATE_SUSPENDED) {
         return error_new("Unable to wake up: guest is not in suspended state");
     }
-    machine_request_wakeup(ctx->machine, "other");
+    machine_request_wakeup(ctx->machine, WAKE_OTHER);
     return NULL;
 }
 
@@ -159,7 +159,7 @@ Error *qmp_query_machines(QmpContext *ctx, const QmpQueryMachinesArgs *args, Val
 Error *qmp_query_current_machine(QmpContext *ctx, const QmpQueryCurrentMachineArgs *args, Value **ret)
 {
     *ret = value_dict();
-    value_put_bool(*ret, "wakeup-suspend-support", machine_service(ctx->machine, "pm") != NULL);
+    value_put_bool(*ret, "wakeup-suspend-support", ctx->machine->wakeup_support);
     return NULL;
 }
 

@@ -49,11 +49,41 @@ static void pm_timer_catch_up(AcpiPm *pm)
     }
 }
 
+/* Fixed events that are pending and enabled end S3, or do not let it begin. */
+static void pm_wake_if_pending(AcpiPm *pm)
+{
+    uint16_t pending = pm->sts & pm->en;
+    WakeReason reason = pending & PM1_RTC      ? WAKE_RTC
+                        : pending & PM1_PWRBTN ? WAKE_POWER_BUTTON
+                        : pending & PM1_TMR    ? WAKE_PM_TIMER
+                                               : WAKE_NONE;
+    if (reason) {
+        machine_request_wakeup(pm->dev->machine, reason);
+    }
+}
+
+/* Whoever changes sts in S3 calls this. */
+static void pm_event_came(AcpiPm *pm)
+{
+    pm_update(pm);
+    if (pm->dev->machine->state == RUN_STATE_SUSPENDED) {
+        pm_wake_if_pending(pm);
+    }
+}
+
 static void pm_overflow(void *opaque)
 {
     AcpiPm *pm = opaque;
     pm_timer_catch_up(pm);
-    pm_update(pm);
+    pm_event_came(pm);
+}
+
+void acpi_pm_rtc_alarm(AcpiPm *pm)
+{
+    if (pm) {
+        pm->sts |= PM1_RTC;
+        pm_event_came(pm);
+    }
 }
 
 static void pm_sleep(AcpiPm *pm)
@@ -64,6 +94,7 @@ static void pm_sleep(AcpiPm *pm)
         machine_request_shutdown(machine, SHUTDOWN_GUEST_SHUTDOWN);
     } else if (type == 1 && !pm->options.disable_s3) {
         machine_request_suspend(machine);
+        pm_wake_if_pending(pm);
     } else if (type == pm->options.s4_type && !pm->options.disable_s4) {
         machine_emit(machine, "SUSPEND_DISK", NULL);
         machine_request_shutdown(machine, SHUTDOWN_GUEST_SHUTDOWN);
@@ -203,17 +234,15 @@ static void pm_event(MachineNotifier *notifier, MachineEvent event, void *data)
     AcpiPm *pm = container_of(notifier, AcpiPm, notifier);
     if (event == MACHINE_EVENT_POWERDOWN) {
         pm->sts |= PM1_PWRBTN;
+        pm_event_came(pm);
     } else if (event == MACHINE_EVENT_WAKEUP) {
-        pm->sts |= PM1_WAK;
-        if (g_strcmp0(data, "rtc") == 0) {
-            pm->sts |= PM1_RTC;
-        } else if (g_strcmp0(data, "pmtimer") == 0) {
-            pm->sts |= PM1_TMR;
-        }
-    } else {
-        return;
+        /* A cause without a bit of its own counts as the power button: operating systems look for one. */
+        static const uint16_t status[] = {
+            [WAKE_RTC] = PM1_RTC, [WAKE_PM_TIMER] = PM1_TMR, [WAKE_POWER_BUTTON] = PM1_PWRBTN, [WAKE_OTHER] = PM1_PWRBTN,
+        };
+        pm->sts |= PM1_WAK | status[*(const WakeReason *)data];
+        pm_update(pm);
     }
-    pm_update(pm);
 }
 
 static void pm_gone(void *opaque)
@@ -255,6 +284,7 @@ void acpi_pm_init(AcpiPm *pm, Device *dev, const AcpiPmOptions *options, IrqLine
     pm->notifier.fn = pm_event;
     machine_notifier_add(dev->machine, &pm->notifier);
     machine_set_service(dev->machine, ACPI_PM_SERVICE, pm);
+    dev->machine->wakeup_support = true;
     device_on_unplug(dev, pm_gone, pm);
 }
 

@@ -59,6 +59,8 @@ void acpi_pm_loaded(AcpiPm *pm);
 void acpi_pm_set_sci_enabled(AcpiPm *pm, bool enabled);
 /* Raises a general-purpose event: its status bit, and SCI if enabled. */
 void acpi_gpe_raise(AcpiPm *pm, unsigned event);
+/* The real-time clock's alarm goes off: RTC_STS, and the end of S3 if enabled. pm may be NULL. */
+void acpi_pm_rtc_alarm(AcpiPm *pm);
 /* NULL when the machine has no ACPI hardware. */
 static inline AcpiPm *acpi_pm_of(Machine *machine)
 {

@@ -38,6 +38,7 @@ static Error *isa_serial_plug(Device *dev)
     if (serial->iobase > 0x10000 - UART_PORTS || serial->irq > 15) {
         return error_new("%s: iobase is at most 0xfff8 and irq at most 15", device_label(dev));
     }
+    serial->uart.wakes = serial->wakeup;
     uart_init(&serial->uart, dev, *isa_irq(dev, serial->irq));
     isa_map_io(dev, &serial->uart.ports, serial->iobase);
     return NULL;

@@ -127,6 +127,9 @@ static size_t uart_can_receive(void *opaque)
 static void uart_receive(void *opaque, const uint8_t *buf, size_t length)
 {
     Uart *uart = opaque;
+    if (uart->wakes && uart->dev->machine->state == RUN_STATE_SUSPENDED) {
+        machine_request_wakeup(uart->dev->machine, WAKE_OTHER);
+    }
     for (size_t i = 0; i < length; i++) {
         uart_put_received(uart, buf[i]);
     }
@@ -477,7 +480,8 @@ const StateField uart_state[] = {
     STATE_U8(Uart, lsr), STATE_U8(Uart, msr), STATE_U8(Uart, scr), STATE_BOOL(Uart, thr_interrupt),
     STATE_BOOL(Uart, timeout), STATE_STRUCT(Uart, rx, fifo_state), STATE_STRUCT(Uart, tx, fifo_state),
     STATE_NOT(Uart, dev, "wiring"), STATE_NOT(Uart, chr, "host"), STATE_NOT(Uart, irq, "wiring"),
-    STATE_NOT(Uart, baudbase, "configuration"), STATE_NOT(Uart, polls_modem, "asked again"),
+    STATE_NOT(Uart, baudbase, "configuration"), STATE_NOT(Uart, wakes, "configuration"),
+    STATE_NOT(Uart, polls_modem, "asked again"),
     STATE_NOT(Uart, timeout_timer, "armed again after loading"), STATE_NOT(Uart, modem_timer, "host polling"),
     STATE_NOT(Uart, ports, "fixed"),
     { 0 },

@@ -25,6 +25,7 @@ typedef struct Uart {
     bool thr_interrupt;   /* THRE went up and nobody has looked */
     bool timeout;         /* the receive FIFO has waited for four characters */
     bool polls_modem;     /* the back end has real modem lines */
+    bool wakes;           /* input ends S3 */
     UartFifo rx, tx;      /* without FIFOs one entry of each is used */
     Timer timeout_timer, modem_timer;
     MemRegion ports;

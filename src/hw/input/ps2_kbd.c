@@ -148,7 +148,7 @@ static void kbd_event(void *opaque, const InputEvent *event)
     const InputKeyInfo *info = &input_keys[key];
     track_modifiers(kbd, key, down);
     if (down && kbd->machine->state == RUN_STATE_SUSPENDED) {
-        machine_request_wakeup(kbd->machine, "other");
+        machine_request_wakeup(kbd->machine, WAKE_OTHER);
     }
     if (!kbd->enabled) {
         return;

@@ -111,7 +111,7 @@ static void mouse_sync(void *opaque)
 {
     Ps2Mouse *mouse = opaque;
     if (mouse->buttons && mouse->machine->state == RUN_STATE_SUSPENDED) {
-        machine_request_wakeup(mouse->machine, "other");
+        machine_request_wakeup(mouse->machine, WAKE_OTHER);
     }
     ps2_mouse_drained(mouse);
 }

@@ -265,7 +265,7 @@ static void rtc_catch_up(Rtc *rtc)
         if (!(rtc->memory[R_C] & C_AF) && rtc_next_alarm(rtc, rtc->checked_until) <= now) {
             rtc->memory[R_C] |= C_AF;
             if (rtc->memory[R_B] & B_AIE) {
-                machine_request_wakeup(rtc->dev.machine, "rtc");
+                acpi_pm_rtc_alarm(acpi_pm_of(rtc->dev.machine));
             }
         }
         rtc_update_irq(rtc);

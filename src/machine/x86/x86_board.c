@@ -46,8 +46,14 @@ static void board_event(MachineNotifier *notifier, MachineEvent event, void *dat
 {
     enum { CMOS_SHUTDOWN = 0x0f, SHUTDOWN_S3 = 0xfe };
     X86Board *board = container_of(notifier, X86Board, notifier);
-    if (event == MACHINE_EVENT_SUSPEND && board->rtc) {
+    if (!board->rtc) {
+        return;
+    }
+    if (event == MACHINE_EVENT_SUSPEND) {
         rtc_set_memory(board->rtc, CMOS_SHUTDOWN, SHUTDOWN_S3);
+    } else if (event == MACHINE_EVENT_RESET && *(const ShutdownCause *)data != SHUTDOWN_NONE &&
+               rtc_get_memory(board->rtc, CMOS_SHUTDOWN) == SHUTDOWN_S3) {
+        rtc_set_memory(board->rtc, CMOS_SHUTDOWN, 0); /* reset in S3: an ordinary boot */
     }
 }
 
