@@ -4,7 +4,7 @@ background that the installer itself brings."""
 import os
 import tempfile
 
-from guest import Guest, GuestError, need, run
+from guest import Guest, need, run
 from packages import one_file, package
 from picture import Picture
 
