@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "block/bitmap.h"
 #include "block/node_priv.h"
 #include "value/json.h"
 
@@ -77,6 +78,7 @@ BlockNode *node_ref(BlockNode *node)
 static void node_free(BlockNode *node)
 {
     list_remove(&node->in_graph);
+    block_bitmaps_free(node);
     g_free(node->state);
     g_free(node->name);
     g_free(node->filename);
@@ -499,6 +501,7 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
     node->refs = 1;
     list_init(&node->children);
     list_init(&node->parents);
+    list_init(&node->bitmaps);
     list_init(&node->requests);
     co_queue_init(&node->drained);
     list_append(&graph->nodes, &node->in_graph);

@@ -25,6 +25,7 @@ typedef struct BlockGraph BlockGraph;
 typedef struct BlockNode BlockNode;
 typedef struct BlockEdge BlockEdge;
 typedef struct BlockDriver BlockDriver;
+typedef struct BlockBitmap BlockBitmap; /* bitmap.h */
 
 /* --- claims --- */
 enum {
@@ -175,6 +176,9 @@ struct BlockDriver {
     Error *(*snapshot_create_co)(BlockNode *node, const BlockSnapshot *snapshot);
     Error *(*snapshot_apply_co)(BlockNode *node, const char *id);
     Error *(*snapshot_delete_co)(BlockNode *node, const char *id);
+    /* Persistent dirty bitmaps: the image can keep one more. NULL: it keeps none. */
+    Error *(*can_store_bitmap)(BlockNode *node, const BlockBitmap *bitmap);
+
     int (*vmstate_pread_co)(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer);
     int (*vmstate_pwrite_co)(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer);
     /* Where the state of a virtual machine would begin, in the disk's own counting. */
@@ -216,6 +220,7 @@ struct BlockNode {
     char *backing_filename, *backing_format; /* as the image records them, or NULL */
     List children, parents;                  /* BlockEdge */
 
+    List bitmaps;  /* BlockBitmap */
     List requests; /* NodeRequest, in order of arrival */
     unsigned serialising;
     CoQueue drained;

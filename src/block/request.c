@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "block/bitmap.h"
 #include "block/node_priv.h"
 
 enum { ZERO_BUFFER = 1024 * 1024, BOUNCE_MAX = 1024 * 1024 };
@@ -70,6 +71,15 @@ static void request_end(NodeRequest *req)
     if (list_empty(&node->requests)) {
         co_queue_wake_all(&node->drained);
     }
+}
+
+/* The end of a request that may have changed the range, whether it succeeded or not. */
+static void request_wrote(NodeRequest *req, uint64_t offset, uint64_t bytes)
+{
+    if (!list_empty(&req->node->bitmaps)) {
+        block_bitmaps_mark(req->node, offset, bytes);
+    }
+    request_end(req);
 }
 
 void node_drain_co(BlockNode *node)
@@ -296,7 +306,7 @@ int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
     } else {
         ret = write_bounced_co(node, offset, bytes, vec, at, flags);
     }
-    request_end(&req);
+    request_wrote(&req, offset, bytes);
     return ret < 0 ? ret : finish_fua_co(node, flags, node->driver->write_flags);
 }
 
@@ -395,7 +405,7 @@ int node_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsig
     }
     request_begin(&req, node, offset, bytes, true, serialise_unit(node));
     ret = zeroes_cut_co(node, offset, bytes, flags);
-    request_end(&req);
+    request_wrote(&req, offset, bytes);
     return ret < 0 ? ret : finish_fua_co(node, flags, node->driver->zero_flags);
 }
 
@@ -420,7 +430,7 @@ int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     request_begin(&req, node, from, to - from, true, serialise_unit(node));
     ret = node->driver->discard_co(node, from, to - from);
     node->write_generation++;
-    request_end(&req);
+    request_wrote(&req, from, to - from);
     return ret == -ENOTSUP ? 0 : ret;
 }
 
@@ -556,6 +566,9 @@ Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
     request_begin(&req, node, from, MAX(size, node->size) - from + 1, true, 1);
     Error *err = node->driver->truncate_co(node, size, prealloc);
     node->write_generation++;
+    if (!list_empty(&node->bitmaps)) {
+        block_bitmaps_resize(node);
+    }
     request_end(&req);
     return err;
 }

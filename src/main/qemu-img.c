@@ -5,6 +5,15 @@
 #include "main/img/img.h"
 
 static const ImgCommand commands[] = {
+    { "amend",
+      "amend [--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] -o options "
+      "filename",
+      img_amend },
+    { "bitmap",
+      "bitmap (--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b "
+      "source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts | -f fmt] "
+      "filename bitmap",
+      img_bitmap },
     { "check",
       "check [--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] "
       "[-T src_cache] [-U] filename",

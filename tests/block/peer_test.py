@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 OURS = os.path.abspath(sys.argv[1])
 PEER = shutil.which("qemu-img", path="/usr/bin:/usr/local/bin")
@@ -144,6 +145,66 @@ def test_snapshots():
     run(PEER, "snapshot", "-d", "two", "s.qcow2")
     run(OURS, "check", "s.qcow2")
     run(PEER, "compare", "s.raw", "s.qcow2")
+
+
+def bitmap_names(tool, image):
+    data = json.loads(run(tool, "info", "--output=json", image))["format-specific"]["data"]
+    return [(b["name"], b["granularity"], b["flags"]) for b in data.get("bitmaps", [])]
+
+
+def test_bitmaps():
+    """Persistent bitmaps made, filled, merged and removed by either."""
+    if not PEER_IO:
+        return
+    for shape in ([], ["cluster_size=4k"], ["cluster_size=512", "refcount_bits=1"], ["extended_l2=on"]):
+        for one, other in ((OURS, PEER), (PEER, OURS)):
+            run(one, "create", "-q", "-f", "qcow2", *options(shape), "b.qcow2", "40M")
+            run(one, "bitmap", "--add", "b.qcow2", "first")
+            run(other, "bitmap", "--add", "--disable", "-g", "8k", "b.qcow2", "second")
+            run(PEER_IO, "-c", "write 1M 300k", "-c", "write 39M 1M", "b.qcow2")
+            run(one, "bitmap", "--merge", "first", "b.qcow2", "second")
+            run(other, "bitmap", "--clear", "b.qcow2", "first")
+            run(other, "bitmap", "--add", "--merge", "second", "b.qcow2", "third")
+            for tool in (OURS, PEER):
+                run(tool, "check", "b.qcow2")
+            assert bitmap_names(OURS, "b.qcow2") == bitmap_names(PEER, "b.qcow2"), shape
+            assert run(OURS, "info", "b.qcow2") == run(PEER, "info", "b.qcow2"), shape
+            if shutil.which("qemu-nbd") and shape == []:
+                assert dirty_ranges("b.qcow2", "second") == dirty_ranges("b.qcow2", "third") != []
+            for name in ("first", "second", "third"):
+                run(one, "bitmap", "--remove", "b.qcow2", name)
+            assert not bitmap_names(PEER, "b.qcow2")
+            run(PEER, "check", "b.qcow2")
+
+
+def dirty_ranges(image, name):
+    """What the peer's NBD server says of the bitmap."""
+    with subprocess.Popen(["/usr/bin/qemu-nbd", "-r", "-f", "qcow2", "-k", os.path.abspath("nbd.sock"), "-B", name, image]) as server:
+        opts = f"driver=nbd,server.type=unix,server.path={os.path.abspath('nbd.sock')},x-dirty-bitmap=qemu:dirty-bitmap:{name}"
+        for _ in range(100):
+            done = subprocess.run([PEER, "map", "--output=json", "--image-opts", opts], capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+            time.sleep(0.05)
+        server.wait()
+    return [(r["start"], r["length"]) for r in json.loads(done.stdout) if not r["data"]]
+
+
+def test_amend():
+    if not PEER_IO:
+        return
+    for change in ("compat=0.10", "compat=1.1", "refcount_bits=1", "refcount_bits=64", "lazy_refcounts=on", "size=9M"):
+        make_raw("am.raw", 4 * MIB, 7)
+        run(OURS, "convert", "-O", "qcow2", "am.raw", "am.qcow2")
+        run(PEER_IO, "-c", "write -z 1M 1M", "-c", "discard 2M 128k", "am.qcow2")
+        run(PEER, "convert", "-O", "raw", "am.qcow2", "am.raw")
+        run(OURS, "amend", "-o", change, "am.qcow2")
+        run(PEER, "check", "am.qcow2")
+        run(PEER, "compare", "am.raw", "am.qcow2")
+        shown = run(PEER, "info", "am.qcow2")
+        key, value = change.split("=")
+        assert {"compat": f"compat: {value}", "refcount_bits": f"refcount bits: {value}", "size": "9437184 bytes",
+                "lazy_refcounts": "lazy refcounts: true"}[key] in shown, shown
 
 
 def test_resize():

@@ -180,6 +180,7 @@ typedef struct Qcow2 {
     } holes; /* of the file: MANY when clusters are preallocated */
     bool check_overlaps;
 
+    struct Qcow2Bitmaps *bitmaps; /* what the disk has; NULL: none */
     GArray *snapshots; /* Qcow2Snapshot */
     uint64_t snapshots_offset, snapshots_bytes;
 
@@ -310,6 +311,7 @@ int qcow2_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes);
 int qcow2_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status);
 /* full: the backing node shows through again. */
 int qcow2_unmap_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool full);
+int qcow2_expand_zeroes_co(Qcow2 *q);
 /* Gives every unallocated cluster of the range a place without writing data. */
 int qcow2_preallocate_co(Qcow2 *q, uint64_t offset, uint64_t bytes);
 
@@ -336,6 +338,21 @@ Error *qcow2_check_co(BlockNode *node, BlockCheck *check, unsigned fix);
 Error *qcow2_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc);
 Error *qcow2_make_empty_co(BlockNode *node);
 Error *qcow2_measure(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockMeasure *ret);
+
+/* --- qcow2_amend.c --- */
+Error *qcow2_amend_co(BlockNode *node, KeyValues *opts);
+/* A new refcount structure behind the last cluster in use: refs[i] references to cluster i, of
+ * `order`. One write of the header makes it the valid one. Lock held. */
+int qcow2_replace_refcounts_co(Qcow2 *q, const uint32_t *refs, uint64_t count, unsigned order);
+/* Takes the references that the structure itself makes out of refs. */
+void qcow2_forget_refcount_structure(const Qcow2 *q, uint32_t *refs, uint64_t count);
+
+/* --- qcow2_bitmap.c --- */
+Error *qcow2_bitmaps_load_co(Qcow2 *q) MUST_USE;
+Error *qcow2_bitmaps_store_co(Qcow2 *q) MUST_USE;
+void qcow2_bitmaps_free(Qcow2 *q);
+Error *qcow2_can_store_bitmap(BlockNode *node, const BlockBitmap *bitmap);
+Value *qcow2_bitmaps_info(Qcow2 *q);
 
 /* --- qcow2_snapshot.c --- */
 Error *qcow2_snapshots_read_co(Qcow2 *q) MUST_USE;

@@ -310,105 +310,10 @@ static int lower_counts_co(Checker *c)
     return ret >= 0 ? qcow2_write_back_locked_co(q) : ret;
 }
 
-/* The references of the old structure go away with it. */
-static void unrefer_old_structure(Checker *c)
-{
-    Qcow2 *q = c->q;
-    uint64_t bytes = (uint64_t)q->reftable_size * 8;
-    for (uint64_t i = q->reftable_offset >> q->cluster_bits;
-         bytes && i <= (q->reftable_offset + bytes - 1) >> q->cluster_bits && i < c->count; i++) {
-        c->refs[i]--;
-    }
-    for (uint32_t i = 0; i < q->reftable_size; i++) {
-        uint64_t cluster = q->reftable[i] >> q->cluster_bits;
-        if (q->reftable[i] && !qcow2_in_cluster(q, q->reftable[i]) && cluster < c->count) {
-            c->refs[cluster]--;
-        }
-    }
-}
-
-static int write_block_co(Checker *c, uint64_t block, uint64_t first, uint64_t end, uint64_t at,
-                          uint8_t *buffer, bool *ret_used)
-{
-    Qcow2 *q = c->q;
-    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order;
-    memset(buffer, 0, q->cluster_size);
-    *ret_used = false;
-    for (uint64_t e = 0; e < per_block; e++) {
-        uint64_t cluster = block * per_block + e;
-        uint64_t refs = cluster >= first && cluster < end ? 1
-                        : cluster < MIN(c->count, first)  ? c->refs[cluster]
-                                                          : 0;
-        if (refs > qcow2_max_refcount(q)) {
-            return -EOVERFLOW;
-        }
-        qcow2_refcount_write(q, buffer, e, refs);
-        *ret_used |= refs != 0;
-    }
-    return node_pwrite_co(q->file, at, q->cluster_size, buffer, 0);
-}
-
-/*
- * New structure behind the last cluster in use: [blocks][table]. Blocks of stretches without
- * references are written too: they cost little and keep it simple.
- */
 static int rebuild_co(Checker *c)
 {
-    Qcow2 *q = c->q;
-    uint64_t per_block = q->cluster_size * 8 >> q->refcount_order, first = c->count, blocks = 1,
-             table = 1;
-
-    unrefer_old_structure(c);
-    while (first > 1 && !c->refs[first - 1]) {
-        first--;
-    }
-    for (;;) {
-        uint64_t need = (first + blocks + table + per_block - 1) / per_block;
-        uint64_t need_table = (need * 8 + q->cluster_size - 1) >> q->cluster_bits;
-        if (need <= blocks && need_table <= table) {
-            break;
-        }
-        blocks = MAX(need, blocks);
-        table = MAX(need_table, table);
-    }
-    if (table << q->cluster_bits > QCOW2_MAX_REFTABLE_BYTES) {
-        return -EFBIG;
-    }
-    uint64_t entries = (table << q->cluster_bits) / 8;
-    uint64_t *reftable = g_new0(uint64_t, entries);
-    g_autofree uint8_t *buffer = g_malloc(q->cluster_size);
-    int ret = 0;
-    for (uint64_t b = 0; b < blocks && ret >= 0; b++) {
-        bool used;
-        reftable[b] = (first + b) << q->cluster_bits;
-        ret = write_block_co(c, b, first, first + blocks + table, reftable[b], buffer, &used);
-    }
-    qcow2_cache_fini(&q->refcount_cache);
-    qcow2_cache_init(&q->refcount_cache, q, q->refcount_cache.limit, false);
-    if (ret < 0) {
-        g_free(reftable);
-        return ret;
-    }
-    g_free(q->reftable);
-    q->reftable = reftable;
-    q->reftable_size = (uint32_t)entries;
-    q->reftable_offset = (first + blocks) << q->cluster_bits;
-    q->free_hint = 0;
-    q->fresh = MAX(q->fresh, (first + blocks + table) << q->cluster_bits);
-    ret = node_flush_co(q->file);
-    if (ret >= 0) {
-        ret = qcow2_write_reftable_co(q);
-    }
-    if (ret >= 0) {
-        ret = node_flush_co(q->file);
-    }
-    uint8_t fields[12];
-    st64_be(fields, q->reftable_offset);
-    st32_be(fields + 8, (uint32_t)table);
-    if (ret >= 0) {
-        ret = node_pwrite_co(q->file, H_REFTABLE_OFFSET, sizeof(fields), fields, 0);
-    }
-    return ret >= 0 ? node_flush_co(q->file) : ret;
+    qcow2_forget_refcount_structure(c->q, c->refs, c->count);
+    return qcow2_replace_refcounts_co(c->q, c->refs, c->count, c->q->refcount_order);
 }
 
 static int fix_flags_in_table_co(Checker *c, uint64_t l2)

@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "base/endian.h"
+#include "base/log.h"
 #include "block/format/qcow2.h"
 
 static const struct {
@@ -315,6 +316,7 @@ static void qcow2_release(Qcow2 *q)
     qcow2_cache_fini(&q->l2_cache);
     qcow2_cache_fini(&q->refcount_cache);
     qcow2_snapshots_free(q);
+    qcow2_bitmaps_free(q);
     g_clear_pointer(&q->extensions, g_ptr_array_unref);
     qcow2_quarantine_clear(q);
     g_clear_pointer(&q->freed, g_array_unref);
@@ -340,9 +342,10 @@ static Error *prepare_writing_co(Qcow2 *q, bool repair)
         return error_hint(error_new("qcow2: Image is corrupt; cannot be opened read/write"),
                           "qemu-img check -r all may repair it.");
     }
-    if (q->autoclear) { /* data that we do not keep up to date */
-        q->autoclear = 0;
-        int ret = qcow2_write_header_u64_co(q, H_AUTOCLEAR, 0);
+    uint64_t kept = q->autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA);
+    if (q->autoclear != kept) { /* data that we do not keep up to date */
+        q->autoclear = kept;
+        int ret = qcow2_write_header_u64_co(q, H_AUTOCLEAR, kept);
         if (ret < 0) {
             return error_new_errno(ret, "Could not update qcow2 header");
         }
@@ -384,7 +387,10 @@ static Error *open_steps_co(BlockNode *node, Qcow2 *q, KeyValues *opts)
     node->limits.discard_align = (uint32_t)q->cluster_size;
     node->limits.max_transfer = 64 << 20;
     node->limits.max_zeroes = 1ull << 40;
-    return node->read_only ? NULL : prepare_writing_co(q, repair);
+    if (!node->read_only) {
+        TRY(prepare_writing_co(q, repair));
+    }
+    return repair ? NULL : qcow2_bitmaps_load_co(q);
 }
 
 static Error *qcow2_open_co(BlockNode *node, KeyValues *opts)
@@ -410,8 +416,13 @@ static void qcow2_close_co(BlockNode *node)
     Qcow2 *q = node->state;
     if (!node->read_only && !q->broken) {
         co_mutex_lock(&q->lock);
+        Error *err = qcow2_bitmaps_store_co(q);
         qcow2_settle_co(q);
         co_mutex_unlock(&q->lock);
+        if (err) {
+            log_printf("qcow2: '%s': %s\n", node->filename, error_message(err));
+            error_free(err);
+        }
     }
     qcow2_release(q);
 }
@@ -445,6 +456,27 @@ static size_t put_features(uint8_t *at, size_t room)
     return put_extension(at, room, EXT_FEATURES, table, sizeof(table));
 }
 
+/* The one of the bitmaps comes last, and in front of the backing name there is room for it, so that
+ * it can come without anything being moved. */
+enum { BITMAPS_ROOM = 32 };
+
+static Error *put_extensions(Qcow2 *q, uint8_t *cluster, size_t limit, bool bitmaps, size_t *at)
+{
+    for (guint i = 0; i < q->extensions->len; i++) {
+        const Qcow2Extension *ext = g_ptr_array_index(q->extensions, i);
+        if ((ext->type == EXT_BITMAPS) != bitmaps) {
+            continue;
+        }
+        size_t put = put_extension(cluster + *at, limit - MIN(limit, *at), ext->type, ext->data,
+                                   ext->length);
+        if (!put) {
+            return error_new("The header extensions do not fit into the first cluster");
+        }
+        *at += put;
+    }
+    return NULL;
+}
+
 /* Everything behind the fixed fields: extensions, the end mark, the backing name. `cluster` has the
  * fields. */
 Error *qcow2_put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end)
@@ -462,20 +494,17 @@ Error *qcow2_put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end)
             return error_new("The backing file name is too long for the header");
         }
     }
-    for (guint i = 0; i < q->extensions->len; i++) {
-        const Qcow2Extension *ext = g_ptr_array_index(q->extensions, i);
-        size_t put =
-            put_extension(cluster + at, limit - MIN(limit, at), ext->type, ext->data, ext->length);
-        at += put;
-        if (!put) {
-            return error_new("The header extensions do not fit into the first cluster");
-        }
+    TRY(put_extensions(q, cluster, limit, false, &at));
+    if (q->version >= 3) { /* only names: left out when the rest would not fit */
+        size_t needed = at + BITMAPS_ROOM;
+        at += put_features(cluster + at, limit - MIN(limit, needed));
     }
-    if (q->version >= 3) {
-        at += put_features(cluster + at,
-                           limit - MIN(limit, at)); /* only names: left out when too long */
-    }
+    size_t before = at;
+    TRY(put_extensions(q, cluster, limit, true, &at));
     at += 8; /* EXT_END */
+    if (q->version >= 3 && at == before + 8 && at + BITMAPS_ROOM + name_length <= q->cluster_size) {
+        at += BITMAPS_ROOM;
+    }
     if (name_length > 1023 || at + name_length > q->cluster_size) {
         return error_new("Backing file name '%s' is too long", backing);
     }
@@ -486,15 +515,44 @@ Error *qcow2_put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end)
     return NULL;
 }
 
+/*
+ * Only what differs, and so that a crash leaves the old header or the new one where that is
+ * possible: a change inside one sector is whole or absent; an extension that is added at the end
+ * mark (a word of zeroes) begins to exist when its first word is written, last.
+ */
+static int write_difference_co(Qcow2 *q, const uint8_t *old, const uint8_t *now)
+{
+    uint64_t first = 0, end = q->cluster_size;
+    while (first < end && !memcmp(old + first, now + first, 8)) {
+        first += 8;
+    }
+    while (end > first && !memcmp(old + end - 8, now + end - 8, 8)) {
+        end -= 8;
+    }
+    if (first == end) {
+        return 0;
+    }
+    bool at_end_mark = first >= q->header_length && !ld64_be(old + first);
+    if (first / 512 == (end - 1) / 512 || !at_end_mark) {
+        return node_pwrite_co(q->file, first, end - first, now + first, 0);
+    }
+    int ret = node_pwrite_co(q->file, first + 8, end - first - 8, now + first + 8, 0);
+    if (ret >= 0) {
+        ret = node_flush_co(q->file);
+    }
+    return ret >= 0 ? node_pwrite_co(q->file, first, 8, now + first, 0) : ret;
+}
+
 Error *qcow2_rewrite_header_co(Qcow2 *q)
 {
-    g_autofree uint8_t *cluster = g_malloc0(q->cluster_size);
+    g_autofree uint8_t *old = g_malloc0(q->cluster_size), *now = g_malloc0(q->cluster_size);
     size_t end;
-    int ret = node_pread_co(q->file, 0, q->header_length, cluster);
+    int ret = node_pread_co(q->file, 0, q->cluster_size, old);
 
     if (ret >= 0) {
-        TRY(qcow2_put_variable_part(q, cluster, &end));
-        ret = node_pwrite_co(q->file, 0, q->cluster_size, cluster, 0);
+        memcpy(now, old, q->header_length);
+        TRY(qcow2_put_variable_part(q, now, &end));
+        ret = write_difference_co(q, old, now);
     }
     if (ret >= 0) {
         ret = node_flush_co(q->file);
@@ -592,6 +650,10 @@ static void qcow2_info(BlockNode *node, Value *data)
         return;
     }
     value_put_bool(data, "lazy-refcounts", (q->compatible & COMPAT_LAZY_REFCOUNTS) != 0);
+    Value *bitmaps = qcow2_bitmaps_info(node->state);
+    if (bitmaps) {
+        value_put(data, "bitmaps", bitmaps);
+    }
     value_put_int(data, "refcount-bits", 1 << q->refcount_order);
     value_put_bool(data, "corrupt", (q->incompatible & INCOMPAT_CORRUPT) != 0);
     value_put_bool(data, "extended-l2", q->subclusters);
@@ -641,6 +703,7 @@ BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
              .snapshots = qcow2_snapshots, .snapshot_create_co = qcow2_snapshot_create_co,
              .snapshot_apply_co = qcow2_snapshot_apply_co,
              .snapshot_delete_co = qcow2_snapshot_delete_co,
+             .amend_co = qcow2_amend_co, .can_store_bitmap = qcow2_can_store_bitmap,
              .vmstate_pread_co = qcow2_vmstate_pread_co,
              .vmstate_pwrite_co = qcow2_vmstate_pwrite_co,
              .vmstate_offset = qcow2_vmstate_offset, .write_flags = REQ_COMPRESSED);

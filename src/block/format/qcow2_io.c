@@ -487,6 +487,31 @@ int qcow2_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     return qcow2_unmap_co(q, offset, bytes, false);
 }
 
+/* --- for version 2 --- */
+
+/* Zero clusters become what version 2 knows: nothing, or written zeroes. */
+int qcow2_expand_zeroes_co(Qcow2 *q)
+{
+    uint64_t end = q->l1_size * q->l2_entries << q->cluster_bits;
+    g_autofree char *zeroes = g_try_malloc0(q->cluster_size);
+    int ret = zeroes ? 0 : -ENOMEM;
+
+    for (uint64_t at = 0; at < end && ret >= 0;) {
+        Qcow2Map map;
+        co_mutex_lock(&q->lock);
+        ret = qcow2_map_co(q, at, end - at, &map);
+        co_mutex_unlock(&q->lock);
+        if (ret >= 0 && map.kind == KIND_ZERO) {
+            map.bytes = q->cluster_size;
+            BLOCK_VEC_BUFFER(vec, zeroes, (size_t)q->cluster_size);
+            ret = q->node->backing_filename ? qcow2_pwritev_co(q->node, at, map.bytes, &vec, 0, 0)
+                                            : qcow2_unmap_co(q, at, map.bytes, true);
+        }
+        at += map.bytes;
+    }
+    return ret;
+}
+
 /* --- preallocation --- */
 
 typedef struct Prealloc {

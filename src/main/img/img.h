@@ -108,6 +108,8 @@ void img_print_snapshots(GPtrArray *snapshots);
 void img_print_create_options(const BlockDriver *driver, bool protocol_follows);
 bool img_is_help(const char *text);
 
+int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_bitmap(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 int img_create(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 int img_info(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);

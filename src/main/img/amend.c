@@ -1,0 +1,100 @@
+/* qemu-img amend: options of an image that can be changed afterwards. */
+#include <string.h>
+
+#include "main/img/img.h"
+
+enum { LONG_FORCE = 1000 };
+
+typedef struct Amend {
+    ImgOptions o;
+    KeyValues *opts;
+    bool force;
+} Amend;
+
+static Error *amend_option(void *opaque, int letter, const char *value)
+{
+    Amend *a = opaque;
+    g_autoptr(KeyValues) parsed = NULL;
+    if (letter == LONG_FORCE) {
+        a->force = true;
+        return NULL;
+    }
+    if (img_is_help(value)) {
+        a->opts->help = true;
+        return NULL;
+    }
+    TRY(keyvalues_parse(value, NULL, &parsed));
+    for (guint i = 0; i < parsed->items->len; i++) {
+        KeyValue *item = g_ptr_array_index(parsed->items, i);
+        keyvalues_set(a->opts, item->key, item->value);
+    }
+    return NULL;
+}
+
+static Error *amend_steps_co(Amend *a, BlockNode *node)
+{
+    const BlockDriver *driver = node->driver;
+    if (!driver->amend_co) {
+        return error_new("Format driver '%s' does not support option amendment", driver->name);
+    }
+    for (guint i = 0; i < a->opts->items->len; i++) {
+        const KeyValue *item = g_ptr_array_index(a->opts->items, i);
+        const BlockOption *known = driver->create_options;
+        while (known->name && strcmp(known->name, item->key)) {
+            known++;
+        }
+        if (!known->name) {
+            return error_new("Invalid parameter '%s'", item->key);
+        }
+    }
+    return driver->amend_co(node, a->opts);
+}
+
+static int amend_co(void *opaque)
+{
+    Amend *a = opaque;
+    ImgDisk disk;
+    Error *err = img_open_co(&a->o, a->o.args[0], a->o.format, OPEN_WRITE, a->o.cache,
+                             a->o.image_opts, &disk);
+    if (err) {
+        return img_result(err);
+    }
+    img_progress(&a->o, 0, 1);
+    err = amend_steps_co(a, disk.node);
+    if (!err) {
+        img_progress_end(&a->o);
+    }
+    img_close_co(&disk);
+    return img_result(err);
+}
+
+int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
+{
+    static const struct option longs[] = {
+        IMG_LONGS, IMG_LONG_IMAGE_OPTS, { "force", no_argument, NULL, LONG_FORCE }, { 0 }
+    };
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    Amend a = { .opts = opts };
+    ImgParser parser = { command, ":ho:f:t:pq", longs, amend_option, &a };
+
+    int done = img_parse(&parser, graph, &a.o, argc, argv);
+    if (done >= 0) {
+        return done;
+    }
+    if (opts->help) {
+        const BlockDriver *driver;
+        Error *err = block_driver_lookup(a.o.format ? a.o.format : "qcow2", &driver);
+        if (err) {
+            return img_result(err);
+        }
+        img_print_create_options(driver, false);
+        return 0;
+    }
+    if (!opts->items->len) {
+        return img_usage_error(error_new("Must specify options (-o)"));
+    }
+    if (a.o.arg_count != 1) {
+        return img_usage_error(error_new("Expecting one image file name"));
+    }
+    return img_run(graph, amend_co, &a);
+}
