@@ -124,8 +124,10 @@ static MUST_USE Error *machine_properties(Plan *plan)
     TRY(take_bool(kv, "pic", &config->pic));
     TRY(take_bool(kv, "usb", &config->usb));
     TRY(take_bool(kv, "graphics", &config->graphics));
-    TRY(take_bool(kv, "dump-guest-core", &config->dump_guest_core));
-    TRY(take_bool(kv, "mem-merge", &config->mem_merge));
+    bool dump = true;
+    TRY(take_bool(kv, "dump-guest-core", &dump));
+    config->ram_options.no_dump = !dump;
+    TRY(take_bool(kv, "mem-merge", &config->ram_options.merge));
     TRY(take_on_off_auto(kv, "smm", &config->smm));
     TRY(take_on_off_auto(kv, "vmport", &config->vmport));
     if ((text = keyvalues_take(kv, "memory-backend"))) {

@@ -15,6 +15,7 @@
 #include "bus/pci.h"
 #include "chardev/chardev.h"
 #include "core/dev/dev_qmp.h"
+#include "hostmem/hostmem.h"
 #include "migration/migration.h"
 #include "monitor/fdset.h"
 #include "monitor/monitor.h"
@@ -146,14 +147,31 @@ static MUST_USE Error *check_sizes(Plan *plan, const MachineType *type, MachineC
         config->ram_size = type->default_ram;
     }
     config->max_ram_size = MAX(config->max_ram_size, config->ram_size);
-    if (plan->mem_path || plan->mem_prealloc) {
-        RamOptions *options = g_new0(RamOptions, 1); /* cli_stop() frees it */
-        options->path = g_strdup(plan->mem_path);
-        options->prealloc = plan->mem_prealloc;
-        options->dump = config->dump_guest_core;
-        options->merge = config->mem_merge;
-        config->ram_options = options;
+    config->ram_options.path = g_steal_pointer(&plan->mem_path);
+    config->ram_options.prealloc = plan->mem_prealloc;
+    if (config->memory_backend && config->ram_options.path) {
+        return error_new("-mem-path and -machine memory-backend= exclude each other");
     }
+    return NULL;
+}
+
+/* Main memory that an object describes has the object's size. */
+static MUST_USE Error *check_memory_backend(Plan *plan, Machine *machine)
+{
+    MachineConfig *config = machine->config;
+    HostMemory *memory;
+
+    if (!config->memory_backend) {
+        return NULL;
+    }
+    TRY(host_memory_find(machine, config->memory_backend, &memory));
+    if (keyvalues_get(plan->memory, "size") && config->ram_size != memory->size) {
+        return error_hint(error_new("Machine memory size does not match the size of the memory backend"),
+                          "-m gives %" G_GUINT64_FORMAT " MiB, memory object '%s' has %" G_GUINT64_FORMAT " MiB.",
+                          config->ram_size / MiB, config->memory_backend, memory->size / MiB);
+    }
+    config->ram_size = memory->size;
+    config->max_ram_size = MAX(config->max_ram_size, config->ram_size);
     return NULL;
 }
 
@@ -375,6 +393,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     TRY(set_machine_props(plan, machine));
     apply_globals(plan, machine);
     TRY(make_objects(plan, machine));
+    TRY(check_memory_backend(plan, machine));
     TRY(make_fdsets(plan, machine));
     TRY(make_chardevs(plan, machine));
     TRY(make_drives(plan, machine));
@@ -454,10 +473,5 @@ void cli_stop(Machine *machine)
         block_drives_free(graph);
         block_graph_free(graph);
     }
-    RamOptions *options = (RamOptions *)machine->config->ram_options;
     machine_free(machine);
-    if (options) {
-        g_free((char *)options->path);
-        g_free(options);
-    }
 }

@@ -168,14 +168,21 @@ Object *object_container_at(Object *root, const char *path)
 
 /* --- properties by name --- */
 
-void object_props_foreach(const ObjectType *type, void (*fn)(void *opaque, const Prop *prop), void *opaque)
+static void props_foreach(const ObjectType *leaf, const ObjectType *type, void (*fn)(void *opaque, const Prop *prop), void *opaque)
 {
     if (type->parent) {
-        object_props_foreach(type->parent, fn, opaque);
+        props_foreach(leaf, type->parent, fn, opaque);
     }
     for (const Prop *prop = type->props; prop && prop->name; prop++) {
-        fn(opaque, prop);
+        if (type == leaf || object_prop_find(leaf, prop->name) == prop) {
+            fn(opaque, prop);
+        }
     }
+}
+
+void object_props_foreach(const ObjectType *type, void (*fn)(void *opaque, const Prop *prop), void *opaque)
+{
+    props_foreach(type, type, fn, opaque);
 }
 
 const Prop *object_prop_find(const ObjectType *type, const char *name)

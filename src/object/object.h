@@ -107,8 +107,9 @@ struct ObjectType {
     const ObjectType *parent; /* NULL: plain object */
     size_t size;
     bool abstract;
-    const Prop *props;        /* own ones; the parent's come too */
-    Error *(*complete)(Object *obj); /* after properties are set (-object); may be NULL */
+    const Prop *props;        /* own ones; the parent's come too, unless one here has the same name (another default) */
+    Error *(*complete)(Object *obj); /* after properties are set (-object); may be NULL, the parent's runs then */
+    bool (*in_use)(const Object *obj); /* object-del is refused; may be NULL, the parent's counts then */
     void (*finalize)(Object *obj);   /* releases what complete() made; may be NULL, sees a half-built object */
 };
 

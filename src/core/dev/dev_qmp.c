@@ -335,8 +335,11 @@ Error *object_add_options(Machine *machine, const KeyValues *options)
             err = object_set(object, item->key, item->value);
         }
     }
-    if (!err && type->complete) {
-        err = type->complete(object);
+    for (const ObjectType *t = type; t && !err; t = t->parent) {
+        if (t->complete) {
+            err = t->complete(object);
+            break;
+        }
     }
     if (err) {
         object_unparent(object);
@@ -360,6 +363,11 @@ Error *qmp_object_del(QmpContext *ctx, const QmpObjectDelArgs *args, Value **ret
 
     if (!object) {
         return error_new("object '%s' not found", args->id);
+    }
+    for (const ObjectType *type = object->type; type; type = type->parent) {
+        if (type->in_use && type->in_use(object)) {
+            return error_new("object '%s' is in use, can not be deleted", args->id);
+        }
     }
     object_unparent(object);
     return NULL;

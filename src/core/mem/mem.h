@@ -62,9 +62,18 @@ struct RamBlock {
     ListNode node;
 };
 
+/* Where the host takes the pages from on a NUMA machine: set_mempolicy(2). */
+typedef enum RamPolicy { RAM_POLICY_DEFAULT, RAM_POLICY_PREFERRED, RAM_POLICY_BIND, RAM_POLICY_INTERLEAVE } RamPolicy;
+
 typedef struct RamOptions {
-    const char *path; /* file or directory (hugetlbfs) to map; NULL: anonymous */
-    bool share, prealloc, readonly, dump, merge;
+    const char *path; /* file or directory (hugetlbfs) to map; NULL: anonymous, or fd */
+    int fd;           /* > 0: map this file, which the block owns when ram_block_new() succeeds */
+    bool share, prealloc, readonly;
+    bool merge;       /* KSM may merge equal pages */
+    bool no_dump;     /* not in core dumps */
+    bool no_reserve;  /* MAP_NORESERVE */
+    int policy;       /* RamPolicy */
+    uint64_t nodes;   /* of the policy: bits of host nodes */
 } RamOptions;
 
 /* options may be NULL. The error says how much was asked for and how much the host has. */

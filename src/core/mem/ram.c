@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
@@ -78,6 +80,33 @@ static Error *no_memory_error(const char *name, uint64_t size)
                       "The host has %" G_GUINT64_FORMAT " MiB of memory and swap; use a smaller -m.", have);
 }
 
+/* The node policy has no wrapper in the C library. */
+static int bind_nodes(void *host, uint64_t size, const RamOptions *opt)
+{
+    static const int modes[] = { [RAM_POLICY_PREFERRED] = MPOL_PREFERRED, [RAM_POLICY_BIND] = MPOL_BIND,
+                                 [RAM_POLICY_INTERLEAVE] = MPOL_INTERLEAVE };
+    unsigned long nodes = opt->nodes;
+    return (int)syscall(SYS_mbind, host, size, modes[opt->policy], &nodes, 8 * sizeof(nodes) + 1, MPOL_MF_STRICT);
+}
+
+static Error *advise(const char *name, void *host, uint64_t size, const RamOptions *opt)
+{
+    madvise(host, size, MADV_HUGEPAGE);
+    if (opt->merge) {
+        madvise(host, size, MADV_MERGEABLE);
+    }
+    if (opt->no_dump) {
+        madvise(host, size, MADV_DONTDUMP);
+    }
+    if (opt->policy != RAM_POLICY_DEFAULT && bind_nodes(host, size, opt) < 0) {
+        return error_new_errno(errno, "cannot bind guest memory '%s' to the host nodes 0x%" G_GINT64_MODIFIER "x", name, opt->nodes);
+    }
+    if (opt->prealloc && madvise(host, size, MADV_POPULATE_WRITE)) {
+        return no_memory_error(name, size);
+    }
+    return NULL;
+}
+
 Error *ram_block_new(MemSystem *mem, const char *name, uint64_t size, const RamOptions *options,
                      RamBlock **ret_block)
 {
@@ -89,7 +118,9 @@ Error *ram_block_new(MemSystem *mem, const char *name, uint64_t size, const RamO
         return error_new("guest memory '%s': %" G_GUINT64_FORMAT " bytes is not a possible size", name, size);
     }
     size = ALIGN_UP(size, MEM_PAGE_SIZE);
-    if (opt->path) {
+    if (opt->fd > 0) {
+        fd = opt->fd;
+    } else if (opt->path) {
         TRY(open_backing(opt->path, size, opt->readonly, &fd));
     } else if (opt->share) {
         fd = memfd_create(name, MFD_CLOEXEC);
@@ -101,24 +132,15 @@ Error *ram_block_new(MemSystem *mem, const char *name, uint64_t size, const RamO
             return err;
         }
     }
-    int flags = opt->share ? MAP_SHARED : MAP_PRIVATE;
+    int flags = (opt->share ? MAP_SHARED : MAP_PRIVATE) | (opt->no_reserve ? MAP_NORESERVE : 0);
     int prot = PROT_READ | (opt->readonly && opt->share ? 0 : PROT_WRITE);
     void *host = map_aligned(size, prot, fd >= 0 ? flags : flags | MAP_ANONYMOUS, fd);
-    if (host == MAP_FAILED) {
-        Error *err = no_memory_error(name, size);
-        if (fd >= 0) {
-            close(fd);
+    Error *err = host == MAP_FAILED ? no_memory_error(name, size) : advise(name, host, size, opt);
+    if (err) {
+        if (host != MAP_FAILED) {
+            munmap(host, size);
         }
-        return err;
-    }
-    madvise(host, size, MADV_HUGEPAGE);
-    if (opt->merge) {
-        madvise(host, size, MADV_MERGEABLE);
-    }
-    if (opt->prealloc && madvise(host, size, MADV_POPULATE_WRITE)) {
-        Error *err = no_memory_error(name, size);
-        munmap(host, size);
-        if (fd >= 0) {
+        if (fd >= 0 && fd != opt->fd) {
             close(fd);
         }
         return err;

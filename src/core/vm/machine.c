@@ -41,7 +41,7 @@ MachineConfig *machine_config_new(void)
     config->sockets = config->dies = config->clusters = config->cores = config->threads = 1;
     config->boot_splash_time = config->boot_reboot_timeout = -1;
     config->graphics = config->acpi = config->hpet = config->i8042 = config->pit = config->pic = true;
-    config->dump_guest_core = config->mem_merge = config->fd_bootchk = true;
+    config->ram_options.merge = config->fd_bootchk = true;
     config->rtc_clock = CLOCK_HOST;
     config->data_dirs = g_ptr_array_new_with_free_func(g_free);
     config->option_roms = g_ptr_array_new_with_free_func(g_free);
@@ -63,6 +63,7 @@ void machine_config_free(MachineConfig *config)
     for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
         g_free(*texts[i]);
     }
+    g_free((char *)config->ram_options.path);
     g_ptr_array_unref(config->data_dirs);
     g_ptr_array_unref(config->option_roms);
     g_ptr_array_unref(config->fw_cfg_items);

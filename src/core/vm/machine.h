@@ -82,9 +82,8 @@ struct MachineConfig {
     bool no_defaults;
     bool acpi, hpet, i8042, pit, pic;
     OnOffAuto smm, vmport;
-    bool dump_guest_core, mem_merge;
-    char *memory_backend;
-    const RamOptions *ram_options;
+    char *memory_backend;    /* id of the object that is main memory; NULL: ram_options say */
+    RamOptions ram_options;  /* path is owned */
     enum { RTC_BASE_UTC, RTC_BASE_LOCALTIME, RTC_BASE_DATE } rtc_base;
     int64_t rtc_date;     /* seconds since 1970, with RTC_BASE_DATE */
     ClockId rtc_clock;

@@ -1,16 +1,14 @@
 /*
  * virtio-rng (virtio 1.2, 5.4): fills the guest's buffers with random bytes of the host, as many in a period as
- * max-bytes allows.
+ * max-bytes allows. A source that has none lets the buffers wait.
  */
-#include <errno.h>
-#include <string.h>
-#include <sys/random.h>
-
 #include "bus/virtio.h"
+#include "rng/rng.h"
 
 typedef struct VirtioRng {
     VirtioDevice vdev;
-    char *rng;
+    Object *rng;
+    RngReader reader;
     uint64_t max_bytes;
     uint32_t period;
     uint64_t quota;
@@ -23,18 +21,14 @@ static VirtioRng *of_vdev(VirtioDevice *vdev)
 }
 
 /* Fills at most `limit` bytes; returns how many. */
-static uint64_t fill(const VirtqElement *elem, uint64_t limit)
+static uint64_t fill(VirtioRng *rng, const VirtqElement *elem, uint64_t limit)
 {
     uint64_t done = 0;
     for (unsigned i = 0; i < elem->in_count && done < limit; i++) {
-        uint64_t want = MIN((uint64_t)elem->in[i].iov_len, limit - done);
-        want = MIN(want, 256 * KiB);
-        ssize_t got = getrandom(elem->in[i].iov_base, want, 0);
-        if (got <= 0) {
-            break;
-        }
-        done += (uint64_t)got;
-        if ((size_t)got < elem->in[i].iov_len) {
+        uint64_t want = MIN(MIN((uint64_t)elem->in[i].iov_len, limit - done), 256 * KiB);
+        size_t got = rng_read(&rng->reader, elem->in[i].iov_base, want);
+        done += got;
+        if (got < elem->in[i].iov_len) {
             break;
         }
     }
@@ -48,7 +42,11 @@ static void notified(VirtioDevice *vdev, Virtqueue *vq)
     VirtqElement *elem;
 
     while (rng->quota && (elem = virtq_pop(vq, sizeof(*elem)))) {
-        uint64_t done = fill(elem, rng->quota);
+        uint64_t done = fill(rng, elem, rng->quota);
+        if (done == 0 && elem->in_count) {
+            virtq_unpop(elem);
+            break;
+        }
         if (rng->period) {
             rng->quota -= done;
         }
@@ -63,26 +61,32 @@ static void notified(VirtioDevice *vdev, Virtqueue *vq)
     }
 }
 
+static void more_bytes(void *opaque)
+{
+    virtio_queue_notified(&((VirtioRng *)opaque)->vdev, 0);
+}
+
 static void refill(void *opaque)
 {
     VirtioRng *rng = opaque;
     rng->quota = rng->max_bytes;
-    virtio_queue_notified(&rng->vdev, 0);
+    more_bytes(rng);
 }
 
 static Error *plug(VirtioDevice *vdev)
 {
     VirtioRng *rng = of_vdev(vdev);
-    if (rng->rng) {
-        Object *source = object_resolve(vdev->dev.machine->root, rng->rng);
-        if (!source || (strcmp(source->type->name, "rng-random") && strcmp(source->type->name, "rng-builtin"))) {
-            return error_new("%s: there is no random number source '%s' (see -object rng-random)", device_label(&vdev->dev), rng->rng);
-        }
-    }
+
+    rng_reader_init(&rng->reader, (RngSource *)rng->rng, vdev->dev.machine->loop, more_bytes, rng);
     rng->quota = rng->max_bytes;
     device_timer_init(&vdev->dev, &rng->refill, CLOCK_VIRTUAL, refill);
     virtio_add_queue(vdev, 8, notified);
     return NULL;
+}
+
+static void unplug(VirtioDevice *vdev)
+{
+    rng_reader_fini(&of_vdev(vdev)->reader);
 }
 
 static void reset(VirtioDevice *vdev)
@@ -90,10 +94,10 @@ static void reset(VirtioDevice *vdev)
     of_vdev(vdev)->quota = of_vdev(vdev)->max_bytes;
 }
 
-static const VirtioKind kind = { .name = "virtio-rng", .id = VIRTIO_ID_RNG, .plug = plug, .reset = reset };
+static const VirtioKind kind = { .name = "virtio-rng", .id = VIRTIO_ID_RNG, .plug = plug, .unplug = unplug, .reset = reset };
 
 static const Prop props[] = {
-    PROP_STR("rng", VirtioRng, rng, .help = "ID of an rng-random or rng-builtin object; unset: the host's generator"),
+    PROP_LINK("rng", VirtioRng, rng, rng_source_type, .help = "ID of an rng-random or rng-builtin object; unset: the host's generator"),
     PROP_U64("max-bytes", VirtioRng, max_bytes, INT64_MAX, .min = 1, .max = INT64_MAX, .help = "Bytes a period"),
     PROP_U32("period", VirtioRng, period, 1 << 16, .help = "Milliseconds"),
     { 0 },

@@ -1,7 +1,7 @@
 /*
  * "none": a machine without anything, by which management tools ask what this program can do.
  */
-#include "core/vm/machine.h"
+#include "hostmem/hostmem.h"
 
 typedef struct NoneBoard {
     MemRegion ram;
@@ -13,7 +13,7 @@ static Error *none_build(Machine *machine)
     RamBlock *block;
     uint64_t size = machine->config->ram_size;
     if (size) {
-        TRY(ram_block_new(machine->mem, "ram", size, machine->config->ram_options, &block));
+        TRY(main_memory_new(machine, "ram", size, &block));
         mem_region_init_ram(&board->ram, "ram", block, 0, size);
         mem_region_map(&machine->memory, 0, &board->ram, 0);
     }

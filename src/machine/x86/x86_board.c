@@ -7,6 +7,7 @@
 #include "cpu/x86/vcpu_x86.h"
 #include "firmware/fw_cfg.h"
 #include "firmware/kernel.h"
+#include "hostmem/hostmem.h"
 #include "hw/misc/pc_lines.h"
 
 enum { BIOS_UNIT = 64 * 1024, BIOS_MAX = 16 * 1024 * 1024, BIOS_LOW_MAX = 128 * 1024 };
@@ -100,7 +101,7 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
     machine_notifier_add(machine, &board->notifier);
 
     const char *id = machine->type->ram_id ? machine->type->ram_id : "ram";
-    TRY(ram_block_new(machine->mem, id, size, machine->config->ram_options, &board->ram_block));
+    TRY(main_memory_new(machine, id, size, &board->ram_block));
     mem_region_init_ram(&board->ram, id, board->ram_block, 0, size);
     return NULL;
 }
