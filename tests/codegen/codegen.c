@@ -27,12 +27,15 @@ static uint8_t *fake(unsigned n)
 
 static HostEnv fake_env(void)
 {
-    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .held = -0x1020, .tsc_aux = -0x1028,
+    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .hosts = -0x1200, .held = -0x1020, .tsc_aux = -0x1028,
                     .selectors = -0x1100, .selector_stride = 16, .vec = -0x1800,
                     .mxcsr = -0x900, .bmi2 = true };
     unsigned n = 0;
     for (unsigned i = 0; i < SLOW_KINDS; i++) {
         env.slow[i] = fake(n++);
+        if (i < SLOW_FLAGS) {
+            env.slow_va[i] = env.slow[i] + 16;
+        }
     }
     for (unsigned i = 0; i < LEAVE_KINDS; i++) {
         env.leave[i] = fake(n++);
@@ -95,7 +98,7 @@ static char *translate(const char *mode, const char *hex)
     Asm hot = { .p = hot_area, .run_delta = (ptrdiff_t)HOT_AT - (ptrdiff_t)(uintptr_t)hot_area };
     Asm cold = { .p = cold_area, .run_delta = (ptrdiff_t)COLD_AT - (ptrdiff_t)(uintptr_t)cold_area };
     LowerBlock block = { .uops = front.uops, .count = front.uop_count, .flags_in = front.flags_in, .mode64 = wide,
-                         .pc = front.pc, .number = 1, .page_id = 1, .slot = 1 };
+                         .pc = front.pc, .offsets = front.offset, .number = 1, .page_id = 1, .slot = 1 };
     lower_block(&env, &block, &hot, &cold, &lowered);
     GString *out = g_string_new(NULL);
     for (unsigned i = 0; i < front.insn_count; i++) {

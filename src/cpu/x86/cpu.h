@@ -287,7 +287,7 @@ struct X86Cpu {
         uint64_t temp;
         uint64_t flags_a, flags_b; /* the record of the arithmetic flags: see FlagsRecord there */
         uint32_t flags_kind;
-        uint64_t addend[4];
+        uint64_t host[8]; /* where groups of accesses lie (dbt/back/x86_64/groups.c) */
     } jit;
 
     uint8_t pad_[0] __attribute__((aligned(64)));

@@ -346,7 +346,7 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-DbtBlock *dbt_find(Dbt *d)
+static DbtBlock *find(Dbt *d, bool generic)
 {
     X86Cpu *cpu = d->cpu;
     uint64_t pc = x86_hot(cpu)->rip, pa, offset;
@@ -363,7 +363,7 @@ DbtBlock *dbt_find(Dbt *d)
     uint32_t map = dbt_map_find(d, page_va, ram_block->id + offset, host, ram_block);
     DbtBlock *b = NULL;
     for (uint32_t n = *dbt_bucket(d, pc, map); n != 0; n = d->blocks[n].hash_next) {
-        if (d->blocks[n].pc == pc && d->blocks[n].map == map &&
+        if (d->blocks[n].pc == pc && d->blocks[n].map == map && d->blocks[n].generic == generic &&
             (d->blocks[n].map2 == 0 || d->blocks[n].map2 == dbt_second_map(d, pc))) {
             b = &d->blocks[n];
             break;
@@ -371,16 +371,29 @@ DbtBlock *dbt_find(Dbt *d)
     }
     if (b == NULL) {
         uint64_t start = now_ns();
-        b = dbt_make_block(d, pc, map);
+        b = dbt_make_block(d, pc, map, generic);
         d->stats.translate_ns += now_ns() - start;
         if (b == NULL) {
             return NULL;
         }
     }
     dbt_set_slot(d, pc, map);
+    if (generic) {
+        return b;
+    }
     JumpCache *cache = &d->low->jump_cache[d->mode_index];
     uint32_t n = jump_cache_index(pc);
     cache->va[n] = pc;
     cache->code[n] = dbt_run_at(d, b->recorded);
     return b;
+}
+
+DbtBlock *dbt_find(Dbt *d)
+{
+    return find(d, false);
+}
+
+DbtBlock *dbt_find_generic(Dbt *d)
+{
+    return find(d, true);
 }

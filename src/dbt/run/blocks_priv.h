@@ -33,6 +33,6 @@ void dbt_group_unlock(Dbt *d, bool shared);
 /* The second page of a crossing instruction at pc; 0: it cannot hold code for us. Raises. */
 uint32_t dbt_second_map(Dbt *d, uint64_t pc);
 /* Translates; NULL: interpret the instruction at pc. Raises. */
-DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map);
+DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic);
 
 #endif

@@ -68,6 +68,7 @@ static void make_thunks(Dbt *d)
     env->flags_kind = (int32_t)offsetof(X86Cpu, jit.flags_kind) - (int32_t)X86_CPU_AREA;
     env->flags_a = (int32_t)offsetof(X86Cpu, jit.flags_a) - (int32_t)X86_CPU_AREA;
     env->flags_b = (int32_t)offsetof(X86Cpu, jit.flags_b) - (int32_t)X86_CPU_AREA;
+    env->hosts = (int32_t)offsetof(X86Cpu, jit.host) - (int32_t)X86_CPU_AREA;
     env->held = (int32_t)offsetof(X86Cpu, held) - (int32_t)X86_CPU_AREA;
     env->tsc_aux = (int32_t)offsetof(X86Cpu, tsc_aux) - (int32_t)X86_CPU_AREA;
     env->selectors = (int32_t)offsetof(X86Cpu, seg[0].sel) - (int32_t)X86_CPU_AREA;
@@ -246,7 +247,7 @@ static const uint8_t *follow_exit(Dbt *d, uint32_t number)
     uint64_t target = d->exits[number].target;
     uint64_t flushes = d->stats.flushes;
     x86_hot(d->cpu)->rip = target;
-    DbtBlock *b = dbt_find(d);
+    DbtBlock *b = d->exits[number].generic ? dbt_find_generic(d) : dbt_find(d);
     if (b == NULL) {
         return NULL;
     }

@@ -39,6 +39,7 @@ typedef struct DbtBlock {
     uint16_t exit_count, site_count;
     uint16_t insn_count;
     bool valid;
+    bool generic;          /* made without groups, for where those do not work */
     uint8_t flags_in;
 } DbtBlock;
 
@@ -50,6 +51,7 @@ typedef struct DbtExit {
     uint32_t to;       /* block it is linked to; 0: not linked */
     uint32_t incoming_next;
     uint8_t live;      /* FL_*: what EFLAGS and the record hold there */
+    bool generic;      /* to a block that is */
 } DbtExit;
 
 typedef struct DbtSite {
@@ -58,6 +60,7 @@ typedef struct DbtSite {
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
     bool trap;
+    bool leads;        /* the check of a group of accesses */
     bool shadow;       /* STI that is not its block's last instruction */
     bool recorded;     /* the flags are in the record, not in EFLAGS */
     bool exact_fault;  /* its faults have side effects: the interpreter runs it when the fast path fails */
@@ -150,6 +153,8 @@ static inline uint8_t dbt_env_byte(X86Cpu *cpu, int env)
 /* --- blocks.c --- */
 /* The block for hot.rip in the mode word, translated if need be; NULL: interpret an instruction. Raises. */
 DbtBlock *dbt_find(Dbt *dbt);
+/* The same for a block without groups of accesses. */
+DbtBlock *dbt_find_generic(Dbt *dbt);
 /* The mode word with the translator's own bits. */
 uint32_t dbt_mode(X86Cpu *cpu);
 void dbt_select_mode(Dbt *dbt);

@@ -211,6 +211,23 @@ static void test_call_of_next(void)
     check(code, sizeof(code), 2, 0);
 }
 
+/*
+ * mov $0x9008,esp; mov $0x20ffe,esi; 1: push $n (four times, over a page's end); add n(esp),eax (four); add $16,esp; mov
+ * eax,(esi); mov eax,4(esi); add 2(esi),eax; inc esi; dec ecx; jnz 1b: groups that straddle pages.
+ */
+static void test_groups_straddle(void)
+{
+    static const uint8_t code[] = {
+        0xbc, 8, 0x90, 0, 0, 0xbe, 0xf0, 0x0f, 2, 0, 0xb8, 0, 0, 0, 0, 0xb9, 0x20, 0, 0, 0, /* 0x14: */
+        0x6a, 1, 0x6a, 2, 0x6a, 3, 0x6a, 4, 0x03, 0x04, 0x24, 0x03, 0x44, 0x24, 4, 0x03, 0x44, 0x24, 8, 0x03, 0x44, 0x24,
+        12, 0x83, 0xc4, 16, 0x89, 0x06, 0x89, 0x46, 4, 0x03, 0x46, 2, 0x46, 0x49, 0x75, 0xda, 0x89, 0xf3, 0xf4 };
+    uint32_t expected[2], got[2];
+    run(code, sizeof(code), false, expected);
+    run(code, sizeof(code), true, got);
+    g_assert_cmphex(got[0], ==, expected[0]);
+    g_assert_cmphex(got[1], ==, 0x21010);
+}
+
 /* A cache of the smallest size is emptied and filled again and again. */
 static void test_flush(void)
 {
@@ -241,6 +258,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/recorded-flags", test_recorded_flags);
     g_test_add_func("/dbt/engine/crosses-page", test_crosses_page);
     g_test_add_func("/dbt/engine/call-of-next", test_call_of_next);
+    g_test_add_func("/dbt/engine/groups-straddle", test_groups_straddle);
     g_test_add_func("/dbt/engine/flush", test_flush);
     return g_test_run();
 }

@@ -34,6 +34,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .exact_fault = u->kind == UOP_VEC && (u->attr & UA_X87) && (u->attr & UA_RM_W), /* tags change */
             .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
             .trap = s->stub != NULL,
+            .leads = (s->kind & SLOW_LEAD) != 0,
             .recorded = (u->live_in & FL_RECORD) != 0,
             .align = u->attr & UA_ALIGN ? u->mem_size - 1 : 0,
         };
@@ -67,6 +68,7 @@ static void record_exits(Dbt *d, DbtBlock *b, uint32_t number)
             .stub = (uint32_t)(e->stub - d->cache.run),
             .block = number,
             .live = e->live,
+            .generic = e->generic,
         };
     }
     b->exit_count = d->lowered.exit_count;
@@ -106,7 +108,9 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         .count = f->uop_count,
         .flags_in = f->flags_in,
         .mode64 = (d->mode & X86_MODE_CS64) != 0,
+        .generic = b->generic,
         .pc = f->pc,
+        .offsets = f->offset,
         .number = number,
         .page_id = b->map,
         .slot = dbt_slot_of(f->pc),
@@ -215,7 +219,7 @@ static uint32_t add_block(Dbt *d, const FrontBlock *f, uint32_t map, uint32_t ma
     return number;
 }
 
-DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map)
+DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic)
 {
     uint8_t bytes[32];
     uint32_t map2 = 0;
@@ -248,6 +252,7 @@ DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map)
         return NULL;
     }
     DbtBlock *b = &d->blocks[number];
+    b->generic = generic;
     emit(d, b, number);
     uint32_t *bucket = dbt_bucket(d, pc, map);
     b->hash_next = *bucket;

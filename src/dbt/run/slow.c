@@ -109,6 +109,9 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
             }
         }
     }
+    if (site->leads) {
+        return return_address + LOWER_LEAD_ELSEWHERE;
+    }
     d->stats.slow_interp++;
     bool goes_on = interpret(d, site);
     dbt_record_flags(d);

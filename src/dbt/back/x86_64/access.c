@@ -40,15 +40,21 @@ static void add_segment(Lower *l, const Uop *u)
     }
 }
 
+/* Displacement of the entry of the address in r14, to rcx; destroys flags. */
+static void tlb_index(Asm *a)
+{
+    enc_mov(a, 4, H_RCX, H_R14);
+    enc_shr_imm(a, 4, H_RCX, 12 - ENV_TLB_ENTRY_BITS);
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), ((1 << ENV_TLB_BITS) - 1) << ENV_TLB_ENTRY_BITS);
+}
+
 /* Section 7.1: r14 address -> page offset in r14, host page in rcx; destroys flags. */
 static void check_plain(Lower *l, unsigned size, bool write, bool align)
 {
     Asm *a = l->hot;
     const uint8_t *retry = enc_here(a);
     int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
-    enc_mov(a, 4, H_RCX, H_R14);
-    enc_shr_imm(a, 4, H_RCX, 12 - ENV_TLB_ENTRY_BITS);
-    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), ((1 << ENV_TLB_BITS) - 1) << ENV_TLB_ENTRY_BITS);
+    tlb_index(a);
     enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
     enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)size);
     const uint8_t *stub = lower_slow_stub(l, write ? SLOW_WRITE : 0, retry);
@@ -131,6 +137,71 @@ EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
     return enc_mem_index(H_RCX, H_R14, 0, 0);
 }
 
+/*
+ * The check of a group: its whole range lies in the page of `base` + low. The result is the host address of its lowest
+ * byte, in rcx. On a miss the leader's own address is looked up; what that does not bring in (MMIO, a page with
+ * code), and a range on two pages, is left to a copy of the code from here on without groups.
+ */
+static void check_group(Lower *l, const AccessPlan *plan, unsigned base, bool write)
+{
+    Asm *a = l->hot, *c = l->cold;
+    const uint8_t *retry = enc_here(a);
+    int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
+    unsigned width = l->block->mode64 ? 8 : 4, reg = host_of_guest[base];
+    if (lower_spilled(base)) {
+        enc_load(a, 8, H_R14, lower_slot(base));
+        reg = H_R14;
+    }
+    if (plan->low != 0 || reg == H_R14) {
+        enc_lea(a, width, H_R14, enc_mem(reg, plan->low));
+    } else {
+        enc_mov(a, width, H_R14, reg);
+    }
+    tlb_index(a);
+    enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
+    enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)plan->span);
+    enc_jcc(a, CC_A, enc_here(c));
+    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 0, ENV_TLB_HOST));
+    enc_alu(a, ALU_ADD, 8, H_RCX, enc_reg(H_R14));
+    if (plan->keep) {
+        enc_store(a, 8, lower_env(l->env->hosts + 8 * (plan->group - 1)), H_RCX);
+    }
+
+    enc_alu(c, ALU_ADD, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
+    enc_lea(c, 4, H_RCX, enc_mem(H_R14, plan->span - 1));
+    enc_alu(c, ALU_XOR, 4, H_RCX, enc_reg(H_R14));
+    enc_shr_imm(c, 4, H_RCX, 12);
+    uint8_t *straddles = enc_jcc8(c, CC_NE);
+    if (plan->at != 0) {
+        enc_lea(c, width, H_R14, enc_mem(H_R14, plan->at));
+    }
+    uint32_t site = lower_new_site(l, SLOW_LEAD | (write ? SLOW_WRITE : 0));
+    enc_call(c, l->env->slow_va[write]);
+    enc_jmp(c, retry);
+    enc_u32(c, l->block->first_site + site);
+    enc_here_rel8(c, straddles); /* LOWER_LEAD_ELSEWHERE behind the call */
+    uint8_t *field = enc_jmp(c, NULL);
+    unsigned n = lower_generic_exit(l);
+    l->out->exits[n].field = field;
+    enc_patch_rel32(field, c->run_delta, l->out->exits[n].stub);
+}
+
+/* The access as a member of a group. False: it is none. */
+static bool access_group(Lower *l, unsigned base, bool write, EncRm *ret)
+{
+    const AccessPlan *plan = &l->plan[l->index];
+    if (plan->group == 0) {
+        return false;
+    }
+    if (plan->leads) {
+        check_group(l, plan, base, write);
+    } else if (!plan->loaded) {
+        enc_load(l->hot, 8, H_RCX, lower_env(l->env->hosts + 8 * (plan->group - 1)));
+    }
+    *ret = enc_mem(H_RCX, plan->at);
+    return true;
+}
+
 /* An address known now: index and tag are immediates. */
 static EncRm check_constant(Lower *l, uint64_t va, unsigned size, bool write)
 {
@@ -148,7 +219,10 @@ static EncRm check_constant(Lower *l, uint64_t va, unsigned size, bool write)
     }
     const uint8_t *stub = enc_here(l->cold);
     enc_mov_imm(l->cold, H_R14, va);
-    lower_slow_stub(l, SLOW_FLAGS | (write ? SLOW_WRITE : 0), retry);
+    uint32_t site = lower_new_site(l, write ? SLOW_WRITE : 0);
+    enc_call(l->cold, l->env->slow_va[write]);
+    enc_jmp(l->cold, retry);
+    enc_u32(l->cold, l->block->first_site + site);
     enc_jcc(a, CC_NE, stub);
     enc_load(a, 8, H_RCX, lower_env(entry + ENV_TLB_HOST));
     return enc_mem(H_RCX, (int32_t)(va & 0xfff));
@@ -158,6 +232,10 @@ EncRm lower_access_mem(Lower *l, bool write)
 {
     const Uop *u = l->u;
     bool align = (u->attr & UA_ALIGN) != 0;
+    EncRm grouped;
+    if (access_group(l, u->base, write, &grouped)) {
+        return grouped;
+    }
     if (u->base >= 16 && u->index >= 16 && u->seg == 0 && !lower_flags_live(u)) {
         uint64_t va = u->asize == 8 ? (uint64_t)u->disp : (uint32_t)u->disp;
         bool aligned = !align || (va & (u->mem_size - 1)) == 0;
@@ -173,6 +251,10 @@ EncRm lower_access_mem(Lower *l, bool write)
 EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write)
 {
     unsigned width = l->block->mode64 ? 8 : 4;
+    EncRm grouped;
+    if (access_group(l, 4, write, &grouped)) {
+        return grouped;
+    }
     if (disp == 0) {
         enc_mov(l->hot, width, H_R14, H_R13);
     } else {

@@ -51,6 +51,15 @@ unsigned lower_exit_stub(Lower *l, uint64_t target)
     return n;
 }
 
+unsigned lower_generic_exit(Lower *l)
+{
+    uint64_t pc = l->block->pc + l->block->offsets[l->u->insn];
+    unsigned n = lower_exit_stub(l, l->block->mode64 ? pc : (uint32_t)pc);
+    l->out->exits[n].live = l->u->live_in;
+    l->out->exits[n].generic = true;
+    return n;
+}
+
 void lower_interp(Lower *l)
 {
     uint32_t site = lower_new_site(l, SLOW_INTERP);
@@ -197,6 +206,10 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     out->entry = enc_here(hot);
     if (block->page_id2 != 0) { /* who links to a block of the same page has not looked at the other one */
         lower_guard(&l, block->slot2, block->page_id2);
+    }
+    assert(block->count <= ARRAY_SIZE(l.plan));
+    if (!block->generic) {
+        groups_plan(block->uops, block->count, block->mode64, l.plan);
     }
     for (l.index = 0; l.index < block->count; l.index++) {
         l.u = &block->uops[l.index];

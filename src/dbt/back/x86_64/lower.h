@@ -22,6 +22,7 @@ enum {
     SLOW_FLAGS = 2, /* EFLAGS were live */
     SLOW_INTERP = 4,
     SLOW_KINDS = 5,
+    SLOW_LEAD = 16, /* of a site: a group's check; what it cannot have goes on in a copy without groups */
     SLOW_JUMP = 8, /* not a slow path: a jump whose target is not in the jump cache */
 };
 /* Why JIT code was left: the low byte of what the entry thunk returns; the payload lies above bit 32. */
@@ -38,6 +39,7 @@ enum {
 /* Addresses of the generated thunks, and what code needs to know about the vCPU's tables. */
 typedef struct HostEnv {
     const uint8_t *slow[SLOW_KINDS];
+    const uint8_t *slow_va[SLOW_FLAGS]; /* the same for checks whose address is in r14 */
     const uint8_t *leave[LEAVE_KINDS];
     const uint8_t *vec_load, *x87_load;
     const uint8_t *flags_load, *flags_save; /* EFLAGS from the record; the record from EFLAGS, rcx is lost */
@@ -49,6 +51,7 @@ typedef struct HostEnv {
     int32_t tlb; /* context-relative: where the current context pointer is kept */
     int32_t temp, vec, mxcsr, fx; /* context-relative: 8 spare bytes, vector registers, MXCSR, XSAVE area of x87 */
     int32_t flags_kind, flags_a, flags_b; /* the record of the flags */
+    int32_t hosts;         /* where groups of accesses lie: GROUPS_MAX addresses */
     int32_t held, tsc_aux; /* requests that wait for IF; IA32_TSC_AUX */
     int32_t selectors, selector_stride;
     bool bmi2, avx;
@@ -79,9 +82,10 @@ typedef struct LowerExit {
     uint64_t target;
     uint8_t uop;
     uint8_t live;          /* as exit_live of uops */
+    bool generic;          /* goes to a block without groups */
 } LowerExit;
 
-enum { LOWER_MAX_SITES = 192, LOWER_MAX_EXITS = 80 };
+enum { LOWER_MAX_SITES = 192, LOWER_MAX_EXITS = 112 };
 typedef struct Lowered {
     uint8_t *guarded, *entry; /* run addresses */
     uint8_t *recorded;        /* where to come in when the record holds the flags; the same as guarded unless they are read */
@@ -96,7 +100,9 @@ typedef struct LowerBlock {
     unsigned count;
     uint8_t flags_in;    /* live at entry */
     bool mode64;
+    bool generic;        /* no groups */
     uint64_t pc;
+    const uint16_t *offsets; /* of each guest instruction from pc */
     uint32_t number;     /* of the block: payload of guard exits */
     uint32_t page_id;
     uint32_t slot;       /* index in the page-id table */
@@ -125,6 +131,8 @@ void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls);
 /* Enters translated code; returns LEAVE_* with its payload. */
 typedef uint64_t EnterFn(void *context, const uint8_t *code);
 /* Site number behind a slow path's return address. */
+/* From a slow path's return address to where a group's leader goes that cannot have its page. */
+enum { LOWER_LEAD_ELSEWHERE = 9 };
 static inline uint32_t lower_site_at(const uint8_t *return_address, unsigned kind)
 {
     uint32_t site;

@@ -2,6 +2,7 @@
 #ifndef OSTRICH_DBT_BACK_LOWER_PRIV_H
 #define OSTRICH_DBT_BACK_LOWER_PRIV_H
 
+#include "dbt/back/x86_64/groups.h"
 #include "dbt/back/x86_64/lower.h"
 #include "dbt/ir/env.h"
 
@@ -14,6 +15,7 @@ typedef struct Lower {
     unsigned index;
     uint8_t *hot_start;
     bool vec_checked, x87_checked;
+    AccessPlan plan[64]; /* of each uop */
 } Lower;
 
 static inline EncRm lower_env(int32_t disp)
@@ -56,6 +58,8 @@ const uint8_t *lower_slow_stub(Lower *l, unsigned kind, const uint8_t *retry);
 const uint8_t *lower_leave_stub(Lower *l, unsigned why, uint32_t payload);
 /* A new exit to a known target with its cold stub; returns its number. */
 unsigned lower_exit_stub(Lower *l, uint64_t target);
+/* The same to the current instruction in a block without groups. */
+unsigned lower_generic_exit(Lower *l);
 void lower_interp(Lower *l);
 
 /* --- lower_flags.c --- */

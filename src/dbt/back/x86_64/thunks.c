@@ -305,6 +305,7 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, const HostCalls *call
     if (kind < SLOW_FLAGS) { /* the check left the page offset in r14, the entry's displacement in rcx */
         enc_alu(a, ALU_ADD, 8, H_R14,
                 enc_mem_index(H_RBP, H_RCX, 0, kind & SLOW_WRITE ? ENV_TLB_WRITE : ENV_TLB_READ));
+        env->slow_va[kind] = enc_here(a);
         emit_refill(env, a, kind, calls);
     }
     enc_pop(a, H_RCX);

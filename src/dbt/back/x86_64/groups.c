@@ -1,0 +1,369 @@
+/*
+ * Finds groups of accesses. See groups.h.
+ *
+ * Registers are numbered by value: an unknown result gets a new number; a copy, LEA and the addition of a constant
+ * (PUSH and POP included) keep the number and change the distance from it. Accesses whose base has the same number
+ * belong together as long as the range they span stays small. The first of them is the leader: it checks the whole
+ * range. Where the range straddles two pages, the block is left for a copy of the rest without groups.
+ *
+ * No access of a group can fault or reach anything but the leader's page, whatever the guest does: the distances are
+ * constants. Pointers are given up only between blocks, so the page stays what the leader found it to be.
+ */
+#include "dbt/back/x86_64/groups.h"
+
+#include "dbt/back/x86_64/lower.h"
+
+enum { GUEST_RAX = 0, GUEST_RCX = 1, GUEST_RDX = 2, GUEST_RSP = 4, GUEST_RBP = 5 };
+
+typedef struct Value {
+    uint32_t number;
+    int64_t offset;
+} Value;
+
+typedef struct Group {
+    uint32_t number;   /* value number of the base; 0: none */
+    int64_t low, high; /* offsets from that value */
+    int64_t base_off;  /* the base register's own at the leader */
+    uint8_t leader;
+    uint8_t id, members;
+    bool write;
+} Group;
+
+typedef struct Planner {
+    const Uop *uops;
+    unsigned count;
+    AccessPlan *plan;
+    unsigned full; /* bytes of a whole register: 8 or 4 */
+    Value value[16];
+    uint32_t next_number;
+    Group open[4];
+    unsigned next_open, next_id;
+    int64_t address[256]; /* of each uop in a group: its offset */
+} Planner;
+
+static void fresh(Planner *p, unsigned reg)
+{
+    p->value[reg] = (Value){ p->next_number++, 0 };
+}
+
+static void fresh_all(Planner *p)
+{
+    for (unsigned r = 0; r < 16; r++) {
+        fresh(p, r);
+    }
+}
+
+/* --- what uops do to registers --- */
+
+static int64_t sign_extended(const Uop *u)
+{
+    unsigned bits = 64 - 8 * u->imm_size;
+    return (int64_t)(u->imm << bits) >> bits;
+}
+
+/* reg = reg + constant, reg = other + constant: true when it was one of these. */
+static bool derives(Planner *p, const Uop *u)
+{
+    uint8_t code = (uint8_t)u->code;
+    if (u->size != p->full || (u->attr & UA_MEM && u->kind != UOP_LEA)) {
+        return false;
+    }
+    if (u->kind == UOP_LEA) {
+        if (u->base >= 16 || u->index < 16 || u->asize != p->full) {
+            return false;
+        }
+        p->value[u->reg] = (Value){ p->value[u->base].number, p->value[u->base].offset + u->disp };
+        return true;
+    }
+    if (u->kind != UOP_OP || (u->code & E_MAP)) {
+        return false;
+    }
+    bool has_reg = u->attr & (UA_REG_R | UA_REG_W);
+    if (!has_reg && (code == 0x81 || code == 0x83) && (u->reg == 0 || u->reg == 5)) {
+        int64_t by = sign_extended(u);
+        p->value[u->rm].offset += u->reg == 0 ? by : -by;
+        return true;
+    }
+    if (has_reg && (code == 0x89 || code == 0x8b)) {
+        unsigned to = code == 0x89 ? u->rm : u->reg, from = code == 0x89 ? u->reg : u->rm;
+        p->value[to] = p->value[from];
+        return true;
+    }
+    return false;
+}
+
+static bool writes_rax_rdx(const Uop *u)
+{
+    uint8_t code = (uint8_t)u->code;
+    switch (u->kind) {
+    case UOP_BYTES:
+    case UOP_CMPXCHG_PAIR:
+    case UOP_RDTSC:
+    case UOP_X87: /* FNSTSW AX */
+        return true;
+    case UOP_OP: /* MUL, IMUL, DIV, IDIV; CMPXCHG */
+        return (!(u->code & E_MAP) && (code & 0xfe) == 0xf6 && u->reg >= 4) ||
+               ((u->code & E_MAP) == E_0F && (code & 0xfe) == 0xb0);
+    default:
+        return false;
+    }
+}
+
+static void after(Planner *p, const Uop *u)
+{
+    switch (u->kind) {
+    case UOP_PUSH:
+    case UOP_PUSH_MEM:
+    case UOP_PUSHF:
+        p->value[GUEST_RSP].offset -= u->size;
+        return;
+    case UOP_POP:
+        p->value[GUEST_RSP].offset += u->size;
+        fresh(p, u->reg);
+        return;
+    case UOP_LEAVE:
+        p->value[GUEST_RSP] = (Value){ p->value[GUEST_RBP].number, p->value[GUEST_RBP].offset + u->size };
+        fresh(p, GUEST_RBP);
+        return;
+    case UOP_NOP:
+    case UOP_JCC:
+        return;
+    case UOP_OP:
+    case UOP_MOVI:
+    case UOP_LEA:
+    case UOP_BYTES:
+    case UOP_BSWAP:
+    case UOP_SHIFT_CL:
+    case UOP_CMPXCHG_PAIR:
+    case UOP_VEC:
+    case UOP_X87:
+    case UOP_BMI:
+    case UOP_RDTSC:
+    case UOP_READ_SEL:
+        break;
+    default:
+        fresh_all(p);
+        return;
+    }
+    if (derives(p, u)) {
+        return;
+    }
+    if (writes_rax_rdx(u)) {
+        fresh(p, GUEST_RAX);
+        fresh(p, GUEST_RDX);
+    }
+    if (u->kind == UOP_RDTSC) {
+        fresh(p, GUEST_RCX);
+    }
+    if ((u->attr & UA_REG_W) || u->kind == UOP_MOVI || u->kind == UOP_BMI) {
+        fresh(p, u->reg & 15);
+    }
+    if (u->kind == UOP_BMI) {
+        fresh(p, u->vex_v & 15);
+    }
+    if ((u->attr & UA_RM_W) && !(u->attr & UA_MEM)) {
+        fresh(p, u->rm & 15);
+    }
+}
+
+/* --- accesses --- */
+
+typedef struct Access {
+    unsigned base, size;
+    int64_t disp;
+    bool write;
+} Access;
+
+/* The one access of a uop, when lowering makes it by way of access.c and nothing else is to be checked. */
+static bool access_of(const Planner *p, const Uop *u, Access *ret)
+{
+    switch (u->kind) {
+    case UOP_PUSH:
+    case UOP_PUSHF:
+    case UOP_CALL:
+    case UOP_CALL_REG:
+        *ret = (Access){ GUEST_RSP, u->size, -(int64_t)u->size, true };
+        return true;
+    case UOP_POP:
+    case UOP_RET:
+        *ret = (Access){ GUEST_RSP, u->size, 0, false };
+        return true;
+    case UOP_OP:
+    case UOP_SHIFT_CL:
+    case UOP_BMI:
+        break;
+    case UOP_VEC: /* MMX stores have a rule of their own */
+        if ((u->attr & UA_X87) && (u->attr & UA_RM_W)) {
+            return false;
+        }
+        break;
+    default:
+        return false;
+    }
+    if (!(u->attr & UA_MEM) || (u->attr & UA_ALIGN) || u->base >= 16 || u->index < 16 || u->seg != 0 || u->asize != p->full ||
+        u->mem_size == 0 || u->mem_size > 32) {
+        return false;
+    }
+    *ret = (Access){ u->base, u->mem_size, u->disp, (u->attr & UA_RM_W) != 0 || u->kind == UOP_SHIFT_CL };
+    return true;
+}
+
+static void close_groups(Planner *p)
+{
+    memset(p->open, 0, sizeof(p->open));
+}
+
+static bool join(Planner *p, Group *g, unsigned index, const Access *a, int64_t at)
+{
+    int64_t low = MIN(g->low, at), high = MAX(g->high, at + (int64_t)a->size);
+    if ((a->write && !g->write) || high - low > GROUP_SPAN_MAX) {
+        return false;
+    }
+    g->low = low;
+    g->high = high;
+    g->members++;
+    p->plan[index].group = g->id;
+    p->address[index] = at;
+    AccessPlan *leader = &p->plan[g->leader];
+    leader->low = (int32_t)(low - g->base_off);
+    leader->span = (uint16_t)(high - low);
+    return true;
+}
+
+static void lead(Planner *p, unsigned index, const Access *a, int64_t at)
+{
+    const Uop *u = &p->uops[index];
+    const Value *v = &p->value[a->base];
+    if ((u->live_in & FL_ALL) || p->next_id > GROUPS_MAX || at != (int32_t)at || v->offset != (int32_t)v->offset) {
+        return;
+    }
+    Group *g = NULL;
+    for (unsigned i = 0; i < ARRAY_SIZE(p->open) && g == NULL; i++) {
+        if (p->open[i].number == v->number) {
+            g = &p->open[i]; /* what it could not take starts a new one */
+        }
+    }
+    if (g == NULL) {
+        g = &p->open[p->next_open++ % ARRAY_SIZE(p->open)];
+    }
+    *g = (Group){ .number = v->number, .low = at, .high = at + (int64_t)a->size, .base_off = v->offset, .leader = index,
+                  .id = p->next_id++, .members = 1, .write = a->write };
+    p->plan[index] = (AccessPlan){ .group = g->id, .leads = true };
+    p->address[index] = at;
+}
+
+static void place(Planner *p, unsigned index, const Access *a)
+{
+    const Value *v = &p->value[a->base];
+    int64_t at = v->offset + a->disp;
+    for (unsigned i = 0; i < ARRAY_SIZE(p->open); i++) {
+        if (p->open[i].number == v->number && join(p, &p->open[i], index, a, at)) {
+            return;
+        }
+    }
+    lead(p, index, a, at);
+}
+
+/* --- rcx between accesses --- */
+
+static bool spilled(unsigned guest)
+{
+    return host_of_guest[guest & 15] == HOST_SPILLED;
+}
+
+/* Lowering the uop leaves rcx alone (its own access aside). */
+static bool keeps_rcx(const Uop *u, bool in_group)
+{
+    bool has_reg = u->attr & (UA_REG_R | UA_REG_W);
+    if (u->record) {
+        return false;
+    }
+    switch (u->kind) {
+    case UOP_NOP:
+    case UOP_BYTES:
+        return true;
+    case UOP_JCC:
+        return !(u->attr & UA_BACKWARD);
+    case UOP_MOVI:
+        return !spilled(u->reg);
+    case UOP_LEA:
+        return !(u->index < 16 && spilled(u->index));
+    case UOP_PUSH:
+    case UOP_POP:
+        return in_group;
+    case UOP_VEC:
+        return u->attr & UA_MEM ? in_group : (u->attr & UA_REG_XMM) && !(u->attr & (UA_RM_R | UA_RM_W));
+    case UOP_OP:
+        if (u->attr & (UA_REG_HIGH | UA_RM_HIGH)) {
+            return false;
+        }
+        return u->attr & UA_MEM ? in_group : !(has_reg && spilled(u->reg));
+    default:
+        return false;
+    }
+}
+
+/* Lowering uses rcx before the access: PUSHF asks for the flags, the first instruction of a unit looks whether it is live. */
+static bool loses_rcx_first(const Uop *u, uint32_t *units)
+{
+    uint32_t unit = u->attr & (UA_XMM | UA_X87) & ~*units;
+    *units |= unit;
+    return unit != 0 || u->kind == UOP_PUSHF;
+}
+
+/* Groups of one are none; the others learn where they lie and whether rcx still says so. */
+static void finish(Planner *p, const uint8_t members[])
+{
+    int64_t low[GROUPS_MAX + 1] = { 0 };
+    uint8_t leader[GROUPS_MAX + 1] = { 0 };
+    unsigned in_rcx = 0;
+    uint32_t units = 0;
+    for (unsigned i = 0; i < p->count; i++) {
+        AccessPlan *plan = &p->plan[i];
+        unsigned g = plan->group;
+        if (g != 0 && members[g] < 2) {
+            *plan = (AccessPlan){ 0 };
+            g = 0;
+        }
+        bool lost = loses_rcx_first(&p->uops[i], &units);
+        if (g != 0) {
+            if (plan->leads) {
+                leader[g] = i;
+                low[g] = p->address[i];
+                for (unsigned k = i + 1; k < p->count; k++) {
+                    low[g] = p->plan[k].group == g ? MIN(low[g], p->address[k]) : low[g];
+                }
+            }
+            plan->at = (int16_t)(p->address[i] - low[g]);
+            plan->loaded = in_rcx == g && !lost;
+            p->plan[leader[g]].keep |= !plan->leads && !plan->loaded;
+            in_rcx = g;
+        }
+        if ((lost && g == 0) || !keeps_rcx(&p->uops[i], g != 0)) {
+            in_rcx = 0;
+        }
+    }
+}
+
+void groups_plan(const Uop *uops, unsigned count, bool mode64, AccessPlan *ret_plan)
+{
+    Planner p = { .uops = uops, .count = count, .plan = ret_plan, .full = mode64 ? 8 : 4, .next_number = 1, .next_id = 1 };
+    uint8_t members[GROUPS_MAX + 1] = { 0 };
+    memset(ret_plan, 0, count * sizeof(*ret_plan));
+    if (count > ARRAY_SIZE(p.address)) {
+        return;
+    }
+    fresh_all(&p);
+    for (unsigned i = 0; i < count; i++) {
+        const Uop *u = &uops[i];
+        Access a;
+        if (u->kind == UOP_INTERP || u->kind == UOP_FLAG_IF || u->kind == UOP_FLDCW || u->kind == UOP_LDMXCSR) {
+            close_groups(&p); /* anything may happen there */
+        } else if (access_of(&p, u, &a)) {
+            place(&p, i, &a);
+            members[ret_plan[i].group]++;
+        }
+        after(&p, u);
+    }
+    finish(&p, members);
+}
