@@ -106,6 +106,8 @@ def main():
 
     run_step(tally, 'layers', [sys.executable, os.path.join(ROOT, 'scripts/check_layers.py')])
     run_step(tally, 'headers compile alone', [sys.executable, os.path.join(ROOT, 'scripts/check_headers.py'), build])
+    run_step(tally, 'saved state covers all members', [sys.executable, os.path.join(ROOT, 'scripts/check_state.py'),
+                                                       os.path.join(build, 'src/main/qemu-system-x86_64')])
     meson_tests(tally, build, ['unit', 'codegen', 'insn', 'block', 'functional', 'guest'] + (['full'] if args.full else []))
     if args.ci:
         clang = build + '-clang'

@@ -21,7 +21,7 @@ typedef struct IdeDevice {
 } IdeDevice;
 
 extern const ObjectType ide_device_object_type;
-#define IDE_DEVICE_OBJECT(nm, tp, pr) .object = { .name = nm, .parent = &ide_device_object_type, .size = sizeof(tp), .props = pr }
+#define IDE_DEVICE_OBJECT(nm, tp, pr) .object = { .name = nm, .parent = &ide_device_object_type, .size = sizeof(tp), .c_type = #tp, .props = pr }
 
 /*
  * What the controller does for its drives. All with the machine lock.

@@ -64,7 +64,7 @@ struct PciDevice {
 extern const ObjectType pci_device_object_type;
 /* "addr": slot[.function], hexadecimal; int32_t, -1 lets the bus choose. */
 extern const PropKind prop_pci_addr;
-#define PCI_DEVICE_OBJECT(nm, tp, pr) .object = { .name = nm, .parent = &pci_device_object_type, .size = sizeof(tp), .props = pr }
+#define PCI_DEVICE_OBJECT(nm, tp, pr) .object = { .name = nm, .parent = &pci_device_object_type, .size = sizeof(tp), .c_type = #tp, .props = pr }
 
 /* region belongs to the device (device_region_io etc.); its size must be a power of two. In plug. */
 void pci_bar(PciDevice *pci, unsigned n, uint8_t type, MemRegion *region);

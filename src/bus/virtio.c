@@ -176,16 +176,27 @@ static const StateField queue_state[] = {
     STATE_U64(Virtqueue, desc), STATE_U64(Virtqueue, avail), STATE_U64(Virtqueue, used),
     STATE_U16(Virtqueue, last_avail), STATE_U16(Virtqueue, used_idx), STATE_U16(Virtqueue, signalled_used),
     STATE_BOOL(Virtqueue, signalled_valid), STATE_BOOL(Virtqueue, notification), STATE_BOOL(Virtqueue, avail_wrap),
-    STATE_BOOL(Virtqueue, used_wrap), { 0 },
+    STATE_BOOL(Virtqueue, used_wrap),
+    STATE_NOT(Virtqueue, vdev, "wiring"), STATE_NOT(Virtqueue, index, "constant"), STATE_NOT(Virtqueue, size_max, "configuration"),
+    STATE_NOT(Virtqueue, notified, "wiring"), STATE_NOT(Virtqueue, inflight, "none while saving"),
+    STATE_NOT(Virtqueue, desc_ptr, "looked up again"), STATE_NOT(Virtqueue, avail_ptr, "looked up again"),
+    STATE_NOT(Virtqueue, used_ptr, "looked up again"), { 0 },
 };
 
 static const StateField pci_state[] = {
     STATE_U8(VirtioPciState, isr), STATE_U16(VirtioPciState, queue_select), STATE_U32(VirtioPciState, feature_select),
-    STATE_U32(VirtioPciState, driver_feature_select), STATE_U64(VirtioPciState, driver_features), { 0 },
+    STATE_U32(VirtioPciState, driver_feature_select), STATE_U64(VirtioPciState, driver_features),
+    STATE_NOT(VirtioPciState, disable_legacy, "configuration"), STATE_NOT(VirtioPciState, disable_modern, "configuration"),
+    STATE_NOT(VirtioPciState, page_per_vq, "configuration"), STATE_NOT(VirtioPciState, vectors, "configuration"),
+    STATE_NOT(VirtioPciState, class_code, "configuration"), STATE_NOT(VirtioPciState, legacy, "configuration"),
+    STATE_NOT(VirtioPciState, modern, "configuration"), STATE_NOT(VirtioPciState, cfg_cap, "fixed by plug"), { 0 },
 };
 
 const StateField virtio_state[] = {
     STATE_U64(VirtioDevice, guest_features), STATE_U8(VirtioDevice, status), STATE_BOOL(VirtioDevice, broken),
     STATE_U16(VirtioDevice, config_vector), STATE_U8(VirtioDevice, config_generation), STATE_BYTES(VirtioDevice, config),
-    STATE_STRUCT_ARRAY(VirtioDevice, queue, queue_state), STATE_STRUCT(VirtioDevice, tp, pci_state), { 0 },
+    STATE_STRUCT_ARRAY(VirtioDevice, queue, queue_state), STATE_STRUCT(VirtioDevice, tp, pci_state),
+    STATE_NOT(VirtioDevice, kind, "constant"), STATE_NOT(VirtioDevice, transport, "constant"), STATE_NOT(VirtioDevice, dma, "wiring"),
+    STATE_EQUAL(VirtioDevice, host_features), STATE_NOT(VirtioDevice, feature_props, "configuration"),
+    STATE_EQUAL(VirtioDevice, config_size), STATE_EQUAL(VirtioDevice, queues), { 0 },
 };

@@ -48,6 +48,8 @@ struct VirtioKind {
     /* The driver's choice is final; may be NULL. */
     void (*features_chosen)(VirtioDevice *vdev);
     void (*status_changed)(VirtioDevice *vdev, uint8_t old); /* may be NULL */
+    /* Before state is saved: gives back (virtq_unpop) or finishes what it has of the queues. May be NULL. */
+    void (*saving)(VirtioDevice *vdev);
 };
 
 struct Virtqueue {
@@ -176,6 +178,8 @@ Error *virtio_pci_plug(Device *dev);
 void virtio_pci_unplug(Device *dev);
 void virtio_pci_reset(Device *dev);
 Error *virtio_pci_loaded(Device *dev);
+void virtio_pci_saving(Device *dev);
+void virtio_pci_resumed(Device *dev);
 extern const PciIdent virtio_pci_ident_net, virtio_pci_ident_block, virtio_pci_ident_console, virtio_pci_ident_rng,
     virtio_pci_ident_balloon, virtio_pci_ident_scsi, virtio_pci_ident_9p;
 
@@ -184,10 +188,10 @@ extern const PciIdent virtio_pci_ident_net, virtio_pci_ident_block, virtio_pci_i
  * properties that fix it are virtio_pci.c's.
  */
 #define VIRTIO_PCI_TYPE_(ident, nm, als, kind_, tp_, pr, rows, cat, desc_, pciid)                   \
-    DEVICE_TYPE(ident, .object = { .name = nm, .parent = &virtio_pci_object_type, .size = sizeof(tp_), .props = pr }, \
+    DEVICE_TYPE(ident, .object = { .name = nm, .parent = &virtio_pci_object_type, .size = sizeof(tp_), .c_type = #tp_, .props = pr }, \
                 .alias = als, .desc = desc_, .category = cat, .bus = &pci_bus_type, .pci = &pciid, .state = rows, \
                 .hotplug = true, .plug = virtio_pci_plug, .unplug = virtio_pci_unplug,            \
-                .reset = virtio_pci_reset, .loaded = virtio_pci_loaded, .extra = &kind_)
+                .reset = virtio_pci_reset, .saving = virtio_pci_saving, .loaded = virtio_pci_loaded, .resumed = virtio_pci_resumed, .extra = &kind_)
 #define VIRTIO_PCI_DEVICE(ident, nm, als, kind_, tp_, pr, rows, cat, desc_, pciid)                  \
     VIRTIO_PCI_TYPE_(ident, nm "-pci", als, kind_, tp_, pr, rows, cat, desc_, pciid);              \
     VIRTIO_PCI_TYPE_(ident##_transitional, nm "-pci-transitional", NULL, kind_, tp_, pr, rows, cat, desc_, pciid); \

@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-#include "migration/migration_priv.h"
 #include "migration/state_priv.h"
 
 /* --- saving --- */
@@ -47,7 +46,6 @@ static MUST_USE Error *write_device(Device *dev, StreamWriter *w)
 
 Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w)
 {
-    migration_devices_wait(machine);
     stream_begin(w, RECORD_CLOCK);
     stream_put_u64(w, (uint64_t)clock_now(machine->clocks, CLOCK_VIRTUAL));
     stream_put_str(w, run_state_name(state));
@@ -63,16 +61,6 @@ Error *state_write_end(StreamWriter *w, bool answer)
     stream_begin(w, RECORD_END);
     stream_put_u32(w, answer);
     return stream_end(w);
-}
-
-void state_resumed(Machine *machine)
-{
-    for (Device *dev = NULL; (dev = machine_device_next(machine, dev));) {
-        const DeviceType *type = device_type(dev);
-        if (type->resumed) {
-            type->resumed(dev);
-        }
-    }
 }
 
 /* --- loading --- */
@@ -295,7 +283,6 @@ Error *state_loader_finish(StateLoader *loader, RunState *ret_state)
     g_autofree Device **devices = NULL;
 
     TRY(match_devices(loader, &devices));
-    migration_devices_wait(machine);
     clocks_set_virtual(machine->clocks, loader->virtual_ns);
     mem_update_begin(machine->mem);
     Error *err = load_devices(loader, devices);

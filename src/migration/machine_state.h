@@ -50,7 +50,4 @@ Error *state_loader_finish(StateLoader *loader, RunState *ret_state) MUST_USE;
 /* Whether the source waits for an answer; known when all was read. */
 bool state_loader_answers(const StateLoader *loader);
 
-/* Devices do what they put off while saving or loading. Machine lock. */
-void state_resumed(Machine *machine);
-
 #endif

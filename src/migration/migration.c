@@ -33,25 +33,6 @@ bool migration_busy(const Migration *migration)
     return migration->out || migration->in;
 }
 
-/* What devices put off is done when the machine runs again, whoever starts it. */
-static void state_changed(MachineNotifier *notifier, MachineEvent event, void *data)
-{
-    Migration *migration = container_of(notifier, Migration, notifier);
-
-    if (event == MACHINE_EVENT_STATE && machine_running(migration->machine) && migration->resume_devices) {
-        migration->resume_devices = false;
-        state_resumed(migration->machine);
-    }
-}
-
-void migration_devices_wait(Machine *machine)
-{
-    Migration *migration = migration_of(machine);
-    if (migration) {
-        migration->resume_devices = true;
-    }
-}
-
 Error *migration_init(Machine *machine)
 {
     Migration *migration = g_new0(Migration, 1);
@@ -59,8 +40,6 @@ Error *migration_init(Machine *machine)
     migration->machine = machine;
     migration->params = (MigrationParams) { .max_bandwidth = 128 * MiB, .downtime_limit = 300, .throttle_trigger = 50,
                                             .throttle_initial = 20, .throttle_increment = 10, .max_throttle = 99 };
-    migration->notifier.fn = state_changed;
-    machine_notifier_add(machine, &migration->notifier);
     machine_set_service(machine, MIGRATION_SERVICE, migration);
     return NULL;
 }
@@ -81,7 +60,6 @@ void migration_free(Machine *machine)
     lock_acquire(&machine->lock);
     migration_in_free(migration);
     machine_set_service(machine, MIGRATION_SERVICE, NULL);
-    list_remove(&migration->notifier.node);
     lock_release(&machine->lock);
     g_free(migration->error);
     g_free(migration);

@@ -56,17 +56,12 @@ typedef struct Migration {
     MigrationOut *out; /* under way */
     MigrationIn *in;
     bool in_started;
-    bool resume_devices; /* their state was saved or loaded since the machine last ran */
-    MachineNotifier notifier;
 } Migration;
 
 Migration *migration_of(Machine *machine);
 /* Machine lock. Emits MIGRATION when that is wanted. */
 void migration_set_status(Migration *migration, MigrationStatus status);
 bool migration_busy(const Migration *migration);
-
-/* Devices were saved or loaded: state_resumed() is due when the machine runs. */
-void migration_devices_wait(Machine *machine);
 
 /* out.c */
 Error *migration_out_start(Migration *migration, const char *uri) MUST_USE;

@@ -9,7 +9,26 @@ enum { WAITING_MAX = 1024, MACS = 256 };
 typedef struct Net {
     List ports;
     unsigned macs_used[MACS / 32]; /* last octets given out or taken, from 0x56 */
+    Machine *machine;
+    MachineNotifier notifier;
 } Net;
+
+/* A card of a machine that stands still takes nothing: its state and memory may be on their way elsewhere. */
+static bool stands_still(const NetPort *port)
+{
+    return !strcmp(port->ops->kind, "nic") && port->machine->vcpus->len > 0 && !machine_running(port->machine);
+}
+
+static void state_changed(MachineNotifier *notifier, MachineEvent event, void *data)
+{
+    Net *net = container_of(notifier, Net, notifier);
+
+    if (event == MACHINE_EVENT_STATE && machine_running(net->machine)) {
+        for (NetPort *port = NULL; (port = net_port_next(net->machine, port));) {
+            net_port_ready(port);
+        }
+    }
+}
 
 static Net *net_of(Machine *machine)
 {
@@ -17,6 +36,9 @@ static Net *net_of(Machine *machine)
     if (!net) {
         net = g_new0(Net, 1);
         list_init(&net->ports);
+        net->machine = machine;
+        net->notifier.fn = state_changed;
+        machine_notifier_add(machine, &net->notifier);
         machine_set_service(machine, SERVICE, net);
     }
     return net;
@@ -68,6 +90,9 @@ Error *net_link(NetPort *a, NetPort *b)
 
 static bool deliver(NetPort *to, const uint8_t *frame, size_t length)
 {
+    if (stands_still(to)) {
+        return false;
+    }
     to->delivering = true;
     bool taken = to->ops->receive(to, frame, length);
     to->delivering = false;
@@ -174,6 +199,7 @@ void net_finish(Machine *machine)
     }
     if (list_empty(&net->ports)) {
         machine_set_service(machine, SERVICE, NULL);
+        list_remove(&net->notifier.node);
         g_free(net);
     }
 }

@@ -106,6 +106,7 @@ struct ObjectType {
     const char *name;
     const ObjectType *parent; /* NULL: plain object */
     size_t size;
+    const char *c_type;       /* the struct's name, for scripts/check_state.py; NULL: not a device's */
     bool abstract;
     const Prop *props;        /* own ones; the parent's come too, unless one here has the same name (another default) */
     Error *(*complete)(Object *obj); /* after properties are set (-object); may be NULL, the parent's runs then */

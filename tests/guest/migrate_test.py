@@ -72,7 +72,7 @@ def job_rounds(vm, count):
     """Waits until the job has done `count` more rounds; returns the number of the last."""
     number = 0
     for _ in range(count):
-        match = vm.wait_serial(r'JOB-(ROUND (\d+)|BAD\S*|END)', 120)
+        match = vm.wait_serial(r'JOB-(ROUND (\d+)\r|BAD\S*\r|END)', 120)
         assert match.group(1).startswith(b'ROUND'), match.group(0)
         number = int(match.group(2))
     return number

@@ -72,7 +72,7 @@ struct DeviceType {
     Error *(*unplug_request)(Device *dev); /* NULL: unplugged at once */
     Error *(*loaded)(Device *dev); /* after state was loaded; may be NULL */
     void (*saving)(Device *dev);   /* before state is saved; may be NULL */
-    /* The machine runs on after a load, or after a save that did not end it: what `saving` put off. May be NULL. */
+    /* The machine is about to run, after a stop, save or load: what was put off meanwhile. May be NULL. */
     void (*resumed)(Device *dev);
     char *(*describe)(Device *dev); /* its state as text for the monitor, where registers do not say it; may be NULL */
     const void *extra;             /* for the device's own bus or family */
@@ -102,7 +102,7 @@ SECTION_DECLARE(device_types, DeviceType);
     static const DeviceType ident##_type_ = { __VA_ARGS__ };                                       \
     SECTION_ENTRY(device_types, DeviceType, &ident##_type_)
 /* The rows that every descriptor has; `nm`, `tp` (the struct) and `pr` (property table or NULL). */
-#define DEVICE_OBJECT(nm, tp, pr) .object = { .name = nm, .parent = &device_object_type, .size = sizeof(tp), .props = pr }
+#define DEVICE_OBJECT(nm, tp, pr) .object = { .name = nm, .parent = &device_object_type, .size = sizeof(tp), .c_type = #tp, .props = pr }
 
 /* --- buses --- */
 struct BusType {

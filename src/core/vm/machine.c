@@ -301,6 +301,16 @@ static bool taken(bool *flag)
     return __atomic_exchange_n(flag, false, __ATOMIC_ACQ_REL);
 }
 
+static void resume_devices(Machine *machine)
+{
+    for (Device *dev = NULL; (dev = machine_device_next(machine, dev));) {
+        const DeviceType *type = device_type(dev);
+        if (type->resumed) {
+            type->resumed(dev);
+        }
+    }
+}
+
 void machine_start(Machine *machine)
 {
     if (machine_running(machine)) {
@@ -314,6 +324,7 @@ void machine_start(Machine *machine)
     }
     machine_set_state(machine, RUN_STATE_RUNNING);
     clocks_set_running(machine->clocks, true);
+    resume_devices(machine);
     machine_emit(machine, "RESUME", NULL);
     machine_resume_vcpus(machine);
 }

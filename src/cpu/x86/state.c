@@ -14,9 +14,9 @@
 #include "cpu/x86/tsc.h"
 #include "cpu/x86/vcpu_x86.h"
 
-/* Requests that belong to the processor, not to its thread. */
+/* Requests that belong to the processor, not to its thread. Interrupts are the local APIC's: it is asked after loading. */
 #define SAVED_REQUESTS \
-    (VCPU_REQ_IRQ | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_SIPI | VCPU_REQ_APIC | VCPU_REQ_DEBUG | VCPU_REQ_MCE)
+    (VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_SIPI | VCPU_REQ_DEBUG | VCPU_REQ_MCE)
 
 static const StateField seg_state[] = {
     STATE_U16(X86Seg, sel), STATE_U16(X86Seg, attr), STATE_U32(X86Seg, limit), STATE_U64(X86Seg, base), { 0 },
@@ -62,18 +62,33 @@ const StateField x86_cpu_state[] = {
     STATE_U64(X86Cpu, debug_pending), STATE_U64(X86Cpu, power_ctl), STATE_U64(X86Cpu, tsx_ctrl), STATE_U64(X86Cpu, debugctl),
     STATE_U64(X86Cpu, therm_interrupt), STATE_U64(X86Cpu, therm2), STATE_U64(X86Cpu, misc_features),
     STATE_U64(X86Cpu, vm_hsave_pa), STATE_U64(X86Cpu, vm_cr), STATE_BOOL(X86Cpu, smi_in_halt), STATE_BOOL(X86Cpu, smm_in_nmi),
-    STATE_BOOL(X86Cpu, shutdown), STATE_U32(X86Cpu, held), STATE_U64(X86Cpu, saved_tsc), STATE_U32(X86Cpu, saved_requests),
+    STATE_BOOL(X86Cpu, shutdown), STATE_U64(X86Cpu, saved_tsc), STATE_U32(X86Cpu, saved_requests),
     /* configuration */
     STATE_EQUAL(X86Cpu, features), STATE_EQUAL(X86Cpu, family), STATE_EQUAL(X86Cpu, model_id), STATE_EQUAL(X86Cpu, stepping),
     STATE_EQUAL(X86Cpu, vendor), STATE_EQUAL(X86Cpu, cpuid_level), STATE_EQUAL(X86Cpu, cpuid_xlevel),
     STATE_EQUAL(X86Cpu, phys_bits), STATE_EQUAL(X86Cpu, apic_id), STATE_EQUAL(X86Cpu, cores), STATE_EQUAL(X86Cpu, threads),
     STATE_EQUAL(X86Cpu, dies), STATE_EQUAL(X86Cpu, bsp),
+    STATE_NOT(X86Cpu, held, "in saved_requests"),
     STATE_NOT(X86Cpu, tsc_offset, "as saved_tsc: the common counter differs from host to host"),
     STATE_NOT(X86Cpu, phys_mask, "from phys_bits"),
     STATE_NOT(X86Cpu, fx_xsave, "constant"),
     STATE_NOT(X86Cpu, model, "configuration"), STATE_NOT(X86Cpu, model_name, "configuration"),
     STATE_NOT(X86Cpu, fault, "used inside the delivery of one exception"), STATE_NOT(X86Cpu, fault_jmp, "host"),
     STATE_NOT(X86Cpu, next_rip, "used inside one instruction"),
+    STATE_NOT(X86Cpu, vcpu, "wiring"), STATE_NOT(X86Cpu, as, "wiring"), STATE_NOT(X86Cpu, io, "wiring"),
+    STATE_NOT(X86Cpu, normal_as, "wiring"), STATE_NOT(X86Cpu, phys_bits_wanted, "configuration"),
+    STATE_NOT(X86Cpu, min_level, "configuration"), STATE_NOT(X86Cpu, min_xlevel, "configuration"),
+    STATE_NOT(X86Cpu, legacy_cache, "configuration"), STATE_NOT(X86Cpu, l3_cache, "configuration"),
+    STATE_NOT(X86Cpu, check_cpuid, "configuration"), STATE_NOT(X86Cpu, enforce_cpuid, "configuration"),
+    STATE_NOT(X86Cpu, host_phys_bits, "configuration"), STATE_NOT(X86Cpu, kvm_signature, "configuration"),
+    STATE_NOT(X86Cpu, tcg_signature, "configuration"), STATE_NOT(X86Cpu, leaf_b, "configuration"),
+    STATE_NOT(X86Cpu, auto_level, "configuration"), STATE_NOT(X86Cpu, migratable, "configuration"),
+    STATE_NOT(X86Cpu, pmu, "configuration"), STATE_NOT(X86Cpu, time, "common; see saved_tsc"),
+    STATE_NOT(X86Cpu, split, "host"), STATE_NOT(X86Cpu, mmu, "made anew"), STATE_NOT(X86Cpu, interp, "made anew"),
+    STATE_NOT(X86Cpu, map_changes, "host"), STATE_NOT(X86Cpu, interp_stop, "used inside one run"),
+    STATE_NOT(X86Cpu, code, "made anew"), STATE_NOT(X86Cpu, dbt, "made anew"), STATE_NOT(X86Cpu, apic, "saves itself"),
+    STATE_NOT(X86Cpu, native, "host"), STATE_NOT(X86Cpu, ferr, "wiring"), STATE_NOT(X86Cpu, insn_count, "statistics"),
+    STATE_NOT(X86Cpu, counters, "statistics"),
     STATE_NOT(X86Cpu, context, "from the mode"), STATE_NOT(X86Cpu, tlb, "from the mode"),
     { 0 },
 };
@@ -81,7 +96,7 @@ const StateField x86_cpu_state[] = {
 void x86_cpu_saving(X86Cpu *cpu)
 {
     cpu->saved_tsc = x86_tsc(cpu);
-    cpu->saved_requests = atomic_load(&x86_hot(cpu)->exit_req) & SAVED_REQUESTS;
+    cpu->saved_requests = (atomic_load(&x86_hot(cpu)->exit_req) | cpu->held) & SAVED_REQUESTS;
 }
 
 static const char *impossible_mode(const X86Cpu *cpu, uint64_t rflags)
@@ -131,11 +146,11 @@ Error *x86_cpu_loaded(X86Cpu *cpu)
     }
     hot->fs_base = cpu->seg[X86_FS].base;
     hot->gs_base = cpu->seg[X86_GS].base;
-    cpu->held &= SAVED_REQUESTS;
+    cpu->held = 0;
     cpu->debug_pending &= 0xe00f;
     cpu->tsc_offset += cpu->saved_tsc - x86_tsc(cpu);
     /* A request too many is only looked at once more. */
-    atomic_fetch_or(&hot->exit_req, cpu->saved_requests & SAVED_REQUESTS);
+    atomic_fetch_or(&hot->exit_req, (cpu->saved_requests & SAVED_REQUESTS) | VCPU_REQ_IRQ | VCPU_REQ_APIC);
     bool smm = cpu->smm;
     x86_smm_select(cpu, false);
     if (smm) {

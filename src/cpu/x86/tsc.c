@@ -92,6 +92,7 @@ static TscTime *time_new(Machine *machine)
     time->ns_start = raw_ns();
     time->host_start = host_ticks();
     time->offset = 0 - time->host_start;
+    time->stopped = time->host && machine != NULL;
     if (!time->host) {
         time->hz = NS_PER_SEC;
     }

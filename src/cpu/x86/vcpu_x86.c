@@ -45,6 +45,7 @@ static const StateField state[] = {
     STATE_BOOL(Vcpu, halted),
     STATE_POINTER(Vcpu, arch, x86_cpu_state),
     STATE_NOT(Vcpu, index, "configuration"),
+    STATE_NOT(Vcpu, machine, "wiring"),
     STATE_NOT(Vcpu, apic_id, "configuration"),
     STATE_NOT(Vcpu, ops, "constant"),
     STATE_NOT(Vcpu, accel_data, "the accelerator's"),

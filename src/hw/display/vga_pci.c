@@ -163,6 +163,8 @@ static const StateField card_state[] = {
     STATE_BOOL(VgaPci, vga.big_endian),
     STATE_NOT(VgaPci, edid, "from the properties"),
     STATE_NOT(VgaPci, mmio, "fixed"),
+    STATE_NOT(VgaPci, has_mmio, "configuration"),
+    STATE_NOT(VgaPci, global_vmstate, "configuration"),
     { 0 },
 };
 

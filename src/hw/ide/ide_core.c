@@ -451,5 +451,7 @@ const StateField ide_bus_state[] = {
     STATE_U8(IdeBus, control),
     STATE_RANGE(IdeBus, selected, 0, 1),
     STATE_BOOL(IdeBus, irq),
+    STATE_NOT(IdeBus, index, "constant"), STATE_NOT(IdeBus, serial_base, "configuration"), STATE_NOT(IdeBus, units, "constant"),
+    STATE_NOT(IdeBus, drives, "they save themselves"), STATE_NOT(IdeBus, ops, "wiring"), STATE_NOT(IdeBus, host, "wiring"),
     { 0 },
 };

@@ -698,6 +698,7 @@ static const StateField state[] = {
     STATE_U16_ARRAY(E1000, phy),
     STATE_U32(E1000, io_address),
     STATE_TIMER(E1000, throttle),
+    STATE_NOT(E1000, nic, "configuration"),
     STATE_NOT(E1000, eeprom, "made from the address"),
     STATE_NOT(E1000, spi, "an access is begun anew"),
     STATE_NOT(E1000, packet, "a packet is gathered inside one run of the queue, as drivers post them"),

@@ -253,6 +253,9 @@ static const Prop host_props[] = {
 
 static const StateField host_state[] = {
     STATE_U32(I440fxHost, ports.confadd),
+    STATE_NOT(I440fxHost, ports.dev, "wiring"), STATE_NOT(I440fxHost, ports.root, "wiring"),
+    STATE_NOT(I440fxHost, ram, "saved as RAM"), STATE_NOT(I440fxHost, smram_as, "from the bridge's registers"),
+    STATE_NOT(I440fxHost, pci_as, "wiring"), STATE_NOT(I440fxHost, segments, "from the bridge's registers"),
     { 0 },
 };
 

@@ -112,6 +112,14 @@ static void reset(VirtioDevice *vdev)
     memset(balloon->stats, 0xff, sizeof(balloon->stats));
 }
 
+static void saving(VirtioDevice *vdev)
+{
+    VirtioBalloon *balloon = of_vdev(vdev);
+    if (balloon->stats_elem) {
+        virtq_unpop(g_steal_pointer(&balloon->stats_elem));
+    }
+}
+
 static Error *plug(VirtioDevice *vdev)
 {
     VirtioBalloon *balloon = of_vdev(vdev);
@@ -167,7 +175,7 @@ Error *balloon_set_target(Machine *machine, uint64_t bytes)
 }
 
 static const VirtioKind kind = { .name = "virtio-balloon", .id = VIRTIO_ID_BALLOON, .config_size = CONFIG, .plug = plug, .unplug = unplug,
-                                 .reset = reset, .get_config = get_config, .config_written = config_written };
+                                 .reset = reset, .saving = saving, .get_config = get_config, .config_written = config_written };
 
 static const Prop props[] = {
     PROP_BOOL("deflate-on-oom", VirtioBalloon, deflate_on_oom, false, .help = "Let the guest take pages back when memory is short"),
@@ -178,7 +186,8 @@ static const StateField state[] = {
     STATE_U32(VirtioBalloon, num_pages),
     STATE_U32(VirtioBalloon, actual),
     STATE_NOT(VirtioBalloon, stats, "asked for again"),
-    STATE_NOT(VirtioBalloon, stats_elem, "asked for again"),
+    STATE_NOT(VirtioBalloon, stats_elem, "given back before saving"),
+    STATE_NOT(VirtioBalloon, inflate, "a queue"), STATE_NOT(VirtioBalloon, deflate, "a queue"), STATE_NOT(VirtioBalloon, stats_vq, "a queue"),
     { 0 },
 };
 

@@ -240,6 +240,11 @@ static void drain(VirtioBlk *blk)
     }
 }
 
+static void saving(VirtioDevice *vdev)
+{
+    drain(of_vdev(vdev));
+}
+
 static void reset(VirtioDevice *vdev)
 {
     VirtioBlk *blk = of_vdev(vdev);
@@ -289,7 +294,7 @@ static void unplug(VirtioDevice *vdev)
 }
 
 static const VirtioKind kind = { .name = "virtio-blk", .id = VIRTIO_ID_BLOCK, .config_size = CONFIG, .plug = plug, .unplug = unplug,
-                                 .reset = reset, .get_config = get_config, .config_written = config_written,
+                                 .reset = reset, .saving = saving, .get_config = get_config, .config_written = config_written,
                                  .features_chosen = features_chosen };
 
 static const Prop props[] = {

@@ -190,6 +190,10 @@ static void transmit(void *opaque)
     VirtqElement *elem;
     unsigned budget = TX_BUDGET;
 
+    if (!machine_running(net->vdev.dev.machine)) {
+        return; /* virtio_pci_resumed() comes back to it */
+    }
+
     while (budget && (elem = virtq_pop(net->tx, sizeof(*elem)))) {
         send_one(net, elem);
         virtq_push(elem, 0);
@@ -409,7 +413,9 @@ static const StateField state[] = {
     STATE_U8(VirtioNet, alluni), STATE_U8(VirtioNet, nomulti), STATE_U8(VirtioNet, nouni), STATE_U8(VirtioNet, nobcast),
     STATE_STRUCT(VirtioNet, unicast, mac_list_state), STATE_STRUCT(VirtioNet, multicast, mac_list_state),
     STATE_U32_ARRAY(VirtioNet, vlans), STATE_NOT(VirtioNet, frame, "used inside one call"),
-    STATE_NOT(VirtioNet, transmit, "rescheduled after load"), { 0 },
+    STATE_NOT(VirtioNet, transmit, "rescheduled when the machine runs"),
+    STATE_NOT(VirtioNet, nic, "configuration"), STATE_NOT(VirtioNet, rx, "a queue"), STATE_NOT(VirtioNet, tx, "a queue"),
+    STATE_NOT(VirtioNet, ctrl, "a queue"), { 0 },
 };
 
 VIRTIO_PCI_DEVICE(virtio_net, "virtio-net", "virtio-net", kind, VirtioNet, props, state, DEV_NETWORK, "Virtio network card",

@@ -599,6 +599,23 @@ void virtio_pci_reset(Device *dev)
     update_intx(vdev);
 }
 
+void virtio_pci_saving(Device *dev)
+{
+    VirtioDevice *vdev = container_of(dev, VirtioDevice, dev);
+    if (vdev->kind->saving) {
+        vdev->kind->saving(vdev);
+    }
+}
+
+/* Buffers that came while the machine stood still, or were given back. */
+void virtio_pci_resumed(Device *dev)
+{
+    VirtioDevice *vdev = container_of(dev, VirtioDevice, dev);
+    for (unsigned i = 0; i < vdev->queues; i++) {
+        virtio_queue_notified(vdev, i);
+    }
+}
+
 Error *virtio_pci_loaded(Device *dev)
 {
     VirtioDevice *vdev = container_of(dev, VirtioDevice, dev);

@@ -100,6 +100,7 @@ static void finish_held(SerialPort *port)
 {
     virtq_push(port->held, 0);
     port->held = NULL;
+    port->held_done = 0;
     virtq_notify(port->out);
 }
 
@@ -111,7 +112,6 @@ static void drain_port(SerialPort *port)
     for (;;) {
         if (!port->held) {
             port->held = virtq_pop(port->out, sizeof(*port->held));
-            port->held_done = 0;
             if (!port->held) {
                 return;
             }
@@ -307,7 +307,19 @@ static void reset(VirtioDevice *vdev)
                 virtq_discard(port->held);
                 port->held = NULL;
             }
+            port->held_done = 0;
             guest_opened(port, false);
+        }
+    }
+}
+
+/* What of a buffer went out already is remembered; the buffer is taken again. */
+static void saving(VirtioDevice *vdev)
+{
+    VirtioSerial *serial = of_vdev(vdev);
+    for (unsigned i = 0; i < PORTS_MAX; i++) {
+        if (serial->port[i] && serial->port[i]->held) {
+            virtq_unpop(g_steal_pointer(&serial->port[i]->held));
         }
     }
 }
@@ -345,7 +357,7 @@ static void unplug(VirtioDevice *vdev)
 }
 
 static const VirtioKind kind = { .name = "virtio-serial", .id = VIRTIO_ID_CONSOLE, .config_size = CONFIG, .plug = plug,
-                                 .unplug = unplug, .reset = reset, .get_config = get_config };
+                                 .unplug = unplug, .reset = reset, .saving = saving, .get_config = get_config };
 
 static const Prop serial_props[] = {
     PROP_U32("max_ports", VirtioSerial, max_ports, PORTS_MAX, .help = "Ports that the bus has room for"),
@@ -354,7 +366,8 @@ static const Prop serial_props[] = {
 static const StateField serial_state[] = {
     VIRTIO_STATE(VirtioSerial),
     STATE_BOOL(VirtioSerial, driver_ready),
-    STATE_NOT(VirtioSerial, ports_bus, "made by plug"),
+    STATE_NOT(VirtioSerial, ports_bus, "made by plug"), STATE_NOT(VirtioSerial, port, "they save themselves"),
+    STATE_NOT(VirtioSerial, ctrl_in, "a queue"), STATE_NOT(VirtioSerial, ctrl_out, "a queue"),
     STATE_NOT(VirtioSerial, pending, "sent again by the guest's next look"),
     { 0 },
 };
@@ -441,8 +454,8 @@ static const StateField port_state[] = {
     STATE_NOT(SerialPort, in, "a queue of the controller"),
     STATE_NOT(SerialPort, out, "a queue of the controller"),
     STATE_NOT(SerialPort, host_open, "the back end's"),
-    STATE_NOT(SerialPort, held, "popped again after load"),
-    STATE_NOT(SerialPort, held_done, "popped again after load"),
+    STATE_NOT(SerialPort, held, "given back before saving"),
+    STATE_INT(SerialPort, held_done),
     { 0 },
 };
 
