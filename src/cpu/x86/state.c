@@ -61,7 +61,7 @@ const StateField x86_cpu_state[] = {
     STATE_U64_ARRAY(X86Cpu, opmask), STATE_U8(X86Cpu, sipi_vector), STATE_U64_ARRAY(X86Cpu, pdpte),
     STATE_U64(X86Cpu, debug_pending), STATE_U64(X86Cpu, power_ctl), STATE_U64(X86Cpu, tsx_ctrl), STATE_U64(X86Cpu, debugctl),
     STATE_U64(X86Cpu, therm_interrupt), STATE_U64(X86Cpu, therm2), STATE_U64(X86Cpu, misc_features),
-    STATE_U64(X86Cpu, vm_hsave_pa), STATE_U64(X86Cpu, vm_cr), STATE_BOOL(X86Cpu, smi_in_halt), STATE_BOOL(X86Cpu, smm_in_nmi),
+    STATE_U64(X86Cpu, vm_hsave_pa), STATE_U64(X86Cpu, vm_cr), STATE_BOOL(X86Cpu, nmi_again), STATE_BOOL(X86Cpu, smi_in_halt), STATE_BOOL(X86Cpu, smm_in_nmi),
     STATE_BOOL(X86Cpu, shutdown), STATE_U64(X86Cpu, saved_tsc), STATE_U32(X86Cpu, saved_requests),
     /* configuration */
     STATE_EQUAL(X86Cpu, features), STATE_EQUAL(X86Cpu, family), STATE_EQUAL(X86Cpu, model_id), STATE_EQUAL(X86Cpu, stepping),
@@ -88,7 +88,7 @@ const StateField x86_cpu_state[] = {
     STATE_NOT(X86Cpu, map_changes, "host"), STATE_NOT(X86Cpu, interp_stop, "used inside one run"),
     STATE_NOT(X86Cpu, code, "made anew"), STATE_NOT(X86Cpu, dbt, "made anew"), STATE_NOT(X86Cpu, apic, "saves itself"),
     STATE_NOT(X86Cpu, native, "host"), STATE_NOT(X86Cpu, ferr, "wiring"), STATE_NOT(X86Cpu, insn_count, "statistics"),
-    STATE_NOT(X86Cpu, counters, "statistics"),
+    STATE_NOT(X86Cpu, jit, "the flags are in rflags whenever the CPU stands still"),
     STATE_NOT(X86Cpu, context, "from the mode"), STATE_NOT(X86Cpu, tlb, "from the mode"),
     { 0 },
 };
