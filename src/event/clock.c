@@ -125,17 +125,16 @@ static void change_end(Clocks *clocks)
     lock_release(&clocks->lock);
 }
 
-bool clocks_set_running(Clocks *clocks, bool running)
+void clocks_set_running(Clocks *clocks, bool running)
 {
     if (atomic_load(&clocks->running) == running) {
-        return running;
+        return;
     }
     change_begin(clocks);
     int64_t now = host_now(CLOCK_MONOTONIC);
     atomic_store(&clocks->base, atomic_load(&clocks->base) + (running ? -now : now));
     atomic_store(&clocks->running, running);
     change_end(clocks);
-    return !running;
 }
 
 void clocks_set_virtual_source(Clocks *clocks, int64_t (*fn)(void *opaque), void *opaque)

@@ -27,8 +27,8 @@ Clocks *clocks_new(void);
 void clocks_free(Clocks *clocks);
 /* Nanoseconds. Any thread, no lock. */
 int64_t clock_now(const Clocks *clocks, ClockId id);
-/* Starts and stops the virtual clocks (initially running). Machine lock. Timers are re-armed. Whether they ran before. */
-bool clocks_set_running(Clocks *clocks, bool running);
+/* Starts and stops the virtual clocks (initially running). Machine lock. Timers are re-armed. */
+void clocks_set_running(Clocks *clocks, bool running);
 /*
  * Takes virtual time from fn(opaque) instead of the host (qtest, instruction counting); NULL goes
  * back. Whoever moves that time calls clocks_virtual_moved().

@@ -30,13 +30,13 @@ static void run_machine(MigrationIn *in)
 {
     Machine *machine = in->machine;
 
+    machine->stopped_suspended = in->state == RUN_STATE_SUSPENDED;
     if (machine->start_paused) {
         machine_set_state(machine, RUN_STATE_PAUSED);
-    } else if (in->state == RUN_STATE_RUNNING || in->state == RUN_STATE_PRELAUNCH || in->state == RUN_STATE_INMIGRATE) {
+    } else if (in->state == RUN_STATE_RUNNING || in->state == RUN_STATE_PRELAUNCH || in->state == RUN_STATE_INMIGRATE ||
+               in->state == RUN_STATE_SUSPENDED) {
         machine_start(machine);
     } else {
-        /* A guest that sleeps is woken by its timers. */
-        clocks_set_running(machine->clocks, in->state == RUN_STATE_SUSPENDED);
         machine_set_state(machine, in->state);
     }
 }

@@ -31,7 +31,6 @@ struct MigrationOut {
     /* main loop */
     bool stopped;      /* the machine stands still for us */
     RunState state;    /* before that */
-    bool clocks_ran;
     int64_t stopped_at;
     GByteArray *devices; /* their records */
     /* measuring */
@@ -248,7 +247,6 @@ static void stop_machine(MigrationOut *out)
     out->stopped = true;
     out->stopped_at = now_ns(out);
     machine_stop(machine, RUN_STATE_FINISH_MIGRATE);
-    out->clocks_ran = clocks_set_running(machine->clocks, false); /* they do while the guest is suspended */
 }
 
 static Error *collect(void *opaque, const void *data, size_t length)
@@ -284,10 +282,9 @@ static void run_on(MigrationOut *out)
         return;
     }
     out->stopped = false;
-    if (out->state == RUN_STATE_RUNNING) {
+    if (out->state == RUN_STATE_RUNNING || out->state == RUN_STATE_SUSPENDED) {
         machine_start(machine);
     } else {
-        clocks_set_running(machine->clocks, out->clocks_ran);
         machine_set_state(machine, out->state);
     }
 }
