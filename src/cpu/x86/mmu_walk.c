@@ -2,8 +2,8 @@
  * Page walks: 32-bit (with PSE and PSE-36), PAE, 4-level and 5-level paging.
  * Intel SDM volume 3, chapter 4. Missing: shadow stacks, supervisor protection keys, nested paging.
  *
- * Accessed and dirty bits are set with a compare-and-swap on guest memory; when another CPU changed the
- * entry meanwhile, the walk starts again.
+ * Accessed and dirty bits are set with a compare-and-swap on guest memory; when another CPU changed
+ * the entry meanwhile, the walk starts again.
  */
 #include "cpu/x86/mmu_priv.h"
 
@@ -40,8 +40,10 @@ static uint64_t slot_read(X86Cpu *cpu, const Slot *slot, unsigned size)
 {
     uint64_t value = 0;
     if (slot->host) {
-        return size == 8 ? atomic_load_explicit((_Atomic uint64_t *)(void *)slot->host, memory_order_relaxed)
-                         : atomic_load_explicit((_Atomic uint32_t *)(void *)slot->host, memory_order_relaxed);
+        return size == 8 ? atomic_load_explicit((_Atomic uint64_t *)(void *)slot->host,
+                                                memory_order_relaxed)
+                         : atomic_load_explicit((_Atomic uint32_t *)(void *)slot->host,
+                                                memory_order_relaxed);
     }
     mem_load(cpu->as, slot->pa, size, &value);
     return value;
@@ -63,7 +65,8 @@ static bool slot_mark(X86Cpu *cpu, const Slot *slot, unsigned size, uint64_t old
     bool done;
     mmu_set_dirty(slot->page);
     if (size == 8) {
-        done = atomic_compare_exchange_strong((_Atomic uint64_t *)(void *)slot->host, &old, old | bits);
+        done = atomic_compare_exchange_strong((_Atomic uint64_t *)(void *)slot->host, &old,
+                                              old | bits);
     } else {
         uint32_t old32 = (uint32_t)old;
         done = atomic_compare_exchange_strong((_Atomic uint32_t *)(void *)slot->host, &old32,
@@ -106,7 +109,8 @@ static bool key_forbids(const X86Cpu *cpu, const Walk *walk, bool write, Privile
     return write && (rights & 2) && (privilege == PRIV_USER || (cpu->cr0 & CR0_WP));
 }
 
-uint32_t mmu_check_rights(const X86Cpu *cpu, const Walk *walk, X86Access access, Privilege privilege)
+uint32_t mmu_check_rights(const X86Cpu *cpu, const Walk *walk, X86Access access,
+                          Privilege privilege)
 {
     if (!(cpu->cr0 & CR0_PG)) {
         return 0;
@@ -139,6 +143,10 @@ typedef struct Walker {
     Privilege privilege;
     bool mark;
     uint32_t flags; /* WALK_W, _U, _NX gathered */
+    /* 32-bit paging: the PDE is marked when the whole walk has succeeded, as the 386 does. */
+    bool mark_pde;
+    uint64_t pde;
+    Slot pde_slot;
 } Walker;
 #define WALK_RETRY 1u /* an entry changed: start again */
 
@@ -183,6 +191,9 @@ static uint32_t finish(Walker *w, const Slot *slot, unsigned size, uint64_t entr
     }
     if (w->mark) {
         bool write = w->access == X86_WRITE || w->access == X86_RMW;
+        if (w->mark_pde && !slot_mark(w->cpu, &w->pde_slot, 4, w->pde, PTE_A)) {
+            return WALK_RETRY;
+        }
         if (!slot_mark(w->cpu, slot, size, entry, write ? PTE_A | PTE_D : PTE_A)) {
             return WALK_RETRY;
         }
@@ -224,21 +235,22 @@ static uint32_t walk_32(Walker *w, Walk *ret_walk)
         return finish(w, &slot, 4, pde, (pde & 0xffc00000u) | high, 22, ret_walk);
     }
     gather(w, pde);
-    if (w->mark && !slot_mark(cpu, &slot, 4, pde, PTE_A)) {
-        return WALK_RETRY;
-    }
-    slot = slot_at(cpu, (pde & 0xfffff000u) + (va >> 12 & 0x3ff) * 4);
-    uint64_t pte = slot_read(cpu, &slot, 4);
+    Slot pte_slot = slot_at(cpu, (pde & 0xfffff000u) + (va >> 12 & 0x3ff) * 4);
+    uint64_t pte = slot_read(cpu, &pte_slot, 4);
     if (!(pte & PTE_P)) {
         return walk_fault(w, 0);
     }
-    return finish(w, &slot, 4, pte, pte & 0xfffff000u, 12, ret_walk);
+    w->mark_pde = true;
+    w->pde = pde;
+    w->pde_slot = slot;
+    return finish(w, &pte_slot, 4, pte, pte & 0xfffff000u, 12, ret_walk);
 }
 
 /* Reserved bits that every 64-bit entry has. */
 static uint64_t reserved_64(const X86Cpu *cpu, bool long_mode)
 {
-    uint64_t reserved = long_mode ? BITS64(51, 0) & ~cpu->phys_mask : BITS64(62, 0) & ~cpu->phys_mask;
+    uint64_t reserved =
+        long_mode ? BITS64(51, 0) & ~cpu->phys_mask : BITS64(62, 0) & ~cpu->phys_mask;
     if (!(cpu->efer & EFER_NXE)) {
         reserved |= PTE_NX;
     }
@@ -300,7 +312,8 @@ static uint32_t walk_pae(Walker *w, Walk *ret_walk)
     if (!(pdpte & PTE_P)) {
         return walk_fault(w, 0);
     }
-    return walk_tables(w, pdpte & w->cpu->phys_mask & ~0xfffull, reserved_64(w->cpu, false), ret_walk);
+    return walk_tables(w, pdpte & w->cpu->phys_mask & ~0xfffull, reserved_64(w->cpu, false),
+                       ret_walk);
 }
 
 static uint32_t walk_long(Walker *w, Walk *ret_walk)
@@ -337,7 +350,8 @@ static uint32_t walk_long(Walker *w, Walk *ret_walk)
 static uint32_t walk_cached(Walker *w, const DirCache *dir, Walk *ret_walk)
 {
     uint64_t index = w->va >> 12 & 0x1ff;
-    Slot slot = { .pa = x86_a20(w->cpu, dir->table_pa) + index * 8, .host = dir->table + index * 8 };
+    Slot slot = { .pa = x86_a20(w->cpu, dir->table_pa) + index * 8,
+                  .host = dir->table + index * 8 };
     slot.page = mmu_phys_page(w->cpu, slot.pa);
     w->flags = dir->flags;
     uint64_t pte = slot_read(w->cpu, &slot, 8);
@@ -350,14 +364,20 @@ static uint32_t walk_cached(Walker *w, const DirCache *dir, Walk *ret_walk)
     return finish(w, &slot, 8, pte, pte & w->cpu->phys_mask & ~0xfffull, 12, ret_walk);
 }
 
-uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark, Walk *ret_walk)
+uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark,
+                  Walk *ret_walk)
 {
     if (!(cpu->cr0 & CR0_PG)) {
         *ret_walk = (Walk) { .pa = va & ~(MEM_PAGE_SIZE - 1), .flags = WALK_W | WALK_U | WALK_D };
         return 0;
     }
     for (;;) {
-        Walker w = { cpu, va, access, privilege, mark, WALK_W | WALK_U };
+        Walker w = { .cpu = cpu,
+                     .va = va,
+                     .access = access,
+                     .privilege = privilege,
+                     .mark = mark,
+                     .flags = WALK_W | WALK_U };
         uint32_t error;
         if (!(cpu->cr4 & CR4_PAE)) {
             error = walk_32(&w, ret_walk);
