@@ -2,8 +2,9 @@
  * Intel 8259A programmable interrupt controllers, master and slave, with the edge/level control
  * registers (ELCR) of the PIIX. Data sheet: 8259A (231468), 82371SB section 4.2.
  *
- * Initialization (ICW1..4), fully nested and special fully nested mode, automatic EOI, rotation, special
- * mask, poll. Not modelled: 8080 mode, buffered mode, cascades other than IR2.
+ * Nothing is requested of the CPU before and during initialization (ICW1..4). Fully nested and
+ * special fully nested mode, automatic EOI, rotation, special mask, poll. Not modelled: 8080 mode,
+ * buffered mode, cascades other than IR2.
  *
  * Threads: a lock of its own (rank IRQCHIP), since vCPUs acknowledge without the machine lock.
  */
@@ -15,16 +16,24 @@ enum { CASCADE_INPUT = 2 };
 
 enum { ICW1_IC4 = BIT(0), ICW1_SNGL = BIT(1), ICW1_SELECT = BIT(4) };
 enum { ICW4_AEOI = BIT(1), ICW4_SFNM = BIT(4) };
-enum { OCW3_RIS = BIT(0), OCW3_RR = BIT(1), OCW3_POLL = BIT(2), OCW3_SELECT = BIT(3), OCW3_SMM = BIT(5), OCW3_ESMM = BIT(6) };
+enum {
+    OCW3_RIS = BIT(0),
+    OCW3_RR = BIT(1),
+    OCW3_POLL = BIT(2),
+    OCW3_SELECT = BIT(3),
+    OCW3_SMM = BIT(5),
+    OCW3_ESMM = BIT(6)
+};
 
 typedef struct Chip {
     uint8_t irr, imr, isr;
-    uint8_t lines;        /* levels of the inputs */
-    uint8_t elcr;         /* 1: level triggered */
-    uint8_t base;         /* ICW2: bits 7..3 of the vector */
-    uint8_t cascade;      /* ICW3 */
-    uint8_t lowest;       /* input of lowest priority */
-    uint8_t icw_next;     /* 0: operating; else the number of the ICW that is awaited */
+    uint8_t lines;   /* levels of the inputs */
+    uint8_t elcr;    /* 1: level triggered */
+    uint8_t base;    /* ICW2: bits 7..3 of the vector */
+    uint8_t cascade; /* ICW3 */
+    uint8_t lowest;  /* input of lowest priority */
+    uint8_t
+        icw_next; /* 0: operating; else the number of the ICW that is awaited; 1 after a reset */
     bool single, needs_icw4;
     bool auto_eoi, rotate_auto, special_nested, special_mask;
     bool read_isr, poll;
@@ -62,7 +71,7 @@ static unsigned chip_input_of_rank(const Chip *chip, unsigned rank)
 static int chip_request(const Chip *chip, bool master)
 {
     unsigned rank = chip_rank(chip, chip->irr & ~chip->imr);
-    if (rank == 8) {
+    if (rank == 8 || chip->icw_next) {
         return -1;
     }
     uint8_t busy = chip->isr;
@@ -250,7 +259,7 @@ static void chip_icw_next(Chip *chip, uint8_t value)
 static void chip_write(Chip *chip, uint64_t port, uint8_t value)
 {
     if (port == 1) {
-        if (chip->icw_next) {
+        if (chip->icw_next > 1) {
             chip_icw_next(chip, value);
         } else {
             chip->imr = value;
@@ -354,8 +363,8 @@ static char *i8259_describe(Device *dev)
         g_string_append_printf(text,
                                "pic%u: irr=%02x imr=%02x isr=%02x hprio=%d irq_base=%02x rr_sel=%d "
                                "elcr=%02x fnm=%d\n",
-                               n, chip->irr, chip->imr, chip->isr, (chip->lowest + 1) & 7, chip->base,
-                               chip->read_isr, chip->elcr, chip->special_nested);
+                               n, chip->irr, chip->imr, chip->isr, (chip->lowest + 1) & 7,
+                               chip->base, chip->read_isr, chip->elcr, chip->special_nested);
     }
     lock_release(&pic->lock);
     return g_string_free(text, FALSE);
@@ -391,7 +400,7 @@ static void i8259_reset(Device *dev)
     lock_acquire(&pic->lock);
     for (unsigned n = 0; n < 2; n++) {
         uint8_t lines = pic->chip[n].lines;
-        pic->chip[n] = (Chip) { .lines = lines, .lowest = 7 };
+        pic->chip[n] = (Chip) { .lines = lines, .lowest = 7, .icw_next = 1 };
     }
     pic_update_locked(pic);
     lock_release(&pic->lock);
@@ -408,10 +417,23 @@ static Error *i8259_loaded(Device *dev)
 }
 
 static const StateField chip_state[] = {
-    STATE_U8(Chip, irr), STATE_U8(Chip, imr), STATE_U8(Chip, isr), STATE_U8(Chip, lines), STATE_U8(Chip, elcr),
-    STATE_U8(Chip, base), STATE_U8(Chip, cascade), STATE_RANGE(Chip, lowest, 0, 7), STATE_RANGE(Chip, icw_next, 0, 4),
-    STATE_BOOL(Chip, single), STATE_BOOL(Chip, needs_icw4), STATE_BOOL(Chip, auto_eoi), STATE_BOOL(Chip, rotate_auto),
-    STATE_BOOL(Chip, special_nested), STATE_BOOL(Chip, special_mask), STATE_BOOL(Chip, read_isr), STATE_BOOL(Chip, poll),
+    STATE_U8(Chip, irr),
+    STATE_U8(Chip, imr),
+    STATE_U8(Chip, isr),
+    STATE_U8(Chip, lines),
+    STATE_U8(Chip, elcr),
+    STATE_U8(Chip, base),
+    STATE_U8(Chip, cascade),
+    STATE_RANGE(Chip, lowest, 0, 7),
+    STATE_RANGE(Chip, icw_next, 0, 4),
+    STATE_BOOL(Chip, single),
+    STATE_BOOL(Chip, needs_icw4),
+    STATE_BOOL(Chip, auto_eoi),
+    STATE_BOOL(Chip, rotate_auto),
+    STATE_BOOL(Chip, special_nested),
+    STATE_BOOL(Chip, special_mask),
+    STATE_BOOL(Chip, read_isr),
+    STATE_BOOL(Chip, poll),
     { 0 },
 };
 

@@ -47,6 +47,25 @@ static void test_nesting(IsaFixture *f, gconstpointer unused)
     g_assert_cmpuint(i8259_take(pic), ==, 0x0c);
 }
 
+/* Before the last ICW there is no vector to give: a timer that ticks early must not interrupt. */
+static void test_uninitialized(IsaFixture *f, gconstpointer unused)
+{
+    isa_fixture_add(f, "isa-i8259");
+    I8259 *pic = i8259_of(f->machine);
+    pulse(pic, 0);
+    g_assert_false(i8259_pending(pic));
+    outb(f, 0x21, 0); /* OCW1 is taken, but changes nothing yet */
+    g_assert_false(i8259_pending(pic));
+    outb(f, 0x20, 0x11);
+    pulse(pic, 0);
+    outb(f, 0x21, 0x08);
+    outb(f, 0x21, 4);
+    g_assert_false(i8259_pending(pic));
+    outb(f, 0x21, 1);
+    g_assert_true(i8259_pending(pic));
+    g_assert_cmpuint(i8259_take(pic), ==, 0x08);
+}
+
 static void test_slave_queue(IsaFixture *f, gconstpointer unused)
 {
     I8259 *pic = pic_setup(f, 1);
@@ -107,6 +126,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 #define CASE(name, fn) g_test_add("/i8259/" name, IsaFixture, NULL, isa_fixture_setup, fn, isa_fixture_teardown)
+    CASE("uninitialized", test_uninitialized);
     CASE("nesting", test_nesting);
     CASE("slave-queue", test_slave_queue);
     CASE("level", test_level);
