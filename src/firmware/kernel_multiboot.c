@@ -1,6 +1,6 @@
 /*
- * Multiboot 1 kernels (specification 0.6.96): a header in the first 8 KiB, an ELF file or addresses in the
- * header. -initrd names modules: "FILE ARGS,FILE ARGS".
+ * Multiboot 1 kernels (specification 0.6.96): a header in the first 8 KiB, an ELF file or addresses
+ * in the header. -initrd names modules: "FILE ARGS,FILE ARGS".
  */
 #include <string.h>
 
@@ -33,27 +33,32 @@ static const uint8_t *find_header(const KernelImage *image)
     return NULL;
 }
 
-static Error *load_by_header(const KernelImage *image, const uint8_t *header, uint64_t limit, Loaded *ret_loaded)
+static Error *load_by_header(const KernelImage *image, const uint8_t *header, uint64_t limit,
+                             Loaded *ret_loaded)
 {
     size_t at = (size_t)(header - image->data);
     if (at + 32 > image->size) {
         return error_new("-kernel: '%s' ends inside its Multiboot header", image->path);
     }
-    uint32_t header_addr = ld32_le(header + 12), load_addr = ld32_le(header + 16), load_end = ld32_le(header + 20);
+    uint32_t header_addr = ld32_le(header + 12), load_addr = ld32_le(header + 16),
+             load_end = ld32_le(header + 20);
     uint32_t bss_end = ld32_le(header + 24), entry = ld32_le(header + 28);
     uint64_t skipped = header_addr - load_addr; /* from the load address to the header */
     if (load_addr > header_addr || skipped > at) {
-        return error_new("-kernel: '%s' has a Multiboot header with impossible addresses", image->path);
+        return error_new("-kernel: '%s' has a Multiboot header with impossible addresses",
+                         image->path);
     }
     size_t first = at - (size_t)skipped;
     uint64_t bytes = load_end ? (uint64_t)load_end - load_addr : image->size - first;
     uint64_t total = bss_end ? MAX(bytes, (uint64_t)bss_end - load_addr) : bytes;
     if ((load_end && load_end < load_addr) || (bss_end && bss_end < load_addr) ||
         !range_inside(first, bytes, image->size)) {
-        return error_new("-kernel: '%s' has a Multiboot header with impossible addresses", image->path);
+        return error_new("-kernel: '%s' has a Multiboot header with impossible addresses",
+                         image->path);
     }
     if (load_addr + total > limit) {
-        return error_new("-kernel: '%s' does not fit in the guest's memory; give it more with -m", image->path);
+        return error_new("-kernel: '%s' does not fit in the guest's memory; give it more with -m",
+                         image->path);
     }
     uint8_t *memory = g_malloc0(total);
     memcpy(memory, image->data + first, bytes);
@@ -65,16 +70,20 @@ static Error *load_elf(const KernelImage *image, uint64_t limit, Loaded *ret_loa
 {
     ElfImage elf;
     if (!elf_is(image->data, image->size)) {
-        return error_new("-kernel: '%s' has a Multiboot header without addresses and is no ELF file", image->path);
+        return error_new(
+            "-kernel: '%s' has a Multiboot header without addresses and is no ELF file",
+            image->path);
     }
     TRY(elf_parse(image->path, image->data, image->size, &elf));
     Error *err;
     if (elf.is64) {
-        err = error_new("-kernel: '%s' is a 64-bit Multiboot kernel; the protocol starts 32-bit code only", image->path);
+        err = error_new(
+            "-kernel: '%s' is a 64-bit Multiboot kernel; the protocol starts 32-bit code only",
+            image->path);
     } else {
         ret_loaded->entry = elf.entry;
-        err = elf_flatten(image->path, image->data, &elf, limit, &ret_loaded->memory, &ret_loaded->start,
-                          &ret_loaded->size);
+        err = elf_flatten(image->path, image->data, &elf, limit, &ret_loaded->memory,
+                          &ret_loaded->start, &ret_loaded->size);
     }
     elf_fini(&elf);
     return err;
@@ -82,20 +91,31 @@ static Error *load_elf(const KernelImage *image, uint64_t limit, Loaded *ret_loa
 
 /* --- the information structure --- */
 
-/* The structure, its strings and the list of modules, below 64 KiB, where the boot ROM can fill in more. */
+/* The structure, its strings and the list of modules. */
 typedef struct Info {
     GByteArray *bytes;
-    uint32_t addr, limit;
+    uint32_t addr;
 } Info;
 
-/* Above what the ROM uses, or below it when the kernel itself lies there. */
-static Info info_place(const Loaded *loaded, GByteArray *bytes)
+/* The loader works in a part of low memory where the kernel is not: the ROM's own data, behind them
+ * the structure. */
+enum { WINDOW_FIRST = 0x8000, WINDOW_LAST = 0x90000, WINDOW_SIZE = 0x8000 };
+enum {
+    ROM_DATA = 0x2000,
+    INFO_LIMIT = WINDOW_SIZE - ROM_DATA
+}; /* ROM_DATA is SCRATCH_SIZE of rom.inc */
+
+static Error *info_place(const KernelImage *image, const Loaded *loaded, uint32_t *ret_addr)
 {
-    const uint32_t high = 0x9500, high_end = 0x10000, low = 0x1000, low_end = 0x6000;
-    if (loaded->start < high_end && loaded->start + loaded->size > high) {
-        return (Info) { bytes, low, low_end - low };
+    for (uint64_t at = WINDOW_FIRST; at <= WINDOW_LAST; at += WINDOW_SIZE) {
+        if (at + WINDOW_SIZE <= loaded->start || at >= loaded->start + loaded->size) {
+            *ret_addr = (uint32_t)at + ROM_DATA;
+            return NULL;
+        }
     }
-    return (Info) { bytes, high, high_end - high };
+    return error_new(
+        "-kernel: '%s' fills the first 640 KiB of memory; loading it needs %d KiB of them",
+        image->path, WINDOW_SIZE / 1024);
 }
 
 static uint32_t put_text(Info *info, const char *text)
@@ -106,8 +126,8 @@ static uint32_t put_text(Info *info, const char *text)
 }
 
 /* Reads the modules behind one another, page aligned; their list goes into info. */
-static Error *load_modules(Machine *machine, Info *info, uint64_t base, GByteArray *modules, unsigned *ret_count,
-                           uint32_t *ret_list)
+static Error *load_modules(Machine *machine, Info *info, uint64_t base, GByteArray *modules,
+                           unsigned *ret_count, uint32_t *ret_list)
 {
     g_auto(GStrv) names = g_strsplit(machine->config->initrd, ",", -1);
     unsigned count = g_strv_length(names);
@@ -134,7 +154,8 @@ static Error *load_modules(Machine *machine, Info *info, uint64_t base, GByteArr
     return NULL;
 }
 
-static Error *build_info(Machine *machine, const KernelImage *image, const Loaded *loaded, uint64_t limit, Info *info)
+static Error *build_info(Machine *machine, const KernelImage *image, const Loaded *loaded,
+                         uint64_t limit, Info *info)
 {
     FwCfg *fw = machine->fw_cfg;
     g_autoptr(GByteArray) modules = g_byte_array_new();
@@ -144,17 +165,19 @@ static Error *build_info(Machine *machine, const KernelImage *image, const Loade
 
     g_byte_array_set_size(info->bytes, INFO_SIZE);
     memset(info->bytes->data, 0, INFO_SIZE);
-    g_autofree char *cmdline = machine->config->append ? g_strdup_printf("%s %s", image->path, machine->config->append)
-                                                       : g_strdup(image->path);
+    g_autofree char *cmdline = machine->config->append
+                                   ? g_strdup_printf("%s %s", image->path, machine->config->append)
+                                   : g_strdup(image->path);
     uint32_t cmdline_addr = put_text(info, cmdline), name_addr = put_text(info, "ostrich");
     if (machine->config->initrd) {
         flags |= INFO_MODS;
         TRY(load_modules(machine, info, base, modules, &count, &list));
     }
     if (base + modules->len > limit) {
-        return error_new("-initrd: the modules do not fit in the guest's memory; give it more with -m");
+        return error_new(
+            "-initrd: the modules do not fit in the guest's memory; give it more with -m");
     }
-    if (info->bytes->len > info->limit) {
+    if (info->bytes->len > INFO_LIMIT) {
         return error_new("-append: the command lines of kernel and modules are too long together");
     }
     uint8_t *data = info->bytes->data;
@@ -169,7 +192,8 @@ static Error *build_info(Machine *machine, const KernelImage *image, const Loade
     return NULL;
 }
 
-Error *kernel_load_multiboot(Machine *machine, const KernelImage *image, uint64_t ram_below_4g, bool *ret_found)
+Error *kernel_load_multiboot(Machine *machine, const KernelImage *image, uint64_t ram_below_4g,
+                             bool *ret_found)
 {
     FwCfg *fw = machine->fw_cfg;
     const uint8_t *header = find_header(image);
@@ -181,13 +205,15 @@ Error *kernel_load_multiboot(Machine *machine, const KernelImage *image, uint64_
     *ret_found = true;
     uint32_t flags = ld32_le(header + 4);
     if (flags & HEADER_UNKNOWN) {
-        return error_new("-kernel: '%s' asks for Multiboot features (flags 0x%x) that do not exist", image->path, flags);
+        return error_new("-kernel: '%s' asks for Multiboot features (flags 0x%x) that do not exist",
+                         image->path, flags);
     }
     TRY((flags & HEADER_ADDRESSES) ? load_by_header(image, header, ram_below_4g, &loaded)
                                    : load_elf(image, ram_below_4g, &loaded));
     g_autofree uint8_t *memory = loaded.memory;
     g_autoptr(GByteArray) bytes = g_byte_array_new();
-    Info info = info_place(&loaded, bytes);
+    Info info = { .bytes = bytes };
+    TRY(info_place(image, &loaded, &info.addr));
     TRY(build_info(machine, image, &loaded, ram_below_4g, &info));
     fw_cfg_set_u32(fw, FW_CFG_KERNEL_ADDR, (uint32_t)loaded.start);
     fw_cfg_set_u32(fw, FW_CFG_KERNEL_SIZE, (uint32_t)loaded.size);

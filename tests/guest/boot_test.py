@@ -23,12 +23,17 @@ def multiboot_example(emulator):
 
 
 def multiboot_low_kernel(emulator):
-    """A kernel between 0x8000 and 0xe000, where the information structure must not be."""
-    base, end, filler = 0x8000, 0xe000, b'\x5a'
+    """Kernels in low memory: neither the information structure nor the loader's own data may touch them."""
+    for base, end in ((0x8000, 0xe000), (0x2000, 0x8000), (0x5000, 0x70000)):
+        multiboot_kernel_at(emulator, base, end)
+
+
+def multiboot_kernel_at(emulator, base, end):
+    filler = b'\x5a'
     header = struct.pack('<8I', 0x1badb002, 0x10000, -0x1badb002 - 0x10000 & 0xffffffff, base, base, end, 0, base + 32)
     code = bytes.fromhex('3d02b0ad2b7524'      # cmp $0x2badb002,%eax; jne fail
-                         'bf00900000'          # mov $0x9000,%edi
-                         'b900140000'          # mov $0x1400,%ecx
+                         'bf') + struct.pack('<I', base + 0x1000) + bytes.fromhex(  # mov $,%edi
+                         'b9') + struct.pack('<I', (end - base - 0x1000) // 4) + bytes.fromhex(  # mov $,%ecx
                          'b85a5a5a5a'          # mov $0x5a5a5a5a,%eax
                          'fcf3af7510'          # cld; repe scasl; jne fail
                          '8b4304'              # mov 4(%ebx),%eax: mem_lower

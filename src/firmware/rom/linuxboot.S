@@ -5,6 +5,7 @@
         rom_code
 
 boot:
+        movw $SCRATCH_SEGMENT, %ax
         call boot_state
         rom_load KERNEL
         rom_load INITRD

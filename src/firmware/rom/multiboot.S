@@ -1,6 +1,7 @@
 /*
  * Starts a Multiboot 1 kernel. The information structure is the SETUP item; memory sizes and the memory
- * map are filled in here, from the BIOS.
+ * map are filled in here, from the BIOS. The scratch segment lies right below the structure: both are where the
+ * kernel is not, which may lie anywhere.
  */
         .include "rom.inc"
 
@@ -14,6 +15,16 @@
         rom_code
 
 boot:
+        movw $KEY_SETUP_ADDR, %ax
+        movw $SELECT, %dx
+        outw %ax, %dx
+        incw %dx
+        movw $4, %cx
+1:      inb %dx, %al
+        rorl $8, %eax
+        loop 1b
+        shrl $4, %eax
+        subw $SCRATCH_SIZE >> 4, %ax
         call boot_state
         rom_load KERNEL
         rom_load INITRD
@@ -21,9 +32,11 @@ boot:
         rom_save_entry
 
         rom_e820 24, 4
-        movl SAVED + 28, %esi           /* the structure lies below 64 KiB */
+        movw $SCRATCH_SIZE, %si         /* the structure's offset */
         orl $0x41, INFO_FLAGS(%si)
-        movl $MEMORY_MAP, INFO_MMAP_ADDR(%si)
+        movl $MEMORY_MAP, %eax
+        call linear
+        movl %eax, INFO_MMAP_ADDR(%si)
         movzwl %bp, %eax
         imull $24, %eax
         movl %eax, INFO_MMAP_LENGTH(%si)
@@ -45,7 +58,8 @@ boot:
 2:      addw $24, %di
         loop 1b
 3:
-        rom_enter_protected
+        movl SAVED + 24, %esi
         movl SAVED + 28, %ebx
+        rom_enter_protected
         movl $0x2badb002, %eax
-        jmp *SAVED + 24
+        jmp *%esi

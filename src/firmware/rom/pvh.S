@@ -11,6 +11,7 @@
         rom_code
 
 boot:
+        movw $SCRATCH_SEGMENT, %ax
         call boot_state
         rom_load KERNEL
         rom_load INITRD
@@ -19,13 +20,18 @@ boot:
         rom_save_entry
 
         rom_e820 24, 0
-        movl SAVED + 28, %esi
-        movl $MEMORY_MAP, INFO_MEMMAP_PADDR(%si)
-        movl $0, INFO_MEMMAP_PADDR + 4(%si)
+        movl SAVED + 24, %esi
+        movl SAVED + 28, %ebx
+        movw %bx, %di           /* the structure lies below 64 KiB */
+        xorw %ax, %ax
+        movw %ax, %es
+        movl $MEMORY_MAP, %eax
+        call linear
+        movl %eax, %es:INFO_MEMMAP_PADDR(%di)
+        movl $0, %es:INFO_MEMMAP_PADDR + 4(%di)
         movzwl %bp, %eax
-        movl %eax, INFO_MEMMAP_ENTRIES(%si)
+        movl %eax, %es:INFO_MEMMAP_ENTRIES(%di)
 
         rom_enter_protected
-        movl SAVED + 28, %ebx
         xorl %eax, %eax
-        jmp *SAVED + 24
+        jmp *%esi
