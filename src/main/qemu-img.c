@@ -9,6 +9,11 @@ static const ImgCommand commands[] = {
       "amend [--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] -o options "
       "filename",
       img_amend },
+    { "bench",
+      "bench [-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] "
+      "[--no-drain] [-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] "
+      "[-w] [-U] filename",
+      img_bench },
     { "bitmap",
       "bitmap (--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b "
       "source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts | -f fmt] "
@@ -41,6 +46,10 @@ static const ImgCommand commands[] = {
       "options] "
       "filename [size]",
       img_create },
+    { "dd",
+      "dd [--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] "
+      "[skip=blocks] if=input of=output",
+      img_dd },
     { "info",
       "info [--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
       "filename",

@@ -85,6 +85,26 @@ def test_convert():
                         json.loads(run(PEER, "map", "--output=json", "x.qcow2")), (shape, maker)
 
 
+def test_odd_size():
+    """A source whose length is no multiple of sectors, compressed, and cut by dd."""
+    make_raw("odd.raw", 3 * MIB + 4321, 8)
+    run(OURS, "convert", "-c", "-O", "qcow2", "odd.raw", "odd.qcow2")
+    run(PEER, "check", "odd.qcow2")
+    run(PEER, "compare", "odd.raw", "odd.qcow2")
+    for args in (["bs=64k"], ["bs=100k", "skip=3", "count=5"], ["skip=6000"]):
+        for tool, name in ((OURS, "o"), (PEER, "p")):
+            run(tool, "dd", "-f", "raw", "-O", "qcow2", "if=odd.raw", f"of={name}.qcow2", *args)
+        run(OURS, "compare", "-s", "o.qcow2", "p.qcow2")
+
+
+def test_bench():
+    run(OURS, "create", "-q", "-f", "qcow2", "bench.qcow2", "16M")
+    for args in ([], ["-w"], ["-w", "--flush-interval=64"], ["-w", "--flush-interval=64", "--no-drain"], ["-S", "64k"]):
+        common = ["bench", "-c", "300", "-d", "8", "-f", "qcow2", *args, "bench.qcow2"]
+        assert run(OURS, *common).splitlines()[0] == run(PEER, *common).splitlines()[0], args
+    run(PEER, "check", "bench.qcow2")
+
+
 def test_sparse():
     run(OURS, "create", "-q", "-f", "raw", "hole.raw", "1G")
     run(OURS, "convert", "-O", "qcow2", "hole.raw", "hole.qcow2")

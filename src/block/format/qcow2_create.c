@@ -60,6 +60,7 @@ static Error *parse_spec(KeyValues *opts, CreateSpec *spec)
     TRY(parse_compat(opts, &spec->version));
     TRY(parse_compression(opts, &spec->compression));
     TRY(block_take_size(opts, "size", 0, &spec->size));
+    spec->size = spec->size > INT64_MAX ? spec->size : ALIGN_UP(spec->size, 512);
     TRY(block_take_size(opts, "cluster_size", 65536, &spec->cluster_size));
     TRY(block_take_num(opts, "refcount_bits", 16, &spec->refcount_bits));
     TRY(block_take_bool(opts, "lazy_refcounts", false, &spec->lazy_refcounts));

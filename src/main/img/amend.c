@@ -71,7 +71,7 @@ static int amend_co(void *opaque)
 int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
     static const struct option longs[] = {
-        IMG_LONGS, IMG_LONG_IMAGE_OPTS, { "force", no_argument, NULL, LONG_FORCE }, { 0 }
+        IMG_LONGS, IMG_LONG_PROGRESS, IMG_LONG_IMAGE_OPTS, { "force", no_argument, NULL, LONG_FORCE }, { 0 }
     };
     g_autoptr(KeyValues) opts = keyvalues_new();
     Amend a = { .opts = opts };

@@ -189,7 +189,7 @@ static int compare_co(void *opaque)
 int img_compare(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
     static const struct option longs[] = {
-        IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 }
+        IMG_LONGS, IMG_LONG_PROGRESS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 }
     };
     Compare c = { 0 };
     ImgParser parser = { command, ":hf:F:T:pqsU", longs, compare_option, &c };
@@ -342,7 +342,7 @@ static int commit_co(void *opaque)
 
 int img_commit(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONGS, IMG_LONG_IMAGE_OPTS, { 0 } };
+    static const struct option longs[] = { IMG_LONGS, IMG_LONG_PROGRESS, IMG_LONG_IMAGE_OPTS, { 0 } };
     Commit c = { 0 };
     ImgParser parser = { command, ":hf:t:b:dpq", longs, commit_option, &c };
 
@@ -479,7 +479,7 @@ static int rebase_co(void *opaque)
 int img_rebase(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
     static const struct option longs[] = {
-        IMG_LONGS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 }
+        IMG_LONGS, IMG_LONG_PROGRESS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 }
     };
     Rebase r = { 0 };
     ImgParser parser = { command, ":hf:F:b:upt:T:qU", longs, rebase_option, &r };

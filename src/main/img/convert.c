@@ -230,8 +230,13 @@ static int write_sparse_co(Convert *c, uint64_t offset, uint64_t bytes, const ch
     return 0;
 }
 
-static int write_compressed_co(Convert *c, uint64_t offset, uint64_t bytes, const char *buffer)
+/* The buffer has room for whole clusters: a source that ends in the middle of the target's last one
+ * is padded. */
+static int write_compressed_co(Convert *c, uint64_t offset, uint64_t bytes, char *buffer)
 {
+    uint64_t whole = MIN(ALIGN_UP(bytes, c->cluster), c->target.node->size - offset);
+    memset(buffer + bytes, 0, (size_t)(whole - bytes));
+    bytes = whole;
     while (bytes) {
         uint64_t part = MIN(bytes, c->cluster);
         int ret;
@@ -250,7 +255,7 @@ static int write_compressed_co(Convert *c, uint64_t offset, uint64_t bytes, cons
     return 0;
 }
 
-static int write_piece_co(Convert *c, const Piece *piece, const char *buffer)
+static int write_piece_co(Convert *c, const Piece *piece, char *buffer)
 {
     if (piece->skip) {
         return 0;
@@ -522,7 +527,7 @@ static int convert_co(void *opaque)
 int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
     static const struct option longs[] = {
-        IMG_LONGS,
+        IMG_LONGS, IMG_LONG_PROGRESS,
         IMG_LONG_IMAGE_OPTS,
         IMG_LONG_FORCE_SHARE,
         { "target-image-opts", no_argument, NULL, LONG_TARGET_IMAGE_OPTS },

@@ -58,6 +58,13 @@ static Error *common_option(const ImgParser *parser, ImgOptions *o, int letter, 
     case 'p':
         o->progress = true;
         return NULL;
+    case LONG_PROGRESS:
+        if (value && strcmp(value, "json")) {
+            return error_new("--progress must be used alone or with json as argument.");
+        }
+        o->progress = true;
+        o->progress_json = value != NULL;
+        return NULL;
     case LONG_IMAGE_OPTS:
         o->image_opts = true;
         return NULL;
@@ -285,13 +292,18 @@ void img_progress(const ImgOptions *options, uint64_t done, uint64_t total)
         return;
     }
     last = now;
+    if (options->progress_json) {
+        printf("{\"done\": %" PRIu64 ", \"total\": %" PRIu64 "}\n", done, total);
+        fflush(stdout);
+        return;
+    }
     printf("    (%3.2f/100%%)\r", total ? 100.0 * (double)done / (double)total : 100.0);
     fflush(stdout);
 }
 
 void img_progress_end(const ImgOptions *options)
 {
-    if (options->progress) {
+    if (options->progress && !options->progress_json) {
         img_progress(options, 1, 1);
         putchar('\n');
     }

@@ -18,7 +18,8 @@ typedef struct ImgOptions {
     const char *cache;      /* -t */
     const char *src_cache;  /* -T */
     const char *output;     /* --output */
-    bool image_opts, target_image_opts, force_share, quiet, progress, json;
+    bool image_opts, target_image_opts, force_share, quiet, json;
+    bool progress, progress_json; /* -p, --progress=json: a line of JSON a step */
     char **args; /* what follows the options */
     int arg_count;
 } ImgOptions;
@@ -53,6 +54,7 @@ enum {
     LONG_MAX_LENGTH,
     LONG_SIZE,
     LONG_BITMAPS,
+    LONG_PROGRESS,
 };
 #define IMG_LONGS                                                                                  \
     { "help", no_argument, NULL, 'h' },                                                            \
@@ -62,6 +64,10 @@ enum {
 #define IMG_LONG_IMAGE_OPTS                                                                        \
     {                                                                                              \
         "image-opts", no_argument, NULL, LONG_IMAGE_OPTS                                           \
+    }
+#define IMG_LONG_PROGRESS                                                                          \
+    {                                                                                              \
+        "progress", optional_argument, NULL, LONG_PROGRESS                                         \
     }
 #define IMG_LONG_OUTPUT                                                                            \
     {                                                                                              \
@@ -110,6 +116,8 @@ bool img_is_help(const char *text);
 
 int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 int img_bitmap(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_bench(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
+int img_dd(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 int img_create(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 int img_info(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
