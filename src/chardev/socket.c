@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "chardev/chardev_priv.h"
-#include "chardev/net.h"
+#include "io/net.h"
 #include "chardev/telnet.h"
 
 #define MAX_FDS 16

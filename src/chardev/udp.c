@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "chardev/chardev_priv.h"
-#include "chardev/net.h"
+#include "io/net.h"
 
 typedef struct Udp {
     Chardev chr;

@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "chardev/net.h"
+#include "io/net.h"
 #include "monitor/fdset.h"
 #include "value/keyvalues.h"
 

@@ -1,4 +1,4 @@
-#include "chardev/net.h"
+#include "io/net.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -10,6 +10,11 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+static int backlog(const NetAddress *address)
+{
+    return address->backlog ? (int)address->backlog : 1;
+}
 
 /* --- unix sockets --- */
 
@@ -47,7 +52,7 @@ static MUST_USE Error *unix_socket(const NetAddress *address, bool listening, in
         return error_new_errno(err, "Failed to unlink socket %s", address->path);
     }
     int rc = listening ? bind(fd, (struct sockaddr *)&un, length) : connect(fd, (struct sockaddr *)&un, length);
-    if (rc < 0 || (listening && listen(fd, 1) < 0)) {
+    if (rc < 0 || (listening && listen(fd, backlog(address)) < 0)) {
         int err = errno;
         close(fd);
         return error_new_errno(err, listening ? "Failed to bind socket to %s" : "Failed to connect to '%s'",
@@ -152,7 +157,7 @@ static MUST_USE Error *resolve(const NetAddress *address, int type, bool passive
     return NULL;
 }
 
-static int listen_on(const struct addrinfo *info)
+static int listen_on(const NetAddress *address, const struct addrinfo *info)
 {
     int one = 1;
     int fd = socket(info->ai_family, info->ai_socktype | SOCK_CLOEXEC, info->ai_protocol);
@@ -161,7 +166,7 @@ static int listen_on(const struct addrinfo *info)
         return -errno;
     }
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    if (bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, 1) < 0) {
+    if (bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, backlog(address)) < 0) {
         int err = errno;
         close(fd);
         return -err;
@@ -179,7 +184,7 @@ static int listen_port(const NetAddress *address, const char *port, Error **ret_
         return -EINVAL;
     }
     for (struct addrinfo *info = list; info && fd < 0; info = info->ai_next) {
-        fd = listen_on(info);
+        fd = listen_on(address, info);
         if (fd == -EADDRINUSE) {
             break; /* the same port over the other protocol is another service */
         }

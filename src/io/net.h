@@ -1,6 +1,6 @@
-/* Sockets of character devices and migration: addresses, listening, connecting. */
-#ifndef OSTRICH_CHARDEV_NET_H
-#define OSTRICH_CHARDEV_NET_H
+/* Sockets: addresses, listening, connecting. */
+#ifndef OSTRICH_IO_NET_H
+#define OSTRICH_IO_NET_H
 
 #include "base/error.h"
 
@@ -10,6 +10,7 @@ typedef struct NetAddress {
     const char *host, *port;
     unsigned port_to;   /* highest port to try; 0: only `port` */
     bool only_ipv4, only_ipv6;
+    unsigned backlog;   /* of listening; 0: 1 */
 } NetAddress;
 
 /* Close-on-exec, non-blocking descriptors. */
