@@ -494,7 +494,8 @@ int node_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus
     if ((status.flags & (STATUS_RAW | STATUS_RECURSE)) && (status.flags & STATUS_DATA) &&
         (status.flags & STATUS_OFFSET)) {
         BlockStatus below;
-        ret = node_status_co(status.file, status.map, status.bytes, &below);
+        unsigned depth; /* what is below may have a backing chain of its own */
+        ret = node_status_above_co(status.file, NULL, status.map, status.bytes, &below, &depth);
         if (ret >= 0 && (status.flags & STATUS_RAW)) {
             status.bytes = MIN(status.bytes, below.bytes);
             status.flags = (below.flags & ~(unsigned)(STATUS_OFFSET | STATUS_EOF)) |
