@@ -14,6 +14,25 @@ const BlockDriver *block_driver_find(const char *name)
     return NULL;
 }
 
+const BlockDriver *block_driver_for_scheme(const char *scheme)
+{
+    SECTION_FOREACH (block_drivers, BlockDriver, it) {
+        const BlockDriver *d = *it;
+        if (!d->protocol) {
+            continue;
+        }
+        if (!strcmp(d->name, scheme)) {
+            return d;
+        }
+        for (const char *const *s = d->schemes; s && *s; s++) {
+            if (!strcmp(*s, scheme)) {
+                return d;
+            }
+        }
+    }
+    return NULL;
+}
+
 static int by_name(const void *a, const void *b)
 {
     return strcmp((*(const BlockDriver *const *)a)->name, (*(const BlockDriver *const *)b)->name);

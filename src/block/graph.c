@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 
 #include "block/bitmap.h"
+#include "block/export/export.h"
+#include "block/nbd/server.h"
 #include "block/node_priv.h"
 #include "value/json.h"
 
@@ -17,6 +19,7 @@ BlockGraph *block_graph_new(Loop *loop)
     list_init(&graph->nodes);
     list_init(&graph->backends);
     list_init(&graph->drives);
+    list_init(&graph->exports);
     return graph;
 }
 
@@ -149,6 +152,8 @@ static BlockNode *unused_node(BlockGraph *graph)
 static void close_all_co(void *opaque)
 {
     BlockGraph *graph = opaque;
+    nbd_server_stop_all_co(graph);
+    exports_stop_all_co(graph);
     blk_detach_all(graph);
     do {
         for (BlockNode *node; (node = unused_node(graph));) {
@@ -216,11 +221,14 @@ static Error *options_from_filename(const char *filename, KeyValues *opts)
     const char *rest = skip_protocol(filename);
     if (rest && memchr(filename, '/', (size_t)(rest - filename)) == NULL) {
         g_autofree char *protocol = g_strndup(filename, (gsize)(rest - 1 - filename));
-        const BlockDriver *driver = block_driver_find(protocol);
+        const BlockDriver *driver = block_driver_for_scheme(protocol);
         if (!strcmp(protocol, "file")) {
             path = rest;
-        } else if (driver && driver->protocol) {
-            keyvalues_set(opts, "driver", protocol);
+        } else if (driver) {
+            keyvalues_set(opts, "driver", driver->name);
+            if (driver->parse_filename) {
+                return driver->parse_filename(filename, opts);
+            }
             keyvalues_set(opts, "filename", rest);
             return NULL;
         } else {

@@ -133,6 +133,10 @@ struct BlockDriver {
     const char *name, *desc;
     size_t state_size;
     bool protocol; /* has no file child */
+    /* Further names that stand before the colon of a file name; NULL-terminated; may be NULL. */
+    const char *const *schemes;
+    /* Turns the whole file name into options; NULL: what is behind the colon is "filename". */
+    Error *(*parse_filename)(const char *filename, KeyValues *opts);
     bool filter;   /* CHILD_FILTERED below */
     bool supports_backing;
     bool extends;                      /* writes beyond the end make it longer (files) */

@@ -9,6 +9,8 @@ struct BlockGraph {
     List nodes;
     List backends; /* BlockBackend */
     List drives;   /* Drive */
+    List exports;  /* Export */
+    struct NbdServer *nbd_server; /* of nbd-server-start; NULL: not running */
     unsigned next_name;
     unsigned closing; /* nodes being closed in coroutines of their own */
     void (*stop)(void *opaque);
@@ -40,6 +42,8 @@ void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigne
 /* At the end: waits for their requests and takes the media out of all backends. */
 void blk_detach_all(BlockGraph *graph);
 
+/* The protocol that file names with "scheme:" in front mean; NULL: none. */
+const BlockDriver *block_driver_for_scheme(const char *scheme);
 const BlockDriver *block_probe(const uint8_t *data, size_t length, const char *filename);
 
 #endif

@@ -1,0 +1,11 @@
+/* What the files of the NBD client share. */
+#ifndef OSTRICH_BLOCK_NBD_CLIENT_PRIV_H
+#define OSTRICH_BLOCK_NBD_CLIENT_PRIV_H
+
+#include "block/nbd/client.h"
+
+/* Up to the transmission phase. info is empty on entry, and on failure. */
+Error *nbd_negotiate_co(IoStream *stream, const char *export, const char *context,
+                        NbdInfo *info) MUST_USE;
+
+#endif
