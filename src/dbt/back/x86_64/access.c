@@ -67,20 +67,36 @@ static void check_plain(Lower *l, unsigned size, bool write, bool align)
     enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 0, ENV_TLB_HOST));
 }
 
-/* The same with flags preserved, by PEXT. */
+/* With flags preserved: JRCXZ, whose field this returns, jumps when the address in r14 hits. */
+static uint8_t *pext_hit(Lower *l, unsigned size, bool write)
+{
+    Asm *a = l->hot;
+    enc_pext(a, 4, H_RCX, H_R14, enc_abs(l->env->masks));
+    enc_lea(a, 4, H_RCX, enc_mem_index(ENC_ABS, H_RCX, 3, 0));
+    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 2, write ? ENV_TLB_WRITE : ENV_TLB_READ));
+    enc_not(a, 8, H_RCX);
+    enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, (int32_t)size)); /* offset + size - 1 */
+    enc_pext(a, 8, H_RCX, H_RCX, enc_abs(l->env->masks + 8));
+    return enc_jrcxz(a);
+}
+
+/* Behind a hit: the host page to rcx, the offset to r14. */
+static void pext_host(Lower *l)
+{
+    Asm *a = l->hot;
+    enc_pext(a, 4, H_RCX, H_R14, enc_abs(l->env->masks));
+    enc_lea(a, 4, H_RCX, enc_mem_index(ENC_ABS, H_RCX, 3, 0));
+    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 2, ENV_TLB_HOST));
+    enc_pext(a, 4, H_R14, H_R14, enc_abs(l->env->masks + 16));
+}
+
+/* The check with flags preserved, by PEXT. */
 static void check_pext(Lower *l, unsigned size, bool write, bool align)
 {
     Asm *a = l->hot;
     const uint8_t *retry = enc_here(a);
     const uint8_t *stub = lower_slow_stub(l, SLOW_FLAGS | (write ? SLOW_WRITE : 0), retry);
-    EncRm scaled = enc_mem_index(ENC_ABS, H_RCX, 3, 0);
-    enc_pext(a, 4, H_RCX, H_R14, enc_abs(l->env->masks));
-    enc_lea(a, 4, H_RCX, scaled);
-    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 2, write ? ENV_TLB_WRITE : ENV_TLB_READ));
-    enc_op(a, 0xf7 | E_W, 2, enc_reg(H_RCX)); /* not */
-    enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, size)); /* offset + size - 1 */
-    enc_pext(a, 8, H_RCX, H_RCX, enc_abs(l->env->masks + 8));
-    uint8_t *hit = enc_jrcxz(a);
+    uint8_t *hit = pext_hit(l, size, write);
     enc_jmp(a, stub);
     enc_here_rel8(a, hit);
     if (align) {
@@ -89,10 +105,7 @@ static void check_pext(Lower *l, unsigned size, bool write, bool align)
         enc_jmp(a, stub);
         enc_here_rel8(a, aligned);
     }
-    enc_pext(a, 4, H_RCX, H_R14, enc_abs(l->env->masks));
-    enc_lea(a, 4, H_RCX, scaled);
-    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 2, ENV_TLB_HOST));
-    enc_pext(a, 4, H_R14, H_R14, enc_abs(l->env->masks + 16));
+    pext_host(l);
 }
 
 /* The same on hosts without PEXT. */
@@ -138,13 +151,50 @@ EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
 }
 
 /*
+ * The cold half of a group's check: r14 is the range's lowest address. On a miss the leader's own address is looked up;
+ * what that does not bring in (MMIO, a page with code), and a range on two pages, is left to a copy of the code
+ * from here on without groups.
+ */
+static void group_missed(Lower *l, const AccessPlan *plan, bool write, const uint8_t *retry)
+{
+    Asm *c = l->cold;
+    bool keep = lower_flags_live(l->u);
+    enc_lea(c, 4, H_RCX, enc_mem(H_R14, plan->span - 1));
+    if (keep) {
+        enc_u8(c, 0x9c); /* pushfq */
+    }
+    enc_alu(c, ALU_XOR, 4, H_RCX, enc_reg(H_R14));
+    enc_shr_imm(c, 4, H_RCX, 12);
+    uint8_t *straddles = enc_jcc8(c, CC_NE);
+    if (keep) {
+        enc_u8(c, 0x9d);
+    }
+    if (plan->at != 0) {
+        enc_lea(c, l->block->mode64 ? 8 : 4, H_R14, enc_mem(H_R14, plan->at));
+    }
+    unsigned kind = (keep ? SLOW_FLAGS : 0) | (write ? SLOW_WRITE : 0);
+    uint32_t site = lower_new_site(l, SLOW_LEAD | kind);
+    enc_call(c, keep ? l->env->slow[kind] : l->env->slow_va[kind]);
+    enc_jmp(c, retry);
+    enc_u32(c, l->block->first_site + site);
+    uint8_t *field = enc_jmp(c, NULL); /* LOWER_LEAD_ELSEWHERE behind the call */
+    unsigned n = lower_generic_exit(l);
+    l->out->exits[n].field = field;
+    enc_patch_rel32(field, c->run_delta, l->out->exits[n].stub);
+    enc_here_rel8(c, straddles);
+    if (keep) {
+        enc_u8(c, 0x9d);
+    }
+    enc_jmp(c, field - 1 + c->run_delta);
+}
+
+/*
  * The check of a group: its whole range lies in the page of `base` + low. The result is the host address of its lowest
- * byte, in rcx. On a miss the leader's own address is looked up; what that does not bring in (MMIO, a page with
- * code), and a range on two pages, is left to a copy of the code from here on without groups.
+ * byte, in rcx.
  */
 static void check_group(Lower *l, const AccessPlan *plan, unsigned base, bool write)
 {
-    Asm *a = l->hot, *c = l->cold;
+    Asm *a = l->hot;
     const uint8_t *retry = enc_here(a);
     int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
     unsigned width = l->block->mode64 ? 8 : 4, reg = host_of_guest[base];
@@ -157,33 +207,24 @@ static void check_group(Lower *l, const AccessPlan *plan, unsigned base, bool wr
     } else {
         enc_mov(a, width, H_R14, reg);
     }
-    tlb_index(a);
-    enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
-    enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)plan->span);
-    enc_jcc(a, CC_A, enc_here(c));
-    enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 0, ENV_TLB_HOST));
-    enc_alu(a, ALU_ADD, 8, H_RCX, enc_reg(H_R14));
+    if (lower_flags_live(l->u)) {
+        uint8_t *hit = pext_hit(l, plan->span, write);
+        enc_jmp(a, enc_here(l->cold));
+        enc_here_rel8(a, hit);
+        pext_host(l);
+    } else {
+        tlb_index(a);
+        enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
+        enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)plan->span);
+        enc_jcc(a, CC_A, enc_here(l->cold));
+        enc_alu(l->cold, ALU_ADD, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
+        enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 0, ENV_TLB_HOST));
+    }
+    enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, 0));
     if (plan->keep) {
         enc_store(a, 8, lower_env(l->env->hosts + 8 * (plan->group - 1)), H_RCX);
     }
-
-    enc_alu(c, ALU_ADD, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
-    enc_lea(c, 4, H_RCX, enc_mem(H_R14, plan->span - 1));
-    enc_alu(c, ALU_XOR, 4, H_RCX, enc_reg(H_R14));
-    enc_shr_imm(c, 4, H_RCX, 12);
-    uint8_t *straddles = enc_jcc8(c, CC_NE);
-    if (plan->at != 0) {
-        enc_lea(c, width, H_R14, enc_mem(H_R14, plan->at));
-    }
-    uint32_t site = lower_new_site(l, SLOW_LEAD | (write ? SLOW_WRITE : 0));
-    enc_call(c, l->env->slow_va[write]);
-    enc_jmp(c, retry);
-    enc_u32(c, l->block->first_site + site);
-    enc_here_rel8(c, straddles); /* LOWER_LEAD_ELSEWHERE behind the call */
-    uint8_t *field = enc_jmp(c, NULL);
-    unsigned n = lower_generic_exit(l);
-    l->out->exits[n].field = field;
-    enc_patch_rel32(field, c->run_delta, l->out->exits[n].stub);
+    group_missed(l, plan, write, retry);
 }
 
 /* The access as a member of a group. False: it is none. */

@@ -33,6 +33,7 @@ typedef struct Planner {
     const Uop *uops;
     unsigned count;
     AccessPlan *plan;
+    bool keeps_flags;
     unsigned full; /* bytes of a whole register: 8 or 4 */
     Value value[16];
     uint32_t next_number;
@@ -177,6 +178,9 @@ typedef struct Access {
 /* The one access of a uop, when lowering makes it by way of access.c and nothing else is to be checked. */
 static bool access_of(const Planner *p, const Uop *u, Access *ret)
 {
+    if (u->kind == UOP_PUSHF && (u->live_in & FL_ALL)) {
+        return false; /* the interpreter's */
+    }
     switch (u->kind) {
     case UOP_PUSH:
     case UOP_PUSHF:
@@ -234,7 +238,7 @@ static void lead(Planner *p, unsigned index, const Access *a, int64_t at)
 {
     const Uop *u = &p->uops[index];
     const Value *v = &p->value[a->base];
-    if ((u->live_in & FL_ALL) || p->next_id > GROUPS_MAX || at != (int32_t)at || v->offset != (int32_t)v->offset) {
+    if (((u->live_in & FL_ALL) && !p->keeps_flags) || p->next_id > GROUPS_MAX || at != (int32_t)at || v->offset != (int32_t)v->offset) {
         return;
     }
     Group *g = NULL;
@@ -345,9 +349,9 @@ static void finish(Planner *p, const uint8_t members[])
     }
 }
 
-void groups_plan(const Uop *uops, unsigned count, bool mode64, AccessPlan *ret_plan)
+void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags, AccessPlan *ret_plan)
 {
-    Planner p = { .uops = uops, .count = count, .plan = ret_plan, .full = mode64 ? 8 : 4, .next_number = 1, .next_id = 1 };
+    Planner p = { .keeps_flags = keeps_flags, .uops = uops, .count = count, .plan = ret_plan, .full = mode64 ? 8 : 4, .next_number = 1, .next_id = 1 };
     uint8_t members[GROUPS_MAX + 1] = { 0 };
     memset(ret_plan, 0, count * sizeof(*ret_plan));
     if (count > ARRAY_SIZE(p.address)) {

@@ -19,7 +19,7 @@ typedef struct AccessPlan {
     uint16_t span;
 } AccessPlan;
 
-/* Fills a plan for each uop (liveness must be known). */
-void groups_plan(const Uop *uops, unsigned count, bool mode64, AccessPlan *ret_plan);
+/* Fills a plan for each uop (liveness must be known). keeps_flags: leaders can check with flags live. */
+void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags, AccessPlan *ret_plan);
 
 #endif

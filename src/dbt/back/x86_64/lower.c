@@ -209,7 +209,7 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     }
     assert(block->count <= ARRAY_SIZE(l.plan));
     if (!block->generic) {
-        groups_plan(block->uops, block->count, block->mode64, l.plan);
+        groups_plan(block->uops, block->count, block->mode64, env->bmi2, l.plan);
     }
     for (l.index = 0; l.index < block->count; l.index++) {
         l.u = &block->uops[l.index];
