@@ -164,10 +164,31 @@ static void close_all_co(void *opaque)
     } while (graph->closing || unused_node(graph));
 }
 
+void block_graph_set_objects(BlockGraph *graph, Object *objects)
+{
+    graph->objects = objects;
+}
+
+Object *block_graph_objects(BlockGraph *graph)
+{
+    if (!graph->objects) {
+        graph->objects = graph->own_objects = object_new_container();
+    }
+    return graph->objects;
+}
+
+Error *block_graph_add_object(BlockGraph *graph, const char *text)
+{
+    g_autoptr(KeyValues) kv = NULL;
+    TRY(keyvalues_parse(text, "qom-type", &kv));
+    return object_make(block_graph_objects(graph), kv);
+}
+
 void block_graph_free(BlockGraph *graph)
 {
     if (graph) {
         co_run(graph->loop, close_all_co, graph);
+        object_free(graph->own_objects);
         g_free(graph);
     }
 }

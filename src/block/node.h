@@ -18,6 +18,7 @@
 #include "base/list.h"
 #include "block/vec.h"
 #include "event/coroutine.h"
+#include "object/object.h"
 #include "value/keyvalues.h"
 #include "value/value.h"
 
@@ -234,6 +235,11 @@ struct BlockNode {
 
 /* --- the graph --- */
 BlockGraph *block_graph_new(Loop *loop);
+/* The container of -object, where keys of encrypted images are looked up: the graph's own, or a borrowed one. */
+Object *block_graph_objects(BlockGraph *graph);
+void block_graph_set_objects(BlockGraph *graph, Object *objects);
+/* "secret,id=key0,file=...": for programs without a machine. */
+Error *block_graph_add_object(BlockGraph *graph, const char *text) MUST_USE;
 /* Closes what is left. Not from a callback. */
 void block_graph_free(BlockGraph *graph);
 Loop *block_graph_loop(const BlockGraph *graph);

@@ -6,6 +6,7 @@
 
 struct BlockGraph {
     Loop *loop;
+    Object *objects, *own_objects;
     List nodes;
     List backends; /* BlockBackend */
     List drives;   /* Drive */

@@ -309,6 +309,7 @@ static void follow_state(Machine *machine)
 static MUST_USE Error *make_drives(Plan *plan, Machine *machine)
 {
     BlockGraph *graph = block_graph_new(machine->loop);
+    block_graph_set_objects(graph, object_container_at(machine->root, "/objects"));
 
     machine_set_service(machine, BLOCK_SERVICE, graph);
     block_graph_set_hooks(graph, stop_for_io_error, emit_block_event, machine);

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "value/keyvalues.h"
+
 const ObjectType *object_type_find(const char *name)
 {
     SECTION_FOREACH (object_types, ObjectType, it) {
@@ -164,6 +166,50 @@ Object *object_container_at(Object *root, const char *path)
         }
     }
     return obj;
+}
+
+/* --- making one by options --- */
+
+static Error *set_all(Object *obj, const KeyValues *options)
+{
+    for (guint n = 0; n < options->items->len; n++) {
+        const KeyValue *item = g_ptr_array_index(options->items, n);
+        if (strcmp(item->key, "qom-type") && strcmp(item->key, "id")) {
+            TRY(object_set(obj, item->key, item->value));
+        }
+    }
+    for (const ObjectType *type = obj->type; type; type = type->parent) {
+        if (type->complete) {
+            return type->complete(obj);
+        }
+    }
+    return NULL;
+}
+
+Error *object_make(Object *container, const KeyValues *options)
+{
+    g_autoptr(KeyValues) kv = keyvalues_copy(options);
+    const char *name = keyvalues_get(kv, "qom-type"), *id = keyvalues_get(kv, "id");
+    const ObjectType *type = name ? object_type_find(name) : NULL;
+
+    if (!type || type->abstract) {
+        return error_hint(error_new("invalid object type: %s", name ? name : "none given"), "See -object help.");
+    }
+    if (!id) {
+        return error_new("Parameter 'id' is missing");
+    }
+    if (object_child(container, id)) {
+        return error_new("attempt to add duplicate property '%s' to object (type 'container')", id);
+    }
+    Object *obj = object_new(type);
+    object_add_child(container, id, obj);
+    Error *err = set_all(obj, kv);
+    if (err) {
+        object_unparent(obj);
+        return err;
+    }
+    obj->realized = true;
+    return NULL;
 }
 
 /* --- properties by name --- */

@@ -18,6 +18,7 @@ typedef struct Object Object;
 typedef struct ObjectType ObjectType;
 typedef struct Prop Prop;
 typedef struct PropKind PropKind;
+typedef struct KeyValues KeyValues; /* value/keyvalues.h */
 
 typedef struct EnumName {
     const char *name; /* NULL ends the table */
@@ -142,6 +143,9 @@ char *object_path(const Object *obj); /* caller frees */
 /* A container without properties. */
 Object *object_new_container(void);
 Object *object_container_at(Object *root, const char *path); /* makes what is missing */
+
+/* -object: "qom-type" names a registered type, "id" the name in `container`, the rest are properties. */
+Error *object_make(Object *container, const KeyValues *options) MUST_USE;
 
 const Prop *object_prop_find(const ObjectType *type, const char *name);
 /* Errors name the object, the property, the value, the range or names, and the nearest property. */

@@ -312,41 +312,7 @@ Error *qmp_qom_set(QmpContext *ctx, const QmpQomSetArgs *args, Value **ret)
 
 Error *object_add_options(Machine *machine, const KeyValues *options)
 {
-    g_autoptr(KeyValues) kv = keyvalues_copy(options);
-    const char *name = keyvalues_get(kv, "qom-type"), *id = keyvalues_get(kv, "id");
-    const ObjectType *type = name ? object_type_find(name) : NULL;
-    Object *container = object_container_at(machine->root, "/objects");
-
-    if (!type || type->abstract) {
-        return error_hint(error_new("invalid object type: %s", name ? name : "none given"), "See -object help.");
-    }
-    if (!id) {
-        return error_new("Parameter 'id' is missing");
-    }
-    if (object_child(container, id)) {
-        return error_new("attempt to add duplicate property '%s' to object (type 'container')", id);
-    }
-    Object *object = object_new(type);
-    object_add_child(container, id, object);
-    Error *err = NULL;
-    for (guint n = 0; n < kv->items->len && !err; n++) {
-        const KeyValue *item = g_ptr_array_index(kv->items, n);
-        if (strcmp(item->key, "qom-type") && strcmp(item->key, "id")) {
-            err = object_set(object, item->key, item->value);
-        }
-    }
-    for (const ObjectType *t = type; t && !err; t = t->parent) {
-        if (t->complete) {
-            err = t->complete(object);
-            break;
-        }
-    }
-    if (err) {
-        object_unparent(object);
-        return err;
-    }
-    object->realized = true;
-    return NULL;
+    return object_make(object_container_at(machine->root, "/objects"), options);
 }
 
 Error *qmp_object_add(QmpContext *ctx, const QmpObjectAddArgs *args, Value **ret)
