@@ -6,6 +6,7 @@ No loop device is needed: mmdebstrap fills a directory, mke2fs -d copies it into
 GPT disk behind a BIOS boot partition; GRUB's boot sector and core image are put in place by hand. Tests call disk(),
 which keeps what was made in a directory of the build tree, under a name that depends on this file's text."""
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -127,7 +128,7 @@ def disk(kernel, emulator):
     with open(os.path.abspath(__file__), 'rb') as f:
         key = hashlib.sha256(f.read()).hexdigest()[:12]
     path = os.path.abspath(os.path.join(cache, f'debian-{kernel}-{key}.qcow2'))
-    with open(os.path.join(cache, 'lock'), 'w') as lock:
+    with open(path + '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(path):
             packages = missing_tools()
@@ -135,6 +136,9 @@ def disk(kernel, emulator):
                 raise Skip('making a Debian disk needs ' + ', '.join(packages))
             if os.geteuid() != 0:
                 raise Skip('making a Debian disk needs root')
+            for old in glob.glob(os.path.join(cache, f'debian-{kernel}-*.qcow2*')):
+                if old != path + '.lock':
+                    os.unlink(old)
             make_disk(kernel, os.path.join(programs, 'qemu-img'), path)
     return path
 

@@ -144,8 +144,9 @@ class Guest:
         self.serial.sendall(text.encode())
 
     def shell(self, command, seconds):
-        """Runs the command in the shell at the serial line, which must not echo; returns what it wrote. It must succeed."""
-        self.send(f'{command}\necho "<$?>"\n')
+        """Runs the command in the shell at the serial line, which must not echo; returns what it wrote. It must succeed.
+        The shell has read all of this before it begins: Linux forgets what was typed when it puts the line to sleep."""
+        self.send(f'{{ {command}\n}}; echo "<$?>"\n')
         start = self.seen
         match = self.wait_serial(r'<(\d+)>\r\n', seconds)
         text = self.serial_text[start:match.start()].decode(errors='replace').replace('\r\n', '\n')
@@ -214,6 +215,7 @@ class Guest:
         while time.time() < limit:
             self.pause(0.05)
             if self.process.poll() is not None:
+                self.events += [reply for reply in map(json.loads, self.qmp_file) if 'event' in reply]
                 return self.process.returncode
         tail = self.serial_text[-1500:].decode(errors='replace')
         raise GuestError(f'the emulator still runs after {seconds} s, the end of the serial line:\n{tail}')
