@@ -302,11 +302,13 @@ uint8_t ide_reg_read(IdeBus *ide, unsigned reg)
         lower(ide);
         return status_of(ide);
     }
-    if (!drive) { /* the other drive answers, as it keeps a copy of the registers */
-        drive = drive_at(ide, ide->selected ^ 1);
-    }
     if (!drive) {
-        return 0;
+        /* The other drive answers, as it keeps a copy of the registers; a packet device gives zeroes, so that its
+         * signature is not seen twice. */
+        drive = drive_at(ide, ide->selected ^ 1);
+        if (!drive || drive->ops->signature_mid) {
+            return 0;
+        }
     }
     switch (reg) {
     case IDE_ERROR:

@@ -180,6 +180,10 @@ static void test_identify(Fixture *f, gconstpointer data)
     g_assert_cmphex(in(f, 0x1f7, 1), ==, 0);
     out(f, 0x1f7, 0xec, 1);
     g_assert_cmphex(in(f, 0x1f7, 1), ==, 0);
+    out(f, 0x176, 0xb0, 1); /* nor one beside the CD drive, whose signature must not be seen twice */
+    g_assert_cmphex(in(f, 0x174, 1) | in(f, 0x175, 1) << 8, ==, 0);
+    out(f, 0x176, 0xa0, 1);
+    g_assert_cmphex(in(f, 0x174, 1) | in(f, 0x175, 1) << 8, ==, 0xeb14);
     out(f, 0x1f6, 0xa0, 1);
     out(f, 0x1f7, 0xa1, 1);
     g_assert_cmphex(in(f, 0x1f7, 1), ==, 0x51);
