@@ -92,3 +92,14 @@ Error *elf_flatten(const char *path, const uint8_t *data, const ElfImage *image,
     *ret_size = end - start;
     return NULL;
 }
+
+uint64_t elf_physical(const ElfImage *image, uint64_t addr)
+{
+    for (guint i = 0; i < image->segments->len; i++) {
+        const ElfSegment *s = &g_array_index(image->segments, ElfSegment, i);
+        if (s->type == ELF_LOAD && addr >= s->vaddr && addr - s->vaddr < s->mem_size) {
+            return addr - s->vaddr + s->paddr;
+        }
+    }
+    return addr;
+}

@@ -25,4 +25,7 @@ void elf_fini(ElfImage *image);
 Error *elf_flatten(const char *path, const uint8_t *data, const ElfImage *image, uint64_t limit, uint8_t **ret_memory,
                    uint64_t *ret_start, uint64_t *ret_size) MUST_USE;
 
+/* Where an address of the program (its entry point, say) is loaded. */
+uint64_t elf_physical(const ElfImage *image, uint64_t addr);
+
 #endif

@@ -81,7 +81,7 @@ static Error *load_elf(const KernelImage *image, uint64_t limit, Loaded *ret_loa
             "-kernel: '%s' is a 64-bit Multiboot kernel; the protocol starts 32-bit code only",
             image->path);
     } else {
-        ret_loaded->entry = elf.entry;
+        ret_loaded->entry = elf_physical(&elf, elf.entry);
         err = elf_flatten(image->path, image->data, &elf, limit, &ret_loaded->memory,
                           &ret_loaded->start, &ret_loaded->size);
     }
