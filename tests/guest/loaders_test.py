@@ -90,5 +90,21 @@ def u_boot_as_firmware(emulator):
         vm.wait_serial(r'00\.01\.01\s+0x8086\s+0x7010', 60)
 
 
+def isapc(emulator):
+    image = need('/usr/lib/grub-rescue/grub-rescue-floppy.img', 'grub-rescue-pc')
+    with Guest(emulator, ['-M', 'isapc', '-cpu', '486', '-m', '16', '-drive', f'file={image},if=floppy,format=raw,readonly=on',
+                          '-boot', 'a', '-net', 'none'], serial=False) as vm:
+        vm.wait_screen(r'GNU GRUB', 120)
+        assert 'pci' not in vm.monitor('info qtree').lower()
+
+
+def no_machine(emulator):
+    with Guest(emulator, ['-M', 'none'], serial=False) as vm:
+        assert vm.qmp('query-status')['status'] == 'running'
+        assert not vm.qmp('query-cpus-fast')
+        vm.qmp('quit')
+        assert vm.wait_exit(20) == 0
+
+
 if __name__ == '__main__':
-    run([isolinux_hdt, isolinux_vesainfo, isolinux_meminfo, grub_as_firmware, u_boot_as_firmware])
+    run([isolinux_hdt, isolinux_vesainfo, isolinux_meminfo, grub_as_firmware, u_boot_as_firmware, isapc, no_machine])
