@@ -176,8 +176,9 @@ static int file_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes
     FileState *s = node->state;
     int ret = -ENOTSUP;
 
-    if (offset >= node->size && !s->device) { /* beyond the end: a hole */
-        return ftruncate(s->fd, (off_t)(offset + bytes)) < 0 ? -errno : 0;
+    if (offset >= node->size && !s->device) {
+        /* Beyond the end: a hole. Not by ftruncate(): a write further behind may be under way. */
+        return bytes && pwrite(s->fd, "", 1, (off_t)(offset + bytes - 1)) < 0 ? -errno : 0;
     }
     if ((flags & REQ_MAY_UNMAP) && !s->no_punch && offset + bytes <= node->size) {
         ret = fallocate_co(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
