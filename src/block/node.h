@@ -128,6 +128,7 @@ typedef struct BlockLimits {
     uint32_t discard_align; /* smaller discards are dropped; 0: request_align */
     uint64_t max_zeroes;    /* bytes a call, 0: no limit */
     uint32_t cluster_size;  /* for info and copying; 0: none */
+    bool compressed_only;   /* writes must be REQ_COMPRESSED, and a cluster is written once */
 } BlockLimits;
 
 struct BlockDriver {
@@ -140,6 +141,7 @@ struct BlockDriver {
     Error *(*parse_filename)(const char *filename, KeyValues *opts);
     bool filter;   /* CHILD_FILTERED below */
     bool supports_backing;
+    bool repairs; /* takes x-repair=on: opened for check -r */
     bool extends;                      /* writes beyond the end make it longer (files) */
     const BlockOption *options;        /* of open, without the common ones */
     const BlockOption *create_options; /* NULL: cannot create */

@@ -164,7 +164,7 @@ static int check_co(void *opaque)
             return img_result(err);
         }
         format = probe.node->driver->name;
-        if (!strcmp(format, "qcow2")) {
+        if (probe.node->driver->repairs) {
             keyvalues_set(more, "x-repair", "on");
         }
         img_close_co(&probe);

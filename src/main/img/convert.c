@@ -429,7 +429,7 @@ static Error *create_target_co(Convert *c, const char *filename)
         return error_new("Format driver '%s' does not support image creation", format);
     }
     TRY(check_create_options(driver, c->opts));
-    if (c->compress && !driver->supports_backing) {
+    if (c->compress && !(driver->write_flags & REQ_COMPRESSED)) {
         return error_new("Compression not supported for this file format");
     }
     const char *prealloc = keyvalues_get(c->opts, "preallocation");
@@ -476,8 +476,9 @@ static Error *open_target_co(Convert *c)
                          " bytes are needed, it has %" PRIu64,
                          filename, c->total, node->size);
     }
+    c->compress |= node->limits.compressed_only;
     c->cluster = node->limits.cluster_size ? node->limits.cluster_size : 65536;
-    if (c->compress && !node->driver->supports_backing) {
+    if (c->compress && !(node->driver->write_flags & REQ_COMPRESSED)) {
         return error_new("Compression not supported for this file format");
     }
     c->target_zeroed = c->target_is_zero || (!c->no_create && !node->backing && c->sparse &&

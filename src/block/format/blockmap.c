@@ -1,0 +1,376 @@
+/* Disks in blocks: requests taken apart into blocks. */
+#include "block/format/blockmap.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Adding {
+    uint64_t index;
+    CoQueue waiters;
+    ListNode in_map;
+} Adding;
+
+void blockmap_init(BlockMap *map, uint64_t block_size)
+{
+    *map = (BlockMap) { .block_size = block_size };
+    list_init(&map->adding);
+}
+
+static BlockNode *place_file(const BlockNode *node, const BlockPlace *place)
+{
+    return place->file ? place->file : node->file->node;
+}
+
+/* A piece of a request inside one block. */
+typedef struct Piece {
+    uint64_t index, in;
+    size_t bytes;
+} Piece;
+
+static Piece first_piece(const BlockMap *map, uint64_t offset, uint64_t bytes)
+{
+    uint64_t in = offset % map->block_size;
+    return (Piece) { offset / map->block_size, in, (size_t)MIN(bytes, map->block_size - in) };
+}
+
+static void wait_for_adding_co(BlockMap *map, uint64_t index)
+{
+    for (bool waited = true; waited;) {
+        waited = false;
+        LIST_FOREACH (a, &map->adding, Adding, in_map) {
+            if (a->index == index) {
+                co_queue_wait(&a->waiters);
+                waited = true;
+                break;
+            }
+        }
+    }
+}
+
+static int find_co(BlockMap *map, BlockNode *node, uint64_t index, BlockPlace *place)
+{
+    *place = (BlockPlace) { 0 };
+    if (!list_empty(&map->adding)) {
+        wait_for_adding_co(map, index);
+    }
+    return map->find_co(node, index, place);
+}
+
+/* --- reading --- */
+
+static int read_backing_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           size_t at)
+{
+    BlockNode *backing = node->backing ? node->backing->node : NULL;
+    uint64_t inside = backing ? MIN(bytes, backing->size - MIN(offset, backing->size)) : 0;
+
+    if (inside < bytes) {
+        block_vec_zero(vec, at + (size_t)inside, (size_t)(bytes - inside));
+    }
+    return inside ? node_preadv_co(backing, offset, inside, vec, at) : 0;
+}
+
+static int read_packed_co(BlockMap *map, BlockNode *node, const Piece *piece,
+                          const BlockPlace *place, const BlockVec *vec, size_t at)
+{
+    g_autofree uint8_t *data = g_try_malloc(map->block_size);
+    if (!data) {
+        return -ENOMEM;
+    }
+    int ret = map->unpack_co(node, piece->index, place, data);
+    if (ret == 0) {
+        block_vec_from_buffer(vec, at, data + piece->in, piece->bytes);
+    }
+    return ret;
+}
+
+static int read_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockVec *vec,
+                         size_t at)
+{
+    BlockPlace place;
+    int ret = find_co(map, node, piece->index, &place);
+    if (ret < 0) {
+        return ret;
+    }
+    switch (place.kind) {
+    case PLACE_DATA:
+        return node_preadv_co(place_file(node, &place), place.offset + piece->in, piece->bytes, vec,
+                              at);
+    case PLACE_PACKED:
+        return read_packed_co(map, node, piece, &place, vec, at);
+    case PLACE_NONE:
+        return read_backing_co(node, piece->index * map->block_size + piece->in, piece->bytes, vec,
+                               at);
+    default:
+        block_vec_zero(vec, at, piece->bytes);
+        return 0;
+    }
+}
+
+int blockmap_preadv_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
+                       const BlockVec *vec, size_t at)
+{
+    while (bytes) {
+        Piece piece = first_piece(map, offset, bytes);
+        int ret = read_piece_co(map, node, &piece, vec, at);
+        if (ret < 0) {
+            return ret;
+        }
+        offset += piece.bytes;
+        bytes -= piece.bytes;
+        at += piece.bytes;
+    }
+    return 0;
+}
+
+/* --- writing --- */
+
+/* A new block of which the request covers a part, over what is seen below. */
+static int write_filled_co(BlockMap *map, BlockNode *node, const Piece *piece,
+                           const BlockPlace *place, const BlockVec *vec, size_t at)
+{
+    g_autofree uint8_t *data = g_try_malloc0(map->block_size);
+    if (!data) {
+        return -ENOMEM;
+    }
+    uint64_t start = piece->index * map->block_size;
+    BLOCK_VEC_BUFFER(whole, data, (size_t)map->block_size);
+    int ret = read_backing_co(node, start,
+                              MIN(map->block_size, node->size - MIN(start, node->size)), &whole, 0);
+    if (ret < 0) {
+        return ret;
+    }
+    block_vec_to_buffer(vec, at, data + piece->in, piece->bytes);
+    return node_pwrite_co(place_file(node, place), place->offset, map->block_size, data, 0);
+}
+
+/* Formats make room behind the end of the file. A file holds zeroes where it grows, and is made to
+ * hold the whole block; elsewhere they are written. */
+static int clear_rest_co(BlockMap *map, BlockNode *node, const Piece *piece,
+                         const BlockPlace *place)
+{
+    BlockNode *file = place_file(node, place);
+    uint64_t behind = place->offset + piece->in + piece->bytes;
+    uint64_t end = place->offset + map->block_size;
+
+    if (node_storage(file)->driver->extends) {
+        behind = MAX(behind, file->size);
+        return behind < end ? node_write_zeroes_co(file, behind, end - behind, 0) : 0;
+    }
+    int ret = node_write_zeroes_co(file, place->offset, piece->in, 0);
+    return ret < 0 ? ret : node_write_zeroes_co(file, behind, end - behind, 0);
+}
+
+static int write_new_co(BlockMap *map, BlockNode *node, const Piece *piece, BlockPlace *place,
+                        bool zero_below, const BlockVec *vec, size_t at)
+{
+    BlockNode *file;
+    int ret = map->alloc_co ? map->alloc_co(node, piece->index, place) : -ENOTSUP;
+    if (ret < 0) {
+        return ret;
+    }
+    file = place_file(node, place);
+    if (node->backing && !zero_below && piece->bytes < map->block_size) {
+        ret = write_filled_co(map, node, piece, place, vec, at);
+    } else {
+        ret = node_pwritev_co(file, place->offset + piece->in, piece->bytes, vec, at, 0);
+        if (ret == 0 && piece->bytes < map->block_size) {
+            ret = clear_rest_co(map, node, piece, place);
+        }
+    }
+    return ret < 0 ? ret : map->link_co(node, piece->index, place);
+}
+
+static int write_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockVec *vec,
+                          size_t at)
+{
+    BlockPlace place;
+    int ret = find_co(map, node, piece->index, &place);
+    if (ret < 0) {
+        return ret;
+    }
+    if (place.kind == PLACE_DATA) {
+        return node_pwritev_co(place_file(node, &place), place.offset + piece->in, piece->bytes,
+                               vec, at, 0);
+    }
+    if (place.kind == PLACE_PACKED) {
+        return -ENOTSUP;
+    }
+    /* find_co() may have waited: nothing does from here to the entry in the list. */
+    wait_for_adding_co(map, piece->index);
+    Adding adding = { .index = piece->index };
+    co_queue_init(&adding.waiters);
+    list_append(&map->adding, &adding.in_map);
+    ret = map->find_co(node, piece->index, &place);
+    if (ret == 0 && place.kind == PLACE_DATA) { /* somebody was faster */
+        ret = node_pwritev_co(place_file(node, &place), place.offset + piece->in, piece->bytes, vec,
+                              at, 0);
+    } else if (ret == 0) {
+        ret = write_new_co(map, node, piece, &place, place.kind == PLACE_ZERO, vec, at);
+    }
+    list_remove(&adding.in_map);
+    co_queue_wake_all(&adding.waiters);
+    return ret;
+}
+
+int blockmap_pwritev_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
+                        const BlockVec *vec, size_t at)
+{
+    while (bytes) {
+        Piece piece = first_piece(map, offset, bytes);
+        int ret = write_piece_co(map, node, &piece, vec, at);
+        if (ret < 0) {
+            return ret;
+        }
+        offset += piece.bytes;
+        bytes -= piece.bytes;
+        at += piece.bytes;
+    }
+    return 0;
+}
+
+static int zero_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, unsigned flags)
+{
+    BlockPlace place;
+    int ret = find_co(map, node, piece->index, &place);
+    if (ret < 0 || place.kind == PLACE_ZERO || (place.kind == PLACE_NONE && !node->backing)) {
+        return ret;
+    }
+    uint64_t end = MIN((piece->index + 1) * map->block_size, node->size);
+    bool whole = piece->in == 0 && piece->index * map->block_size + piece->bytes == end;
+    if (whole && map->zero_co && (place.kind == PLACE_NONE || (flags & REQ_MAY_UNMAP))) {
+        return map->zero_co(node, piece->index);
+    }
+    if (place.kind != PLACE_DATA) {
+        return -ENOTSUP;
+    }
+    return node_write_zeroes_co(place_file(node, &place), place.offset + piece->in, piece->bytes,
+                                flags & ~(unsigned)REQ_FUA);
+}
+
+int blockmap_write_zeroes_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
+                             unsigned flags)
+{
+    while (bytes) {
+        Piece piece = first_piece(map, offset, bytes);
+        int ret = zero_piece_co(map, node, &piece, flags);
+        if (ret < 0) {
+            return ret;
+        }
+        offset += piece.bytes;
+        bytes -= piece.bytes;
+    }
+    return 0;
+}
+
+/* --- status --- */
+
+enum { STATUS_BLOCKS = 4096 }; /* looked at in one call */
+
+static bool continues(const BlockPlace *a, const BlockPlace *b, uint64_t distance)
+{
+    return a->kind == b->kind && a->file == b->file &&
+           (a->kind != PLACE_DATA || a->offset + distance == b->offset) && a->kind != PLACE_PACKED;
+}
+
+int blockmap_status_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
+                       BlockStatus *ret_status)
+{
+    Piece piece = first_piece(map, offset, bytes);
+    BlockPlace first, next;
+    int ret = find_co(map, node, piece.index, &first);
+    if (ret < 0) {
+        return ret;
+    }
+    uint64_t run = piece.bytes;
+    for (unsigned n = 1; run < bytes && n < STATUS_BLOCKS; n++) {
+        ret = find_co(map, node, piece.index + n, &next);
+        if (ret < 0) {
+            return ret;
+        }
+        if (!continues(&first, &next, n * map->block_size)) {
+            break;
+        }
+        run = MIN(bytes, run + map->block_size);
+    }
+    *ret_status = (BlockStatus) { .bytes = run };
+    switch (first.kind) {
+    case PLACE_NONE:
+        ret_status->flags = !node->driver->supports_backing ? STATUS_ZERO | STATUS_ALLOCATED
+                            : node->backing                 ? 0
+                                                            : STATUS_ZERO;
+        break;
+    case PLACE_ZERO:
+        ret_status->flags = STATUS_ZERO | STATUS_ALLOCATED;
+        break;
+    case PLACE_PACKED:
+        ret_status->flags = STATUS_DATA | STATUS_ALLOCATED | STATUS_COMPRESSED;
+        break;
+    case PLACE_DATA:
+        ret_status->flags =
+            STATUS_DATA | STATUS_ALLOCATED | STATUS_OFFSET | (map->holes ? STATUS_RECURSE : 0);
+        ret_status->map = first.offset + piece.in;
+        ret_status->file = place_file(node, &first);
+        break;
+    }
+    return 0;
+}
+
+/* --- checking --- */
+
+static void PRINTF(2, 3) say(BlockCheck *check, const char *fmt, ...)
+{
+    if (check->message) {
+        va_list ap;
+        va_start(ap, fmt);
+        g_autofree char *text = g_strdup_vprintf(fmt, ap);
+        va_end(ap);
+        check->message(check->opaque, text);
+    }
+}
+
+Error *blockmap_check_co(BlockMap *map, BlockNode *node, uint64_t first, uint64_t step,
+                         BlockCheck *check)
+{
+    uint64_t count = node->size / map->block_size + (node->size % map->block_size != 0);
+    uint64_t end = node->file->node->size, slots = end > first ? (end - first) / step + 1 : 1;
+    g_autofree uint8_t *seen = g_try_malloc0((gsize)(slots / 8 + 1));
+    uint64_t last = 0;
+
+    if (!seen) {
+        return error_new("Not enough memory for the check");
+    }
+    check->total_clusters = count;
+    for (uint64_t i = 0; i < count; i++) {
+        BlockPlace place = { 0 };
+        int ret = map->find_co(node, i, &place);
+        if (ret < 0) {
+            check->check_errors++;
+            if (check->check_errors > 100) {
+                return NULL;
+            }
+            continue;
+        }
+        if (place.kind != PLACE_DATA) {
+            continue;
+        }
+        check->allocated_clusters++;
+        uint64_t slot = place.offset >= first ? (place.offset - first) / step : slots;
+        if (slot >= slots || place.offset >= end) {
+            say(check, "ERROR: block %" PRIu64 " lies outside the file (offset 0x%" PRIx64 ")", i,
+                place.offset);
+            check->corruptions++;
+        } else if (seen[slot / 8] & BIT(slot % 8)) {
+            say(check, "ERROR: block %" PRIu64 " shares offset 0x%" PRIx64 " with another", i,
+                place.offset);
+            check->corruptions++;
+        } else {
+            seen[slot / 8] |= (uint8_t)BIT(slot % 8);
+        }
+        check->fragmented_clusters += last && place.offset != last + map->block_size;
+        last = place.offset;
+    }
+    return NULL;
+}

@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Image formats against another qemu-img: what one makes and changes, the other reads, and hostile images.
+
+usage: formats_test.py OUR-QEMU-IMG OUR-QEMU-IO [TEST...]
+Skipped (exit code 77) where no other qemu-img is installed.
+"""
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+IMG, IO = (os.path.abspath(p) for p in sys.argv[1:3])
+PATH = "/usr/bin:/usr/local/bin"
+PEER_IMG, PEER_IO = (shutil.which(n, path=PATH) for n in ("qemu-img", "qemu-io"))
+MIB = 1 << 20
+
+# format, create options; what cannot be changed in place is made by convert only
+SHAPES = [
+    ("vdi", ""), ("vdi", "static=on"), ("vpc", ""), ("vpc", "force_size=on"), ("vpc", "subformat=fixed"),
+    ("vpc", "subformat=fixed,force_size=on"), ("parallels", ""), ("parallels", "cluster_size=64k"), ("qed", ""),
+    ("qed", "cluster_size=4k,table_size=2"), ("vmdk", ""), ("vmdk", "subformat=monolithicFlat"),
+    ("vmdk", "subformat=twoGbMaxExtentSparse"), ("vmdk", "subformat=twoGbMaxExtentFlat"), ("vmdk", "zeroed_grain=on"),
+    ("vmdk", "subformat=streamOptimized"), ("vhdx", ""), ("vhdx", "subformat=fixed"), ("vhdx", "block_size=1M"),
+]
+FORMATS = subprocess.run([IMG, "--help"], capture_output=True, text=True).stdout.split("Supported formats:")[1].split()
+SHAPES = [s for s in SHAPES if s[0] in FORMATS]
+
+
+def run(*argv, code=0):
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    if done.returncode != code:
+        sys.exit(f"{' '.join(argv)}: exit code {done.returncode}, expected {code}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def options(text):
+    return ["-o", text] if text else []
+
+
+def make_raw(path, size, seed):
+    rng = random.Random(seed)
+    with open(path, "wb") as f:
+        f.truncate(size)
+        for _ in range(30):
+            f.seek(rng.randrange(size))
+            f.write(rng.randbytes(min(rng.randrange(1, 400000), size - f.tell())))
+
+
+def digest(path, size):
+    """Of the first bytes: some formats round the size up."""
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read(size)).hexdigest()
+
+
+def clean():
+    for name in os.listdir("."):
+        if name.startswith("x"):
+            os.unlink(name)
+
+
+def test_convert():
+    size = 20 * MIB
+    make_raw("src.raw", size, 1)
+    want = digest("src.raw", size)
+    for fmt, opts in SHAPES:
+        for maker, reader in ((IMG, PEER_IMG), (PEER_IMG, IMG), (IMG, IMG)):
+            clean()
+            run(maker, "convert", "-f", "raw", "-O", fmt, *options(opts), "src.raw", "x.img")
+            run(reader, "convert", "-f", fmt, "-O", "raw", "x.img", "back.raw")
+            assert digest("back.raw", size) == want, (fmt, opts, maker)
+            sizes = [json.loads(run(t, "info", "--output=json", "x.img")) for t in (PEER_IMG, IMG)]
+            for key in ("virtual-size", "format", "cluster-size"):
+                assert sizes[0].get(key) == sizes[1].get(key), (fmt, opts, key, sizes)
+            for tool in (IMG, PEER_IMG):
+                if fmt != "vpc":
+                    run(tool, "check", "-q", "-f", fmt, "x.img")
+
+
+def test_map():
+    make_raw("src.raw", 16 * MIB, 2)
+    for fmt, opts in SHAPES:
+        clean()
+        run(PEER_IMG, "convert", "-f", "raw", "-O", fmt, *options(opts), "src.raw", "x.img")
+        maps = [json.loads(run(t, "map", "--output=json", "-f", fmt, "x.img")) for t in (PEER_IMG, IMG)]
+
+        assert maps[0] == maps[1], (fmt, opts, maps)
+
+
+def commands(rng, model, count, parallel):
+    out = []
+    for _ in range(count):
+        length, at = rng.choice([512, 4096, 65536, rng.randrange(1, 300000)]), rng.randrange(len(model) - 900000)
+        at = at // 512 * 512 if rng.randrange(2) else at
+        kind, byte = rng.randrange(6), rng.randrange(1, 256)
+        if kind < 3:
+            out.append(f"write -P {byte} {at} {length}")
+            model[at:at + length] = bytes([byte]) * length
+        elif kind == 3:
+            out.append(f"write -z {rng.choice(['', '-u '])}{at} {length}")
+            model[at:at + length] = bytes(length)
+        elif kind == 4 and parallel:
+            for n in range(3):
+                out.append(f"aio_write -P {byte} {at + n * length} {length}")
+                model[at + n * length:at + (n + 1) * length] = bytes([byte]) * (min(at + (n + 1) * length, len(model)) - at - n * length)
+            out.append("aio_flush")
+        else:
+            out.append("flush")
+    return out
+
+
+def test_random_writes():
+    """Both programs change an image in turns; its contents follow a model."""
+    for number, (fmt, opts) in enumerate(SHAPES):
+        if "streamOptimized" in opts:
+            continue
+        clean()
+        rng, size = random.Random(number), 8 * MIB
+        model = bytearray(size + MIB)
+        run(rng.choice([IMG, PEER_IMG]), "create", "-q", "-f", fmt, *options(opts), "x.img", "9M")
+        for turn in range(4):
+            tool = (IO, PEER_IO)[turn % 2]
+            flags = [x for c in commands(rng, model, 25, fmt != "qed" or tool == IO) for x in ("-c", c)]
+            out = run(tool, "-f", fmt, *flags, "x.img")  # the peer's qed does not stand requests at once
+            assert "failed" not in out, (fmt, opts, out)
+            for reader in (IMG, PEER_IMG):
+                run(reader, "convert", "-f", fmt, "-O", "raw", "x.img", "back.raw")
+                with open("back.raw", "rb") as f:
+                    assert f.read(len(model)) == bytes(model), (fmt, opts, turn, tool, reader)
+                if fmt != "vpc":
+                    run(reader, "check", "-q", "-f", fmt, "x.img")
+
+
+def test_backing():
+    for fmt in ("qed", "vmdk"):
+        if fmt not in FORMATS:
+            continue
+        clean()
+        make_raw("b.raw", 4 * MIB, 3)
+        base = "b.raw" if fmt == "qed" else "xb.vmdk"
+        if fmt == "vmdk":
+            run(IMG, "convert", "-f", "raw", "-O", "vmdk", "b.raw", base)
+        for maker, other in ((IMG, PEER_IO), (PEER_IMG, IO)):
+            for name in ("x1", "x2"):
+                if os.path.exists(name):
+                    os.unlink(name)
+            run(maker, "create", "-q", "-f", fmt, "-b", base, "-F", "raw" if fmt == "qed" else "vmdk", "x1")
+            run(other, "-f", fmt, "-c", "write -P 5 1000 100k", "-c", "write -z 2M 64k", "x1")
+            with open("b.raw", "rb") as f:
+                want = bytearray(f.read())
+            want[1000:1000 + 102400] = b"\5" * 102400
+            want[2 * MIB:2 * MIB + 65536] = bytes(65536)
+            for tool in (IMG, PEER_IMG):
+                run(tool, "convert", "-f", fmt, "-O", "raw", "x1", "back.raw")
+                with open("back.raw", "rb") as f:
+                    assert f.read() == bytes(want), (fmt, maker, tool)
+
+
+def limited():
+    resource.setrlimit(resource.RLIMIT_AS, (512 * MIB, 512 * MIB))
+    resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+
+
+def test_hostile():
+    """Images with wrong headers and tables: no crash, no long wait, no lot of memory."""
+    rng = random.Random(int(os.environ.get("FUZZ_SEED", "1")))
+    rounds = int(os.environ.get("FUZZ_ROUNDS", "12"))
+    interesting = [0, 1, 0x7f, 0x80, 0xff]
+    for fmt, opts in SHAPES:
+        clean()
+        make_raw("src.raw", 2 * MIB, 4)
+        run(PEER_IMG, "convert", "-f", "raw", "-O", fmt, *options(opts), "src.raw", "x.img")
+        with open("x.img", "rb") as f:
+            good = f.read(4 * MIB)
+        marks = [i for i in range(0, min(len(good), MIB), 512) if any(good[i:i + 512])][:6] + [0, 0, 0]
+        tail = max(len(good) - 512, 0)
+        for _ in range(rounds):
+            bad = bytearray(good)
+            for _ in range(rng.randrange(1, 6)):
+                at = rng.choice(marks + [tail]) + rng.choice([rng.randrange(64), rng.randrange(512)])
+                width = rng.choice([1, 2, 4, 4, 8])
+                for k in range(width):
+                    if at + k < len(bad):
+                        bad[at + k] = rng.choice(interesting + [rng.randrange(256)])
+            if rng.randrange(8) == 0:
+                del bad[rng.randrange(len(bad)):]
+            with open("xbad.img", "wb") as f:
+                f.write(bad)
+            for command in (["info"], ["check"], ["map"], ["convert", "-O", "raw"]):
+                argv = [IMG, command[0], "-f", fmt, *command[1:], "xbad.img"]
+                start = time.monotonic()
+                target = ["xout.raw"] if command[0] == "convert" else []
+                done = subprocess.run([*argv, *target], capture_output=True, preexec_fn=limited, timeout=60)
+                took = time.monotonic() - start
+                if done.returncode < 0 and done.returncode not in (-25, ):
+                    shutil.copy("xbad.img", "/var/tmp/formats-test-crash.img")
+                    sys.exit(f"{argv}: signal {-done.returncode} after {took:.1f} s\n{done.stderr.decode()}\n"
+                             "the image is kept in /var/tmp/formats-test-crash.img")
+
+
+def main():
+    if not PEER_IMG or not PEER_IO or os.path.samefile(PEER_IMG, IMG):
+        print("no other qemu-img and qemu-io: skipped")
+        return 77
+    for test in [f for name, f in sorted(globals().items()) if name.startswith("test_")]:
+        if len(sys.argv) > 3 and test.__name__ not in sys.argv[3:]:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            os.chdir(scratch)
+            test()
+            os.chdir("/")
+        print(f"ok {test.__name__}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
