@@ -294,6 +294,18 @@ void apic_deliver(Machine *machine, const ApicMessage *message)
     }
 }
 
+bool apic_vector_waits(Machine *machine, uint8_t vector)
+{
+    Apics *all = machine_service(machine, APICS_SERVICE);
+    for (guint i = 0; all && i < all->apics->len; i++) {
+        Apic *apic = g_ptr_array_index(all->apics, i);
+        if (atomic_load(&apic->irr[vector / 32]) >> vector % 32 & 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void apics_msi(void *opaque, uint64_t addr, uint32_t data)
 {
     Apics *all = opaque;

@@ -25,6 +25,8 @@ typedef struct ApicMessage {
 /* The local APIC of a CPU; sets cpu->apic. The first one makes the page at 0xfee00000 and the MSI sink. */
 Error *apic_create(Vcpu *vcpu, Apic **ret_apic) MUST_USE;
 void apic_deliver(Machine *machine, const ApicMessage *message);
+/* Whether some CPU has been sent the vector and has not taken it. */
+bool apic_vector_waits(Machine *machine, uint8_t vector);
 /* The 8259's INTR: an IrqFn for LINT0 of every CPU; opaque is the Machine. */
 void apic_set_intr(void *machine, int n, int level);
 #endif

@@ -134,6 +134,15 @@ void i8259_set_irq(void *opaque, int n, int level)
     lock_release(&pic->lock);
 }
 
+bool i8259_edge_waits(I8259 *pic, int n)
+{
+    const Chip *chip = &pic->chip[n >> 3];
+    lock_acquire(&pic->lock);
+    bool waits = (chip->irr & ~chip->imr & ~chip->elcr) >> (n & 7) & 1;
+    lock_release(&pic->lock);
+    return waits;
+}
+
 static uint8_t pic_take_locked(I8259 *pic)
 {
     Chip *master = &pic->chip[0], *slave = &pic->chip[1];

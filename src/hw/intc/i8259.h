@@ -16,6 +16,8 @@ I8259 *i8259_of(Machine *machine);
 void i8259_set_irq(void *pic, int n, int level);
 /* Where INTR goes. It is driven with the controller's lock (rank IRQCHIP) held. */
 void i8259_connect(I8259 *pic, IrqLine intr);
+/* Whether an edge of input n has not been acknowledged, nor is it masked. */
+bool i8259_edge_waits(I8259 *pic, int n);
 /* Whether INTR is up. */
 bool i8259_pending(I8259 *pic);
 /* The two INTA cycles: acknowledges and gives the vector (the spurious one when nothing is pending). */

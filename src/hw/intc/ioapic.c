@@ -107,6 +107,16 @@ void ioapic_set_irq(void *opaque, int pin, int level)
     lock_release(&ioapic->lock);
 }
 
+bool ioapic_edge_waits(IoApic *ioapic, unsigned pin)
+{
+    lock_acquire(&ioapic->lock);
+    uint64_t entry = ioapic->entry[pin];
+    lock_release(&ioapic->lock);
+    unsigned mode = ENTRY_MODE(entry);
+    return !(entry & (ENTRY_MASKED | ENTRY_LEVEL)) && (mode == APIC_FIXED || mode == APIC_LOWEST) &&
+           apic_vector_waits(ioapic->dev.machine, (uint8_t)entry);
+}
+
 static void ioapic_eoi_locked(IoApic *ioapic, uint8_t vector)
 {
     for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {

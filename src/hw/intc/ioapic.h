@@ -14,6 +14,8 @@ typedef struct IoApic IoApic;
 IoApic *ioapic_of(Machine *machine); /* NULL when there is none */
 /* Input pin; an IrqFn, opaque is the IoApic. */
 void ioapic_set_irq(void *ioapic, int pin, int level);
+/* Whether a CPU has yet to take the vector that the edge input sends, unless it is masked. */
+bool ioapic_edge_waits(IoApic *ioapic, unsigned pin);
 /* A local APIC ended a level-triggered vector. */
 void ioapic_eoi(IoApic *ioapic, uint8_t vector);
 

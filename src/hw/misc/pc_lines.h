@@ -15,6 +15,22 @@
 #define PC_GSI_SERVICE "gsi"
 #define PC_GSI_COUNT 24
 
+/*
+ * A PcEdgeWaits: whether an edge of a global system interrupt is still on its way to a CPU, so that another one would
+ * be lost. Timers that count for a guest wait for it. Any thread.
+ */
+#define PC_EDGE_WAITS_SERVICE "gsi-edge-waits"
+typedef struct PcEdgeWaits {
+    bool (*fn)(void *opaque, unsigned gsi);
+    void *opaque;
+} PcEdgeWaits;
+
+static inline bool pc_edge_waits(Machine *machine, unsigned gsi)
+{
+    const PcEdgeWaits *waits = (const PcEdgeWaits *)machine_service(machine, PC_EDGE_WAITS_SERVICE);
+    return waits && waits->fn(waits->opaque, gsi);
+}
+
 /* Whoever changed its output last decides. Machine lock. */
 static inline void pc_set_a20(Machine *machine, bool open)
 {

@@ -18,6 +18,8 @@
 enum { HPET_BASE = 0xfed00000, HPET_SIZE = 0x400, TIMERS_MIN = 3, TIMERS_MAX = 32, NS_PER_TICK = 10 };
 #define FEMTOSECONDS_PER_TICK 10000000ull
 #define MIN_INTERVAL_NS       (20 * NS_PER_US)
+/* Ticks that came while the CPU had yet to take the one before are made up for, as many as fit in this time. */
+#define MAX_LAG_NS (NS_PER_SEC / 4)
 
 enum { R_CAPS = 0x00, R_CONFIG = 0x10, R_STATUS = 0x20, R_COUNTER = 0xf0, R_TIMERS = 0x100 };
 enum { CONFIG_ENABLE = 1, CONFIG_LEGACY = 2 };
@@ -34,6 +36,7 @@ typedef struct HpetTimer {
     unsigned n;
     uint64_t config, comparator, period, fsb;
     uint64_t wrote_low; /* of a 64-bit write in two halves */
+    uint64_t owed;      /* periods that ended and have not interrupted */
     uint64_t since;     /* counter when `comparator` was last looked at, see timer_catch_up() */
     Timer timer;
 } HpetTimer;
@@ -66,13 +69,18 @@ static uint64_t hpet_counter(const Hpet *hpet)
 
 /* --- interrupts --- */
 
+static unsigned timer_gsi(const HpetTimer *t)
+{
+    if ((t->hpet->config & CONFIG_LEGACY) && t->n < 2) {
+        return t->n ? 8 : 0;
+    }
+    return t->config >> 9 & 31;
+}
+
 static IrqLine *timer_line(const HpetTimer *t)
 {
     IrqLine *gsi = machine_service(t->hpet->dev.machine, PC_GSI_SERVICE);
-    unsigned n = t->config >> 9 & 31;
-    if ((t->hpet->config & CONFIG_LEGACY) && t->n < 2) {
-        n = t->n ? 8 : 0;
-    }
+    unsigned n = timer_gsi(t);
     return gsi && n < PC_GSI_COUNT ? &gsi[n] : NULL;
 }
 
@@ -108,6 +116,12 @@ static uint64_t timer_mask(const HpetTimer *t)
     return t->config & T_32BIT ? UINT32_MAX : UINT64_MAX;
 }
 
+/* Whether the interrupt of one period can get lost in that of the one before. */
+static bool timer_counts(const HpetTimer *t)
+{
+    return (t->config & (T_PERIODIC | T_ENABLE | T_LEVEL | T_FSB_ENABLE)) == (T_PERIODIC | T_ENABLE);
+}
+
 /*
  * A periodic comparator moves on each time the counter has reached it. While nobody would notice when
  * (timer_is_heard), no host timer runs, and it catches up when somebody looks.
@@ -124,7 +138,9 @@ static void timer_catch_up(HpetTimer *t)
     }
     if (gone >= ahead) {
         /* The next multiple of the period that has not passed. */
-        t->comparator = (t->comparator + ((gone - ahead) / t->period + 1) * t->period) & mask;
+        uint64_t periods = (gone - ahead) / t->period + 1;
+        t->comparator = (t->comparator + periods * t->period) & mask;
+        t->owed += timer_counts(t) ? periods : 0;
     }
     t->since = now;
 }
@@ -153,6 +169,9 @@ static void timer_arm(HpetTimer *t)
         return;
     }
     int64_t ns = (int64_t)left * NS_PER_TICK;
+    if (t->owed && timer_counts(t)) { /* looks again in a while */
+        ns = MIN(ns, (int64_t)MIN(t->period, NS_PER_SEC) * NS_PER_TICK / 8);
+    }
     timer_set(&t->timer, now_ns(hpet) + ((t->config & T_PERIODIC) ? MAX(ns, MIN_INTERVAL_NS) : ns));
 }
 
@@ -160,7 +179,18 @@ static void timer_expired(void *opaque)
 {
     HpetTimer *t = opaque;
     timer_catch_up(t);
-    timer_fire(t);
+    if (timer_counts(t) && t->period) {
+        uint64_t most = MAX(MAX_LAG_NS / NS_PER_TICK / t->period, 1);
+        bool full = t->owed >= most; /* nobody takes them */
+        t->owed = MIN(t->owed, most);
+        if (t->owed && (full || !pc_edge_waits(t->hpet->dev.machine, timer_gsi(t)))) {
+            timer_fire(t);
+            t->owed--;
+        }
+    } else {
+        timer_fire(t);
+        t->owed = 0;
+    }
     timer_arm(t);
 }
 
@@ -168,6 +198,7 @@ static void timer_write_comparator(HpetTimer *t, uint64_t value, bool done)
 {
     value &= timer_mask(t);
     timer_catch_up(t);
+    t->owed = 0;
     if (!(t->config & T_PERIODIC)) {
         t->comparator = value;
     } else {
@@ -191,6 +222,9 @@ static void timer_write_config(HpetTimer *t, uint64_t value)
         timer_lower(t);
     }
     t->config = (old & ~writable) | (value & writable);
+    if (!timer_is_heard(t) || (old ^ t->config) & T_PERIODIC) {
+        t->owed = 0;
+    }
     if (t->config & T_32BIT) {
         t->comparator = (uint32_t)t->comparator;
         t->period = (uint32_t)t->period;
@@ -413,7 +447,7 @@ static void hpet_reset(Device *dev)
         timer_lower(t);
         t->config = T_PERIODIC_CAP | T_64BIT_CAP | (hpet->msi ? T_FSB_CAP : 0) | (uint64_t)hpet->route_cap << 32;
         t->comparator = UINT64_MAX;
-        t->period = t->fsb = t->wrote_low = t->since = 0;
+        t->period = t->fsb = t->wrote_low = t->since = t->owed = 0;
     }
     if (hpet->config & CONFIG_LEGACY) {
         hpet_set_legacy(hpet, false);
@@ -435,7 +469,8 @@ static Error *hpet_loaded(Device *dev)
 
 static const StateField timer_state[] = {
     STATE_U64(HpetTimer, config), STATE_U64(HpetTimer, comparator), STATE_U64(HpetTimer, period),
-    STATE_U64(HpetTimer, fsb), STATE_U64(HpetTimer, wrote_low), STATE_U64(HpetTimer, since), STATE_NOT(HpetTimer, hpet, "wiring"),
+    STATE_U64(HpetTimer, fsb), STATE_U64(HpetTimer, wrote_low), STATE_U64(HpetTimer, since), STATE_U64(HpetTimer, owed),
+    STATE_NOT(HpetTimer, hpet, "wiring"),
     STATE_NOT(HpetTimer, n, "constant"), STATE_NOT(HpetTimer, timer, "armed again after loading"),
     { 0 },
 };

@@ -120,6 +120,40 @@ static void test_periodic_unheard(Fixture *f, gconstpointer unused)
     g_assert_cmpuint(get(f, 0x108, 4), ==, 1500000);
 }
 
+static bool busy(void *opaque, unsigned gsi)
+{
+    return gsi == 0 && *(bool *)opaque;
+}
+
+/* A CPU that takes nothing for a while gets the ticks of that time one by one afterwards, but not all of a long time. */
+static void test_periodic_busy(Fixture *f, gconstpointer unused)
+{
+    bool waits = false;
+    PcEdgeWaits service = { busy, &waits };
+    machine_set_service(f->isa.machine, PC_EDGE_WAITS_SERVICE, &service);
+    set(f, 0x100, 4, 1 << 8 | 1 << 6 | 1 << 3 | 1 << 2);
+    set(f, 0x108, 4, 400000);
+    set(f, 0x108, 4, 400000);
+    set(f, 0x10, 4, 3);
+    isa_fixture_advance(&f->isa, 4 * NS_PER_MS + 100);
+    g_assert_cmpuint(f->rises[0], ==, 1);
+    waits = true;
+    isa_fixture_advance(&f->isa, 40 * NS_PER_MS);
+    g_assert_cmpuint(f->rises[0], ==, 1);
+    waits = false;
+    isa_fixture_pass(&f->isa, 12 * NS_PER_MS, NS_PER_MS / 4);
+    g_assert_cmpuint(f->rises[0], ==, 14); /* as many as 56 ms have */
+    waits = true;
+    isa_fixture_advance(&f->isa, NS_PER_SEC);
+    unsigned before = f->rises[0];
+    g_assert_cmpuint(before, ==, 15); /* who waits so long takes none: it is tried again */
+    waits = false;
+    isa_fixture_pass(&f->isa, 100 * NS_PER_MS, NS_PER_MS / 4);
+    g_assert_cmpuint(f->rises[0] - before, <=, 62 + 25);
+    g_assert_cmpuint(f->rises[0] - before, >=, 60 + 25);
+    machine_set_service(f->isa.machine, PC_EDGE_WAITS_SERVICE, NULL);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -128,5 +162,6 @@ int main(int argc, char **argv)
     CASE("one-shot", test_one_shot);
     CASE("periodic-legacy", test_periodic_legacy);
     CASE("periodic-unheard", test_periodic_unheard);
+    CASE("periodic-busy", test_periodic_busy);
     return g_test_run();
 }

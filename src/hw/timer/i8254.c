@@ -9,6 +9,7 @@
 #include "hw/timer/i8254.h"
 
 #include "bus/isa.h"
+#include "hw/misc/pc_lines.h"
 
 enum { ACCESS_LOW = 1, ACCESS_HIGH = 2, ACCESS_BOTH = 3 };
 
@@ -177,11 +178,22 @@ static void pit_changed(I8254 *pit, int64_t now)
     pit_arm(pit, now);
 }
 
+/* While the CPU has not taken the last edge another one would be lost: it comes when that one is taken. */
+static bool pit_edge_must_wait(I8254 *pit, int64_t lag)
+{
+    if (lag > MAX_LAG_TICKS || !pc_edge_waits(pit->dev.machine, 0)) {
+        return false;
+    }
+    int64_t period = tick_to_ns(pit->counter[0].reload);
+    timer_set(&pit->timer, clock_now(pit->dev.machine->clocks, CLOCK_VIRTUAL) + MAX(period / 8, MIN_EDGE_NS));
+    return true;
+}
+
 static void pit_edge(void *opaque)
 {
     I8254 *pit = opaque;
     int64_t now = ticks_now(pit), edge = pit->edge;
-    if (edge < 0 || pit->irq_disabled) {
+    if (edge < 0 || pit->irq_disabled || pit_edge_must_wait(pit, now - edge)) {
         return;
     }
     irq_set(isa_irq(&pit->dev, 0), 0);

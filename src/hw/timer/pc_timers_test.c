@@ -1,4 +1,5 @@
 #include "bus/isa_test_util.h"
+#include "hw/misc/pc_lines.h"
 #include "hw/timer/i8254.h"
 #include "hw/timer/mc146818rtc.h"
 
@@ -26,6 +27,32 @@ static void test_pit_rate(IsaFixture *f, gconstpointer unused)
     isa_fixture_pass(f, NS_PER_SEC, NS_PER_MS);
     g_assert_cmpuint(f->rises[0], >=, 99);
     g_assert_cmpuint(f->rises[0], <=, 100);
+}
+
+static bool busy(void *opaque, unsigned gsi)
+{
+    return *(bool *)opaque;
+}
+
+/* Edges that a busy CPU has no room for come when it has. */
+static void test_pit_busy(IsaFixture *f, gconstpointer unused)
+{
+    bool waits = false;
+    PcEdgeWaits service = { busy, &waits };
+    machine_set_service(f->machine, PC_EDGE_WAITS_SERVICE, &service);
+    isa_fixture_add(f, "isa-pit");
+    pit_program(f, 0, 2, 4773); /* 250 Hz */
+    f->rises[0] = 0;
+    isa_fixture_pass(f, 10 * NS_PER_MS, NS_PER_MS);
+    g_assert_cmpuint(f->rises[0], ==, 2);
+    waits = true;
+    isa_fixture_pass(f, 50 * NS_PER_MS, NS_PER_MS);
+    g_assert_cmpuint(f->rises[0], ==, 2);
+    waits = false;
+    isa_fixture_pass(f, 10 * NS_PER_MS, NS_PER_MS / 4);
+    g_assert_cmpuint(f->rises[0], >=, 16);
+    g_assert_cmpuint(f->rises[0], <=, 17);
+    machine_set_service(f->machine, PC_EDGE_WAITS_SERVICE, NULL);
 }
 
 static void test_pit_count(IsaFixture *f, gconstpointer unused)
@@ -169,6 +196,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
 #define CASE(name, fn) g_test_add("/pc-timers/" name, IsaFixture, NULL, isa_fixture_setup, fn, isa_fixture_teardown)
     CASE("pit-rate", test_pit_rate);
+    CASE("pit-busy", test_pit_busy);
     CASE("pit-count", test_pit_count);
     CASE("pit-read-back", test_pit_read_back);
     CASE("speaker-gate", test_speaker_gate);

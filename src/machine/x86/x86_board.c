@@ -25,6 +25,13 @@ static void board_set_gsi(void *opaque, int n, int level)
     }
 }
 
+static bool board_edge_waits(void *opaque, unsigned n)
+{
+    X86Board *board = opaque;
+    return (n < 16 && board->pic && i8259_edge_waits(board->pic, (int)n)) ||
+           (board->ioapic && ioapic_edge_waits(board->ioapic, n == 0 ? 2 : n));
+}
+
 static void board_set_a20(void *opaque, int n, int level)
 {
     X86Board *board = opaque;
@@ -94,6 +101,8 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
     irq_line_init(&board->smi, board_smi, board, 0);
     machine_set_service(machine, PC_A20_SERVICE, &board->a20);
     machine_set_service(machine, PC_GSI_SERVICE, board->gsi);
+    board->edge_waits = (PcEdgeWaits) { board_edge_waits, board };
+    machine_set_service(machine, PC_EDGE_WAITS_SERVICE, &board->edge_waits);
     BoardParts *parts = (BoardParts *)object_new(&board_parts_type);
     parts->board = board;
     object_add_child(machine->object, "board", &parts->object);

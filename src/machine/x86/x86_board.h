@@ -9,6 +9,7 @@
 #include "hw/intc/apic.h"
 #include "hw/intc/i8259.h"
 #include "hw/intc/ioapic.h"
+#include "hw/misc/pc_lines.h"
 #include "hw/timer/mc146818rtc.h"
 
 typedef struct X86Board {
@@ -20,6 +21,7 @@ typedef struct X86Board {
     IoApic *ioapic;
     Rtc *rtc;
     IrqLine gsi[IOAPIC_PINS];
+    PcEdgeWaits edge_waits;
     IrqLine a20, smi;
     PcFirmwareInfo firmware;
     const char *ports[16];
