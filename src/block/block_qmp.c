@@ -1,6 +1,7 @@
 /* QMP commands about block devices and their media. */
 #include <string.h>
 
+#include "block/bitmap.h"
 #include "block/drive.h"
 #include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
@@ -47,6 +48,9 @@ static Value *node_value(BlockNode *node)
         value_put_int(info, limits[n], 0);
     }
     value_put_int(info, "write_threshold", 0);
+    if (!list_empty(&node->bitmaps)) {
+        value_put(info, "dirty-bitmaps", block_bitmaps_value(node));
+    }
     value_put(info, "image", image);
     value_put(info, "cache", cache);
     return info;

@@ -6,6 +6,7 @@
 #include "block/bitmap.h"
 #include "block/export/export.h"
 #include "block/nbd/server.h"
+#include "block/job.h"
 #include "block/node_priv.h"
 #include "value/json.h"
 
@@ -20,6 +21,7 @@ BlockGraph *block_graph_new(Loop *loop)
     list_init(&graph->backends);
     list_init(&graph->drives);
     list_init(&graph->exports);
+    list_init(&graph->jobs);
     return graph;
 }
 
@@ -154,6 +156,7 @@ static void close_all_co(void *opaque)
     BlockGraph *graph = opaque;
     nbd_server_stop_all_co(graph);
     exports_stop_all_co(graph);
+    jobs_cancel_all_co(graph);
     blk_detach_all(graph);
     do {
         for (BlockNode *node; (node = unused_node(graph));) {
@@ -531,8 +534,10 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
     list_init(&node->children);
     list_init(&node->parents);
     list_init(&node->bitmaps);
+    list_init(&node->before_write);
     list_init(&node->requests);
     co_queue_init(&node->drained);
+    co_queue_init(&node->gate);
     list_append(&graph->nodes, &node->in_graph);
     Error *err = open_steps_co(node, opts, protocol, depth);
     if (err) {

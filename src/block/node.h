@@ -167,6 +167,8 @@ struct BlockDriver {
     Error *(*truncate_co)(BlockNode *node, uint64_t size, Preallocation prealloc);
     uint64_t write_flags, zero_flags; /* REQ_* it does itself */
 
+    /* node->read_only is what it shall be; NULL: nothing to do. */
+    Error *(*reopen_co)(BlockNode *node);
     Error *(*set_claims)(BlockNode *node, unsigned used, unsigned shared); /* may be NULL */
     uint64_t (*allocated_size)(BlockNode *node); /* bytes on the host; NULL: the file child's */
     /* Facts for info: adds members to `data` ({"type":..., "data":{...}} is made around it). */
@@ -210,6 +212,13 @@ typedef enum DetectZeroes { DETECT_ZEROES_OFF, DETECT_ZEROES_ON, DETECT_ZEROES_U
 
 typedef struct NodeRequest NodeRequest;
 
+/* Called before a range of a node is changed; the change waits for it. */
+typedef struct BeforeWrite {
+    void (*fn)(struct BeforeWrite *hook, uint64_t offset, uint64_t bytes);
+    void *opaque, *saved; /* of whoever set it */
+    ListNode node;
+} BeforeWrite;
+
 struct BlockNode {
     BlockGraph *graph;
     const BlockDriver *driver;
@@ -228,8 +237,11 @@ struct BlockNode {
     List children, parents;                  /* BlockEdge */
 
     List bitmaps;  /* BlockBitmap */
+    List before_write; /* BeforeWrite */
     List requests; /* NodeRequest, in order of arrival */
     unsigned serialising;
+    Coroutine *gate_owner; /* NULL: the gate is open */
+    CoQueue gate;
     CoQueue drained;
     uint64_t write_generation, flushed_generation;
     ListNode in_graph;
@@ -293,6 +305,23 @@ Error *block_root_attach(BlockNode *node, const char *what, unsigned used, unsig
 Error *block_root_set_claims(BlockEdge *edge, unsigned used, unsigned shared) MUST_USE;
 void block_root_detach(BlockEdge *edge); /* accepts NULL */
 
+/*
+ * Everybody who uses `from` uses `to` instead, except nodes of the chain that begins at `to` (and
+ * what is listed as `except`, may be NULL). Nothing is under way on `from`: the caller has drained
+ * it and not yielded since. The references move along.
+ */
+Error *node_replace(BlockNode *from, BlockNode *to, const BlockEdge *except) MUST_USE;
+/* Puts another node, or NULL, under node as its backing node; takes no reference of the caller. */
+Error *node_set_backing_co(BlockNode *node, BlockNode *backing) MUST_USE;
+/* Reopens the node, and its storage, for writing or only for reading. */
+Error *node_set_read_only_co(BlockNode *node, bool read_only) MUST_USE;
+/* Whether `below` is node, or is reached from it. */
+bool node_reaches(const BlockNode *node, const BlockNode *below);
+/* Keeps requests of everybody but the calling coroutine from beginning on the node, and waits until
+ * nothing is under way. One at a time; node_open_gate() ends it. */
+void node_close_gate_co(BlockNode *node);
+void node_open_gate(BlockNode *node);
+
 /* --- requests: 0 or -errno --- */
 int node_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                    size_t at);
@@ -304,6 +333,8 @@ int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void 
 int node_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
 int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes);
 int node_flush_co(BlockNode *node);
+/* Copies what the backing node shows in the range into the node itself; guests see no change. */
+int node_populate_co(BlockNode *node, uint64_t offset, uint64_t bytes);
 /* Of this node alone. */
 int node_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status);
 /*

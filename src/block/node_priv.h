@@ -12,6 +12,7 @@ struct BlockGraph {
     List drives;   /* Drive */
     List exports;  /* Export */
     struct NbdServer *nbd_server; /* of nbd-server-start; NULL: not running */
+    List jobs;     /* Job */
     unsigned next_name;
     unsigned closing; /* nodes being closed in coroutines of their own */
     void (*stop)(void *opaque);

@@ -43,6 +43,9 @@ static NodeRequest *earlier_conflict(const NodeRequest *req)
 static void request_begin(NodeRequest *req, BlockNode *node, uint64_t offset, uint64_t bytes,
                           bool write, uint32_t serialise_align)
 {
+    while (node->gate_owner && node->gate_owner != co_self()) {
+        co_queue_wait(&node->gate);
+    }
     *req = (NodeRequest) { .node = node, .offset = offset, .bytes = bytes, .write = write };
     if (serialise_align) {
         uint64_t end = offset + bytes;
@@ -87,6 +90,21 @@ void node_drain_co(BlockNode *node)
     while (!list_empty(&node->requests)) {
         co_queue_wait(&node->drained);
     }
+}
+
+void node_close_gate_co(BlockNode *node)
+{
+    while (node->gate_owner) {
+        co_queue_wait(&node->gate);
+    }
+    node->gate_owner = co_self();
+    node_drain_co(node);
+}
+
+void node_open_gate(BlockNode *node)
+{
+    node->gate_owner = NULL;
+    co_queue_wake_all(&node->gate);
 }
 
 static int check_range(uint64_t offset, uint64_t bytes)
@@ -187,6 +205,28 @@ int node_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer
 }
 
 /* --- writing --- */
+
+/* Before the request is in the list, so that reading the range does not wait for it. */
+static void announce_write_co(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    if (list_empty(&node->before_write)) {
+        return;
+    }
+    g_autoptr(GPtrArray) hooks = g_ptr_array_new(); /* one may go while another is waited for */
+    LIST_FOREACH (hook, &node->before_write, BeforeWrite, node) {
+        g_ptr_array_add(hooks, hook);
+    }
+    for (guint i = 0; i < hooks->len; i++) {
+        bool there = false;
+        LIST_FOREACH (hook, &node->before_write, BeforeWrite, node) {
+            there |= hook == g_ptr_array_index(hooks, i);
+        }
+        if (there) {
+            BeforeWrite *hook = g_ptr_array_index(hooks, i);
+            hook->fn(hook, offset, bytes);
+        }
+    }
+}
 
 static int check_writable(const BlockNode *node, uint64_t offset, uint64_t bytes)
 {
@@ -300,6 +340,7 @@ int node_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
         return node_write_zeroes_co(node, offset, bytes, (flags & REQ_FUA) | unmap);
     }
     bool aligned = is_aligned(node, offset, bytes);
+    announce_write_co(node, offset, bytes);
     request_begin(&req, node, offset, bytes, true, aligned ? 0 : node->limits.request_align);
     if (aligned && block_vec_is_aligned(vec, at, (size_t)bytes, node->limits.memory_align)) {
         ret = write_aligned_co(node, offset, bytes, vec, at, flags);
@@ -315,6 +356,37 @@ int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void 
 {
     BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
     return node_pwritev_co(node, offset, bytes, &vec, 0, flags);
+}
+
+/* What the backing node shows through becomes the node's own. */
+int node_populate_co(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    NodeRequest req;
+    uint64_t unit = MAX(node->limits.cluster_size, node->limits.request_align);
+    uint64_t from = offset - offset % unit, end = MIN(node->size, (offset + bytes + unit - 1) / unit * unit);
+    int ret = check_writable(node, from, end - from);
+    if (ret < 0 || !node->backing) {
+        return ret;
+    }
+    char *buffer = buffer_new(node, BOUNCE_MAX);
+    ret = buffer ? 0 : -ENOMEM;
+    request_begin(&req, node, from, end - from, true, (uint32_t)unit);
+    for (uint64_t at = from; at < end && ret >= 0;) {
+        BlockStatus status = { .bytes = end - at, .flags = 0 };
+        ret = node->driver->status_co(node, at, MIN(end - at, BOUNCE_MAX), &status);
+        uint64_t part = MIN(MIN(status.bytes, end - at), BOUNCE_MAX);
+        if (ret >= 0 && !(status.flags & STATUS_ALLOCATED)) {
+            BLOCK_VEC_BUFFER(vec, buffer, (size_t)part);
+            ret = node_preadv_co(node->backing->node, at, part, &vec, 0);
+            if (ret >= 0) {
+                ret = write_aligned_co(node, at, part, &vec, 0, 0);
+            }
+        }
+        at += part;
+    }
+    request_end(&req);
+    free(buffer);
+    return ret;
 }
 
 /* --- zeroes and discard --- */
@@ -403,6 +475,7 @@ int node_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsig
     if (ret < 0 || !bytes) {
         return ret;
     }
+    announce_write_co(node, offset, bytes);
     request_begin(&req, node, offset, bytes, true, serialise_unit(node));
     ret = zeroes_cut_co(node, offset, bytes, flags);
     request_wrote(&req, offset, bytes);
@@ -427,6 +500,7 @@ int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (from >= to) {
         return 0;
     }
+    announce_write_co(node, from, to - from);
     request_begin(&req, node, from, to - from, true, serialise_unit(node));
     ret = node->driver->discard_co(node, from, to - from);
     node->write_generation++;

@@ -350,6 +350,8 @@ void qcow2_forget_refcount_structure(const Qcow2 *q, uint32_t *refs, uint64_t co
 /* --- qcow2_bitmap.c --- */
 Error *qcow2_bitmaps_load_co(Qcow2 *q) MUST_USE;
 Error *qcow2_bitmaps_store_co(Qcow2 *q) MUST_USE;
+/* The image can be written to from now on. */
+Error *qcow2_bitmaps_reopened_co(Qcow2 *q) MUST_USE;
 void qcow2_bitmaps_free(Qcow2 *q);
 Error *qcow2_can_store_bitmap(BlockNode *node, const BlockBitmap *bitmap);
 Value *qcow2_bitmaps_info(Qcow2 *q);

@@ -225,6 +225,11 @@ Error *qcow2_bitmaps_load_co(Qcow2 *q)
     return q->node->read_only ? NULL : mark_in_use_co(q);
 }
 
+Error *qcow2_bitmaps_reopened_co(Qcow2 *q)
+{
+    return q->bitmaps ? mark_in_use_co(q) : NULL;
+}
+
 /* --- writing --- */
 
 static bool all_same(const BlockBitmap *b, uint64_t byte, uint64_t bytes, uint8_t value)

@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/endian.h"
 #include "base/log.h"
+#include "block/bitmap.h"
 #include "block/format/qcow2.h"
 
 static const struct {
@@ -427,6 +428,28 @@ static void qcow2_close_co(BlockNode *node)
     qcow2_release(q);
 }
 
+static Error *qcow2_reopen_co(BlockNode *node)
+{
+    Qcow2 *q = node->state;
+    LIST_FOREACH (b, &node->bitmaps, BlockBitmap, in_node) {
+        b->read_only = node->read_only;
+    }
+    if (!node->read_only) {
+        TRY(prepare_writing_co(q, false));
+        return qcow2_bitmaps_reopened_co(q);
+    }
+    co_mutex_lock(&q->lock);
+    node->read_only = false; /* for the last time */
+    Error *err = qcow2_bitmaps_store_co(q);
+    int ret = q->broken ? 0 : qcow2_settle_co(q);
+    node->read_only = true;
+    co_mutex_unlock(&q->lock);
+    if (!err && ret < 0) {
+        err = error_new_errno(ret, "Could not write the metadata of '%s'", node->filename);
+    }
+    return err;
+}
+
 /* --- writing the header --- */
 
 static size_t put_extension(uint8_t *at, size_t room, uint32_t type, const void *data,
@@ -703,7 +726,7 @@ BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
              .snapshots = qcow2_snapshots, .snapshot_create_co = qcow2_snapshot_create_co,
              .snapshot_apply_co = qcow2_snapshot_apply_co,
              .snapshot_delete_co = qcow2_snapshot_delete_co,
-             .amend_co = qcow2_amend_co, .can_store_bitmap = qcow2_can_store_bitmap,
+             .amend_co = qcow2_amend_co, .reopen_co = qcow2_reopen_co, .can_store_bitmap = qcow2_can_store_bitmap,
              .vmstate_pread_co = qcow2_vmstate_pread_co,
              .vmstate_pwrite_co = qcow2_vmstate_pwrite_co,
              .vmstate_offset = qcow2_vmstate_offset, .write_flags = REQ_COMPRESSED);

@@ -461,6 +461,25 @@ static void file_close_co(BlockNode *node)
     close(s->fd);
 }
 
+/* A second description of the same file, with the other access mode; locks belong to descriptions. */
+static Error *file_reopen_co(BlockNode *node)
+{
+    FileState *s = node->state;
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", s->fd);
+    int fd = open(path, (node->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC |
+                            (node->direct ? O_DIRECT : 0));
+    if (fd < 0) {
+        return error_new_errno(errno, "Could not reopen '%s'", node->filename);
+    }
+    if (dup3(fd, s->fd, O_CLOEXEC) < 0) { /* gives up the locks: the claims are set anew */
+        close(fd);
+        return error_new_errno(errno, "Could not reopen '%s'", node->filename);
+    }
+    close(fd);
+    memset(&s->locks, 0, sizeof(s->locks));
+    return NULL;
+}
+
 static Error *file_set_claims(BlockNode *node, unsigned used, unsigned shared)
 {
     FileState *s = node->state;
@@ -537,7 +556,7 @@ BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .state_size = siz
              .close_co = file_close_co, .create_co = file_create_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
              .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
-             .truncate_co = file_truncate_co, .set_claims = file_set_claims,
+             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
              .allocated_size = file_allocated_size);
 
 BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the host",
@@ -545,5 +564,5 @@ BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the ho
              .open_co = file_open_co, .close_co = file_close_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
              .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
-             .truncate_co = file_truncate_co, .set_claims = file_set_claims,
+             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
              .allocated_size = file_allocated_size);

@@ -1,0 +1,207 @@
+/* QMP commands that change the graph: snapshots into overlays, sizes, recorded backing names. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "block/block_qmp.h"
+
+Error *qmp_find_node(QmpContext *ctx, const char *name, BlockNode **ret)
+{
+    BlockBackend *blk = blk_find(qmp_graph(ctx), name);
+    if (blk && !blk_node(blk)) {
+        return error_new("Device '%s' has no medium", name);
+    }
+    BlockNode *node = blk ? blk_node(blk) : block_node_find(qmp_graph(ctx), name);
+    if (!node) {
+        return error_new("Cannot find device='%s' nor node-name='%s'", name, name);
+    }
+    *ret = node;
+    return NULL;
+}
+
+Error *qmp_find_either(QmpContext *ctx, const char *device, const char *node_name, BlockNode **ret)
+{
+    if (!device == !node_name) {
+        return error_new("Need exactly one of 'device' and 'node-name'");
+    }
+    return qmp_find_node(ctx, device ? device : node_name, ret);
+}
+
+typedef struct CoCall {
+    QmpBlockFn *fn;
+    void *opaque;
+    Error *err;
+} CoCall;
+
+static void call_co(void *opaque)
+{
+    CoCall *call = opaque;
+    call->err = call->fn(call->opaque);
+}
+
+Error *qmp_in_coroutine(QmpContext *ctx, QmpBlockFn *fn, void *opaque)
+{
+    CoCall call = { .fn = fn, .opaque = opaque };
+    co_run(block_graph_loop(qmp_graph(ctx)), call_co, &call);
+    return call.err;
+}
+
+/* --- overlays --- */
+
+typedef struct OverlayCall {
+    BlockGraph *graph;
+    BlockNode *old, *overlay;
+    const char *file, *format, *node_name;
+    bool existing;
+} OverlayCall;
+
+static Error *put_overlay_co(BlockNode *old, BlockNode *overlay)
+{
+    if (overlay->backing || !list_empty(&overlay->parents)) {
+        return error_new(overlay->backing ? "The overlay already has a backing image"
+                                          : "The overlay is already in use");
+    }
+    if (!overlay->driver->supports_backing) {
+        return error_new("The overlay does not support backing images");
+    }
+    node_ref(old); /* for a moment nobody else has it */
+    node_close_gate_co(old);
+    Error *err = node_replace(old, overlay, NULL);
+    if (!err) {
+        err = node_set_backing_co(overlay, old);
+        if (err) {
+            error_free(node_replace(overlay, old, NULL)); /* as it was */
+        }
+    }
+    node_open_gate(old);
+    node_unref_co(old);
+    return err;
+}
+
+static Error *snapshot_co(void *opaque)
+{
+    OverlayCall *call = opaque;
+    return put_overlay_co(call->old, call->overlay);
+}
+
+Error *qmp_blockdev_snapshot(QmpContext *ctx, const QmpBlockdevSnapshotArgs *args, Value **ret)
+{
+    OverlayCall call = { .graph = qmp_graph(ctx) };
+    TRY(qmp_find_node(ctx, args->node, &call.old));
+    TRY(qmp_find_node(ctx, args->overlay, &call.overlay));
+    return qmp_in_coroutine(ctx, snapshot_co, &call);
+}
+
+static Error *create_overlay_co(OverlayCall *call)
+{
+    const BlockDriver *driver;
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    g_autofree char *size = g_strdup_printf("%" PRIu64, call->old->size);
+
+    TRY(block_driver_lookup(call->format, &driver));
+    if (!call->old->filename[0]) {
+        return error_new("Cannot generate a base filename for overlay node '%s'", call->old->name);
+    }
+    keyvalues_set(opts, "size", size);
+    keyvalues_set(opts, "backing_file", call->old->filename);
+    keyvalues_set(opts, "backing_fmt", call->old->driver->name);
+    return block_create_co(call->graph, call->file, driver, opts);
+}
+
+static Error *snapshot_sync_co(void *opaque)
+{
+    OverlayCall *call = opaque;
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    if (!call->existing) {
+        TRY(create_overlay_co(call));
+    }
+    if (call->node_name) {
+        keyvalues_set(opts, "node-name", call->node_name);
+    }
+    keyvalues_set(opts, "discard", call->old->unmap ? "unmap" : "ignore");
+    TRY(block_open_file_co(call->graph, call->file, call->format,
+                           OPEN_WRITE | OPEN_NO_BACKING | (call->old->no_flush ? OPEN_NO_FLUSH : 0) |
+                               (call->old->direct ? OPEN_DIRECT : 0),
+                           opts, &call->overlay));
+    Error *err = put_overlay_co(call->old, call->overlay);
+    node_unref_co(call->overlay);
+    return err;
+}
+
+Error *qmp_blockdev_snapshot_sync(QmpContext *ctx, const QmpBlockdevSnapshotSyncArgs *args,
+                                  Value **ret)
+{
+    OverlayCall call = { .graph = qmp_graph(ctx),
+                         .file = args->snapshot_file,
+                         .format = args->has_format ? args->format : "qcow2",
+                         .node_name = args->snapshot_node_name,
+                         .existing = args->has_mode && !strcmp(args->mode, "existing") };
+    TRY(qmp_find_either(ctx, args->device, args->node_name, &call.old));
+    if (call.node_name && block_node_find(call.graph, call.node_name)) {
+        return error_new("New overlay node-name already in use");
+    }
+    return qmp_in_coroutine(ctx, snapshot_sync_co, &call);
+}
+
+/* --- size --- */
+
+typedef struct SizeCall {
+    BlockNode *node;
+    uint64_t size;
+} SizeCall;
+
+static Error *resize_co(void *opaque)
+{
+    SizeCall *call = opaque;
+    return node_truncate_co(call->node, call->size, PREALLOC_OFF);
+}
+
+void qmp_node_resized(BlockGraph *graph, const BlockNode *node)
+{
+    for (BlockBackend *blk = NULL; (blk = blk_next(graph, blk));) {
+        if (blk_node(blk) && node_reaches(blk_node(blk), node)) {
+            blk_notify_resized(blk);
+        }
+    }
+}
+
+Error *qmp_block_resize(QmpContext *ctx, const QmpBlockResizeArgs *args, Value **ret)
+{
+    SizeCall call = { .size = (uint64_t)args->size };
+    TRY(qmp_find_either(ctx, args->device, args->node_name, &call.node));
+    if (args->size < 0) {
+        return error_new("Parameter 'size' expects a >0 size");
+    }
+    TRY(qmp_in_coroutine(ctx, resize_co, &call));
+    qmp_node_resized(qmp_graph(ctx), call.node);
+    return NULL;
+}
+
+/* --- recorded names --- */
+
+typedef struct NameCall {
+    BlockNode *node;
+    const char *name;
+} NameCall;
+
+static Error *backing_name_co(void *opaque)
+{
+    NameCall *call = opaque;
+    BlockNode *backing = call->node->backing ? call->node->backing->node : NULL;
+    return call->node->driver->set_backing_co(call->node, call->name,
+                                              backing ? backing->driver->name : NULL);
+}
+
+Error *qmp_change_backing_file(QmpContext *ctx, const QmpChangeBackingFileArgs *args, Value **ret)
+{
+    NameCall call = { .name = args->backing_file };
+    BlockNode *device;
+    TRY(qmp_find_node(ctx, args->device, &device));
+    TRY(qmp_find_node(ctx, args->image_node_name, &call.node));
+    if (!node_reaches(device, call.node)) {
+        return error_new("'%s' and image file are not in the same chain", args->device);
+    }
+    if (!call.node->driver->set_backing_co || call.node->read_only) {
+        return error_new("Node '%s' cannot record a backing file name", call.node->name);
+    }
+    return qmp_in_coroutine(ctx, backing_name_co, &call);
+}

@@ -1,0 +1,501 @@
+/*
+ * Jobs that copy a disk. Mirror follows the source: a bitmap has what the target lacks, writes of
+ * the guest set it again, and when little is left it is "ready"; completing it puts the target in
+ * the source's place. Backup keeps a moment: before the guest overwrites something that was not
+ * copied yet, it is copied.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "block/bitmap.h"
+#include "block/job.h"
+#include "block/node_priv.h"
+
+enum { CHUNK = 1 << 20, READY_POLL_MS = 50 };
+
+typedef struct CopyJob {
+    Job job;
+    CopySpec spec;
+    BlockEdge *source_edge, *target_edge;
+    BlockBitmap *todo; /* what the target lacks; anonymous, on the source */
+    char *buffer;
+    /* backup */
+    BeforeWrite before_write;
+    CoMutex copying;
+    bool target_was_read_only, switched;
+    int write_error; /* of a copy that a write of the guest waited for */
+} CopyJob;
+
+/* --- one chunk --- */
+
+static int copy_data_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t bytes, bool *ret_read)
+{
+    BlockStatus status;
+    unsigned depth;
+    uint64_t align = MAX(c->spec.target->limits.request_align, 1);
+    *ret_read = true;
+    int ret = node_status_above_co(c->spec.source, NULL, offset, bytes, &status, &depth);
+    if (ret < 0) {
+        return ret;
+    }
+    if ((status.flags & STATUS_ZERO) && status.bytes >= bytes && bytes % align == 0) {
+        *ret_read = false;
+        return node_write_zeroes_co(c->spec.target, offset, bytes, REQ_MAY_UNMAP);
+    }
+    ret = node_pread_co(c->spec.source, offset, bytes, buffer);
+    if (ret < 0) {
+        return ret;
+    }
+    *ret_read = false;
+    uint64_t cluster = c->spec.target->limits.cluster_size;
+    bool whole = cluster && offset % cluster == 0 &&
+                 (bytes % cluster == 0 || offset + bytes == c->spec.target->size);
+    return node_pwrite_co(c->spec.target, offset, bytes, buffer,
+                          c->spec.compress && whole ? REQ_COMPRESSED : 0);
+}
+
+/* With the error policy. The bits were taken away; they come back when it fails. */
+static Error *copy_chunk_co(CopyJob *c, uint64_t offset, uint64_t bytes)
+{
+    for (;;) {
+        bool is_read, ignore;
+        int ret = copy_data_co(c, c->buffer, offset, bytes, &is_read);
+        if (ret >= 0) {
+            return NULL;
+        }
+        BlkOnError policy = is_read ? c->spec.on_source_error : c->spec.on_target_error;
+        if (job_error_co(&c->job, policy, is_read, ret, &ignore)) {
+            continue;
+        }
+        block_bitmap_set(c->todo, offset, bytes);
+        if (ignore) {
+            return NULL;
+        }
+        return error_new_errno(ret, "%s failed at byte %" PRIu64,
+                               is_read ? "Reading the source" : "Writing the target", offset);
+    }
+}
+
+/* --- what is to be copied --- */
+
+static Error *mark_initial_co(CopyJob *c)
+{
+    BlockNode *source = c->spec.source, *base = NULL;
+    if (c->spec.sync == JOB_SYNC_NONE || c->spec.sync == JOB_SYNC_BITMAP) {
+        return NULL;
+    }
+    if (c->spec.sync == JOB_SYNC_FULL) {
+        block_bitmap_set(c->todo, 0, source->size);
+        return NULL;
+    }
+    base = c->spec.base ? c->spec.base : source->backing ? source->backing->node : NULL;
+    for (uint64_t at = 0; at < source->size;) {
+        BlockStatus status;
+        unsigned depth;
+        int ret = node_status_above_co(source, base, at, source->size - at, &status, &depth);
+        if (ret < 0) {
+            return error_new_errno(ret, "Could not tell what '%s' has allocated", source->name);
+        }
+        if (status.flags & STATUS_ALLOCATED) {
+            block_bitmap_set(c->todo, at, status.bytes);
+        }
+        at += status.bytes;
+        co_sleep_ns(CLOCK_REALTIME_NS, 0);
+    }
+    return NULL;
+}
+
+static void count_total(CopyJob *c)
+{
+    c->job.total = c->job.done + block_bitmap_count(c->todo);
+}
+
+static Error *flush_target_co(CopyJob *c)
+{
+    int ret = node_flush_co(c->spec.target);
+    return ret < 0 ? error_new_errno(ret, "Could not flush the target") : NULL;
+}
+
+/* --- mirror --- */
+
+/* Until nothing is left (or the job shall end). */
+static Error *mirror_round_co(CopyJob *c)
+{
+    uint64_t pos = 0, at, bytes;
+    while (block_bitmap_next(c->todo, pos, CHUNK, &at, &bytes) ||
+           (pos && block_bitmap_next(c->todo, pos = 0, CHUNK, &at, &bytes))) {
+        block_bitmap_reset(c->todo, at, bytes);
+        TRY(copy_chunk_co(c, at, bytes));
+        count_total(c);
+        if (!job_progress_co(&c->job, bytes)) {
+            return NULL;
+        }
+        pos = at + bytes;
+    }
+    return NULL;
+}
+
+/* The base of the chain becomes writable, and as large as the disk. */
+static Error *commit_prepare_co(CopyJob *c)
+{
+    BlockNode *base = c->spec.base;
+    c->target_was_read_only = base->read_only;
+    TRY(node_set_read_only_co(base, false));
+    return base->size < c->spec.source->size
+               ? node_truncate_co(base, c->spec.source->size, PREALLOC_OFF)
+               : NULL;
+}
+
+static Error *mirror_run_co(Job *job)
+{
+    CopyJob *c = (CopyJob *)job;
+    if (c->spec.base) {
+        TRY(commit_prepare_co(c));
+    }
+    TRY(mark_initial_co(c));
+    for (;;) {
+        count_total(c);
+        TRY(mirror_round_co(c));
+        if (!job_pause_point_co(job)) {
+            return NULL;
+        }
+        count_total(c);
+        TRY(flush_target_co(c));
+        job_set_ready(job);
+        if (job->complete_asked || job->cancelled) {
+            return NULL; /* what comes until then is copied in the end */
+        }
+        job_wait_co(job, READY_POLL_MS * NS_PER_MS);
+        if (!job_pause_point_co(job)) {
+            return NULL;
+        }
+    }
+}
+
+static Error *catch_up_co(CopyJob *c)
+{
+    uint64_t at, bytes;
+    while (block_bitmap_next(c->todo, 0, CHUNK, &at, &bytes)) {
+        bool is_read;
+        block_bitmap_reset(c->todo, at, bytes);
+        int ret = copy_data_co(c, c->buffer, at, bytes, &is_read);
+        if (ret < 0) {
+            return error_new_errno(ret, "Copying failed at byte %" PRIu64, at);
+        }
+        c->job.done += bytes;
+    }
+    c->job.total = c->job.done;
+    return flush_target_co(c);
+}
+
+/* The target takes the source's place while nothing is under way. */
+static Error *mirror_switch_co(CopyJob *c)
+{
+    BlockNode *source = c->spec.source, *target = c->spec.target;
+    BlockNode *old = c->spec.replaces ? c->spec.replaces : source;
+    if (!c->spec.base && c->spec.sync != JOB_SYNC_FULL && !target->backing && target->backing_filename) {
+        BlockNode *backing = c->spec.sync == JOB_SYNC_NONE ? source
+                             : source->backing             ? source->backing->node
+                                                           : NULL;
+        TRY(node_set_backing_co(target, backing));
+    }
+    block_root_detach(c->target_edge);
+    c->target_edge = NULL;
+    TRY(node_replace(old, target, c->source_edge));
+    c->switched = true;
+    return NULL;
+}
+
+static Error *mirror_commit_co(Job *job)
+{
+    CopyJob *c = (CopyJob *)job;
+    node_close_gate_co(c->spec.source);
+    Error *err = catch_up_co(c);
+    if (!err && job->complete_asked && !job->cancelled) {
+        err = mirror_switch_co(c);
+    }
+    node_open_gate(c->spec.source);
+    return err;
+}
+
+static bool mirror_can_complete(const Job *job)
+{
+    return true;
+}
+
+/* --- backup --- */
+
+/* Copies what is left of the range, one at a time. */
+static int backup_range_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t end)
+{
+    uint64_t at, bytes;
+    int ret = 0;
+    co_mutex_lock(&c->copying);
+    while (ret >= 0 && block_bitmap_next(c->todo, offset, CHUNK, &at, &bytes) && at < end) {
+        bool is_read;
+        ret = copy_data_co(c, buffer, at, bytes, &is_read);
+        if (ret >= 0) {
+            block_bitmap_reset(c->todo, at, bytes);
+            c->job.done += bytes;
+        }
+        offset = at + bytes;
+    }
+    co_mutex_unlock(&c->copying);
+    return ret;
+}
+
+static void backup_before_write_co(BeforeWrite *hook, uint64_t offset, uint64_t bytes)
+{
+    CopyJob *c = hook->opaque;
+    if (c->write_error < 0 || !block_bitmap_count(c->todo)) {
+        return;
+    }
+    char *buffer = aligned_alloc(4096, CHUNK);
+    int ret = buffer ? backup_range_co(c, buffer, offset, offset + bytes) : -ENOMEM;
+    free(buffer);
+    if (ret < 0) { /* the guest goes on; the backup is no longer of one moment */
+        c->write_error = ret;
+    }
+}
+
+/* sync=top: what the backing chain has is not copied. */
+static Error *backup_only_top_co(CopyJob *c)
+{
+    BlockNode *source = c->spec.source;
+    uint32_t unit = c->todo->granularity;
+    for (uint64_t at = 0; at < source->size;) {
+        BlockStatus status;
+        int ret = node_status_co(source, at, source->size - at, &status);
+        if (ret < 0) {
+            return error_new_errno(ret, "Could not tell what '%s' has allocated", source->name);
+        }
+        if (!(status.flags & STATUS_ALLOCATED)) {
+            uint64_t from = ALIGN_UP(at, unit), end = at + status.bytes;
+            end = end == source->size ? end : ALIGN_DOWN(end, unit);
+            block_bitmap_reset(c->todo, from, end > from ? end - from : 0);
+        }
+        at += status.bytes;
+    }
+    return NULL;
+}
+
+static Error *backup_run_co(Job *job)
+{
+    CopyJob *c = (CopyJob *)job;
+    uint64_t at, bytes;
+    if (c->spec.sync == JOB_SYNC_TOP) {
+        TRY(backup_only_top_co(c));
+    }
+    if (c->spec.sync == JOB_SYNC_NONE) {
+        block_bitmap_set(c->todo, 0, c->spec.source->size);
+    }
+    count_total(c);
+    while (c->spec.sync == JOB_SYNC_NONE && job_pause_point_co(job)) {
+        job_wait_co(job, READY_POLL_MS * NS_PER_MS); /* only the guest's writes are copied */
+    }
+    while (!c->write_error && block_bitmap_next(c->todo, 0, CHUNK, &at, &bytes)) {
+        bool ignore;
+        uint64_t before = job->done;
+        int ret = backup_range_co(c, c->buffer, at, at + bytes);
+        if (ret < 0 && !job_error_co(job, c->spec.on_target_error, false, ret, &ignore)) {
+            if (!ignore) {
+                return error_new_errno(ret, "Copying failed at byte %" PRIu64, at);
+            }
+            block_bitmap_reset(c->todo, at, bytes);
+        }
+        uint64_t copied = job->done - before;
+        job->done = before;
+        if (!job_progress_co(job, copied)) {
+            return NULL;
+        }
+    }
+    return c->write_error ? error_new_errno(c->write_error, "Copying before a write failed")
+                          : flush_target_co(c);
+}
+
+/* The bitmap says what the next backup must copy: what was written since this one began. It was
+ * cleared then; after a failure it gets its old bits back. */
+static void bitmap_end(CopyJob *c, bool success)
+{
+    BlockBitmap *b = c->spec.bitmap;
+    uint64_t at, bytes;
+    if (!b) {
+        return;
+    }
+    b->busy = false;
+    if (c->spec.bitmap_mode == BITMAP_ALWAYS || (success && c->spec.bitmap_mode != BITMAP_NEVER)) {
+        if (!success) { /* what was not copied */
+            for (uint64_t pos = 0; block_bitmap_next(c->todo, pos, UINT64_MAX, &at, &bytes);
+                 pos = at + bytes) {
+                block_bitmap_set(b, at, bytes);
+            }
+        }
+        return;
+    }
+    error_free(block_bitmap_merge(b, (const BlockBitmap *)c->before_write.saved));
+}
+
+static Error *backup_commit_co(Job *job)
+{
+    bitmap_end((CopyJob *)job, true);
+    return NULL;
+}
+
+static void backup_abort_co(Job *job)
+{
+    bitmap_end((CopyJob *)job, false);
+}
+
+/* --- both --- */
+
+static void copy_clean_co(Job *job)
+{
+    CopyJob *c = (CopyJob *)job;
+    if (c->before_write.fn) {
+        list_remove(&c->before_write.node);
+        co_mutex_lock(&c->copying); /* a write that waits for its copy */
+        co_mutex_unlock(&c->copying);
+    }
+    block_bitmap_free(c->before_write.saved);
+    block_bitmap_free(c->todo);
+    block_root_detach(c->source_edge);
+    block_root_detach(c->target_edge);
+    if (c->target_was_read_only && !c->switched) {
+        error_free(node_set_read_only_co(c->spec.target, true));
+    }
+    node_unref_co(c->spec.target);
+    free(c->buffer);
+}
+
+static const JobDriver mirror_driver = {
+    .type = "mirror",
+    .size = sizeof(CopyJob),
+    .can_complete = mirror_can_complete,
+    .run_co = mirror_run_co,
+    .commit_co = mirror_commit_co,
+    .clean_co = copy_clean_co,
+};
+
+static const JobDriver commit_active_driver = {
+    .type = "commit",
+    .size = sizeof(CopyJob),
+    .can_complete = mirror_can_complete,
+    .run_co = mirror_run_co,
+    .commit_co = mirror_commit_co,
+    .clean_co = copy_clean_co,
+};
+
+static const JobDriver backup_driver = {
+    .type = "backup",
+    .size = sizeof(CopyJob),
+    .run_co = backup_run_co,
+    .commit_co = backup_commit_co,
+    .abort_co = backup_abort_co,
+    .clean_co = copy_clean_co,
+};
+
+static Error *check_spec(const CopySpec *spec)
+{
+    if (spec->base) {
+        return NULL;
+    }
+    if (spec->source == spec->target) {
+        return error_new("Cannot copy node '%s' into itself", spec->source->name);
+    }
+    if (node_reaches(spec->source, spec->target) || node_reaches(spec->target, spec->source)) {
+        return error_new("Source and target are in the same chain");
+    }
+    if (spec->target->size != spec->source->size) {
+        return error_new("Source and target image have different sizes");
+    }
+    return spec->target->read_only ? error_new("Node '%s' is read only", spec->target->name) : NULL;
+}
+
+static Error *attach(CopyJob *c)
+{
+    CopySpec *s = &c->spec;
+    TRY(block_root_attach(s->source, c->job.id, CLAIM_READ, CLAIM_ALL, &c->source_edge));
+    if (s->base) { /* what is written there is what the chain shows already */
+        TRY(block_root_attach(s->target, c->job.id, CLAIM_READ | CLAIM_WRITE_UNCHANGED, CLAIM_ALL,
+                              &c->target_edge));
+    } else {
+        TRY(block_root_attach(s->target, c->job.id, CLAIM_READ | CLAIM_WRITE,
+                              CLAIM_ALL & ~(unsigned)CLAIM_WRITE, &c->target_edge));
+    }
+    TRY(block_bitmap_new(s->source, NULL, s->granularity, false, &c->todo));
+    c->buffer = aligned_alloc(4096, CHUNK);
+    return c->buffer ? NULL : error_new("Not enough memory for a job");
+}
+
+/* The moment of the backup is now. */
+static Error *backup_begin(CopyJob *c)
+{
+    CopySpec *s = &c->spec;
+    c->todo->enabled = false;
+    co_mutex_init(&c->copying);
+    if (s->bitmap) {
+        TRY(block_bitmap_new(s->source, NULL, s->bitmap->granularity, false,
+                             (BlockBitmap **)&c->before_write.saved));
+        BlockBitmap *saved = c->before_write.saved;
+        saved->enabled = false;
+        TRY(block_bitmap_merge(saved, s->bitmap));
+        if (s->sync == JOB_SYNC_BITMAP) {
+            TRY(block_bitmap_merge(c->todo, s->bitmap));
+        }
+        s->bitmap->busy = true;
+        if (s->bitmap_mode != BITMAP_NEVER) {
+            block_bitmap_clear(s->bitmap);
+        }
+    }
+    if (s->sync == JOB_SYNC_FULL || s->sync == JOB_SYNC_TOP) {
+        block_bitmap_set(c->todo, 0, s->source->size); /* "top" takes away from it later */
+    }
+    c->before_write.fn = backup_before_write_co;
+    c->before_write.opaque = c;
+    list_append(&s->source->before_write, &c->before_write.node);
+    return NULL;
+}
+
+static Error *copy_start(BlockGraph *graph, const JobDriver *driver, const CopySpec *spec)
+{
+    Job *job;
+    Error *err = check_spec(spec);
+    if (!err) {
+        err = job_new(graph, driver, &spec->job, &job);
+    }
+    if (err) {
+        node_unref(spec->target);
+        return err;
+    }
+    CopyJob *c = (CopyJob *)job;
+    c->spec = *spec;
+    err = attach(c);
+    if (!err && driver == &backup_driver) {
+        err = backup_begin(c);
+    }
+    if (err) {
+        c->before_write.fn = NULL;
+        block_bitmap_free(c->before_write.saved);
+        block_bitmap_free(c->todo);
+        block_root_detach(c->source_edge);
+        block_root_detach(c->target_edge);
+        node_unref(spec->target);
+        free(c->buffer);
+        job_drop(job);
+        return err;
+    }
+    job_start(job);
+    return NULL;
+}
+
+Error *job_mirror(BlockGraph *graph, const CopySpec *spec)
+{
+    return copy_start(graph, spec->base ? &commit_active_driver : &mirror_driver, spec);
+}
+
+Error *job_backup(BlockGraph *graph, const CopySpec *spec)
+{
+    return copy_start(graph, &backup_driver, spec);
+}
