@@ -3,7 +3,7 @@
  *
  * A file holds cases:  "= name mode hex-bytes" followed by the expected text. `codegen FILE` compares,
  * `codegen --update FILE` writes the file anew; a change of generated code is then a visible diff, with
- * the count of host instructions and bytes. Addresses are made up, so the text does not depend on the run.
+ * the count of host instructions and bytes. `codegen --budget BUDGET FILE` compares the counts alone. Addresses are made up, so the text does not depend on the run.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -147,8 +147,64 @@ static void show_difference(const char *expected, const char *got)
     }
 }
 
+/*
+ * The speed gate: a file of "name instructions" lines, and the expected texts made now. More than a tenth above what a
+ * line says, for a case or for all together, is a regression.
+ */
+static int check_budget(const char *budget, const char *made)
+{
+    g_auto(GStrv) lines = g_strsplit(made, "\n", -1);
+    char name[64] = "";
+    unsigned total = 0, allowed = 0, cases = 0;
+    int status = 0;
+    for (unsigned i = 0; lines[i] != NULL; i++) {
+        unsigned count, limit;
+        if (sscanf(lines[i], "= %63s", name) == 1 || sscanf(lines[i], "host: %u", &count) != 1) {
+            continue;
+        }
+        g_autofree char *key = g_strdup_printf("\n%s ", name);
+        const char *line = strstr(budget, key);
+        if (line == NULL || sscanf(line + strlen(key), "%u", &limit) != 1) {
+            fprintf(stderr, "%s: %u host instructions; the budget has no line for it\n", name, count);
+            return 1;
+        }
+        cases++;
+        total += count;
+        allowed += limit;
+        if (count * 10 > limit * 11 + 5) {
+            fprintf(stderr, "%s: %u host instructions, budget %u\n", name, count, limit);
+            status = 1;
+        }
+    }
+    printf("%u cases, %u host instructions, budget %u\n", cases, total, allowed);
+    return cases == 0 || total * 10 > allowed * 11 ? 1 : status;
+}
+
+static int budget_main(int argc, char **argv)
+{
+    g_autofree char *budget = NULL;
+    int status = 0;
+    if (argc < 4 || !g_file_get_contents(argv[2], &budget, NULL, NULL)) {
+        fprintf(stderr, "usage: codegen --budget BUDGET FILE...\n");
+        return 2;
+    }
+    for (int i = 3; i < argc; i++) {
+        g_autofree char *contents = NULL;
+        if (!g_file_get_contents(argv[i], &contents, NULL, NULL)) {
+            return 2;
+        }
+        g_autofree char *made = regenerate(contents);
+        status |= check_budget(budget, made);
+    }
+    return status;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "--budget") == 0) {
+        memset(features_cpu.features, 0xff, sizeof(features_cpu.features));
+        return budget_main(argc, argv);
+    }
     bool update = argc > 1 && strcmp(argv[1], "--update") == 0;
     memset(features_cpu.features, 0xff, sizeof(features_cpu.features));
     int status = 0;

@@ -3,7 +3,10 @@
  *
  * Each vCPU has a translator of its own. thread=single lets one vCPU run at a time, taking turns.
  */
+#include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #include "accel/accel.h"
 #include "cpu/x86/cpu.h"
@@ -21,7 +24,8 @@ typedef struct TcgAccel {
     Accel accel;
     int thread, engine;
     uint32_t tb_size; /* MiB; 0: default */
-    bool one_insn_per_tb, split_wx;
+    uint32_t self_check;
+    bool one_insn_per_tb, split_wx, perf_map;
     DbtGroup group;
     pthread_mutex_t turn; /* thread=single: who holds it runs */
     _Atomic unsigned waiting; /* vCPUs that wait for it */
@@ -33,6 +37,10 @@ static const Prop props[] = {
     PROP_BOOL("one-insn-per-tb", TcgAccel, one_insn_per_tb, false, .help = "run one instruction at a time, untranslated"),
     PROP_BOOL("split-wx", TcgAccel, split_wx, false, .help = "map the code cache twice, never writable and executable"),
     PROP_ENUM("engine", TcgAccel, engine, engine_names, ENGINE_AUTO, .flags = PROP_UNSTABLE, .help = "what executes instructions"),
+    PROP_BOOL("x-perf-map", TcgAccel, perf_map, false, .flags = PROP_UNSTABLE,
+              .help = "write /tmp/perf-PID.map, so that perf names translated code by guest addresses"),
+    PROP_U32("x-self-check", TcgAccel, self_check, 0, .flags = PROP_UNSTABLE,
+             .help = "run each Nth block in the interpreter too and log differences"),
     { 0 },
 };
 
@@ -74,6 +82,18 @@ static Error *vcpu_init_tcg(Accel *accel, Vcpu *vcpu)
     uint32_t mib = tcg->tb_size == 0 ? DEFAULT_TB_MIB : MIN(MAX(tcg->tb_size, (uint32_t)MIN_TB_MIB), (uint32_t)MAX_TB_MIB);
     Dbt *dbt = NULL;
     TRY(dbt_new(cpu, &tcg->group, mib * MiB, tcg->split_wx, &dbt));
+    if (tcg->self_check != 0) {
+        dbt_check_init(dbt, tcg->self_check);
+    }
+    if (tcg->perf_map) {
+        g_autofree char *path = g_strdup_printf("/tmp/perf-%d.map", (int)getpid());
+        dbt->perf_map = fopen(path, "ae");
+        if (dbt->perf_map == NULL) {
+            Error *err = error_new_errno(errno, "cannot write %s", path);
+            dbt_free(dbt);
+            return err;
+        }
+    }
     vcpu->accel_data = dbt;
     return NULL;
 }

@@ -167,7 +167,7 @@ void dbt_link(Dbt *d, uint32_t number, DbtBlock *to)
     DbtExit *exit = &d->exits[number];
     const DbtBlock *from = &d->blocks[exit->block];
     if (exit->to != 0 || !from->valid || to->pc != exit->target || d->maps[from->map].mode != d->maps[to->map].mode ||
-        log_enabled(LOG_NOCHAIN) || !code_cache_has_room(&d->cache, 0, 16)) {
+        log_enabled(LOG_NOCHAIN) || d->check != NULL || !code_cache_has_room(&d->cache, 0, 16)) {
         return;
     }
     patch(d, exit, way_in(d, exit, to, from->map == to->map));
@@ -378,7 +378,8 @@ static DbtBlock *find(Dbt *d, bool generic)
         }
     }
     dbt_set_slot(d, pc, map);
-    if (generic) {
+    d->found = b;
+    if (generic || d->check != NULL || log_enabled(LOG_NOCHAIN)) {
         return b;
     }
     JumpCache *cache = &d->low->jump_cache[d->mode_index];

@@ -2,12 +2,14 @@
 #include "dbt/run/engine.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 
 #include "base/log.h"
 #include "cpu/x86/codepage.h"
 #include "cpu/x86/exc.h"
+#include "cpu/x86/info.h"
 #include "cpu/x86/mmu.h"
 #include "dbt/ir/env.h"
 
@@ -202,6 +204,10 @@ void dbt_free(Dbt *d)
         }
     }
     code_cache_fini(&d->cache);
+    dbt_check_free(d);
+    if (d->perf_map != NULL) {
+        fclose(d->perf_map);
+    }
     munmap(d, sizeof(Dbt));
 }
 
@@ -257,8 +263,8 @@ static const uint8_t *follow_exit(Dbt *d, uint32_t number)
     return d->cache.run + b->entry;
 }
 
-/* Brings hot.rflags up to date after code was left. */
-static void settle_flags(Dbt *d, unsigned why, uint32_t payload)
+/* Brings hot.rflags up to date after code was left; true when all flags are exact. */
+static bool settle_flags(Dbt *d, unsigned why, uint32_t payload)
 {
     bool recorded = why == LEAVE_INDIRECT || why == LEAVE_INTERP;
     if (why == LEAVE_LINK || why == LEAVE_POLL) {
@@ -269,6 +275,44 @@ static void settle_flags(Dbt *d, unsigned why, uint32_t payload)
     if (recorded) {
         dbt_flags_from_record(d);
     }
+    return recorded || why == LEAVE_DISPATCH ||
+           ((why == LEAVE_LINK || why == LEAVE_POLL) && (d->exits[payload].live & FL_ALL) == FL_ALL);
+}
+
+static void check_after(Dbt *d, unsigned why, uint32_t payload, bool flags)
+{
+    X86Hot *hot = x86_hot(d->cpu);
+    switch (why) {
+    case LEAVE_LINK:
+    case LEAVE_POLL:
+        if (d->exits[payload].generic) {
+            dbt_check_disarm(d); /* it left half way */
+        }
+        dbt_check_after(d, d->exits[payload].target, flags);
+        break;
+    case LEAVE_INDIRECT:
+        dbt_check_after(d, hot->rip, flags);
+        break;
+    case LEAVE_INTERP:
+        dbt_check_after(d, d->blocks[d->sites[payload].block].pc + d->sites[payload].offset, flags);
+        break;
+    default:
+        dbt_check_disarm(d);
+        break;
+    }
+}
+
+/* -d exec, -d cpu: code that is linked does not come by here; nochain sees to that. */
+static void log_entry(X86Cpu *cpu)
+{
+    if (log_enabled(LOG_EXEC)) {
+        log_printf("Trace %u: [%016" PRIx64 "/%016" PRIx64 "/%08x/00000000]\n", cpu->vcpu->index, cpu->seg[X86_CS].base,
+                   x86_hot(cpu)->rip, x86_hot(cpu)->mode);
+    }
+    if (log_enabled(LOG_CPU)) {
+        g_autofree char *text = x86_describe(cpu, log_enabled(LOG_FPU));
+        log_printf("%s", text);
+    }
 }
 
 /* Takes one turn: runs code from here until it leaves. False: leave dbt_run(). */
@@ -278,12 +322,21 @@ static bool turn(Dbt *d, const uint8_t *code)
     while (code != NULL) {
         d->stats.runs++;
         EnterFn *enter = (EnterFn *)(void *)d->env.enter;
+        if (unlikely(d->check != NULL)) {
+            dbt_check_before(d, code == d->cache.run + d->found->entry ? d->found : NULL);
+        }
+        if (unlikely(log_enabled(LOG_EXEC | LOG_CPU))) {
+            log_entry(cpu);
+        }
         dbt_record_flags(d);
         uint64_t result = enter(cpu->tlb, code);
         uint32_t payload = (uint32_t)(result >> 32);
         unsigned why = (uint8_t)result;
         d->stats.leave[why]++;
-        settle_flags(d, why, payload);
+        bool exact = settle_flags(d, why, payload);
+        if (unlikely(d->check != NULL)) {
+            check_after(d, why, payload, exact);
+        }
         code = NULL;
         if (unlikely(dbt_env_byte(cpu, ENV_X87_WAS))) {
             dbt_fix_fip(d);
@@ -321,6 +374,9 @@ void dbt_run(Dbt *d)
     dbt_set_current(d);
     cpu->fault_jmp = &d->jmp;
     if (setjmp(d->jmp) == X86_JMP_FAULT) {
+        if (d->check != NULL) {
+            dbt_check_disarm(d);
+        }
         x86_deliver_fault(cpu);
     }
     cpu->fault_jmp = &d->jmp;

@@ -8,6 +8,8 @@
 #ifndef OSTRICH_DBT_RUN_ENGINE_H
 #define OSTRICH_DBT_RUN_ENGINE_H
 
+#include <stdio.h>
+
 #include "cpu/x86/interp.h"
 #include "dbt/back/x86_64/lower.h"
 #include "dbt/front/x86/front.h"
@@ -40,6 +42,7 @@ typedef struct DbtBlock {
     uint16_t insn_count;
     bool valid;
     bool generic;          /* made without groups, for where those do not work */
+    bool checkable, ends_interpreted; /* check.c: all is translated; all but its last instruction */
     uint8_t flags_in;
 } DbtBlock;
 
@@ -86,6 +89,7 @@ typedef struct DbtPage {
 
 typedef struct DbtStats {
     uint64_t blocks, insns, links, flushes, invalidated, translate_ns;
+    uint64_t checks, check_differs;
     uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
 } DbtStats;
 
@@ -98,6 +102,7 @@ typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
 } DbtLow;
 
 typedef struct Dbt Dbt;
+typedef struct DbtCheck DbtCheck;
 /* The translators of a machine: a write to code must reach all of them. */
 typedef struct DbtGroup {
     pthread_mutex_t lock;
@@ -129,6 +134,9 @@ struct Dbt {
     uint64_t slots_used[1 << (PAGE_SLOT_BITS - 6)], slots_local[1 << (PAGE_SLOT_BITS - 6)]; /* bit n: slot n; its page is not global */
     bool flush_wanted;
     DbtStats stats;
+    FILE *perf_map;        /* owned; NULL: none */
+    DbtCheck *check;       /* NULL: no self-check */
+    DbtBlock *found;       /* what dbt_find() found last */
     FrontBlock front;
     Lowered lowered;
 };
@@ -179,6 +187,13 @@ void dbt_interpret_site(Dbt *dbt, uint32_t site);
 void dbt_check_jump(Dbt *dbt, uint32_t site);
 void dbt_catch_signals(void);
 void dbt_set_current(Dbt *dbt);
+/* --- check.c --- */
+void dbt_check_init(Dbt *dbt, uint32_t every);
+void dbt_check_free(Dbt *dbt);
+/* Around a block's run. rip: where it left to; flags: hot.rflags is exact. */
+void dbt_check_before(Dbt *dbt, const DbtBlock *block);
+void dbt_check_after(Dbt *dbt, uint64_t rip, bool flags);
+void dbt_check_disarm(Dbt *dbt);
 /* --- stats.c --- */
 char *dbt_describe(Dbt *dbt);
 

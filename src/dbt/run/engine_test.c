@@ -228,6 +228,26 @@ static void test_groups_straddle(void)
     g_assert_cmphex(got[1], ==, 0x21010);
 }
 
+/* Self-check agrees on the loop, and notices when translated code is not what memory holds. */
+static void test_self_check(void)
+{
+    static const uint8_t code[] = { 0xb8, 0, 0, 0, 0, 0xb9, 0xe8, 3, 0, 0, 0x01, 0xc8, 0x89, 0x04, 0x8d, 0, 0, 2, 0,
+                                    0x49, 0x75, 0xf4, 0xf4 };
+    Rig *r = rig_new();
+    dbt_check_init(r->dbt, 1);
+    uint32_t result[2];
+    run_in(r, code, sizeof(code), true, result);
+    g_assert_cmphex(result[0], ==, 500500);
+    g_assert_cmpuint(r->dbt->stats.checks, >, 100);
+    g_assert_cmpuint(r->dbt->stats.check_differs, ==, 0);
+    r->block->host[CODE + 1] = 1; /* behind the translator's back */
+    atomic_store(&r->vcpu.halted, false);
+    x86_hot(r->cpu)->rip = CODE;
+    dbt_run(r->dbt);
+    g_assert_cmpuint(r->dbt->stats.check_differs, >, 0);
+    rig_free(r);
+}
+
 /* A cache of the smallest size is emptied and filled again and again. */
 static void test_flush(void)
 {
@@ -259,6 +279,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/crosses-page", test_crosses_page);
     g_test_add_func("/dbt/engine/call-of-next", test_call_of_next);
     g_test_add_func("/dbt/engine/groups-straddle", test_groups_straddle);
+    g_test_add_func("/dbt/engine/self-check", test_self_check);
     g_test_add_func("/dbt/engine/flush", test_flush);
     return g_test_run();
 }

@@ -85,7 +85,7 @@ static void log_block(Dbt *d, const DbtBlock *b)
             log_printf("0x%08" PRIx64 ":  %s\n", pc, x86_insn_text(&f->insns[i], pc, text, sizeof(text)));
         }
     }
-    if (log_enabled(LOG_OP)) {
+    if (log_enabled(LOG_OP | LOG_OP_OPT)) { /* with liveness: there is no other optimization of them */
         g_autofree char *text = uop_text(f->uops, f->uop_count);
         log_printf("OP:\n%s", text);
     }
@@ -219,6 +219,20 @@ static uint32_t add_block(Dbt *d, const FrontBlock *f, uint32_t map, uint32_t ma
     return number;
 }
 
+/* For check.c: nothing but the last instruction is the interpreter's, and none reads the time or the x87 unit. */
+static bool checkable(const FrontBlock *f, bool *ret_ends_interpreted)
+{
+    for (unsigned i = 0; i < f->uop_count; i++) {
+        const Uop *u = &f->uops[i];
+        *ret_ends_interpreted = u->kind == UOP_INTERP_END;
+        if (u->kind == UOP_INTERP || u->kind == UOP_RDTSC || u->kind == UOP_X87 || u->kind == UOP_FLAG_IF ||
+            u->kind == UOP_FLDCW || u->kind == UOP_LDMXCSR || (u->attr & UA_X87)) {
+            return false;
+        }
+    }
+    return !f->crossing;
+}
+
 DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic)
 {
     uint8_t bytes[32];
@@ -253,13 +267,18 @@ DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic)
     }
     DbtBlock *b = &d->blocks[number];
     b->generic = generic;
+    b->checkable = checkable(f, &b->ends_interpreted);
     emit(d, b, number);
     uint32_t *bucket = dbt_bucket(d, pc, map);
     b->hash_next = *bucket;
     *bucket = number;
     d->stats.blocks++;
     d->stats.insns += f->insn_count;
-    if (log_enabled(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP)) {
+    if (unlikely(d->perf_map != NULL)) {
+        fprintf(d->perf_map, "%" PRIx64 " %zx guest-%" PRIx64 "\n", (uint64_t)(uintptr_t)dbt_run_at(d, b->guarded),
+                (size_t)(d->lowered.hot_end - dbt_run_at(d, b->guarded)), pc);
+    }
+    if (log_enabled(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP | LOG_OP_OPT)) {
         log_block(d, b);
     }
     return b;

@@ -27,5 +27,8 @@ char *dbt_describe(Dbt *d)
     g_string_append_printf(t, "code page lookups   %" PRIu64 "\n", s->fetches);
     g_string_append_printf(t, "TLB misses          %" PRIu64 ", then %" PRIu64 "\n", s->refills, s->slow_miss);
     g_string_append_printf(t, "interpreted: blocks %" PRIu64 ", elsewhere %" PRIu64 "\n", s->slow_interp, s->interp_insns);
+    if (d->check != NULL) {
+        g_string_append_printf(t, "self-check: blocks  %" PRIu64 ", differences %" PRIu64 "\n", s->checks, s->check_differs);
+    }
     return g_string_free(t, FALSE);
 }
