@@ -29,6 +29,8 @@ struct AccelType {
     void (*vcpu_thread)(Vcpu *vcpu);
     /* Kicks the CPU out of the guest after exit_req was set, if setting the word is not enough. */
     void (*vcpu_kick)(Vcpu *vcpu);
+    /* The debugger's points changed: translated code must not run over them. On the CPU's thread. May be NULL. */
+    void (*debug_changed)(Vcpu *vcpu);
     char *(*describe)(Accel *accel); /* info jit / info kvm; may be NULL */
 };
 

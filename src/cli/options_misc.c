@@ -335,3 +335,10 @@ Error *opt_readconfig(Plan *plan, const Option *option, const char *arg)
     keyvalues_free(section.kv);
     return err;
 }
+
+Error *opt_gdb(Plan *plan, const Option *option, const char *arg)
+{
+    g_free(plan->gdb);
+    plan->gdb = g_strdup("tcp::1234");
+    return NULL;
+}

@@ -69,6 +69,7 @@ void plan_free(Plan *plan)
     g_free(plan->log_file);
     g_free(plan->print);
     g_free(plan->incoming);
+    g_free(plan->gdb);
     g_free(plan);
 }
 

@@ -16,6 +16,7 @@
 #include "chardev/chardev.h"
 #include "core/dev/dev_qmp.h"
 #include "hostmem/hostmem.h"
+#include "gdb/gdb.h"
 #include "migration/migration.h"
 #include "monitor/fdset.h"
 #include "monitor/monitor.h"
@@ -422,6 +423,10 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     machine_reset(machine, SHUTDOWN_NONE);
     machine_launch_vcpus(machine);
+    machine_set_service(machine, "gdbserver", gdb_start);
+    if (plan->gdb) {
+        TRY(gdb_start(machine, plan->gdb));
+    }
     return plan->incoming ? migration_incoming(machine, plan->incoming) : NULL;
 }
 
@@ -462,6 +467,7 @@ void cli_stop(Machine *machine)
     }
     migration_free(machine);
     lock_acquire(&machine->lock);
+    gdb_stop(machine);
     monitors_free(machine);
     unplug_all(machine);
     net_finish(machine);

@@ -132,6 +132,21 @@ static void hmp_screendump(Hmp *hmp, const HmpArgs *args)
     hmp_qmp(hmp, "screendump", request, NULL);
 }
 
+static void hmp_gdbserver(Hmp *hmp, const HmpArgs *args)
+{
+    Error *(*start)(Machine *machine, const char *device) = machine_service(hmp->machine, "gdbserver");
+    const char *device = args->text[0] ? args->text[0] : "tcp::1234";
+    Error *err = start ? start(hmp->machine, device) : error_new("there is no debugger stub");
+
+    if (err) {
+        hmp_error(hmp, err);
+    } else if (!strcmp(device, "none")) {
+        hmp_printf(hmp, "Disabled gdbserver\n");
+    } else {
+        hmp_printf(hmp, "Waiting for gdb connection on device '%s'\n", device);
+    }
+}
+
 /* --- log --- */
 
 static void hmp_log(Hmp *hmp, const HmpArgs *args)
@@ -175,6 +190,7 @@ const HmpCommand hmp_commands_machine[] = {
     { "mouse_set", "e", "index", "set which pointer device receives events", hmp_mouse_set },
     { "screendump", "-ps?se", "[-p] filename [device [head]]", "save the screen as PPM image, or PNG with -p",
       hmp_screendump, 'f' },
+    { "gdbserver", "?s", "[device]", "start gdbserver on given device (default 'tcp::1234'), stop with 'none'", hmp_gdbserver },
     { "log", "s", "item1[,...]", "activate logging of the items; none deactivates it", hmp_log },
     { "logfile", "?s", "filename", "output logs to a file", hmp_logfile, 'f' },
     { "savevm", "?s", "[tag]", "save a snapshot (not supported yet)", hmp_not_yet },

@@ -166,7 +166,7 @@ def test_option_groups():
                   for g in q.run('query-command-line-options')}
         same(groups['machine']['hpet'], 'boolean')
         same(groups['chardev']['reconnect'], 'number')
-        assert 'serial' in groups and 'gdb' not in groups
+        assert 'serial' in groups and 'icount' not in groups
         same(len(q.run('query-command-line-options', option='memory')), 1)
         same(q.error('query-command-line-options', option='nosuch')[1], 'invalid option name: nosuch')
 

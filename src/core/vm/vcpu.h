@@ -10,6 +10,20 @@
 #include "core/dev/dev.h"
 
 typedef struct Vcpu Vcpu;
+typedef struct DebugPoints DebugPoints;
+
+/*
+ * A CPU to gdb: its description and its registers, numbered from 0 in the order of the description.
+ * Functions run while the CPU stands still.
+ */
+typedef struct GdbArch {
+    const char *target_xml; /* annex target.xml */
+    unsigned registers;
+    unsigned program_counter; /* number */
+    unsigned (*size)(unsigned number); /* bytes */
+    void (*read)(Vcpu *vcpu, unsigned number, uint8_t *ret_bytes);
+    bool (*write)(Vcpu *vcpu, unsigned number, const uint8_t *bytes); /* false: cannot be changed */
+} GdbArch;
 
 /*
  * Bits of *vcpu->exit_req. Any thread sets them with vcpu_kick(); the accelerator looks at the word at
@@ -46,6 +60,11 @@ typedef struct CpuOps {
     bool (*has_work)(Vcpu *vcpu);                    /* a halted CPU must wake up */
     /* A register by the name that print and x/i use ("rip", "eax", ...); false: none. */
     bool (*reg)(Vcpu *vcpu, const char *name, uint64_t *ret_value);
+    /* The debugger's points changed, see debug.h; NULL: there is none. */
+    void (*debug_changed)(Vcpu *vcpu, struct DebugPoints *points);
+    /* Executes one instruction, without interrupts. On the CPU's thread, while the machine stands still. */
+    void (*step)(Vcpu *vcpu);
+    const struct GdbArch *gdb; /* the registers as gdb sees them */
 } CpuOps;
 
 struct Vcpu {

@@ -261,6 +261,7 @@ struct X86Cpu {
     bool smm_in_nmi;         /* smm: NMIs were blocked when it came */
     bool shutdown;           /* after a triple fault: only NMI, SMI, INIT and RESET wake it */
     uint32_t held;           /* exc: VCPU_REQ_* that cannot be taken now; see x86_release_requests() */
+    const DebugPoints *debug; /* of a debugger, NULL: none; see core/vm/debug.h */
     AddressSpace *normal_as; /* smm: what `as` was outside SMM */
     void *time;              /* tsc.c: the machine's common time-stamp counter */
     void *split;             /* mmu: the machine's split-lock mutex */

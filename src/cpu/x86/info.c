@@ -379,4 +379,7 @@ const CpuOps x86_cpu_ops = {
     .finish = op_finish,
     .has_work = op_has_work,
     .reg = op_reg,
+    .debug_changed = x86_debug_changed,
+    .step = x86_debug_step,
+    .gdb = &x86_gdb_arch,
 };

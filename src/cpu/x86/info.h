@@ -10,4 +10,9 @@ char *x86_describe_tlb(X86Cpu *cpu); /* info tlb */
 char *x86_describe_mem(X86Cpu *cpu); /* info mem */
 bool x86_register_value(X86Cpu *cpu, const char *name, uint64_t *ret_value);
 
+/* gdb.c: the CPU under a debugger. */
+extern const GdbArch x86_gdb_arch;
+void x86_debug_changed(Vcpu *vcpu, DebugPoints *points);
+void x86_debug_step(Vcpu *vcpu);
+
 #endif

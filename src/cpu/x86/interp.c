@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "core/vm/debug.h"
 #include "cpu/x86/codepage.h"
 #include "cpu/x86/info.h"
 #include "cpu/x86/interp_priv.h"
@@ -57,6 +58,7 @@ typedef struct Interp {
     uint64_t target; /* insn_count to stop at; faults count */
     uint32_t start_mode;
     bool stop_on_mode;
+    bool stepping;      /* x86_interp_step(): points are not looked at */
     uint64_t pool_head; /* counts decoded instructions ever kept */
     Decoded single;     /* the instruction that is not kept */
     Fetched fetched[FETCHED_SLOTS];
@@ -356,6 +358,16 @@ static bool is_string(uint16_t op)
            op == X86_OP_CMPS || op == X86_OP_INS || op == X86_OP_OUTS;
 }
 
+/* Where a debugger wants to stop. */
+static bool debugger_stops(X86Cpu *cpu)
+{
+    const DebugPoint *point = debug_point_find(cpu->debug, linear_pc(cpu), 1, DEBUG_EXEC);
+    if (point) {
+        debug_hit((DebugPoints *)cpu->debug, cpu->vcpu, point);
+    }
+    return point != NULL;
+}
+
 /* One instruction with code breakpoints, RF, TF and the interrupt shadow. */
 static void step(X86Cpu *cpu, Interp *it)
 {
@@ -396,12 +408,12 @@ static void step(X86Cpu *cpu, Interp *it)
 static bool between(X86Cpu *cpu, Interp *it, X86Exit *ret_exit)
 {
     X86Hot *hot = x86_hot(cpu);
+    if (hot->exit_req & (VCPU_REQ_WORK | VCPU_REQ_STOP | VCPU_REQ_RESET)) {
+        *ret_exit = X86_EXIT_REQUEST;
+        return true;
+    }
     if (hot->exit_req != 0) {
         bool moved = x86_take_events(cpu);
-        if (hot->exit_req & (VCPU_REQ_WORK | VCPU_REQ_STOP | VCPU_REQ_RESET)) {
-            *ret_exit = X86_EXIT_REQUEST;
-            return true;
-        }
         if (cpu->vcpu->halted) {
             *ret_exit = X86_EXIT_HALT;
             return true;
@@ -409,6 +421,10 @@ static bool between(X86Cpu *cpu, Interp *it, X86Exit *ret_exit)
         if (moved) {
             return false;
         }
+    }
+    if (unlikely(cpu->debug != NULL) && !it->stepping && debugger_stops(cpu)) {
+        *ret_exit = X86_EXIT_DEBUG;
+        return true;
     }
     step(cpu, it);
     return false;
@@ -419,7 +435,8 @@ static bool needs_step(X86Cpu *cpu)
     const X86Hot *hot = x86_hot(cpu);
     return unlikely(log_enabled(LOG_EXEC | LOG_CPU) ||
                     atomic_load_explicit(&hot->exit_req, memory_order_relaxed) != 0 ||
-                    hot->rflags & (X86_TF | X86_RF) || cpu->int_shadow != 0 || cpu->dr[7] & 0xff);
+                    hot->rflags & (X86_TF | X86_RF) || cpu->int_shadow != 0 || cpu->dr[7] & 0xff ||
+                    cpu->debug != NULL);
 }
 
 static X86Exit run_loop(X86Cpu *cpu, Interp *it)
@@ -490,6 +507,17 @@ X86Exit x86_interp_run(X86Cpu *cpu, uint64_t count, bool stop_on_mode_change)
     }
     cpu->fault_jmp = outer;
     return exit;
+}
+
+void x86_interp_step(X86Cpu *cpu)
+{
+    x86_interp_new(cpu);
+    Interp *it = cpu->interp;
+    uint32_t waiting = atomic_exchange(&x86_hot(cpu)->exit_req, 0);
+    it->stepping = true;
+    x86_interp_run(cpu, 1, false);
+    it->stepping = false;
+    atomic_fetch_or(&x86_hot(cpu)->exit_req, waiting);
 }
 
 bool x86_interp_one(X86Cpu *cpu, const X86Insn *insn)

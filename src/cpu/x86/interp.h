@@ -17,6 +17,8 @@ typedef enum X86Exit {
 
 /* Runs up to count instructions at hot.rip, delivering faults and taking interrupts in between. */
 X86Exit x86_interp_run(X86Cpu *cpu, uint64_t count, bool stop_on_mode_change);
+/* One instruction for a debugger: no interrupt is taken before it. Its thread, standing still. */
+void x86_interp_step(X86Cpu *cpu);
 /*
  * Executes exactly one already decoded instruction at hot.rip (for translated code's slow paths): commits
  * and advances rip, or delivers its fault. False: control went elsewhere than to the next instruction.

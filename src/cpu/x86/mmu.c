@@ -9,7 +9,7 @@
 #include "cpu/x86/mmu.h"
 
 #include "base/rcu.h"
-#include "core/vm/machine.h"
+#include "core/vm/debug.h"
 #include "cpu/x86/mmu_priv.h"
 #include "cpu/x86/sys.h"
 
@@ -263,6 +263,12 @@ static uint32_t translate(X86Cpu *cpu, uint64_t va, X86Access access, Privilege 
 
 static bool page_watched(const X86Cpu *cpu, uint64_t page)
 {
+    if (cpu->debug && debug_point_find(cpu->debug, page, MEM_PAGE_SIZE, DEBUG_READ)) {
+        return true;
+    }
+    if (cpu->debug && debug_point_find(cpu->debug, page, MEM_PAGE_SIZE, DEBUG_WRITE)) {
+        return true;
+    }
     for (unsigned n = 0; n < 4; n++) {
         uint64_t dr7 = cpu->dr[7];
         unsigned rw = dr7 >> (16 + 4 * n) & 3;
@@ -643,7 +649,7 @@ void x86_tlb_flush_page(X86Cpu *cpu, uint64_t va)
 
 void x86_tlb_drop_rights(X86Cpu *cpu)
 {
-    x86_mmu(cpu)->watch = false;
+    x86_mmu(cpu)->watch = cpu->debug && cpu->debug->data;
     for (unsigned n = 0; n < 4; n++) {
         x86_mmu(cpu)->watch |= (cpu->dr[7] >> (2 * n) & 3) && (cpu->dr[7] >> (16 + 4 * n) & 1);
     }

@@ -2,6 +2,7 @@
  * Loads and stores that the first-level TLB does not serve: page crossings, devices, pages with translated
  * code, watched pages, accesses of the processor itself, and locked operations.
  */
+#include "core/vm/debug.h"
 #include "cpu/x86/mmu_priv.h"
 #include "cpu/x86/sys.h"
 
@@ -111,6 +112,11 @@ static void watch(X86Cpu *cpu, uint64_t va, unsigned length, unsigned rw)
         if (bits) {
             cpu->debug_pending |= bits;
             atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_DEBUG);
+        }
+        const DebugPoint *point =
+            cpu->debug ? debug_point_find(cpu->debug, va, length, rw == X86_READ ? DEBUG_READ : DEBUG_WRITE) : NULL;
+        if (point) {
+            debug_hit((DebugPoints *)cpu->debug, cpu->vcpu, point);
         }
     }
 }

@@ -76,7 +76,7 @@ const StateField x86_cpu_state[] = {
     STATE_NOT(X86Cpu, fault, "used inside the delivery of one exception"), STATE_NOT(X86Cpu, fault_jmp, "host"),
     STATE_NOT(X86Cpu, next_rip, "used inside one instruction"),
     STATE_NOT(X86Cpu, vcpu, "wiring"), STATE_NOT(X86Cpu, as, "wiring"), STATE_NOT(X86Cpu, io, "wiring"),
-    STATE_NOT(X86Cpu, normal_as, "wiring"), STATE_NOT(X86Cpu, phys_bits_wanted, "configuration"),
+    STATE_NOT(X86Cpu, normal_as, "wiring"), STATE_NOT(X86Cpu, debug, "host"), STATE_NOT(X86Cpu, phys_bits_wanted, "configuration"),
     STATE_NOT(X86Cpu, min_level, "configuration"), STATE_NOT(X86Cpu, min_xlevel, "configuration"),
     STATE_NOT(X86Cpu, legacy_cache, "configuration"), STATE_NOT(X86Cpu, l3_cache, "configuration"),
     STATE_NOT(X86Cpu, check_cpuid, "configuration"), STATE_NOT(X86Cpu, enforce_cpuid, "configuration"),

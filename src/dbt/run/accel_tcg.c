@@ -179,6 +179,14 @@ static void vcpu_thread(Vcpu *vcpu)
     }
 }
 
+static void debug_changed(Vcpu *vcpu)
+{
+    Dbt *d = vcpu->accel_data;
+    if (d != NULL) {
+        d->flush_wanted = true;
+    }
+}
+
 static char *describe(Accel *accel)
 {
     GString *text = g_string_new(NULL);
@@ -206,6 +214,7 @@ static const AccelType tcg_type = {
     .vcpu_init = vcpu_init_tcg,
     .vcpu_fini = vcpu_fini_tcg,
     .vcpu_thread = vcpu_thread,
+    .debug_changed = debug_changed,
     .describe = describe,
 };
 ACCEL_REGISTER(&tcg_type);

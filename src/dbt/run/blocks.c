@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "core/vm/debug.h"
 #include "cpu/x86/codepage.h"
 #include "cpu/x86/mmu.h"
 #include "dbt/ir/env.h"
@@ -360,6 +361,9 @@ static DbtBlock *find(Dbt *d, bool generic)
         dbt_flush(d);
     }
     uint64_t page_va = pc & ~(MEM_PAGE_SIZE - 1);
+    if (unlikely(cpu->debug != NULL) && debug_point_find(cpu->debug, page_va, MEM_PAGE_SIZE, DEBUG_EXEC)) {
+        return NULL; /* the interpreter stops there */
+    }
     uint32_t map = dbt_map_find(d, page_va, ram_block->id + offset, host, ram_block);
     DbtBlock *b = NULL;
     for (uint32_t n = *dbt_bucket(d, pc, map); n != 0; n = d->blocks[n].hash_next) {

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "core/vm/debug.h"
 #include "cpu/x86/codepage.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/info.h"
@@ -391,7 +392,8 @@ void dbt_run(Dbt *d)
             dbt_flush(d);
         }
         uint32_t mode = x86_hot(cpu)->mode;
-        if (unlikely(!front_mode_ok(mode) || (cpu->dr[7] & 0xff))) {
+        if (unlikely(!front_mode_ok(mode) || (cpu->dr[7] & 0xff) ||
+                     (cpu->debug != NULL && cpu->debug->data != 0))) {
             if (!interpret_some(d, 4096)) {
                 break;
             }

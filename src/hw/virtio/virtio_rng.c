@@ -102,7 +102,8 @@ static const Prop props[] = {
     PROP_U32("period", VirtioRng, period, 1 << 16, .help = "Milliseconds"),
     { 0 },
 };
-static const StateField state[] = { VIRTIO_STATE(VirtioRng), STATE_U64(VirtioRng, quota), STATE_TIMER(VirtioRng, refill), { 0 } };
+static const StateField state[] = { VIRTIO_STATE(VirtioRng), STATE_U64(VirtioRng, quota), STATE_TIMER(VirtioRng, refill),
+                                    STATE_NOT(VirtioRng, reader, "host; buffers it waits for are still in the queue"), { 0 } };
 
 VIRTIO_PCI_DEVICE(virtio_rng, "virtio-rng", "virtio-rng", kind, VirtioRng, props, state, DEV_MISC,
                   "Virtio random number generator", virtio_pci_ident_rng);
