@@ -95,7 +95,7 @@ Error *qmp_ringbuf_read(QmpContext *ctx, const QmpRingbufReadArgs *args, Value *
 }
 
 /* {"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": ...}}, ...}} to option keys. */
-static MUST_USE Error *backend_options(const QmpChardevAddArgs *args, KeyValues **ret_kv)
+static MUST_USE Error *backend_options(const char *id, const Value *backend, KeyValues **ret_kv)
 {
     static const struct {
         const char *from, *to;
@@ -109,12 +109,12 @@ static MUST_USE Error *backend_options(const QmpChardevAddArgs *args, KeyValues 
     };
     static const char *const dropped[] = { "addr.type", "remote.type", "local.type", "addr.data.numeric",
                                            "addr.data.keep-alive", "addr.data.mptcp", NULL };
-    const Value *data = value_find(args->backend, "data");
+    const Value *data = value_find(backend, "data");
     g_autoptr(KeyValues) flat = NULL;
     KeyValues *kv = keyvalues_new();
 
-    keyvalues_add(kv, "backend", value_find_str(args->backend, "type"));
-    keyvalues_add(kv, "id", args->id);
+    keyvalues_add(kv, "backend", value_find_str(backend, "type"));
+    keyvalues_add(kv, "id", id);
     *ret_kv = kv;
     if (!data) {
         return NULL;
@@ -134,7 +134,7 @@ static MUST_USE Error *backend_options(const QmpChardevAddArgs *args, KeyValues 
         keyvalues_add(kv, key, item->value);
     }
     /* In QMP a socket is a server unless said otherwise, and does not wait. */
-    if (!strcmp(value_find_str(args->backend, "type"), "socket")) {
+    if (!strcmp(value_find_str(backend, "type"), "socket")) {
         if (!keyvalues_has(kv, "server")) {
             keyvalues_add(kv, "server", "on");
         }
@@ -145,18 +145,35 @@ static MUST_USE Error *backend_options(const QmpChardevAddArgs *args, KeyValues 
     return NULL;
 }
 
+static Value *added_value(Chardev *chr)
+{
+    g_autofree char *name = chardev_describe(chr);
+    Value *value = value_dict();
+    if (g_str_has_prefix(name, "pty:")) {
+        value_put_str(value, "pty", name + 4);
+    }
+    return value;
+}
+
 Error *qmp_chardev_add(QmpContext *ctx, const QmpChardevAddArgs *args, Value **ret)
 {
     g_autoptr(KeyValues) kv = NULL;
     Chardev *chr = NULL;
 
-    TRY(backend_options(args, &kv));
+    TRY(backend_options(args->id, args->backend, &kv));
     TRY(chardev_add(set_of(ctx), kv, &chr));
-    g_autofree char *name = chardev_describe(chr);
-    *ret = value_dict();
-    if (g_str_has_prefix(name, "pty:")) {
-        value_put_str(*ret, "pty", name + 4);
-    }
+    *ret = added_value(chr);
+    return NULL;
+}
+
+Error *qmp_chardev_change(QmpContext *ctx, const QmpChardevChangeArgs *args, Value **ret)
+{
+    g_autoptr(KeyValues) kv = NULL;
+    Chardev *chr = NULL;
+
+    TRY(backend_options(args->id, args->backend, &kv));
+    TRY(chardev_change(set_of(ctx), kv, &chr));
+    *ret = added_value(chr);
     return NULL;
 }
 

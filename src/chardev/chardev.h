@@ -188,6 +188,8 @@ Chardev *chardev_find(Chardevs *set, const char *id);
 Chardev *chardev_next(Chardevs *set, Chardev *after);
 /* kv: "backend"=type, "id"=..., options. */
 Error *chardev_add(Chardevs *set, const KeyValues *kv, Chardev **ret_chr) MUST_USE;
+/* Puts a new back end in the place of the one with that id; its front ends stay and go on with the new one. */
+Error *chardev_change(Chardevs *set, const KeyValues *kv, Chardev **ret_chr) MUST_USE;
 Error *chardev_remove(Chardevs *set, const char *id) MUST_USE; /* fails while it is in use */
 /* What query-chardev shows as filename. Caller frees. */
 char *chardev_describe(Chardev *chr);

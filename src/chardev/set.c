@@ -194,6 +194,53 @@ Error *chardev_add(Chardevs *set, const KeyValues *options, Chardev **ret_chr)
     return NULL;
 }
 
+/* The one front end of `from` goes on with `to`. */
+static void move_front(Chardev *from, Chardev *to)
+{
+    if (from->fronts->len == 0) {
+        return;
+    }
+    CharFront *front = g_ptr_array_index(from->fronts, 0);
+    bool was_connected = from->connected;
+    g_ptr_array_set_size(from->fronts, 0);
+    front->chr = to;
+    g_ptr_array_add(to->fronts, front);
+    if (!front->open) {
+        return;
+    }
+    if (was_connected && front->ops->event) {
+        front->ops->event(front->opaque, CHAR_EVENT_CLOSED);
+    }
+    if (to->connected && front->ops->event) {
+        front->ops->event(front->opaque, CHAR_EVENT_OPENED);
+    }
+    char_accept_input(front);
+}
+
+Error *chardev_change(Chardevs *set, const KeyValues *options, Chardev **ret_chr)
+{
+    g_autoptr(KeyValues) kv = keyvalues_copy(options);
+    g_autofree char *id = g_strdup(keyvalues_get(kv, "id"));
+    Chardev *old = id ? chardev_find(set, id) : NULL, *chr = NULL;
+
+    if (!old) {
+        return error_new("Chardev '%s' does not exist", id ? id : "");
+    }
+    if (old->mux || keyvalues_has(kv, "mux")) {
+        return error_new("a multiplexed chardev cannot be changed");
+    }
+    g_autofree char *temporary = g_strdup_printf("%s-new", id);
+    keyvalues_set(kv, "id", temporary);
+    TRY(chardev_add(set, kv, &chr));
+    move_front(old, chr);
+    chardev_close(old);
+    object_unparent(&old->object);
+    g_free(chr->object.id);
+    chr->object.id = g_steal_pointer(&id);
+    *ret_chr = chr;
+    return NULL;
+}
+
 Error *chardev_remove(Chardevs *set, const char *id)
 {
     Chardev *chr = chardev_find(set, id);

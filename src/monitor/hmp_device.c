@@ -206,6 +206,29 @@ static void hmp_hostfwd_remove(Hmp *hmp, const HmpArgs *args)
     hmp_error(hmp, user_net_remove_forward(hmp->machine, has_id ? args->text[0] : NULL, args->text[has_id]));
 }
 
+static void hmp_chardev_change(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(KeyValues) kv = NULL;
+    Chardev *chr = NULL;
+    Error *err = keyvalues_parse(args->text[1], "backend", &kv);
+
+    if (!err) {
+        keyvalues_set(kv, "id", args->text[0]);
+        err = chardev_change(machine_service(hmp->machine, "chardevs"), kv, &chr);
+    }
+    hmp_error(hmp, err);
+}
+
+static void hmp_getfd(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "getfd", hmp_dict("fdname", args->text[0], NULL), NULL);
+}
+
+static void hmp_closefd(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "closefd", hmp_dict("fdname", args->text[0], NULL), NULL);
+}
+
 const HmpCommand hmp_commands_device[] = {
     { "device_add", "S", "driver[,prop=value][,...]", "add a device, like -device", hmp_device_add, 'D' },
     { "device_del", "s", "device", "remove a device", hmp_device_del, 'd' },
@@ -217,6 +240,9 @@ const HmpCommand hmp_commands_device[] = {
     { "qom-get", "ss", "path property", "print a property", hmp_qom_get },
     { "qom-set", "-jssS", "[-j] path property value", "set a property; with -j the value is JSON", hmp_qom_set },
     { "chardev-add", "s", "args", "add a character device, like -chardev", hmp_chardev_add },
+    { "chardev-change", "ss", "id args", "put another back end in the place of a character device", hmp_chardev_change, 'h' },
+    { "getfd", "s", "name", "take a descriptor that came with the command and give it a name", hmp_getfd },
+    { "closefd", "s", "name", "close a descriptor of getfd", hmp_closefd },
     { "chardev-remove", "s", "id", "remove a character device", hmp_chardev_remove, 'h' },
     { "chardev-send-break", "s", "id", "send a break on a character device", hmp_chardev_send_break, 'h' },
     { "ringbuf_write", "sS", "device data", "write to a ring buffer character device", hmp_ringbuf_write, 'h' },

@@ -41,6 +41,23 @@ static void hmp_nmi(Hmp *hmp, const HmpArgs *args)
     hmp_qmp(hmp, "inject-nmi", NULL, NULL);
 }
 
+static void hmp_balloon(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = value_dict();
+    value_put(request, "value", value_uint(args->number[0] < (UINT64_C(1) << 43) ? args->number[0] << 20 : INT64_MAX));
+    hmp_qmp(hmp, "balloon", request, NULL);
+}
+
+static void hmp_exit_preconfig(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_error(hmp, error_new("The command is permitted only before the machine has been made (-preconfig)"));
+}
+
+static void hmp_watchdog_action(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "set-action", hmp_dict("watchdog", args->text[0], NULL), NULL);
+}
+
 static void hmp_cpu_select(Hmp *hmp, const HmpArgs *args)
 {
     if (args->number[0] >= hmp->machine->vcpus->len) {
@@ -180,6 +197,9 @@ const HmpCommand hmp_commands_machine[] = {
     { "system_reset", "", "", "reset the system", hmp_system_reset },
     { "system_powerdown", "", "", "send a power down event", hmp_system_powerdown },
     { "system_wakeup", "", "", "wake the guest up from suspend", hmp_system_wakeup },
+    { "balloon", "e", "target", "ask the guest to change its memory to so many MiB", hmp_balloon },
+    { "exit_preconfig", "", "", "exit the preconfig state", hmp_exit_preconfig },
+    { "watchdog_action", "s", "action", "change what a watchdog does", hmp_watchdog_action },
     { "nmi", "", "", "inject an NMI", hmp_nmi },
     { "cpu", "e", "index", "set the default CPU", hmp_cpu_select },
     { "boot_set", "s", "bootdevice", "define new values for the boot device list", hmp_boot_set },

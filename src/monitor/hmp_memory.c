@@ -1,4 +1,7 @@
 /* HMP: looking into memory and ports: x, xp, print, i, o, sum, memsave, gpa2hva, gva2gpa. */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
 #include <string.h>
 
 #include "cpu/x86/cpu.h"
@@ -246,6 +249,70 @@ static void hmp_gpa2hva(Hmp *hmp, const HmpArgs *args)
                hit.region->name, (void *)hit.host);
 }
 
+/* Linux tells root the frame behind a page of ours. */
+static MUST_USE Error *frame_of(const void *host, uint64_t *ret_pa)
+{
+    enum { PAGE_SHIFT = 12 };
+    uint64_t entry = 0, va = (uintptr_t)host;
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) {
+        return error_new_errno(errno, "Cannot open /proc/self/pagemap");
+    }
+    /* A page that was never touched has no frame yet. */
+    (void)*(const volatile uint8_t *)host;
+    ssize_t got = pread(fd, &entry, sizeof(entry), (off_t)((va >> PAGE_SHIFT) * sizeof(entry)));
+    close(fd);
+    if (got != sizeof(entry) || !(entry >> 63)) {
+        return error_new("Page not present");
+    }
+    uint64_t frame = entry & ((UINT64_C(1) << 55) - 1);
+    if (!frame) {
+        return error_new("the host does not tell physical addresses (that needs CAP_SYS_ADMIN)");
+    }
+    *ret_pa = frame << PAGE_SHIFT | (va & ((1u << PAGE_SHIFT) - 1));
+    return NULL;
+}
+
+static void hmp_gpa2hpa(Hmp *hmp, const HmpArgs *args)
+{
+    MemHit hit;
+    uint64_t pa = 0;
+
+    mem_lookup(hmp->machine->as, args->number[0], &hit);
+    if (!hit.host) {
+        hmp_printf(hmp, "No memory is mapped at address 0x%" G_GINT64_MODIFIER "x\n", (guint64)args->number[0]);
+        return;
+    }
+    Error *err = frame_of(hit.host, &pa);
+    if (err) {
+        hmp_error(hmp, err);
+        return;
+    }
+    hmp_printf(hmp, "Host physical address for 0x%" G_GINT64_MODIFIER "x (%s) is 0x%" G_GINT64_MODIFIER "x\n", (guint64)args->number[0],
+               hit.region->name, (guint64)pa);
+}
+
+static void hmp_dump_guest_memory(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = value_dict();
+
+    if (args->flag['z'] || args->flag['l'] || args->flag['s'] || args->flag['w']) {
+        value_put_str(request, "format", args->flag['z'] ? "kdump-zlib" : args->flag['l'] ? "kdump-lzo" : args->flag['s'] ? "kdump-snappy"
+                                                                                                                      : "win-dmp");
+    }
+    value_put(request, "protocol", value_strf("file:%s", args->text[0]));
+    value_put_bool(request, "paging", args->flag['p']);
+    value_put_bool(request, "detach", args->flag['d']);
+    if (args->text[1]) {
+        value_put_int(request, "begin", (int64_t)args->number[1]);
+    }
+    if (args->text[2]) {
+        value_put_int(request, "length", (int64_t)args->number[2]);
+    }
+    hmp_qmp(hmp, "dump-guest-memory", request, NULL);
+}
+
 static void hmp_gva2gpa(Hmp *hmp, const HmpArgs *args)
 {
     Vcpu *vcpu = hmp_cpu(hmp);
@@ -276,6 +343,9 @@ const HmpCommand hmp_commands_memory[] = {
     { "memsave", "ees", "addr size file", "save to disk virtual memory dump starting at 'addr' of size 'size'", hmp_memsave },
     { "pmemsave", "ees", "addr size file", "save to disk physical memory dump starting at 'addr' of size 'size'", hmp_pmemsave },
     { "gpa2hva", "e", "addr", "print the host virtual address of a guest physical address", hmp_gpa2hva },
+    { "gpa2hpa", "e", "addr", "print the host physical address of a guest physical address", hmp_gpa2hpa },
+    { "dump-guest-memory", "-p-d-z-l-s-ws?ee", "[-p] [-d] [-z|-l|-s|-w] filename [begin length]", "dump guest memory into an ELF core file",
+      hmp_dump_guest_memory, 'f' },
     { "gva2gpa", "e", "addr", "print the guest physical address of a guest virtual address", hmp_gva2gpa },
     { 0 },
 };

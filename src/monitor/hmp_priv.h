@@ -37,6 +37,7 @@ typedef struct HmpCommand {
                            'b' drive, 'k' key, 'f' file, 'h' chardev, 'p' object path; 0 nothing */
 } HmpCommand;
 
+extern const HmpCommand hmp_info_more[];
 extern const HmpCommand hmp_info_commands[]; /* NULL name ends */
 extern const HmpCommand hmp_commands_memory[], hmp_commands_machine[], hmp_commands_device[], hmp_commands_monitor[],
     hmp_commands_migrate[], hmp_info_migrate[];

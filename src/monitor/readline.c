@@ -42,6 +42,11 @@ void readline_free(Readline *rl)
     }
 }
 
+const char *readline_history(const Readline *rl, unsigned n)
+{
+    return n < rl->history->len ? g_ptr_array_index(rl->history, n) : NULL;
+}
+
 static void print(Readline *rl, const char *text)
 {
     rl->ops->print(rl->opaque, text);

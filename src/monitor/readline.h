@@ -19,6 +19,8 @@ typedef struct ReadlineOps {
 Readline *readline_new(const char *prompt, const ReadlineOps *ops, void *opaque);
 void readline_free(Readline *readline); /* accepts NULL */
 void readline_byte(Readline *readline, uint8_t byte);
+/* Line n of the history, the oldest is 0; NULL: there is none. */
+const char *readline_history(const Readline *readline, unsigned n);
 void readline_show_prompt(Readline *readline); /* and what was typed so far */
 
 #endif

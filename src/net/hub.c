@@ -21,6 +21,11 @@ static char *hub_describe(NetPort *port)
 
 static const NetPortOps hub_ops = { .kind = "hubport", .receive = hub_receive, .describe = hub_describe, .destroy = hub_destroy };
 
+const uint64_t *net_hub_of(const NetPort *port)
+{
+    return port->ops == &hub_ops ? &container_of(port, HubPort, port)->hub : NULL;
+}
+
 static bool hub_receive(NetPort *port, const uint8_t *frame, size_t length)
 {
     const HubPort *from = container_of(port, HubPort, port);

@@ -170,10 +170,39 @@ static void describe_port(GString *out, NetPort *port)
     g_string_append_printf(out, "%s: index=0,type=%s%s%s\n", port->name, port->ops->kind, more ? "," : "", more ? more : "");
 }
 
+/* Each hub with its ports and what is plugged into them. */
+static void hubs_describe(Machine *machine, GString *out)
+{
+    for (NetPort *first = NULL; (first = net_port_next(machine, first));) {
+        const uint64_t *hub = net_hub_of(first);
+        bool seen = !hub;
+        for (NetPort *port = NULL; !seen && (port = net_port_next(machine, port)) != first;) {
+            seen = net_hub_of(port) && *net_hub_of(port) == *hub;
+        }
+        if (seen) {
+            continue;
+        }
+        g_string_append_printf(out, "hub %" G_GUINT64_FORMAT "\n", (guint64)*hub);
+        for (NetPort *port = first; port; port = net_port_next(machine, port)) {
+            if (net_hub_of(port) && *net_hub_of(port) == *hub) {
+                g_string_append_printf(out, " \\ %s", port->name);
+                g_string_append(out, port->peer ? ": " : "\n");
+                if (port->peer) {
+                    describe_port(out, port->peer);
+                }
+            }
+        }
+    }
+}
+
 char *net_describe(Machine *machine)
 {
     GString *out = g_string_new(NULL);
+    hubs_describe(machine, out);
     for (NetPort *port = NULL; (port = net_port_next(machine, port));) {
+        if (net_hub_of(port) || (port->peer && net_hub_of(port->peer))) {
+            continue;
+        }
         bool card = !strcmp(port->ops->kind, "nic");
         if (card || !port->peer) {
             describe_port(out, port);

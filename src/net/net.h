@@ -50,6 +50,8 @@ NetPort *net_port_next(Machine *machine, NetPort *after);
 Error *net_set_link(Machine *machine, const char *name, bool up) MUST_USE;
 /* Text of info network. Caller frees. */
 char *net_describe(Machine *machine);
+/* The number of the hub it is a port of; NULL: of none. */
+const uint64_t *net_hub_of(const NetPort *port);
 
 /* --- back ends --- */
 typedef struct NetdevOption {

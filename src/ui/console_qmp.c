@@ -4,6 +4,7 @@
 #include "input/input.h"
 #include "schema/qmp_commands.h"
 #include "ui/console.h"
+#include "ui/display.h"
 
 Error *qmp_screendump(QmpContext *ctx, const QmpScreendumpArgs *args, Value **ret)
 {
@@ -29,6 +30,15 @@ Error *qmp_screendump(QmpContext *ctx, const QmpScreendumpArgs *args, Value **re
         }
     }
     return console_dump(console, args->filename, png ? IMAGE_PNG : IMAGE_PPM);
+}
+
+Error *qmp_query_display_options(QmpContext *ctx, const QmpQueryDisplayOptionsArgs *args, Value **ret)
+{
+    const DisplayDriver *driver = machine_service(ctx->machine, DISPLAY_SERVICE);
+
+    *ret = value_dict();
+    value_put_str(*ret, "type", driver ? driver->name : "none");
+    return NULL;
 }
 
 /* --- keys --- */

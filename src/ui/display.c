@@ -72,6 +72,13 @@ static const DisplayDriver *best_available(void)
     return best;
 }
 
+static MUST_USE Error *start(Machine *machine, const DisplayDriver *driver, KeyValues *options)
+{
+    TRY(driver->start(machine, options));
+    machine_set_service(machine, DISPLAY_SERVICE, (void *)driver);
+    return NULL;
+}
+
 Error *display_start(Machine *machine, const char *text)
 {
     const DisplayDriver *driver;
@@ -79,7 +86,7 @@ Error *display_start(Machine *machine, const char *text)
 
     if (text) {
         TRY(parse(text, &driver, &kv));
-        return driver ? driver->start(machine, kv) : NULL;
+        return driver ? start(machine, driver, kv) : NULL;
     }
     driver = best_available();
     if (!driver) {
@@ -88,7 +95,7 @@ Error *display_start(Machine *machine, const char *text)
         return NULL;
     }
     kv = keyvalues_new();
-    return driver->start(machine, kv);
+    return start(machine, driver, kv);
 }
 
 char *display_help(void)

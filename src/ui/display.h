@@ -17,6 +17,7 @@ typedef struct DisplayDriver {
     int preference; /* among the available ones the highest wins */
 } DisplayDriver;
 SECTION_DECLARE(display_drivers, DisplayDriver);
+#define DISPLAY_SERVICE "display" /* the machine's const DisplayDriver *; none: no display */
 #define DISPLAY_REGISTER(driver) SECTION_ENTRY(display_drivers, DisplayDriver, driver)
 
 /* text: "sdl,full-screen=on", "none"; NULL: the best that is available, or none with a warning. Machine lock. */

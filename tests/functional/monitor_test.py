@@ -361,6 +361,63 @@ def test_block():
             matches('Failed to find', q.error('blockdev-del', node_name='n')[1])
 
 
+def test_core_dump():
+    '''readelf and gdb read the file.'''
+    with tempfile.TemporaryDirectory() as folder, Qmp('-machine', 'pc', '-display', 'none', '-m', '16', '-smp', '2', '-S', '-net', 'none') as q:
+        path = os.path.join(folder, 'core')
+        same(q.run('query-dump'), {'status': 'none', 'total': 0, 'completed': 0})
+        q.run('human-monitor-command', command_line='o /w 0xcf8 0')
+        q.run('dump-guest-memory', paging=False, protocol='file:' + path)
+        state = q.run('query-dump')
+        same([state['status'], state['total']], ['completed', state['completed']])
+        memory = os.path.join(folder, 'memory')
+        q.run('pmemsave', val=0, size=0x9000, filename=memory)
+        headers = subprocess.run(['readelf', '-lnW', path], capture_output=True, text=True)
+        same(headers.stderr, '')
+        matches('Elf file type is CORE', headers.stdout)
+        same(len(re.findall(r'NT_PRSTATUS', headers.stdout)), 2)
+        load = re.search(r'LOAD +(0x\w+) 0x0+ 0x0+ (0x\w+)', headers.stdout)
+        with open(path, 'rb') as core:
+            core.seek(int(load[1], 16))
+            same(core.read(0x9000), open(memory, 'rb').read())
+        debugger = subprocess.run(['gdb', '-batch', '-nx', '-ex', 'info threads', '-ex', 'info registers rip cs', '-c', path],
+                                  capture_output=True, text=True)
+        matches(r'rip +0xfff0', debugger.stdout)
+        matches(r'cs +0xf000', debugger.stdout)
+        same(q.ask('dump-guest-memory', paging=True, protocol='file:' + path)['error']['class'], 'GenericError')
+        matches('must start with', q.ask('dump-guest-memory', paging=False, protocol=path)['error']['desc'])
+        matches('no guest memory', q.ask('dump-guest-memory', paging=False, protocol='file:' + path, begin=1 << 40, length=1)['error']['desc'])
+        q.run('dump-guest-memory', paging=False, protocol='file:' + path, detach=True)
+        while not any(event['event'] == 'DUMP_COMPLETED' for event in q.events):
+            q.events.append(q.read())
+        same(q.events[-1]['data']['result']['status'], 'completed')
+
+
+def test_chardev_change():
+    with tempfile.TemporaryDirectory() as folder, Qmp(*NONE, '-chardev', 'ringbuf,id=a', '-mon', 'chardev=a') as q:
+        path = os.path.join(folder, 'out')
+        q.run('chardev-change', id='a', backend={'type': 'file', 'data': {'out': path}})
+        same([c['filename'] for c in q.run('query-chardev') if c['label'] == 'a'], ['file'])
+        matches('monitor - type', open(path).read())
+        matches('does not exist', q.ask('chardev-change', id='b', backend={'type': 'null', 'data': {}})['error']['desc'])
+
+
+def test_more_queries():
+    with Qmp(*PC, '-smp', '1,maxcpus=2', '-net', 'nic', '-net', 'user', '-device', 'virtio-balloon-pci') as q:
+        same(q.run('query-memdev')[0]['id'], 'pc.ram')
+        places = q.run('query-hotpluggable-cpus')
+        same(['qom-path' in place for place in places], [False, True])
+        same(q.run('query-display-options'), {'type': 'none'})
+        same(q.run('query-mice')[0]['index'], 2)
+        same(q.run('query-balloon'), {'actual': 16 << 20})
+        matches('IRQ statistics for isa-i8259', q.run('x-query-irq')['human-readable-text'])
+        matches(r'hub 0\r\n \\ hub0port\d: ', q.run('human-monitor-command', command_line='info network'))
+        matches('type=user', q.run('human-monitor-command', command_line='info network'))
+        for name in ('balloon', 'hotpluggable-cpus', 'iothreads', 'memdev', 'numa', 'qdm', 'replay', 'usb', 'vnc', 'dump', 'tpm', 'history'):
+            text = q.run('human-monitor-command', command_line='info ' + name)
+            assert 'unknown command' not in text, text
+
+
 def test_hmp_session():
     p = subprocess.Popen([PROGRAM, *NONE, '-monitor', 'stdio'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     # A line, history, a completion, an unknown command.

@@ -74,6 +74,8 @@ struct DeviceType {
     void (*saving)(Device *dev);   /* before state is saved; may be NULL */
     /* The machine is about to run, after a stop, save or load: what was put off meanwhile. May be NULL. */
     void (*resumed)(Device *dev);
+    /* Interrupt controllers: how often each input interrupted; fills at most max, gives the number of inputs. */
+    unsigned (*irq_counts)(Device *dev, uint64_t *ret_counts, unsigned max);
     char *(*describe)(Device *dev); /* its state as text for the monitor, where registers do not say it; may be NULL */
     const void *extra;             /* for the device's own bus or family */
 };

@@ -177,17 +177,20 @@ static Value *topology_value(const MachineConfig *config, unsigned index)
     return props;
 }
 
-/* No CPU can come or go yet: these are the ones that are there. */
+/* The CPUs there are, and the places up to maxcpus that are free, which are listed first. */
 Error *qmp_query_hotpluggable_cpus(QmpContext *ctx, const QmpQueryHotpluggableCpusArgs *args, Value **ret)
 {
+    GPtrArray *vcpus = ctx->machine->vcpus;
+
     *ret = value_list();
-    for (guint n = ctx->machine->vcpus->len; n-- > 0;) {
-        Vcpu *vcpu = g_ptr_array_index(ctx->machine->vcpus, n);
-        g_autofree char *path = object_path(&vcpu->dev.object);
+    for (unsigned n = vcpus->len ? MAX(ctx->machine->config->max_cpus, vcpus->len) : 0; n-- > 0;) {
+        Vcpu *vcpu = g_ptr_array_index(vcpus, MIN(n, vcpus->len - 1));
         Value *info = value_dict();
-        value_put(info, "props", topology_value(ctx->machine->config, vcpu->index));
+        value_put(info, "props", topology_value(ctx->machine->config, n));
         value_put_int(info, "vcpus-count", 1);
-        value_put_str(info, "qom-path", path);
+        if (n < vcpus->len) {
+            value_put(info, "qom-path", value_take_str(object_path(&vcpu->dev.object)));
+        }
         value_put_str(info, "type", vcpu->dev.object.type->name);
         value_append(*ret, info);
     }
@@ -235,6 +238,81 @@ Error *qmp_query_iothreads(QmpContext *ctx, const QmpQueryIothreadsArgs *args, V
 {
     *ret = value_list();
     return NULL;
+}
+
+/* RAM that the board made is listed under the board's name for it. */
+Error *qmp_query_memdev(QmpContext *ctx, const QmpQueryMemdevArgs *args, Value **ret)
+{
+    const MachineConfig *config = ctx->machine->config;
+    const RamOptions *options = config->ram_options;
+
+    *ret = value_list();
+    if (!ctx->machine->type->ram_id) {
+        return NULL;
+    }
+    Value *info = value_dict();
+    value_put_str(info, "id", config->memory_backend ? config->memory_backend : ctx->machine->type->ram_id);
+    value_put(info, "size", value_uint(config->ram_size));
+    value_put_bool(info, "merge", config->mem_merge);
+    value_put_bool(info, "dump", config->dump_guest_core);
+    value_put_bool(info, "prealloc", options && options->prealloc);
+    value_put_bool(info, "share", options && options->share);
+    value_put_bool(info, "reserve", true);
+    value_put(info, "host-nodes", value_list());
+    value_put_str(info, "policy", "default");
+    value_append(*ret, info);
+    return NULL;
+}
+
+/* --- kinds of things that a machine can have and none has yet --- */
+
+Error *qmp_query_memory_devices(QmpContext *ctx, const QmpQueryMemoryDevicesArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}
+
+Error *qmp_query_acpi_ospm_status(QmpContext *ctx, const QmpQueryAcpiOspmStatusArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}
+
+Error *qmp_query_tpm(QmpContext *ctx, const QmpQueryTpmArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}
+
+Error *qmp_query_tpm_models(QmpContext *ctx, const QmpQueryTpmModelsArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}
+
+Error *qmp_query_tpm_types(QmpContext *ctx, const QmpQueryTpmTypesArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}
+
+Error *qmp_query_pr_managers(QmpContext *ctx, const QmpQueryPrManagersArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}
+
+Error *qmp_query_replay(QmpContext *ctx, const QmpQueryReplayArgs *args, Value **ret)
+{
+    *ret = value_dict();
+    value_put_int(*ret, "icount", 0);
+    value_put_str(*ret, "mode", "none");
+    return NULL;
+}
+
+Error *qmp_query_vm_generation_id(QmpContext *ctx, const QmpQueryVmGenerationIdArgs *args, Value **ret)
+{
+    return error_new("VM Generation ID device not found");
 }
 
 /* --- memory to files --- */

@@ -65,6 +65,7 @@ typedef struct CpuOps {
     /* Executes one instruction, without interrupts. On the CPU's thread, while the machine stands still. */
     void (*step)(Vcpu *vcpu);
     const struct GdbArch *gdb; /* the registers as gdb sees them */
+    void (*core_notes)(Vcpu *vcpu, GByteArray *notes); /* appends its notes of an ELF core file */
 } CpuOps;
 
 struct Vcpu {

@@ -7,6 +7,7 @@
 
 #include "base/bits.h"
 #include "base/log.h"
+#include "cpu/x86/core_note.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/fpu.h"
 #include "cpu/x86/mmu.h"
@@ -382,4 +383,5 @@ const CpuOps x86_cpu_ops = {
     .debug_changed = x86_debug_changed,
     .step = x86_debug_step,
     .gdb = &x86_gdb_arch,
+    .core_notes = x86_core_notes,
 };

@@ -37,6 +37,7 @@ typedef struct Chip {
     bool single, needs_icw4;
     bool auto_eoi, rotate_auto, special_nested, special_mask;
     bool read_isr, poll;
+    uint64_t taken[8];    /* interrupts, for people */
 } Chip;
 
 struct I8259 {
@@ -86,6 +87,7 @@ static int chip_request(const Chip *chip, bool master)
 
 static void chip_ack(Chip *chip, unsigned input)
 {
+    chip->taken[input]++;
     if (chip->auto_eoi) {
         if (chip->rotate_auto) {
             chip->lowest = input;
@@ -362,6 +364,15 @@ I8259 *i8259_of(Machine *machine)
     return machine_service(machine, I8259_SERVICE);
 }
 
+static unsigned i8259_irq_counts(Device *dev, uint64_t *ret_counts, unsigned max)
+{
+    const I8259 *pic = (const I8259 *)dev;
+    for (unsigned n = 0; n < 16 && n < max; n++) {
+        ret_counts[n] = pic->chip[n / 8].taken[n % 8];
+    }
+    return MIN(16u, max);
+}
+
 static char *i8259_describe(Device *dev)
 {
     I8259 *pic = (I8259 *)dev;
@@ -443,6 +454,7 @@ static const StateField chip_state[] = {
     STATE_BOOL(Chip, special_mask),
     STATE_BOOL(Chip, read_isr),
     STATE_BOOL(Chip, poll),
+    STATE_NOT(Chip, taken, "statistics"),
     { 0 },
 };
 
@@ -458,4 +470,4 @@ static const StateField state[] = {
 
 DEVICE_TYPE(i8259, DEVICE_OBJECT("isa-i8259", I8259, NULL), .desc = "8259A interrupt controllers",
             .category = DEV_INTERNAL, .bus = &isa_bus_type, .state = state, .plug = i8259_plug,
-            .reset = i8259_reset, .loaded = i8259_loaded, .describe = i8259_describe);
+            .reset = i8259_reset, .loaded = i8259_loaded, .describe = i8259_describe, .irq_counts = i8259_irq_counts);

@@ -35,6 +35,7 @@ struct IoApic {
     uint64_t address;
     Lock lock;
     MemRegion region;
+    uint64_t sent[IOAPIC_PINS]; /* interrupts, for people */
 };
 
 static uint8_t entry_vector(IoApic *ioapic, uint64_t entry)
@@ -85,6 +86,7 @@ static void pin_service(IoApic *ioapic, unsigned pin)
     } else {
         ioapic->irr &= ~BIT(pin);
     }
+    ioapic->sent[pin]++;
     pin_send(ioapic, pin);
 }
 
@@ -218,6 +220,15 @@ IoApic *ioapic_of(Machine *machine)
     return machine_service(machine, IOAPIC_SERVICE);
 }
 
+static unsigned ioapic_irq_counts(Device *dev, uint64_t *ret_counts, unsigned max)
+{
+    const IoApic *ioapic = (const IoApic *)dev;
+    for (unsigned n = 0; n < IOAPIC_PINS && n < max; n++) {
+        ret_counts[n] = ioapic->sent[n];
+    }
+    return MIN((unsigned)IOAPIC_PINS, max);
+}
+
 static char *ioapic_describe(Device *dev)
 {
     IoApic *ioapic = (IoApic *)dev;
@@ -275,6 +286,7 @@ static const StateField state[] = {
     STATE_U32(IoApic, lines),
     STATE_U64_ARRAY(IoApic, entry),
     STATE_NOT(IoApic, lock, "host"),
+    STATE_NOT(IoApic, sent, "statistics"),
     STATE_NOT(IoApic, region, "fixed"),
     { 0 },
 };
@@ -285,4 +297,4 @@ static const Prop props[] = {
 };
 
 DEVICE_TYPE(ioapic, DEVICE_OBJECT("ioapic", IoApic, props), .desc = "82093AA I/O APIC", .category = DEV_INTERNAL,
-            .state = state, .plug = ioapic_plug, .reset = ioapic_reset, .describe = ioapic_describe);
+            .state = state, .plug = ioapic_plug, .reset = ioapic_reset, .describe = ioapic_describe, .irq_counts = ioapic_irq_counts);

@@ -1,0 +1,196 @@
+/* HMP: info subcommands about CPUs, memory, interrupts and what a machine may lack. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/vm/machine.h"
+#include "monitor/hmp_priv.h"
+#include "schema/qmp_commands.h"
+
+static void info_balloon(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) info = NULL;
+
+    if (hmp_qmp(hmp, "query-balloon", NULL, &info)) {
+        hmp_printf(hmp, "balloon: actual=%" PRId64 "\n", value_find_int(info, "actual", 0) / (int64_t)MiB);
+    }
+}
+
+static void info_dump(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) info = NULL;
+
+    if (!hmp_qmp(hmp, "query-dump", NULL, &info)) {
+        return;
+    }
+    int64_t total = value_find_int(info, "total", 0), completed = value_find_int(info, "completed", 0);
+    hmp_printf(hmp, "Status: %s\n", value_find_str(info, "status"));
+    if (!strcmp(value_find_str(info, "status"), "active") && total > 0) {
+        hmp_printf(hmp, "Finished: %.2f %%\n", 100.0 * (double)completed / (double)total);
+    }
+}
+
+static void info_history(Hmp *hmp, const HmpArgs *args)
+{
+    const char *line;
+
+    for (unsigned n = 0; hmp->monitor && hmp->monitor->readline && (line = readline_history(hmp->monitor->readline, n)); n++) {
+        hmp_printf(hmp, "%u: '%s'\n", n, line);
+    }
+}
+
+static void print_property(Hmp *hmp, const Value *props, const char *name)
+{
+    if (value_find(props, name)) {
+        hmp_printf(hmp, "    %s: \"%" PRId64 "\"\n", name, value_find_int(props, name, 0));
+    }
+}
+
+static void info_hotpluggable_cpus(Hmp *hmp, const HmpArgs *args)
+{
+    static const char *const names[] = { "node-id", "socket-id", "die-id", "core-id", "thread-id" };
+    g_autoptr(Value) list = NULL;
+
+    if (!hmp_qmp(hmp, "query-hotpluggable-cpus", NULL, &list)) {
+        return;
+    }
+    hmp_printf(hmp, "Hotpluggable CPUs:\n");
+    for (size_t n = 0; n < value_length(list); n++) {
+        const Value *item = value_at(list, n);
+        hmp_printf(hmp, "  type: \"%s\"\n  vcpus_count: \"%" PRId64 "\"\n", value_find_str(item, "type"),
+                   value_find_int(item, "vcpus-count", 0));
+        if (value_find(item, "qom-path")) {
+            hmp_printf(hmp, "  qom_path: \"%s\"\n", value_find_str(item, "qom-path"));
+        }
+        hmp_printf(hmp, "  CPUInstance Properties:\n");
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+            print_property(hmp, value_find(item, "props"), names[i]);
+        }
+    }
+}
+
+static void info_iothreads(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) list = NULL;
+
+    if (hmp_qmp(hmp, "query-iothreads", NULL, &list)) {
+        for (size_t n = 0; n < value_length(list); n++) {
+            hmp_printf(hmp, "%s:\n  thread_id=%" PRId64 "\n", value_find_str(value_at(list, n), "id"),
+                       value_find_int(value_at(list, n), "thread-id", 0));
+        }
+    }
+}
+
+static void info_irq(Hmp *hmp, const HmpArgs *args)
+{
+    for (Device *dev = NULL; (dev = machine_device_next(hmp->machine, dev));) {
+        const DeviceType *type = device_type(dev);
+        if (!type->irq_counts) {
+            continue;
+        }
+        uint64_t counts[32];
+        unsigned lines = type->irq_counts(dev, counts, ARRAY_SIZE(counts));
+        hmp_printf(hmp, "IRQ statistics for %s:\n", type->object.name);
+        for (unsigned line = 0; line < lines; line++) {
+            if (counts[line]) {
+                hmp_printf(hmp, "%2u: %" PRIu64 "\n", line, counts[line]);
+            }
+        }
+    }
+}
+
+static void info_memdev(Hmp *hmp, const HmpArgs *args)
+{
+    static const char *const flags[] = { "merge", "dump", "prealloc", "share", "reserve" };
+    g_autoptr(Value) list = NULL;
+
+    if (!hmp_qmp(hmp, "query-memdev", NULL, &list)) {
+        return;
+    }
+    for (size_t n = 0; n < value_length(list); n++) {
+        const Value *item = value_at(list, n);
+        hmp_printf(hmp, "memory backend: %s\n  size:  %" PRId64 "\n", value_find_str(item, "id"), value_find_int(item, "size", 0));
+        for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+            hmp_printf(hmp, "  %s: %s\n", flags[i], value_find_bool(item, flags[i], false) ? "true" : "false");
+        }
+        hmp_printf(hmp, "  policy: %s\n  host nodes: \n", value_find_str(item, "policy"));
+    }
+    hmp_printf(hmp, "\n");
+}
+
+static void info_numa(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_printf(hmp, "0 nodes\n");
+}
+
+static void info_qdm(Hmp *hmp, const HmpArgs *args)
+{
+    g_autofree char *text = device_types_help();
+    hmp_printf(hmp, "%s", text);
+}
+
+static void info_replay(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_printf(hmp, "Record/replay is not active\n");
+}
+
+static void info_usb(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_error(hmp, error_new("USB support not enabled"));
+}
+
+static void info_vm_generation_id(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "query-vm-generation-id", NULL, NULL);
+}
+
+static void info_nothing(Hmp *hmp, const HmpArgs *args)
+{
+}
+
+static void info_vnc(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_printf(hmp, "None\n");
+}
+
+const HmpCommand hmp_info_more[] = {
+    { "balloon", "", "", "show balloon information", info_balloon },
+    { "capture", "", "", "show capture information", info_nothing },
+    { "dump", "", "", "show the status of a dump of the guest's memory", info_dump },
+    { "history", "", "", "show the command line history", info_history },
+    { "hotpluggable-cpus", "", "", "show information about hotpluggable CPUs", info_hotpluggable_cpus },
+    { "iothreads", "", "", "show iothreads", info_iothreads },
+    { "irq", "", "", "show the interrupts statistics", info_irq },
+    { "memdev", "", "", "show memory backends", info_memdev },
+    { "memory-devices", "", "", "show memory devices", info_nothing },
+    { "numa", "", "", "show NUMA information", info_numa },
+    { "qdm", "", "", "show the device types", info_qdm },
+    { "replay", "", "", "show record and replay information", info_replay },
+    { "tpm", "", "", "show the TPM device", info_nothing },
+    { "usb", "", "", "show guest USB devices", info_usb },
+    { "vm-generation-id", "", "", "show the virtual machine generation id", info_vm_generation_id },
+    { "vnc", "", "", "show the VNC server status", info_vnc },
+    { 0 },
+};
+
+/* --- the same text for programs --- */
+
+static MUST_USE Error *human_text(QmpContext *ctx, const char *line, Value **ret)
+{
+    g_autofree char *text = monitor_run_hmp(ctx->machine, 0, line);
+    g_auto(GStrv) parts = g_strsplit(text, "\r", -1);
+
+    *ret = value_dict();
+    value_put(*ret, "human-readable-text", value_take_str(g_strjoinv("", parts)));
+    return NULL;
+}
+
+#define HUMAN_TEXT(name, Name, line)                                                               \
+    Error *qmp_x_query_##name(QmpContext *ctx, const QmpXQuery##Name##Args *args, Value **ret)     \
+    {                                                                                              \
+        return human_text(ctx, line, ret);                                                         \
+    }
+HUMAN_TEXT(irq, Irq, "info irq")
+HUMAN_TEXT(jit, Jit, "info jit")
+HUMAN_TEXT(numa, Numa, "info numa")
+HUMAN_TEXT(ramblock, Ramblock, "info ramblock")
+HUMAN_TEXT(roms, Roms, "info roms")
