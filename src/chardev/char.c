@@ -240,6 +240,19 @@ void char_back_input(Chardev *chr, const uint8_t *buf, size_t length)
     }
 }
 
+void char_drain(Chardev *chr)
+{
+    enum { PATIENCE_MS = 1000 };
+    for (unsigned waited = 0; chr->backlog->len && waited < PATIENCE_MS;) {
+        size_t done = write_some(chr, chr->backlog->data, chr->backlog->len);
+        g_byte_array_remove_range(chr->backlog, 0, (guint)done);
+        if (done == 0) {
+            g_usleep(1000);
+            waited++;
+        }
+    }
+}
+
 void char_accept_input(CharFront *front)
 {
     Chardev *chr = front->chr;

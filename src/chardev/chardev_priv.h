@@ -15,6 +15,8 @@ size_t mux_write(Chardev *chr, const uint8_t *buf, size_t length);
 size_t char_deliver_room(CharFront *front);
 /* Straight to the back end and the log; no backlog. */
 size_t char_back_write(Chardev *chr, const uint8_t *buf, size_t length);
+/* Writes what waits, as far as the back end takes it within a second: the last words before it closes. */
+void char_drain(Chardev *chr);
 Error *char_log_open(Chardev *chr) MUST_USE;
 void char_log_close(Chardev *chr);
 

@@ -122,6 +122,9 @@ static MUST_USE Error *set_options(Chardev *chr, const KeyValues *kv)
 
 static void chardev_close(Chardev *chr)
 {
+    if (chr->object.realized && chr->connected) {
+        char_drain(chr);
+    }
     chr->muted = true;
     while (chr->fronts->len) {
         char_front_close(g_ptr_array_index(chr->fronts, 0));

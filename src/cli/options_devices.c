@@ -360,6 +360,33 @@ Error *opt_keyboard(Plan *plan, const Option *option, const char *arg)
     return NULL;
 }
 
+/* For the display that there will be; display_check() of the whole is in finish_display(). */
+Error *opt_display_flag(Plan *plan, const Option *option, const char *arg)
+{
+    g_autofree char *old = plan->display_flags;
+    plan->display_flags = g_strdup_printf("%s,%s", old ? old : "", option->aux);
+    plan_warn(plan, "-%s is an old spelling of '-display TYPE,%s'", option->name, option->aux);
+    return NULL;
+}
+
+Error *opt_full_screen(Plan *plan, const Option *option, const char *arg)
+{
+    g_autofree char *old = plan->display_flags;
+    plan->display_flags = g_strdup_printf("%s,full-screen=on", old ? old : "");
+    return NULL;
+}
+
+/* Flags that came as options of their own go to the display; without one they wait for a window. */
+static MUST_USE Error *finish_display(Plan *plan)
+{
+    if (!plan->display_flags || plan->nographic) {
+        return NULL;
+    }
+    g_autofree char *old = plan->display;
+    plan->display = g_strconcat(old ? old : "sdl", plan->display_flags, NULL);
+    return display_check(plan->display);
+}
+
 Error *opt_vnc(Plan *plan, const Option *option, const char *arg)
 {
     return strcmp(arg, "none") ? error_new("the VNC server is not supported yet") : NULL;
@@ -459,6 +486,7 @@ Error *finish_devices(Plan *plan)
 {
     const MachineType *type;
 
+    TRY(finish_display(plan));
     TRY(add_defaults(plan));
     for (guint n = 0; n < plan->monitor_texts->len; n++) {
         Error *err = add_monitor(plan, g_ptr_array_index(plan->monitor_texts, n), "readline", false);

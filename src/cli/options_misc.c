@@ -84,6 +84,50 @@ Error *opt_unsupported(Plan *plan, const Option *option, const char *arg)
     return error_new("this option is not supported yet");
 }
 
+Error *opt_compat(Plan *plan, const Option *option, const char *arg)
+{
+    static const char *const known[] = { "deprecated-input", "deprecated-output", "unstable-input", "unstable-output", NULL };
+    g_autoptr(KeyValues) kv = NULL;
+
+    TRY(keyvalues_parse(arg, NULL, &kv));
+    for (size_t n = 0; known[n]; n++) {
+        const char *policy = keyvalues_get(kv, known[n]);
+        if (policy && strcmp(policy, "accept")) {
+            return error_new("%s=%s is not supported: only accept", known[n], policy);
+        }
+    }
+    return keyvalues_check_used(kv, "-compat", known);
+}
+
+Error *opt_run_with(Plan *plan, const Option *option, const char *arg)
+{
+    static const char *const known[] = { "chroot", "user", "async-teardown", "exit-with-parent", NULL };
+    g_autoptr(KeyValues) kv = NULL;
+    bool async, with_parent;
+
+    TRY(keyvalues_parse(arg, NULL, &kv));
+    TRY(keyvalues_get_bool(kv, "async-teardown", false, &async));
+    TRY(keyvalues_get_bool(kv, "exit-with-parent", false, &with_parent));
+    if (async || with_parent) {
+        return error_new("%s is not supported", async ? "async-teardown" : "exit-with-parent");
+    }
+    if (keyvalues_has(kv, "chroot")) {
+        g_free(plan->run_chroot);
+        plan->run_chroot = g_strdup(keyvalues_get(kv, "chroot"));
+    }
+    if (keyvalues_has(kv, "user")) {
+        g_free(plan->run_user);
+        plan->run_user = g_strdup(keyvalues_get(kv, "user"));
+    }
+    return keyvalues_check_used(kv, "-run-with", known);
+}
+
+Error *opt_dump_config(Plan *plan, const Option *option, const char *arg)
+{
+    plan->dump_config = true;
+    return NULL;
+}
+
 Error *opt_other_target(Plan *plan, const Option *option, const char *arg)
 {
     return error_new("Option not supported for this target");
@@ -320,6 +364,9 @@ Error *opt_readconfig(Plan *plan, const Option *option, const char *arg)
         err = error_new("Cannot read config file: %s", gerror->message);
         g_error_free(gerror);
         return err;
+    }
+    if (g_strchug(text)[0] == '{') {
+        return plan_read_config(plan, text);
     }
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
     for (guint n = 0; lines[n] && !err; n++) {

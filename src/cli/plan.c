@@ -39,6 +39,8 @@ Plan *plan_new(const char *program)
     plan->nics = list_of_text();
     plan->nets = list_of_text();
     plan->warnings = list_of_text();
+    plan->plain_options = list_of_text();
+    plan->rewritten = list_of_text();
     plan->default_vga = plan->default_serial = plan->default_parallel = plan->default_monitor = true;
     plan->default_cdrom = plan->default_floppy = plan->default_net = true;
     plan->escape = 1;
@@ -58,7 +60,8 @@ void plan_free(Plan *plan)
     GPtrArray *lists[] = { plan->accels,  plan->objects, plan->chardevs,      plan->monitors, plan->blockdevs,
                            plan->drives,  plan->netdevs, plan->devices,       plan->board_devices, plan->globals,
                            plan->serials, plan->parallels, plan->monitor_texts, plan->debugcons, plan->sets,
-                           plan->warnings, plan->nics,   plan->nets,          plan->add_fds };
+                           plan->warnings, plan->nics,   plan->nets,          plan->add_fds,
+                           plan->plain_options, plan->rewritten };
     for (size_t n = 0; n < ARRAY_SIZE(lists); n++) {
         g_ptr_array_unref(lists[n]);
     }
@@ -68,6 +71,9 @@ void plan_free(Plan *plan)
     g_free(plan->log_items);
     g_free(plan->log_file);
     g_free(plan->print);
+    g_free(plan->display_flags);
+    g_free(plan->run_chroot);
+    g_free(plan->run_user);
     g_free(plan->incoming);
     g_free(plan->gdb);
     g_free(plan);
@@ -131,10 +137,21 @@ static const Option *option_find(const char *name)
     return NULL;
 }
 
+static bool option_works(const Option *option)
+{
+    static OptionFn *const refusals[] = { opt_unsupported, opt_other_target, opt_refused, opt_gone };
+    for (size_t n = 0; n < ARRAY_SIZE(refusals); n++) {
+        if (option->fn == refusals[n]) {
+            return false;
+        }
+    }
+    return true;
+}
+
 const char *cli_option_name(unsigned index, bool *ret_has_arg)
 {
     for (const Option *option = option_table; option->name || option->help; option++) {
-        if (option->name && option->fn != opt_unsupported && option->fn != opt_other_target && index-- == 0) {
+        if (option->name && option_works(option) && index-- == 0) {
             *ret_has_arg = option->has_arg;
             return option->name;
         }
@@ -162,7 +179,10 @@ static MUST_USE Error *unknown_option(const char *typed, const char *name)
 /* Errors say which option, as it was typed. */
 static MUST_USE Error *run_option(Plan *plan, const Option *option, const char *typed, const char *arg)
 {
+    plan->depth++;
+    plan_note_option(plan, option->name, arg);
     Error *err = option->fn(plan, option, arg);
+    plan->depth--;
     if (err) {
         return arg ? error_prefix(err, "%s %s: ", typed, arg) : error_prefix(err, "%s: ", typed);
     }
@@ -210,7 +230,11 @@ Error *cli_finish(Plan *plan)
     TRY(finish_devices(plan));
     TRY(finish_net(plan));
     TRY(finish_drives(plan));
-    return apply_sets(plan);
+    TRY(apply_sets(plan));
+    if (plan->dump_config) {
+        plan->print = plan_dump_config(plan);
+    }
+    return NULL;
 }
 
 static void dump_list(GString *out, const char *option, const GPtrArray *list, const char *implied)

@@ -36,6 +36,12 @@ typedef struct Plan {
     unsigned escape;       /* of multiplexers */
     int next_index[8];     /* by drive interface: where the next -drive without unit goes */
     unsigned monitor_count, vc_count;
+    GPtrArray *plain_options; /* char *, pairs: name and argument (or NULL) of options that are no objects */
+    GPtrArray *rewritten;     /* char *: options that were turned into objects */
+    unsigned depth;           /* of options that call others */
+    bool dump_config;
+    char *display_flags;      /* ",show-cursor=on": for whatever display there will be */
+    char *run_chroot, *run_user; /* -run-with */
     char *print;           /* help or version text: print it and leave with status 0 */
     GPtrArray *warnings;   /* char * */
 } Plan;
@@ -49,6 +55,8 @@ Error *cli_parse(Plan *plan, int argc, char **argv) MUST_USE;
 Error *cli_finish(Plan *plan) MUST_USE;
 /* A line an object: "-device isa-serial,chardev=serial0". Caller frees. */
 char *plan_dump(const Plan *plan);
+/* The same as JSON for -readconfig. Caller frees. */
+char *plan_dump_config(const Plan *plan);
 
 /* One option as -readconfig and the tests give it. */
 Error *cli_option(Plan *plan, const char *name, const char *arg) MUST_USE;

@@ -25,7 +25,7 @@ OptionFn opt_machine, opt_accel, opt_enable_kvm, opt_cpu, opt_smp, opt_memory, o
 Error *finish_machine(Plan *plan) MUST_USE;
 /* options_devices.c */
 OptionFn opt_device, opt_object, opt_chardev, opt_mon, opt_monitor, opt_qmp, opt_serial, opt_debugcon, opt_vga, opt_soundhw, opt_usb, opt_usbdevice, opt_display, opt_nographic, opt_audiodev,
-    opt_vnc, opt_keyboard;
+    opt_vnc, opt_keyboard, opt_full_screen, opt_display_flag;
 Error *finish_devices(Plan *plan) MUST_USE;
 /* options_net.c */
 OptionFn opt_nic, opt_net, opt_netdev;
@@ -34,11 +34,16 @@ Error *finish_net(Plan *plan) MUST_USE;
 OptionFn opt_drive, opt_blockdev, opt_disk, opt_cdrom, opt_floppy, opt_pflash, opt_snapshot;
 Error *finish_drives(Plan *plan) MUST_USE;
 /* options_misc.c */
+OptionFn opt_old, opt_gone, opt_refused, opt_old_balloon, opt_old_realtime; /* options_old.c */
+OptionFn opt_run_with, opt_compat, opt_dump_config;
 OptionFn opt_help, opt_version, opt_string, opt_list, opt_flag, opt_unsupported, opt_other_target, opt_log,
     opt_readconfig, opt_msg, opt_sandbox, opt_echr, opt_datadir, opt_set, opt_plan_string, opt_gdb,
     opt_nodefaults, opt_config_flag, opt_add_fd;
 Error *apply_sets(Plan *plan) MUST_USE;
 
+/* dump_config.c: remembers an option for the dump; reads a dump. */
+void plan_note_option(Plan *plan, const char *name, const char *arg);
+Error *plan_read_config(Plan *plan, const char *text) MUST_USE;
 /* Parses and appends to a list of KeyValues; *ret_kv may be NULL. */
 Error *plan_add(GPtrArray *list, const char *text, const char *implied, KeyValues **ret_kv) MUST_USE;
 KeyValues *plan_find(GPtrArray *list, const char *id);

@@ -35,6 +35,14 @@ static Error *parse_nodes(const char *text, uint64_t *ret_nodes)
     return NULL;
 }
 
+uint64_t host_memory_nodes(const HostMemory *memory)
+{
+    uint64_t nodes = 0;
+    Error *err = memory->host_nodes ? parse_nodes(memory->host_nodes, &nodes) : NULL;
+    error_free(err); /* complete() has refused what is wrong */
+    return nodes;
+}
+
 static Error *describe(HostMemory *memory, RamOptions *options)
 {
     const HostMemoryType *type = container_of(memory->object.type, const HostMemoryType, object);

@@ -30,6 +30,8 @@ extern const ObjectType host_memory_type; /* abstract */
 
 /* The object of that id, when it is one of memory. */
 Error *host_memory_find(Machine *machine, const char *id, HostMemory **ret_memory) MUST_USE;
+/* Bits of the host's NUMA nodes it is to come from. */
+uint64_t host_memory_nodes(const HostMemory *memory);
 /* Makes the block. Errors: taken already, no memory, the kind's own. The object cannot be deleted until it is given back. */
 Error *host_memory_take(HostMemory *memory, MemSystem *mem, RamBlock **ret_block) MUST_USE;
 void host_memory_give_back(HostMemory *memory, RamBlock *block);

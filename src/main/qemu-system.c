@@ -3,6 +3,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -119,6 +121,48 @@ static void tell_parent(const Plan *plan)
     parent_pipe = -1;
 }
 
+/* --- -run-with --- */
+
+/* A name, or UID:GID. */
+static MUST_USE Error *become_user(const char *user)
+{
+    unsigned uid, gid;
+    int used = 0;
+
+    if (sscanf(user, "%u:%u%n", &uid, &gid, &used) == 2 && !user[used]) {
+        if (setgroups(1, &(gid_t) { gid }) < 0 || setgid(gid) < 0 || setuid(uid) < 0) {
+            return error_new_errno(errno, "-run-with user=%s: cannot become that user", user);
+        }
+    } else {
+        const struct passwd *entry = getpwnam(user);
+        if (!entry) {
+            return error_new("-run-with user=%s: there is no such user (a name, or UID:GID)", user);
+        }
+        uid = entry->pw_uid;
+        if (initgroups(user, entry->pw_gid) < 0 || setgid(entry->pw_gid) < 0 || setuid(uid) < 0) {
+            return error_new_errno(errno, "-run-with user=%s: cannot become that user", user);
+        }
+    }
+    return uid != 0 && setuid(0) == 0 ? error_new("-run-with user=%s: the privileges would come back", user) : NULL;
+}
+
+/* When everything is open, and before the guest runs. */
+static MUST_USE Error *give_up_privileges(const Plan *plan)
+{
+    if (plan->run_user && !strchr(plan->run_user, ':') && !getpwnam(plan->run_user)) {
+        return become_user(plan->run_user); /* its message; /etc/passwd may be out of reach below */
+    }
+    const struct passwd *entry = plan->run_user && !strchr(plan->run_user, ':') ? getpwnam(plan->run_user) : NULL;
+    g_autofree char *numbers = entry ? g_strdup_printf("%u:%u", entry->pw_uid, entry->pw_gid) : g_strdup(plan->run_user);
+    if (entry && initgroups(plan->run_user, entry->pw_gid) < 0) {
+        return error_new_errno(errno, "-run-with user=%s: cannot take its groups", plan->run_user);
+    }
+    if (plan->run_chroot && (chroot(plan->run_chroot) < 0 || chdir("/") < 0)) {
+        return error_new_errno(errno, "-run-with chroot=%s", plan->run_chroot);
+    }
+    return numbers ? become_user(numbers) : NULL;
+}
+
 /* --- -pidfile --- */
 
 static MUST_USE Error *write_pidfile(const char *path)
@@ -180,6 +224,7 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
     if (plan->pidfile) {
         TRY(write_pidfile(plan->pidfile));
     }
+    TRY(give_up_privileges(plan));
     Machine *machine = *ret_machine;
     lock_acquire(&machine->lock);
     LoopFd *signals = catch_signals(machine);
@@ -221,6 +266,11 @@ int main(int argc, char **argv)
     }
     for (guint n = 0; n < plan->warnings->len; n++) {
         warn_report("%s", (const char *)g_ptr_array_index(plan->warnings, n));
+    }
+    if (!err && plan->print) {
+        fputs(plan->print, stdout);
+        plan_free(plan);
+        return fflush(stdout) == 0 ? 0 : 1;
     }
     if (!err) {
         err = run(plan, &machine);

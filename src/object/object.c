@@ -186,6 +186,21 @@ static Error *set_all(Object *obj, const KeyValues *options)
     return NULL;
 }
 
+static MUST_USE Error *unknown_type(const char *name)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    SECTION_FOREACH (object_types, ObjectType, it) {
+        if (!(*it)->abstract) {
+            g_ptr_array_add(names, (gpointer)(*it)->name);
+        }
+    }
+    g_ptr_array_add(names, NULL);
+    const char *near = nearest_in(name, (const char *const *)names->pdata);
+    return error_hint(error_new("invalid object type: %s%s%s%s", name, near ? ", did you mean '" : "", near ? near : "", near ? "'?" : ""),
+                      "See -object help.");
+}
+
 Error *object_make(Object *container, const KeyValues *options)
 {
     g_autoptr(KeyValues) kv = keyvalues_copy(options);
@@ -193,7 +208,7 @@ Error *object_make(Object *container, const KeyValues *options)
     const ObjectType *type = name ? object_type_find(name) : NULL;
 
     if (!type || type->abstract) {
-        return error_hint(error_new("invalid object type: %s", name ? name : "none given"), "See -object help.");
+        return unknown_type(name ? name : "none given");
     }
     if (!id) {
         return error_new("Parameter 'id' is missing");

@@ -240,30 +240,6 @@ Error *qmp_query_iothreads(QmpContext *ctx, const QmpQueryIothreadsArgs *args, V
     return NULL;
 }
 
-/* RAM that the board made is listed under the board's name for it. */
-Error *qmp_query_memdev(QmpContext *ctx, const QmpQueryMemdevArgs *args, Value **ret)
-{
-    const MachineConfig *config = ctx->machine->config;
-    const RamOptions *options = config->ram_options;
-
-    *ret = value_list();
-    if (!ctx->machine->type->ram_id) {
-        return NULL;
-    }
-    Value *info = value_dict();
-    value_put_str(info, "id", config->memory_backend ? config->memory_backend : ctx->machine->type->ram_id);
-    value_put(info, "size", value_uint(config->ram_size));
-    value_put_bool(info, "merge", config->mem_merge);
-    value_put_bool(info, "dump", config->dump_guest_core);
-    value_put_bool(info, "prealloc", options && options->prealloc);
-    value_put_bool(info, "share", options && options->share);
-    value_put_bool(info, "reserve", true);
-    value_put(info, "host-nodes", value_list());
-    value_put_str(info, "policy", "default");
-    value_append(*ret, info);
-    return NULL;
-}
-
 /* --- kinds of things that a machine can have and none has yet --- */
 
 Error *qmp_query_memory_devices(QmpContext *ctx, const QmpQueryMemoryDevicesArgs *args, Value **ret)

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""config_test.py QEMU-SYSTEM: what options come to, and what is said about those that cannot be, in TAP."""
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+PROGRAM = os.path.abspath(sys.argv[1])
+
+# A command line, and what the one line on standard error must say: the cause and the remedy.
+ERRORS = [
+    (['-nosuch'], r'-nosuch: invalid option'),
+    (['-drives', 'x'], r"-drives: invalid option, did you mean '-drive'\?"),
+    (['-m'], r'-m: requires an argument'),
+    (['-M', 'pcc'], r"unsupported machine type 'pcc'.*[Dd]id you mean 'pc'"),
+    (['-cpu', 'qemu46'], r"qemu46.*[Dd]id you mean 'qemu64'"),
+    (['-device', 'e100'], r"'e100'.*did you mean 'e1000'"),
+    (['-device', 'e1000,max=1'], r"'e1000.max' not found"),
+    (['-chardev', 'pttty,id=a'], r"'pttty' is not a valid char driver"),
+    (['-netdev', 'usr,id=a'], r"usr.*did you mean 'user'"),
+    (['-object', 'rng-builtn,id=a'], r"rng-builtn.*did you mean 'rng-builtin'"),
+    (['-display', 'sld'], r"there is no display 'sld', did you mean 'sdl'"),
+    (['-k', 'dee'], r"there is no keyboard layout 'dee', did you mean 'de'"),
+    (['-d', 'guest_error'], r"unknown log item 'guest_error', did you mean 'guest_errors'"),
+    (['-bios', 'nosuch.bin'], r'nosuch\.bin.*(looked|not found|no such|cannot)'),
+    (['-kernel', '/nosuch/kernel'], r'/nosuch/kernel'),
+    (['-hda', '/nosuch/disk'], r"/nosuch/disk.*No such file"),
+    (['-m', '999999T'], r'999999T|memory'),
+    (['-tftp', '/tmp'], r"-tftp /tmp: this option is gone; use '-netdev user,id=ID,tftp=DIR'"),
+    (['-hdachs', '1,2,3'], r"use '-device ide-hd,cyls="),
+    (['-redir', 'tcp:1::2'], r'hostfwd='),
+    (['-writeconfig', 'f'], r'-dump-config'),
+    (['-balloon', 'xen'], r'virtio-balloon-pci'),
+    (['-numa', 'node'], r'-numa node: not supported: NUMA'),
+    (['-plugin', 'x.so'], r'-plugin x\.so: not supported'),
+    (['-spice', 'port=1'], r'-spice port=1: not supported: SPICE'),
+    (['-compat', 'deprecated-input=crash'], r'deprecated-input=crash is not supported: only accept'),
+    (['-run-with', 'async-teardown=on'], r'async-teardown is not supported'),
+    (['-run-with', 'user=nosuchuser', '-M', 'none', '-display', 'none'], r'there is no such user'),
+    (['-prom-env', 'x=y'], r'not supported for this target'),
+]
+
+# Old spellings: the warning, and what they come to.
+OLD = [
+    (['-localtime'], "-localtime is an old spelling of '-rtc base=localtime'", '"base=localtime"'),
+    (['-no-kvm'], "-no-kvm is an old spelling of '-accel tcg'", '"accel": "tcg"'),
+    (['-tb-size', '64'], "-tb-size 64 is an old spelling of '-accel tcg,tb-size=64'", '"tb-size": "64"'),
+    (['-balloon', 'virtio'], "'-device virtio-balloon-pci'", '"driver": "virtio-balloon-pci"'),
+    (['-singlestep'], "'-accel tcg,one-insn-per-tb=on'", '"one-insn-per-tb": "on"'),
+    (['-curses'], "'-display curses'", '"curses"'),
+    (['-realtime', 'mlock=off'], "'-overcommit mem-lock=off'", '"mem-lock=off"'),
+]
+
+CONFIGS = [
+    [],
+    ['-nographic'],
+    ['-M', 'pc,acpi=off', '-m', '512M', '-smp', '2,maxcpus=4', '-boot', 'order=c,menu=on', '-name', 'a,,b', '-uuid',
+     '11111111-2222-3333-4444-555555555555', '-S', '-rtc', 'base=localtime'],
+    ['-hda', 'a,,b.img', '-cdrom', 'c.iso', '-drive', 'file=d.img,if=virtio,format=raw', '-snapshot'],
+    ['-nic', 'user,model=e1000,hostfwd=tcp::2222-:22', '-net', 'none'],
+    ['-net', 'nic,model=virtio', '-net', 'user'],
+    ['-serial', 'mon:stdio', '-parallel', 'none', '-vga', 'none', '-device', 'virtio-rng-pci,id=r', '-qmp', 'unix:/x,server=on,wait=off'],
+    ['-global', 'e1000.mac=52:54:00:00:00:01', '-object', 'rng-random,id=x,filename=/dev/urandom', '-enable-kvm'],
+]
+
+
+def call(*args):
+    return subprocess.run([PROGRAM, *args], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+
+
+def test_errors():
+    for args, pattern in ERRORS:
+        result = call(*args) if '-display' in args else call('-display', 'none', *args)
+        assert result.returncode == 1, (args, result)
+        lines = [line for line in result.stderr.splitlines() if 'warning:' not in line]
+        assert lines and re.search(pattern, ' '.join(lines)), (args, result.stderr)
+        assert lines[0].startswith(PROGRAM + ': ') or lines[0].startswith(os.path.basename(PROGRAM) + ': '), lines[0]
+        assert len(lines) <= 3, lines
+
+
+def test_image_is_locked():
+    with tempfile.TemporaryDirectory() as folder:
+        image = os.path.join(folder, 'd.img')
+        with open(image, 'wb') as f:
+            f.truncate(1 << 20)
+        holder = subprocess.Popen([PROGRAM, '-display', 'none', '-S', '-drive', f'file={image},format=raw', '-qmp', 'stdio', '-net', 'none'],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            holder.stdout.readline()
+            holder.stdin.write(b'{"execute":"qmp_capabilities"}')
+            holder.stdin.flush()
+            holder.stdout.readline()
+            result = call('-display', 'none', '-drive', f'file={image},format=raw')
+            assert result.returncode == 1 and 'lock' in result.stderr and str(holder.pid) in result.stderr, result.stderr
+        finally:
+            holder.kill()
+            holder.communicate()
+
+
+def test_port_is_taken():
+    import socket
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        s.listen()
+        result = call('-M', 'none', '-display', 'none', '-monitor', f'tcp:127.0.0.1:{s.getsockname()[1]},server=on,wait=off')
+        assert result.returncode == 1 and 'in use' in result.stderr, result.stderr
+
+
+def test_old_spellings():
+    for args, warning, meaning in OLD:
+        result = call(*args, '-dump-config')
+        assert result.returncode == 0 and warning in result.stderr, (args, result.stderr)
+        assert meaning in result.stdout, (args, result.stdout)
+
+
+def test_dump_config():
+    """What is dumped is JSON; read back it comes to the same."""
+    for args in CONFIGS:
+        first = call(*args, '-dump-config')
+        assert first.returncode == 0, (args, first.stderr)
+        config = json.loads(first.stdout)
+        with tempfile.NamedTemporaryFile('w', suffix='.json') as f:
+            f.write(first.stdout)
+            f.flush()
+            second = call('-readconfig', f.name, '-dump-config')
+        assert second.returncode == 0, (args, second.stderr)
+        again = json.loads(second.stdout)
+        assert again['rewritten'] == [], again['rewritten']
+        del config['rewritten'], again['rewritten']
+        assert config == again, (args, config, again)
+    config = json.loads(call('-hda', 'x.img', '-device', 'virtio-rng-pci', '-dump-config').stdout)
+    assert config['rewritten'] == ['-hda x.img'], config['rewritten']
+    assert any(d.get('file') == 'x.img' and d.get('if') == 'none' for d in config['drive']), config['drive']
+
+
+def test_dumped_machine_runs():
+    args = ['-M', 'pc', '-m', '16', '-display', 'none', '-S', '-net', 'nic', '-net', 'user', '-serial', 'null', '-monitor', 'none']
+    tree = []
+    with tempfile.NamedTemporaryFile('w', suffix='.json') as f:
+        f.write(call(*args, '-dump-config').stdout)
+        f.flush()
+        for line in (args, ['-readconfig', f.name]):
+            result = subprocess.run([PROGRAM, *line, '-qmp', 'stdio'], capture_output=True, text=True, timeout=60,
+                                    input='{"execute":"qmp_capabilities"}{"execute":"human-monitor-command","arguments":'
+                                          '{"command-line":"info qtree"}}{"execute":"quit"}')
+            tree.append([json.loads(answer)['return'] for answer in result.stdout.split('\n') if '"return": "' in answer])
+            assert tree[-1], result
+    assert tree[0] == tree[1], tree
+
+
+def main():
+    tests = [(name, fn) for name, fn in sorted(globals().items()) if name.startswith('test_')]
+    print('1..%d' % len(tests))
+    failed = 0
+    for number, (name, fn) in enumerate(tests, 1):
+        try:
+            fn()
+            print('ok %d %s' % (number, name[5:]), flush=True)
+        except Exception as problem:
+            failed = 1
+            print('# %s: %s' % (type(problem).__name__, str(problem)[:1500].replace('\n', '\n# ')))
+            print('not ok %d %s' % (number, name[5:]), flush=True)
+    return failed
+
+
+sys.exit(main())
