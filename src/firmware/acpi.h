@@ -21,6 +21,7 @@ typedef struct AcpiPcInfo {
     bool hpet, smm, s3, s4, ioapic;
     uint16_t pm_base, gpe_base;
     uint8_t gpe_bytes;
+    uint8_t s4_type; /* SLP_TYP of S4 */
     const char *const *ports; /* NULL-terminated ISA parts that exist: "COM1", "LPT1", "FDC0", "KBD" */
 } AcpiPcInfo;
 

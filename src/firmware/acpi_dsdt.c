@@ -23,7 +23,7 @@ static void sleep_states(Aml *a, const AcpiPcInfo *info)
         name_package(a, "\\_S3", (const uint8_t[]) { 1, 1, 0, 0 });
     }
     if (info->s4) {
-        name_package(a, "\\_S4", (const uint8_t[]) { 2, 2, 0, 0 });
+        name_package(a, "\\_S4", (const uint8_t[]) { info->s4_type, info->s4_type, 0, 0 });
     }
     name_package(a, "\\_S5", (const uint8_t[]) { 0, 0, 0, 0 });
 }

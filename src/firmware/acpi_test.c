@@ -10,14 +10,14 @@ static const MachineType test_machine = { .name = "test", .desc = "test machine"
 static const char *const ports[] = { "COM1", "COM2", "LPT1", "FDC0", "KBD", NULL };
 static const AcpiPcInfo info = { .pci_hole_start = 0x20000000, .pci_hole_end = 0xfec00000, .pci_hole64_start = 0x100000000,
                                  .pci_hole64_end = 0x180000000, .hpet = true, .s3 = true, .s4 = true, .ioapic = true,
-                                 .pm_base = 0x600, .gpe_base = 0xafe0, .gpe_bytes = 4, .ports = ports };
+                                 .pm_base = 0x600, .gpe_base = 0xafe0, .gpe_bytes = 4, .s4_type = 2, .ports = ports };
 
-static Machine *build(void)
+static Machine *build(const AcpiPcInfo *info)
 {
     Machine *machine = machine_new(&test_machine, machine_config_new());
     lock_acquire(&machine->lock);
     fw_cfg_create(machine);
-    Error *err = acpi_build_pc(machine, &info);
+    Error *err = acpi_build_pc(machine, info);
     g_assert_null(err);
     return machine;
 }
@@ -31,7 +31,7 @@ static void destroy(Machine *machine)
 /* Every table that the script checksums has a valid header, and the pointers stay inside the blob. */
 static void test_loader_script(void)
 {
-    Machine *machine = build();
+    Machine *machine = build(&info);
     size_t script_length, blob_length;
     const uint8_t *script = fw_cfg_file_data(machine->fw_cfg, "etc/table-loader", &script_length);
     const uint8_t *blob = fw_cfg_file_data(machine->fw_cfg, "etc/acpi/tables", &blob_length);
@@ -86,7 +86,7 @@ static void test_iasl(void)
         g_test_skip("iasl (package acpica-tools) is not installed");
         return;
     }
-    Machine *machine = build();
+    Machine *machine = build(&info);
     size_t length;
     const uint8_t *blob = fw_cfg_file_data(machine->fw_cfg, "etc/acpi/tables", &length);
     g_autofree char *dir = g_dir_make_tmp("acpi-XXXXXX", NULL);
@@ -108,10 +108,30 @@ static void test_iasl(void)
     destroy(machine);
 }
 
+/* What the board cannot do, the tables do not offer. */
+static void test_sleep_states(void)
+{
+    AcpiPcInfo few = info;
+    few.s3 = false;
+    few.s4_type = 5;
+    Machine *machine = build(&few);
+    size_t length;
+    const char *blob = (const char *)fw_cfg_file_data(machine->fw_cfg, "etc/acpi/tables", &length);
+    const uint8_t *s4 = memmem(blob, length, "_S4_", 4);
+    g_assert_null(memmem(blob, length, "_S3_", 4));
+    g_assert_nonnull(memmem(blob, length, "_S5_", 4));
+    /* Package of four: length, count, two bytes with their prefix. */
+    static const uint8_t package[] = { 0x12, 0x08, 4, 0x0a, 5, 0x0a, 5, 0, 0 };
+    g_assert_nonnull(s4);
+    g_assert_cmpmem(s4 + 4, sizeof(package), package, sizeof(package));
+    destroy(machine);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/firmware/acpi/loader-script", test_loader_script);
     g_test_add_func("/firmware/acpi/iasl", test_iasl);
+    g_test_add_func("/firmware/acpi/sleep-states", test_sleep_states);
     return g_test_run();
 }

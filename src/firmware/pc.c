@@ -118,7 +118,7 @@ static Error *add_system_states(Machine *machine, const PcFirmwareInfo *info)
 {
     uint8_t states[6] = { 128, 0, 0, 129, 130, 128 };
     states[3] = info->acpi.s3 ? 0x81 : 1;
-    states[4] = info->acpi.s4 ? 0x82 : 2;
+    states[4] = (info->acpi.s4 ? 0x80 : 0) | info->acpi.s4_type;
     return fw_cfg_add_file(machine->fw_cfg, "etc/system-states", states, sizeof(states));
 }
 

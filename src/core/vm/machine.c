@@ -368,13 +368,16 @@ static char *cause_json(ShutdownCause cause)
                            shutdown_cause_is_guest(cause) ? "true" : "false", shutdown_cause_name(cause));
 }
 
-/* A machine that is reset in S3 boots. */
-static void leave_suspension(Machine *machine)
+/* A machine that is reset in S3 boots; one that stands still, because it was shut down or whyever, may go on again. */
+static void state_after_reset(Machine *machine)
 {
     machine->stopped_suspended = false;
     if (machine->state == RUN_STATE_SUSPENDED) {
         machine_set_state(machine, RUN_STATE_RUNNING);
         machine_resume_vcpus(machine);
+    } else if (!machine_running(machine) && machine->state != RUN_STATE_INMIGRATE &&
+               machine->state != RUN_STATE_FINISH_MIGRATE) {
+        machine_set_state(machine, RUN_STATE_PRELAUNCH);
     }
 }
 
@@ -388,7 +391,7 @@ void machine_reset(Machine *machine, ShutdownCause cause)
     if (cause != SHUTDOWN_NONE) {
         g_autofree char *json = cause_json(cause);
         machine_emit(machine, "RESET", json);
-        leave_suspension(machine);
+        state_after_reset(machine);
     }
     machine_resume_vcpus(machine);
 }

@@ -157,11 +157,27 @@ static void test_reset(Fixture *f, gconstpointer unused)
     machine_stop(machine, RUN_STATE_PAUSED);
     machine_request_reset(machine, SHUTDOWN_HOST_QMP_SYSTEM_RESET);
     isa_fixture_run(&f->isa);
-    g_assert_cmpint(machine->state, ==, RUN_STATE_PAUSED);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_PRELAUNCH);
     machine_start(machine);
     g_assert_cmpint(machine->state, ==, RUN_STATE_RUNNING);
     g_assert_cmpuint(machine->pause_depth, ==, 0);
     g_assert_cmpstr(f->events->str, ==, "SUSPEND RESET SUSPEND STOP RESET RESUME ");
+}
+
+/* -no-shutdown: the machine that is off can be reset and started. */
+static void test_off(Fixture *f, gconstpointer unused)
+{
+    Machine *machine = f->isa.machine;
+    machine->no_shutdown = true;
+    outw(f, CNT, inw(f, CNT) | PM1_SLP_EN);
+    isa_fixture_run(&f->isa);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_SHUTDOWN);
+    machine_request_reset(machine, SHUTDOWN_HOST_QMP_SYSTEM_RESET);
+    isa_fixture_run(&f->isa);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_PRELAUNCH);
+    machine_start(machine);
+    g_assert_cmpuint(machine->pause_depth, ==, 0);
+    g_assert_cmpstr(f->events->str, ==, "SHUTDOWN STOP RESET RESUME ");
 }
 
 int main(int argc, char **argv)
@@ -175,6 +191,7 @@ int main(int argc, char **argv)
         { "/acpi-pm/disabled", test_disabled },
         { "/acpi-pm/power-button", test_power_button },
         { "/acpi-pm/reset", test_reset },
+        { "/acpi-pm/off", test_off },
     };
     g_test_init(&argc, &argv, NULL);
     for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {

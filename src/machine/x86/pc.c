@@ -4,6 +4,7 @@
  */
 #include "cpu/x86/sys.h"
 #include "firmware/fw_cfg.h"
+#include "hw/acpi/pm.h"
 #include "hw/isa/piix.h"
 #include "hw/pci_host/i440fx.h"
 #include "machine/x86/x86_board.h"
@@ -19,6 +20,7 @@ static void describe_firmware(X86Board *board)
 {
     Machine *machine = board->machine;
     PcFirmwareInfo *info = &board->firmware;
+    const AcpiPm *pm = acpi_pm_of(machine);
     info->ram_below_4g = board->below_4g;
     info->ram_above_4g = board->above_4g;
     info->acpi = (AcpiPcInfo) {
@@ -26,8 +28,9 @@ static void describe_firmware(X86Board *board)
         .pci_hole_end = PCI_HOLE_END,
         .hpet = machine->config->hpet,
         .smm = machine->config->smm != AUTO_OFF,
-        .s3 = true,
-        .s4 = true,
+        .s3 = pm && !pm->options.disable_s3,
+        .s4 = pm && !pm->options.disable_s4,
+        .s4_type = pm ? pm->options.s4_type : 0,
         .ioapic = true,
         .pm_base = PM_BASE,
         .gpe_base = GPE_BASE,
