@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "block/backend_priv.h"
+#include "block/throttle.h"
 
 BlockBackend *blk_new(BlockGraph *graph, const char *name)
 {
@@ -34,6 +35,7 @@ void blk_unref(BlockBackend *blk)
     }
     assert(!blk->device && list_empty(&blk->requests));
     block_root_detach(blk->root);
+    throttle_group_unref(blk->throttle);
     list_remove(&blk->node_in_graph);
     pthread_cond_destroy(&blk->idle);
     g_free(blk->name);
@@ -130,6 +132,24 @@ bool blk_write_cache(const BlockBackend *blk)
 void blk_set_write_cache(BlockBackend *blk, bool on)
 {
     blk->write_cache = on;
+}
+
+void blk_set_throttle(BlockBackend *blk, const char *group, const ThrottleConfig *config)
+{
+    ThrottleGroup *old = blk->throttle;
+    blk->throttle = NULL;
+    if (throttle_is_limited(config) || group) {
+        blk->throttle = throttle_group_get(blk->graph, group ? group : blk->name);
+        if (throttle_is_limited(config) || blk->throttle == old) {
+            throttle_group_set(blk->throttle, config);
+        }
+    }
+    throttle_group_unref(old);
+}
+
+ThrottleGroup *blk_throttle(const BlockBackend *blk)
+{
+    return blk->throttle;
 }
 
 BlkStats *blk_stats(BlockBackend *blk)

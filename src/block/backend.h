@@ -123,6 +123,13 @@ void block_graph_resume(BlockGraph *graph);
 /* Writes back and flushes every node: before exit, migration, on stop. */
 Error *block_graph_flush(BlockGraph *graph) MUST_USE;
 
+/* --- limits --- */
+struct ThrottleConfig;
+struct ThrottleGroup;
+/* Joins the group and sets its limits; config without limits: leaves it. */
+void blk_set_throttle(BlockBackend *blk, const char *group, const struct ThrottleConfig *config);
+struct ThrottleGroup *blk_throttle(const BlockBackend *blk); /* borrowed; NULL: none */
+
 /* --- statistics --- */
 typedef struct BlkStats {
     uint64_t read_bytes, write_bytes, unmap_bytes;

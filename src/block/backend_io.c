@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "block/backend_priv.h"
+#include "block/throttle.h"
 
 typedef enum BlkOp { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_ZEROES } BlkOp;
 
@@ -191,9 +192,12 @@ static bool hold_on_error(BlkRequest *req)
 static void request_co(void *opaque)
 {
     BlkRequest *req = opaque;
-    BlockNode *node = blk_node(req->blk);
 
     req->started = true;
+    if (req->blk->throttle && req->op != BLK_FLUSH) {
+        throttle_wait_co(req->blk->throttle, req->op != BLK_READ, req->bytes, &req->blk->no_wait);
+    }
+    BlockNode *node = blk_node(req->blk);
     if (req->cancelled) {
         req->ret = -ECANCELED;
     } else if (!node) {
@@ -342,6 +346,7 @@ void blk_drain(BlockBackend *blk)
         return;
     }
     blk_ref(blk);
+    blk->no_wait = true;
     if (co_self()) {
         drain_co(blk);
     } else if (loop_is_mine(loop)) {
@@ -351,6 +356,7 @@ void blk_drain(BlockBackend *blk)
             lock_wait(loop_lock(loop), &blk->idle);
         }
     }
+    blk->no_wait = false;
     blk_unref(blk);
 }
 

@@ -20,6 +20,8 @@ struct BlockBackend {
     BlkOnError on_read_error, on_write_error;
     const char *io_status;
     BlkStats stats;
+    struct ThrottleGroup *throttle; /* NULL: no limits */
+    bool no_wait;                   /* draining: limits do not hold requests back */
     List requests; /* BlkRequest: under way */
     List held;     /* BlkRequest: failed, to be made again when the machine runs */
     pthread_cond_t idle;

@@ -3,6 +3,7 @@
 
 #include "block/bitmap.h"
 #include "block/drive.h"
+#include "block/throttle.h"
 #include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
 
@@ -68,6 +69,29 @@ static char *device_name(Machine *machine, BlockBackend *blk)
     return g_strdup(label);
 }
 
+static void put_limits(BlockBackend *blk, Value *inserted)
+{
+    if (!blk_throttle(blk)) {
+        return;
+    }
+    const ThrottleConfig *config = throttle_group_config(blk_throttle(blk));
+    for (unsigned i = 0; i < THROTTLE_BUCKETS; i++) {
+        const ThrottleBucket *b = &config->buckets[i];
+        const char *name = throttle_legacy_name(i);
+        g_autofree char *max = g_strconcat(name, "_max", NULL);
+        g_autofree char *length = g_strconcat(name, "_max_length", NULL);
+        value_put(inserted, name, value_uint(b->avg));
+        if (b->max) {
+            value_put(inserted, max, value_uint(b->max));
+            value_put(inserted, length, value_uint(b->length));
+        }
+    }
+    if (config->op_size) {
+        value_put(inserted, "iops_size", value_uint(config->op_size));
+    }
+    value_put_str(inserted, "group", throttle_group_name(blk_throttle(blk)));
+}
+
 static Value *backend_value(Machine *machine, BlockBackend *blk)
 {
     g_autofree char *qdev = device_name(machine, blk);
@@ -85,7 +109,9 @@ static Value *backend_value(Machine *machine, BlockBackend *blk)
     }
     value_put_str(info, "io-status", blk_io_status(blk));
     if (blk_node(blk)) {
-        value_put(info, "inserted", node_value(blk_node(blk)));
+        Value *inserted = node_value(blk_node(blk));
+        put_limits(blk, inserted);
+        value_put(info, "inserted", inserted);
     }
     return info;
 }
@@ -226,6 +252,49 @@ static MUST_USE Error *check_removable(BlockBackend *blk, const char *name)
 static const char *text_or_null(bool has, const char *text)
 {
     return has ? text : NULL;
+}
+
+/* --- limits --- */
+
+static uint64_t limit_argument(const Value *all, const char *name, const char *suffix,
+                               int64_t fallback, bool *bad)
+{
+    g_autofree char *key = g_strconcat(name, suffix, NULL);
+    int64_t value = value_find_int(all, key, fallback);
+    *bad |= value < 0;
+    return (uint64_t)value;
+}
+
+Error *qmp_block_set_io_throttle(QmpContext *ctx, const QmpBlockSetIoThrottleArgs *args, Value **ret)
+{
+    BlockBackend *blk = NULL;
+    ThrottleConfig config = { 0 };
+    bool bad = false;
+
+    TRY(find_backend(ctx, args->device, args->id, &blk));
+    if (!blk_node(blk)) {
+        return error_new("Device has no medium");
+    }
+    for (unsigned i = 0; i < THROTTLE_BUCKETS; i++) {
+        const char *name = throttle_legacy_name(i);
+        config.buckets[i].avg = limit_argument(args->all, name, "", 0, &bad);
+        config.buckets[i].max = limit_argument(args->all, name, "_max", 0, &bad);
+        config.buckets[i].length = limit_argument(args->all, name, "_max_length", 1, &bad);
+    }
+    config.op_size = limit_argument(args->all, "iops_size", "", 0, &bad);
+    if (bad) {
+        return error_new("bps/iops/max values cannot be negative");
+    }
+    TRY(throttle_check_config(&config));
+    ThrottleGroup *group = blk_throttle(blk);
+    const char *name = args->has_group                 ? args->group
+                       : !throttle_is_limited(&config) ? NULL
+                       : group                         ? throttle_group_name(group)
+                       : *blk_name(blk)                ? blk_name(blk)
+                                                       : blk_device(blk);
+    g_autofree char *copy = g_strdup(name); /* the group may go */
+    blk_set_throttle(blk, copy, &config);
+    return NULL;
 }
 
 Error *qmp_eject(QmpContext *ctx, const QmpEjectArgs *args, Value **ret)

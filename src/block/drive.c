@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "block/backend_priv.h"
+#include "block/throttle.h"
 
 static const struct {
     const char *name, *id_prefix;
@@ -122,12 +123,16 @@ typedef struct DriveSpec {
     bool index_set, unit_set;
     uint64_t index, bus, unit;
     BlkOnError rerror, werror;
+    bool copy_on_read;
+    char *group; /* of throttling; NULL: of its own */
+    ThrottleConfig throttle;
 } DriveSpec;
 
 static void spec_clear(DriveSpec *spec)
 {
     g_free(spec->file);
     g_free(spec->format);
+    g_free(spec->group);
 }
 
 static Error *take_cache(KeyValues *kv, DriveSpec *spec)
@@ -166,25 +171,39 @@ static Error *take_cache(KeyValues *kv, DriveSpec *spec)
     return NULL;
 }
 
-static Error *refuse_unsupported(KeyValues *kv)
+/* bps, bps_rd, iops_max, ... and group: the old names of throttling.* */
+static void rename_throttle_keys(KeyValues *kv)
 {
-    static const char *const throttle[] = { "bps",     "bps_rd",  "bps_wr",    "iops",
-                                            "iops_rd", "iops_wr", "iops_size", "group" };
-    for (guint i = 0; i < kv->items->len; i++) {
-        const char *key = ((KeyValue *)g_ptr_array_index(kv->items, i))->key;
-        bool found = g_str_has_prefix(key, "throttling.");
-        for (size_t t = 0; t < ARRAY_SIZE(throttle) && !found; t++) {
-            found =
-                g_str_has_prefix(key, throttle[t]) &&
-                (!key[strlen(throttle[t])] || g_str_has_prefix(key + strlen(throttle[t]), "_max"));
-        }
-        if (found) {
-            return error_new("I/O throttling ('%s') is not supported", key);
+    for (unsigned i = 0; i < THROTTLE_BUCKETS; i++) {
+        static const char *const suffixes[][2] = { { "", "" },
+                                                   { "_max", "-max" },
+                                                   { "_max_length", "-max-length" } };
+        for (size_t n = 0; n < ARRAY_SIZE(suffixes); n++) {
+            g_autofree char *old = g_strconcat(throttle_legacy_name(i), suffixes[n][0], NULL);
+            g_autofree char *now =
+                g_strconcat("throttling.", throttle_bucket_name(i), suffixes[n][1], NULL);
+            g_autofree char *value = keyvalues_take(kv, old);
+            if (value) {
+                keyvalues_set(kv, now, value);
+            }
         }
     }
-    bool copy_on_read;
-    TRY(block_take_bool(kv, "copy-on-read", false, &copy_on_read));
-    return copy_on_read ? error_new("copy-on-read=on is not supported") : NULL;
+    static const char *const others[][2] = { { "iops_size", "throttling.iops-size" },
+                                             { "group", "throttling.group" } };
+    for (size_t n = 0; n < ARRAY_SIZE(others); n++) {
+        g_autofree char *value = keyvalues_take(kv, others[n][0]);
+        if (value) {
+            keyvalues_set(kv, others[n][1], value);
+        }
+    }
+}
+
+static Error *take_throttle(KeyValues *kv, DriveSpec *spec)
+{
+    rename_throttle_keys(kv);
+    spec->group = keyvalues_take(kv, "throttling.group");
+    TRY(throttle_take_config(kv, "throttling.", &spec->throttle));
+    return block_take_bool(kv, "copy-on-read", false, &spec->copy_on_read);
 }
 
 static Error *take_policies(KeyValues *kv, DriveSpec *spec)
@@ -236,7 +255,7 @@ static Error *take_spec(KeyValues *kv, DriveInterface default_interface, bool sn
     spec->format = keyvalues_take(kv, "format");
     TRY(take_place(kv, spec));
     TRY(take_policies(kv, spec));
-    TRY(refuse_unsupported(kv));
+    TRY(take_throttle(kv, spec));
     TRY(take_cache(kv, spec));
     g_autofree char *old_name = keyvalues_take(kv, "readonly");
     if (old_name) {
@@ -388,6 +407,23 @@ static Error *open_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *spe
     return NULL;
 }
 
+/* A filter above the medium; *node is replaced. */
+static Error *add_copy_on_read(BlockGraph *graph, BlockNode **node)
+{
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    BlockNode *filter;
+    if ((*node)->read_only) {
+        return error_new("copy-on-read=on needs an image that can be written to");
+    }
+    keyvalues_set(opts, "driver", "copy-on-read");
+    keyvalues_set(opts, "file", (*node)->name);
+    keyvalues_set(opts, "discard", (*node)->unmap ? "unmap" : "ignore");
+    TRY(block_open_options(graph, opts, &filter));
+    node_unref(*node);
+    *node = filter;
+    return NULL;
+}
+
 static bool has_medium(const KeyValues *kv, const DriveSpec *spec)
 {
     return (spec->file && spec->file[0]) || keyvalues_has(kv, "driver") ||
@@ -406,7 +442,10 @@ static Error *drive_medium(BlockGraph *graph, KeyValues *kv, const DriveSpec *sp
         return NULL;
     }
     TRY(open_medium(graph, kv, spec, warn, &node));
-    Error *err = blk_insert(blk, node);
+    Error *err = spec->copy_on_read ? add_copy_on_read(graph, &node) : NULL;
+    if (!err) {
+        err = blk_insert(blk, node);
+    }
     node_unref(node);
     return err;
 }
@@ -426,6 +465,9 @@ static Error *drive_make(BlockGraph *graph, KeyValues *kv, DriveSpec *spec,
         return error_new("Device with id '%s' already exists", id);
     }
     BlockBackend *blk = blk_new(graph, id);
+    if (throttle_is_limited(&spec->throttle) || spec->group) {
+        blk_set_throttle(blk, spec->group ? spec->group : id, &spec->throttle);
+    }
     Error *err = drive_medium(graph, kv, spec, blk, warn);
     if (err) {
         blk_unref(blk);

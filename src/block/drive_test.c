@@ -3,7 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "block/test_util.h"
+#include "block/test_mem.h"
+#include "block/throttle.h"
 
 static int warnings;
 
@@ -93,9 +94,10 @@ static void test_options(BlockFixture *f, gconstpointer unused)
     expect_drive_error(f, "media=tape", "'tape' invalid media*");
     expect_drive_error(f, "werror=panic", "'panic' invalid write error action");
     expect_drive_error(f, "rerror=enospc", "'enospc' invalid read error action");
-    expect_drive_error(f, "iops=100", "I/O throttling*'iops'*");
-    expect_drive_error(f, "throttling.bps-total=1", "I/O throttling*");
-    expect_drive_error(f, "copy-on-read=on", "copy-on-read*");
+    expect_drive_error(f, "iops=100,iops_rd=100", "*total values and read/write values*");
+    expect_drive_error(f, "throttling.bps-total-max=1", "*require corresponding*");
+    expect_drive_error(f, "iops_size=1", "iops size requires*");
+    expect_drive_error(f, "copy-on-read=on,readonly=on", "copy-on-read=on needs*");
     expect_drive_error(f, "reedonly=on", "*'reedonly'*");
     expect_drive_error(f, "detect-zeroes=unmap", "setting detect-zeroes to unmap*");
     expect_drive_error(f, "index=1,unit=2", "index cannot be used*");
@@ -120,6 +122,80 @@ static void test_snapshot(BlockFixture *f, gconstpointer unused)
     finish(f);
     g_assert_true(g_file_get_contents(path, &contents, NULL, NULL));
     g_assert_cmpmem(contents, 8, "dddddddd", 8);
+}
+
+/* --- limits, copy on read --- */
+
+static int reads_left;
+
+static void read_done(void *opaque, int ret)
+{
+    g_assert_cmpint(ret, ==, 0);
+    reads_left--;
+}
+
+/* How long so many reads of 4 KiB take, in milliseconds. */
+static int64_t time_reads(BlockFixture *f, BlockBackend *blk, int count)
+{
+    static char buffer[4096];
+    struct iovec iov = { buffer, sizeof(buffer) };
+    gint64 start = g_get_monotonic_time();
+    reads_left = count;
+    lock_acquire(&f->lock);
+    for (int i = 0; i < count; i++) {
+        blk_aio_preadv(blk, 0, &iov, 1, read_done, NULL);
+    }
+    lock_release(&f->lock);
+    while (reads_left) {
+        loop_run_once(f->loop, NS_PER_MS);
+    }
+    return (g_get_monotonic_time() - start) / 1000;
+}
+
+static void test_throttle(BlockFixture *f, gconstpointer unused)
+{
+    g_autofree char *path = make_image(f);
+    g_autofree char *slow = g_strdup_printf("file=%s,format=raw,if=none,id=a,iops=100", path);
+    g_autofree char *burst = g_strdup_printf(
+        "file=%s,format=raw,if=none,id=b,throttling.bps-read=40960,throttling.bps-read-max=409600",
+        path);
+    ThrottleConfig none = { 0 };
+    Drive *a, *b;
+    expect_ok(drive_new(f, slow, &a));
+    expect_ok(drive_new(f, burst, &b));
+    /* Ten at once, then one each 10 ms. */
+    g_assert_cmpint(time_reads(f, a->blk, 40), >=, 280);
+    /* 100 at once by the burst, then 10 a second. */
+    g_assert_cmpint(time_reads(f, b->blk, 103), >=, 150);
+    g_assert_cmpstr(throttle_group_name(blk_throttle(b->blk)), ==, "b");
+    blk_set_throttle(b->blk, NULL, &none);
+    g_assert_null(blk_throttle(b->blk));
+    blk_set_throttle(b->blk, "a", &none); /* a member of the other's group */
+    g_assert_cmpuint(throttle_group_config(blk_throttle(b->blk))->buckets[THROTTLE_OPS_TOTAL].avg,
+                     ==, 100);
+    finish(f);
+}
+
+static void test_copy_on_read(BlockFixture *f, gconstpointer unused)
+{
+    g_autofree char *base = make_image(f), *top = block_fixture_path(f, "top.qcow2");
+    g_autofree char *opts =
+        g_strdup_printf("size=65536,cluster_size=4k,backing_file=%s,backing_fmt=raw", base);
+    g_autofree char *text =
+        g_strdup_printf("file=%s,format=qcow2,if=none,id=c,copy-on-read=on", top);
+    Drive *drive;
+    char buffer[4096];
+    expect_ok(create_text(f, top, "qcow2", opts));
+    expect_ok(drive_new(f, text, &drive));
+    BlockNode *filter = blk_node(drive->blk);
+    g_assert_cmpstr(filter->driver->name, ==, "copy-on-read");
+    g_assert_cmpint(blk_pread(drive->blk, 100, 4096, buffer), ==, 0);
+    g_assert_true(buffer[0] == 'd' && buffer[4095] == 0);
+    /* The overlay has two clusters of its own now. */
+    BlockCheck check = check_node(f, filter->file->node, 0);
+    g_assert_cmpuint(check.allocated_clusters, ==, 2);
+    g_assert_cmpuint(check.corruptions + check.leaks, ==, 0);
+    finish(f);
 }
 
 /* --- removable media --- */
@@ -194,6 +270,8 @@ int main(int argc, char **argv)
     ADD("places", test_places);
     ADD("options", test_options);
     ADD("snapshot", test_snapshot);
+    ADD("throttle", test_throttle);
+    ADD("copy-on-read", test_copy_on_read);
     ADD("media", test_media);
     return g_test_run();
 }

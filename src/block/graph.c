@@ -22,6 +22,7 @@ BlockGraph *block_graph_new(Loop *loop)
     list_init(&graph->drives);
     list_init(&graph->exports);
     list_init(&graph->jobs);
+    list_init(&graph->throttle_groups);
     return graph;
 }
 

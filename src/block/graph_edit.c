@@ -16,6 +16,14 @@ bool node_reaches(const BlockNode *node, const BlockNode *below)
     return false;
 }
 
+BlockNode *node_skip_filters(BlockNode *node)
+{
+    while (node->driver->filter && !node->driver->probe && node->file) {
+        node = node->file->node;
+    }
+    return node;
+}
+
 static void move_edge(BlockEdge *edge, BlockNode *to)
 {
     edge->node->refs--; /* not the last one: the caller has one too */

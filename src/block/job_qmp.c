@@ -317,6 +317,7 @@ Error *qmp_block_commit(QmpContext *ctx, const QmpBlockCommitArgs *args, Value *
     TAKE_JOB_OPTIONS(spec.job, args);
     TRY(parse_policy(args->has_on_error, args->on_error, &spec.on_error));
     TRY(qmp_find_node(ctx, args->device, &spec.active));
+    spec.active = node_skip_filters(spec.active);
     spec.top = spec.active;
     if (args->has_top || args->has_top_node) {
         TRY(find_in_chain(ctx, spec.active, args->top_node, args->top, &spec.top));
@@ -337,6 +338,7 @@ Error *qmp_block_stream(QmpContext *ctx, const QmpBlockStreamArgs *args, Value *
     TAKE_JOB_OPTIONS(spec.job, args);
     TRY(parse_policy(args->has_on_error, args->on_error, &spec.on_error));
     TRY(qmp_find_node(ctx, args->device, &spec.active));
+    spec.active = node_skip_filters(spec.active);
     if (args->has_bottom) {
         BlockNode *bottom;
         TRY(find_in_chain(ctx, spec.active, args->bottom, NULL, &bottom));

@@ -313,6 +313,8 @@ void block_root_detach(BlockEdge *edge); /* accepts NULL */
 Error *node_replace(BlockNode *from, BlockNode *to, const BlockEdge *except) MUST_USE;
 /* Puts another node, or NULL, under node as its backing node; takes no reference of the caller. */
 Error *node_set_backing_co(BlockNode *node, BlockNode *backing) MUST_USE;
+/* The first node below that is not a filter put in by a user (raw, which is a format, is none). */
+BlockNode *node_skip_filters(BlockNode *node);
 /* Reopens the node, and its storage, for writing or only for reading. */
 Error *node_set_read_only_co(BlockNode *node, bool read_only) MUST_USE;
 /* Whether `below` is node, or is reached from it. */

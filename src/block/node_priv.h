@@ -13,6 +13,7 @@ struct BlockGraph {
     List exports;  /* Export */
     struct NbdServer *nbd_server; /* of nbd-server-start; NULL: not running */
     List jobs;     /* Job */
+    List throttle_groups;
     unsigned next_name;
     unsigned closing; /* nodes being closed in coroutines of their own */
     void (*stop)(void *opaque);
