@@ -512,7 +512,7 @@ static void apic_set_tsc_deadline(void *opaque, uint64_t tsc)
     lock_acquire(&apic->timer_lock);
     if (timer_mode(apic) == LVT_DEADLINE) {
         int64_t now = apic_now(apic);
-        over = tsc && x86_tsc_to_ns(apic->x86.cpu, tsc) <= now;
+        over = tsc && tsc <= x86_tsc(apic->x86.cpu);
         apic->deadline = over ? 0 : tsc;
         timer_arm_locked(apic, now);
     }
