@@ -25,6 +25,8 @@ static const InsnEngine engine_t0 = { .name = "t0", .code_changed = t0_code_chan
 
 /* --- the translator --- */
 
+enum { ALARM_US = 1000, HANG_ALARMS = 500 };
+
 static DbtGroup group;
 static X86Cpu *running;
 
@@ -46,7 +48,7 @@ static void *t1_attach(X86Cpu *cpu)
     }
     running = cpu;
     signal(SIGPROF, on_alarm);
-    struct itimerval often = { { 0, 200000 }, { 0, 200000 } }; /* of CPU time: a busy host is no hang */
+    struct itimerval often = { { 0, ALARM_US }, { 0, ALARM_US } }; /* of CPU time: a busy host is no hang */
     setitimer(ITIMER_PROF, &often, NULL);
     return dbt;
 }
@@ -65,10 +67,10 @@ static void t1_code_changed(X86Cpu *cpu, void *opaque)
     dbt_flush(opaque);
 }
 
-/* A sequence that runs through two alarms hangs. */
+/* Code is asked to leave at its next poll a thousand times a second; what runs through half a second hangs. */
 static bool t1_run(X86Cpu *cpu, void *opaque, uint64_t limit)
 {
-    for (unsigned alarms = 0; alarms < 3 && !atomic_load(&cpu->vcpu->halted); alarms++) {
+    for (unsigned alarms = 0; alarms < HANG_ALARMS && !atomic_load(&cpu->vcpu->halted); alarms++) {
         dbt_run(opaque);
         atomic_fetch_and(&x86_hot(cpu)->exit_req, ~(uint32_t)VCPU_REQ_STOP);
     }

@@ -116,6 +116,7 @@ typedef struct Build {
     uint8_t *p;
     unsigned rex;      /* W R X B */
     bool xsave_area, edge;
+    bool flags_open; /* an earlier instruction left flags undefined */
     bool rip_relative; /* the displacement is at disp */
     uint8_t *disp;
 } Build;
@@ -374,6 +375,9 @@ static bool wanted(Build *b, const X86Insn *insn, uint16_t undefined, XsavePhase
     if (insn->length > 15 || is_excluded(insn->desc) || (insn->desc->flags_read & undefined)) {
         return false;
     }
+    if (b->flags_open && insn->desc->cls == CLASS_BRANCH && insn->operand[0].kind != OPND_REL) {
+        return false; /* may go back to what reads flags before they were undefined */
+    }
     for (unsigned i = 0; i + 1 < insn->opcode_offset; i++) {
         if (insn->bytes[i] == 0x64 || (b->gen->code32 && insn->bytes[i] == 0x65)) {
             return false; /* FS belongs to the C library */
@@ -442,7 +446,7 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *s
             row = gen->xsave_rows[rng_below(rng, gen->xsave_count)];
         }
         uint8_t bytes[48];
-        Build b = { .gen = gen, .rng = rng, .edge = c->edge, .xsave_area = is_xsave(&x86_insn_descs[row]) };
+        Build b = { .gen = gen, .rng = rng, .edge = c->edge, .flags_open = c->flags_open, .xsave_area = is_xsave(&x86_insn_descs[row]) };
         build_row(&b, row, bytes);
         X86Insn insn;
         if (x86_decode(&insn, bytes, 15, gen->mode) != DECODE_OK || !wanted(&b, &insn, c->undefined, *phase)) {
@@ -455,6 +459,7 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *s
         f->rip_target = b.rip_relative ? ld32_le(b.disp) : 0;
         note_branch(&b, &insn, index, c->count, f);
         note_flags(&c->undefined, &skip, c, index, insn.desc);
+        c->flags_open |= insn.desc->flags_undefined != 0;
         *skip_to = skip;
         *phase = next_phase(*phase, insn.desc);
         return;
@@ -516,6 +521,7 @@ void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *c)
     c->template = (uint8_t)rng_below(&rng, FUZZ_TEMPLATES);
     c->count = (uint8_t)(1 + rng_below(&rng, rng_chance(&rng, 30) ? 3 : FUZZ_INSNS));
     c->undefined = 0;
+    c->flags_open = false;
     c->edge = rng_chance(&rng, 20);
     c->cold = rng_chance(&rng, 10);
     value_state(&rng, gen->code32, c->edge, gen->ac_percent, &c->in);

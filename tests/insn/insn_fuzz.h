@@ -51,6 +51,7 @@ typedef struct FuzzCase {
     uint64_t seed;
     bool code32;
     bool edge; /* pointers stand close to where pages end */
+    bool flags_open; /* some instruction leaves flags undefined */
     bool cold; /* the guest starts with an empty TLB and clean page tables */
     uint8_t count;
     uint8_t template;
