@@ -21,6 +21,7 @@
 #include "cpu/x86/info.h"
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/mtrr.h"
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 #include "cpu/x86/tsc.h"
 
@@ -163,7 +164,8 @@ static void reset_cold(X86Cpu *cpu)
     x86_mtrr_reset(cpu);
     cpu->xcr0 = 1;
     cpu->xss = cpu->pkru = cpu->spec_ctrl = 0;
-    cpu->tsx_ctrl = cpu->power_ctl = cpu->debugctl = cpu->misc_features = 0;
+    cpu->tsx_ctrl = cpu->power_ctl = cpu->misc_features = 0;
+    memset(&cpu->branch, 0, sizeof(cpu->branch));
     memset(cpu->vec, 0, sizeof(cpu->vec));
     memset(cpu->opmask, 0, sizeof(cpu->opmask));
     cpu->a20 = true;
@@ -177,6 +179,7 @@ void x86_cpu_reset(X86Cpu *cpu, bool init)
         cpu->as = cpu->vcpu->as = cpu->normal_as;
     }
     cpu->smm = false;
+    x86_svm_reset(cpu);
     reset_segments(cpu);
     reset_registers(cpu, init);
     if (!init) {
@@ -225,6 +228,8 @@ static uint32_t mode_of_registers(const X86Cpu *cpu)
     mode |= cpu->cr4 & CR4_UMIP ? X86_MODE_UMIP : 0;
     mode |= cpu->cr4 & CR4_FSGSBASE ? X86_MODE_FSGSBASE : 0;
     mode |= cpu->smm ? X86_MODE_SMM : 0;
+    mode |= cpu->svm.guest ? X86_MODE_SVM : 0;
+    mode |= cpu->branch.control & 1 ? X86_MODE_LBR : 0;
     if (cpu->cr4 & CR4_OSXSAVE) {
         mode |= X86_MODE_OSXSAVE;
         mode |= (cpu->xcr0 & 6) == 6 ? X86_MODE_AVX : 0;
@@ -303,7 +308,9 @@ void x86_send_nmi(X86Cpu *cpu)
             atomic_fetch_or(requests, VCPU_REQ_NMI); /* the first was taken meanwhile */
         }
     }
-    vcpu_kick(cpu->vcpu, 0);
+    if (cpu->vcpu->machine) {
+        vcpu_kick(cpu->vcpu, 0);
+    }
 }
 
 void x86_sipi(X86Cpu *cpu, uint8_t vector)
