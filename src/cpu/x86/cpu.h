@@ -158,6 +158,8 @@ enum {
     X86_MODE_FSGSBASE = BIT(23),
     X86_MODE_DF = BIT(24),      /* reserved for translated code that assumes DF = 0; x86_mode() never sets it */
     X86_MODE_AVX512 = BIT(25),
+    X86_MODE_SVM = BIT(26),     /* in a guest of SVM */
+    X86_MODE_LBR = BIT(27),     /* branches are recorded (DEBUGCTL.LBR); interpreted only */
 };
 
 typedef struct X86Hot {
@@ -201,6 +203,37 @@ enum {
     X86_FEAT_D_1_EAX, X86_FEAT_6_EAX, X86_FEAT_SVM, X86_FEAT_KVM, X86_FEAT_HV, X86_FEAT_ARCH_CAPS,
     X86_FEAT_WORDS = 20,
 };
+
+/* What #VMEXIT gives back to the host. */
+typedef struct X86BranchRecord { /* DEBUGCTL and the last branch and interrupt: MSRs 1D9h, 1DBh to 1DEh */
+    uint64_t control, from, to, int_from, int_to;
+} X86BranchRecord;
+
+typedef struct X86SvmHost {
+    X86Seg es, cs, ss, ds;
+    X86BranchRecord branch;
+    uint64_t gdt_base, idt_base;
+    uint32_t gdt_limit, idt_limit;
+    uint64_t efer, cr0, cr3, cr4, rflags, rip, rsp, rax, pat;
+} X86SvmHost;
+
+/* SVM (svm.h). All zero: no guest, GIF set. */
+typedef struct X86Svm {
+    bool guest;   /* between VMRUN and #VMEXIT */
+    bool gif_off; /* global interrupt flag clear */
+    bool guest_in_smm; /* an SMI came in the guest: RSM returns there */
+    bool nested_paging, intr_masking, own_branches; /* own_branches: LBR virtualization */
+    bool v_irq, v_ignore_tpr, v_gif_enabled, v_gif;
+    uint8_t v_tpr, v_priority, v_vector;
+    uint16_t pause_count, pause_threshold, pause_left;
+    uint32_t intercept[6]; /* bit n: exit code n */
+    uint32_t asid;
+    uint64_t vmcb, iopm, msrpm, nested_cr3, tsc_offset;
+    uint64_t pause_last;   /* TSC of the last PAUSE */
+    uint64_t delivering;   /* the event whose delivery is under way, as EXITINTINFO has it */
+    uint64_t npf_info, npf_address; /* of the last nested page fault */
+    X86SvmHost host;
+} X86Svm;
 
 typedef struct X86Cpu X86Cpu;
 struct X86Cpu {
@@ -250,7 +283,8 @@ struct X86Cpu {
     uint64_t pdpte[4];       /* mmu: PAE page-directory pointers, loaded with CR3 */
     uint64_t debug_pending;  /* exc: DR6 bits of data and I/O breakpoints to report after the instruction */
     uint64_t power_ctl, tsx_ctrl; /* msr */
-    uint64_t debugctl, therm_interrupt, therm2, misc_features, vm_hsave_pa, vm_cr;
+    X86BranchRecord branch; /* msr */
+    uint64_t therm_interrupt, therm2, misc_features, vm_hsave_pa, vm_cr;
     uint8_t phys_bits;
     bool bsp;                /* bootstrap processor */
     uint8_t phys_bits_wanted; /* models: -cpu options */
@@ -262,6 +296,7 @@ struct X86Cpu {
     bool shutdown;           /* after a triple fault: only NMI, SMI, INIT and RESET wake it */
     uint32_t held;           /* exc: VCPU_REQ_* that cannot be taken now; see x86_release_requests() */
     const DebugPoints *debug; /* of a debugger, NULL: none; see core/vm/debug.h */
+    X86Svm svm;
     AddressSpace *normal_as; /* smm: what `as` was outside SMM */
     void *time;              /* tsc.c: the machine's common time-stamp counter */
     void *split;             /* mmu: the machine's split-lock mutex */

@@ -115,6 +115,11 @@ static void write_cr8(X86Cpu *cpu, uint64_t value)
     if (value & ~15ull) {
         x86_gp(cpu, 0);
     }
+    if (cpu->svm.guest && cpu->svm.intr_masking) { /* V_TPR */
+        cpu->svm.v_tpr = (uint8_t)((cpu->svm.v_tpr & 0xf0) | value);
+        x86_release_requests(cpu);
+        return;
+    }
     cpu->cr8 = value;
     X86Apic *apic = cpu->apic;
     if (apic) {
@@ -159,6 +164,9 @@ uint64_t x86_read_cr(X86Cpu *cpu, unsigned n)
     case 4:
         return cpu->cr4;
     case 8:
+        if (cpu->svm.guest && cpu->svm.intr_masking) {
+            return cpu->svm.v_tpr & 15;
+        }
         return apic ? apic->ops->get_tpr(apic) >> 4 : cpu->cr8;
     default:
         x86_ud(cpu);

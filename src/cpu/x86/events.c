@@ -9,9 +9,12 @@
 #include "cpu/x86/exc.h"
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/seg.h"
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 
 #define IRQ_REQUESTS ((uint32_t)(VCPU_REQ_IRQ | VCPU_REQ_APIC))
+/* What waits while SVM's global interrupt flag is clear. */
+#define HELD_BY_GIF (IRQ_REQUESTS | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_MCE)
 
 static void clear_request(X86Cpu *cpu, uint32_t bits)
 {
@@ -44,12 +47,45 @@ static void take_sipi(X86Cpu *cpu)
     x86_mode_changed(cpu);
 }
 
+/* Leaves the guest for something that stays pending for the host. */
+static bool leave_for(X86Cpu *cpu, unsigned code, uint32_t request)
+{
+    if (!x86_svm_intercepts(cpu, code)) {
+        return false;
+    }
+    atomic_fetch_or(&x86_hot(cpu)->exit_req, request);
+    x86_svm_leave(cpu, code, 0, 0, 0);
+    return true;
+}
+
+/* The hypervisor's business comes first: intercepted interrupts, then virtual ones. */
+static bool take_in_guest(X86Cpu *cpu)
+{
+    X86Apic *apic = cpu->apic;
+    bool physical = x86_svm_physical_if(cpu) && apic && apic->ops->pending(apic);
+    if (physical && leave_for(cpu, SVM_EXIT_INTR, VCPU_REQ_IRQ)) {
+        return true;
+    }
+    if (physical || !x86_svm_virtual_ready(cpu)) {
+        cpu->held |= cpu->svm.v_irq ? VCPU_REQ_IRQ : 0;
+        return false;
+    }
+    if (!leave_for(cpu, SVM_EXIT_VINTR, 0)) {
+        cpu->svm.v_irq = false;
+        x86_deliver_interrupt(cpu, cpu->svm.v_vector, false);
+    }
+    return true;
+}
+
 /* Asks the local APIC for a vector. */
 static bool take_interrupt(X86Cpu *cpu)
 {
     X86Apic *apic = cpu->apic;
     clear_request(cpu, IRQ_REQUESTS);
-    if (!apic) {
+    if (unlikely(cpu->svm.guest) && take_in_guest(cpu)) {
+        return true;
+    }
+    if (!apic || !x86_svm_physical_if(cpu)) {
         return false;
     }
     int vector = apic->ops->take(apic);
@@ -115,7 +151,9 @@ static bool take_system(X86Cpu *cpu, uint32_t requests)
             hold(cpu, VCPU_REQ_SMI);
         } else if (cpu->int_shadow == 0) {
             clear_request(cpu, VCPU_REQ_SMI);
-            x86_smi_enter(cpu);
+            if (!leave_for(cpu, SVM_EXIT_SMI, VCPU_REQ_SMI)) {
+                x86_smi_enter(cpu);
+            }
             return true;
         }
     }
@@ -123,7 +161,9 @@ static bool take_system(X86Cpu *cpu, uint32_t requests)
         if (cpu->smm) {
             hold(cpu, VCPU_REQ_INIT);
         } else {
-            take_init(cpu);
+            if (!leave_for(cpu, SVM_EXIT_INIT, VCPU_REQ_INIT)) {
+                take_init(cpu);
+            }
             return true;
         }
     }
@@ -140,6 +180,9 @@ static bool take_system(X86Cpu *cpu, uint32_t requests)
 
 bool x86_take_events(X86Cpu *cpu)
 {
+    if (unlikely(cpu->svm.gif_off)) {
+        hold(cpu, atomic_load(&x86_hot(cpu)->exit_req) & HELD_BY_GIF);
+    }
     uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req);
     if (take_system(cpu, requests)) {
         return true;
@@ -158,6 +201,9 @@ bool x86_take_events(X86Cpu *cpu)
         if (cpu->nmi_blocked) {
             hold(cpu, VCPU_REQ_NMI);
         } else {
+            if (leave_for(cpu, SVM_EXIT_NMI, 0)) {
+                return true;
+            }
             clear_request(cpu, VCPU_REQ_NMI);
             if (atomic_exchange(&cpu->nmi_again, false)) {
                 atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_NMI);
@@ -167,7 +213,7 @@ bool x86_take_events(X86Cpu *cpu)
         }
     }
     if (requests & IRQ_REQUESTS) {
-        if (!(x86_hot(cpu)->rflags & X86_IF) || cpu->shutdown) {
+        if ((!x86_svm_physical_if(cpu) && !x86_svm_virtual_ready(cpu)) || cpu->shutdown) {
             hold(cpu, requests & IRQ_REQUESTS);
         } else {
             return take_interrupt(cpu);
@@ -179,6 +225,9 @@ bool x86_take_events(X86Cpu *cpu)
 static bool has_work(X86Cpu *cpu)
 {
     uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req) | cpu->held;
+    if (cpu->svm.gif_off) {
+        return false;
+    }
     if ((requests & VCPU_REQ_INIT) && !cpu->smm) {
         return true;
     }
@@ -189,7 +238,10 @@ static bool has_work(X86Cpu *cpu)
         (requests & VCPU_REQ_MCE)) {
         return true;
     }
-    if (cpu->shutdown || !(x86_hot(cpu)->rflags & X86_IF)) {
+    if (x86_svm_virtual_ready(cpu)) {
+        return true;
+    }
+    if (cpu->shutdown || !x86_svm_physical_if(cpu)) {
         return false;
     }
     X86Apic *apic = cpu->apic;

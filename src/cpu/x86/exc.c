@@ -12,8 +12,9 @@
 
 #include "base/log.h"
 #include "core/vm/machine.h"
-#include "cpu/x86/mmu.h"
+#include "cpu/x86/mmu_priv.h"
 #include "cpu/x86/seg_priv.h"
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 
 /* --- raising --- */
@@ -44,6 +45,9 @@ void x86_raise_error(X86Cpu *cpu, unsigned vector, uint32_t error)
 
 void x86_raise_page_fault(X86Cpu *cpu, uint64_t va, uint32_t error)
 {
+    if (unlikely(error & WALK_NESTED_FAULT)) {
+        x86_svm_exit(cpu, SVM_EXIT_NPF, cpu->svm.npf_info, cpu->svm.npf_address, 0);
+    }
     cpu->fault.next_rip = va; /* faults return to rip: the field is free for CR2 */
     x86_raise_error(cpu, EXC_PF, error);
 }
@@ -442,11 +446,45 @@ static void triple_fault(X86Cpu *cpu)
         log_printf("cpu %u: triple fault at %04x:%016" PRIx64 "\n", cpu->vcpu->index, cpu->seg[X86_CS].sel,
                    x86_hot(cpu)->rip);
     }
+    if (x86_svm_intercepts(cpu, SVM_EXIT_SHUTDOWN)) {
+        cpu->svm.delivering = 0;
+        x86_svm_leave(cpu, SVM_EXIT_SHUTDOWN, 0, 0, 0);
+        return;
+    }
     cpu->shutdown = true;
     cpu->vcpu->halted = true;
     if (cpu->vcpu->machine) {
         machine_request_reset(cpu->vcpu->machine, SHUTDOWN_GUEST_RESET);
     }
+}
+
+/* The event as SVM's EXITINTINFO tells it. */
+static uint64_t event_info(const Event *event)
+{
+    enum { TYPE_INTR = 0, TYPE_NMI = 2, TYPE_EXCEPTION = 3, TYPE_SOFT = 4 };
+    bool by_insn = event->soft && (event->is_int || (event->vector != EXC_BP && event->vector != EXC_OF));
+    unsigned type = event->external ? (event->vector == EXC_NMI ? TYPE_NMI : TYPE_INTR)
+                    : by_insn       ? TYPE_SOFT
+                                    : TYPE_EXCEPTION;
+    return event->vector | type << 8 | (event->has_error ? BIT(11) | (uint64_t)event->error << 32 : 0) | BIT64(31);
+}
+
+/* Exceptions are intercepted before anything is made of them, also while another event is being delivered. */
+bool x86_svm_take_exception(X86Cpu *cpu)
+{
+    unsigned vector = cpu->fault.vector;
+    bool soft = cpu->fault.soft;
+    if (!cpu->svm.guest || vector >= 32 || (soft && (cpu->fault.is_int || (vector != EXC_BP && vector != EXC_OF))) ||
+        !x86_svm_intercepts(cpu, SVM_EXIT_EXCEPTION + vector)) {
+        return false;
+    }
+    uint64_t address = vector == EXC_PF ? cpu->fault.next_rip : 0;
+    if (vector == EXC_DB) {
+        cpu->dr[6] |= cpu->fault.dr6;
+    }
+    x86_svm_leave(cpu, SVM_EXIT_EXCEPTION + vector, cpu->fault.has_error ? cpu->fault.error : 0, address,
+                  soft ? cpu->fault.next_rip : 0);
+    return true;
 }
 
 /* Delivers, and what its faults become, until one is taken or the CPU shuts down. */
@@ -457,8 +495,16 @@ static void deliver_combined(X86Cpu *cpu, Event first)
     volatile Event event = first;
     cpu->fault_jmp = &here;
     int how = setjmp(here);
+    if (how == X86_JMP_LEAVE) { /* a nested page fault, say: the host runs now */
+        cpu->fault_jmp = outer;
+        return;
+    }
     if (how == X86_JMP_FAULT) {
         Event failed = event;
+        if (x86_svm_take_exception(cpu)) {
+            cpu->fault_jmp = outer;
+            return;
+        }
         int vector = combine(&failed, cpu->fault.vector);
         if (log_enabled(LOG_INT)) {
             log_printf("cpu %u: %02x while %02x was delivered, e=%04x\n", cpu->vcpu->index, cpu->fault.vector,
@@ -473,6 +519,13 @@ static void deliver_combined(X86Cpu *cpu, Event first)
             if (cpu->fault.vector == EXC_PF) {
                 cpu->cr2 = cpu->fault.next_rip;
             }
+            cpu->fault.vector = EXC_DF;
+            cpu->fault.has_error = true;
+            cpu->fault.error = 0;
+            if (x86_svm_take_exception(cpu)) {
+                cpu->fault_jmp = outer;
+                return;
+            }
             event = (Event) { .vector = EXC_DF, .has_error = cpu->cr0 & CR0_PE, .return_rip = x86_hot(cpu)->rip,
                               .flags = x86_hot(cpu)->rflags };
         } else {
@@ -483,7 +536,15 @@ static void deliver_combined(X86Cpu *cpu, Event first)
     if (log_enabled(LOG_INT)) {
         log_event(cpu, &now);
     }
+    if (cpu->svm.guest) {
+        cpu->svm.delivering = event_info(&now);
+    }
+    if (cpu->branch.control & 1) {
+        cpu->branch.int_from = cpu->branch.from;
+        cpu->branch.int_to = cpu->branch.to;
+    }
     deliver(cpu, &now);
+    cpu->svm.delivering = 0;
     cpu->fault_jmp = outer;
 }
 
@@ -491,6 +552,9 @@ void x86_deliver_fault(X86Cpu *cpu)
 {
     cpu->int_shadow = 0;
     cpu->vcpu->halted = false; /* a single step over HLT */
+    if (unlikely(cpu->svm.guest) && x86_svm_take_exception(cpu)) {
+        return;
+    }
     deliver_combined(cpu, event_of_fault(cpu));
 }
 
@@ -507,6 +571,28 @@ void x86_deliver_interrupt(X86Cpu *cpu, unsigned vector, bool nmi)
         .vector = (uint8_t)vector,
         .external = true,
         .return_rip = hot->rip,
+        .flags = hot->rflags,
+    });
+}
+
+void x86_deliver_injected(X86Cpu *cpu, uint64_t info, uint64_t next_rip)
+{
+    const X86Hot *hot = x86_hot(cpu);
+    unsigned type = info >> 8 & 7, vector = info & 0xff;
+    bool soft = type == 4 || (type == 3 && (vector == EXC_BP || vector == EXC_OF));
+    bool behind = soft && next_rip && x86_has(cpu, X86_FEAT_SVM, SVM_FEAT_NRIPS);
+    if (type == 2) {
+        cpu->nmi_blocked = true;
+    }
+    cpu->int_shadow = 0;
+    deliver_combined(cpu, (Event) {
+        .vector = type == 2 ? EXC_NMI : (uint8_t)vector,
+        .has_error = (info & BIT(11)) && type == 3 && (cpu->cr0 & CR0_PE),
+        .external = type == 0 || type == 2,
+        .soft = soft,
+        .is_int = type == 4,
+        .error = (uint32_t)(info >> 32),
+        .return_rip = behind ? next_rip : hot->rip,
         .flags = hot->rflags,
     });
 }

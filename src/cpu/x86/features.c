@@ -49,7 +49,8 @@ static const char supported[] =
     "fsgsbase tsc-adjust bmi1 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb "
     "umip pku la57 rdpid fsrm md-clear spec-ctrl stibp ssbd arch-capabilities "
     "syscall nx pdpe1gb rdtscp lm 3dnowprefetch "
-    "lahf-lm cmp-legacy cr8legacy abm misalignsse topoext "
+    "lahf-lm cmp-legacy svm cr8legacy abm misalignsse topoext "
+    "npt lbrv nrip-save vmcb-clean flushbyasid decodeassists pause-filter pfthreshold vgif "
     "invtsc ibpb ibrs amd-stibp amd-ssbd amd-no-ssb wbnoinvd arat "
     "rdctl-no ibrs-all skip-l1dfl-vmentry ssb-no mds-no pschange-mc-no taa-no";
 

@@ -17,6 +17,7 @@
 #include "cpu/x86/codepage.h"
 #include "cpu/x86/info.h"
 #include "cpu/x86/interp_priv.h"
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 
 enum {
@@ -78,6 +79,17 @@ static void refuse_privileged(X86Cpu *cpu, const X86Insn *insn)
     x86_gp(cpu, 0);
 }
 
+/* With DEBUGCTL.LBR. */
+static void recorded_branch(X86Cpu *cpu, const X86Insn *insn)
+{
+    uint64_t from = x86_hot(cpu)->rip, next = cpu->next_rip;
+    x86_handlers[insn->op](cpu, insn);
+    if (cpu->next_rip != next) {
+        cpu->branch.from = from;
+        cpu->branch.to = cpu->next_rip;
+    }
+}
+
 X86Handler *x86_choose_handler(X86Cpu *cpu, const X86Insn *insn)
 {
     const X86InsnDesc *d = insn->desc;
@@ -90,6 +102,13 @@ X86Handler *x86_choose_handler(X86Cpu *cpu, const X86Insn *insn)
     }
     if (d->props & INSN_PRIV && x86_hot(cpu)->mode & X86_MODE_CPL) {
         return refuse_privileged;
+    }
+    X86Handler *guest = unlikely(x86_hot(cpu)->mode & X86_MODE_SVM) ? x86_svm_handler(insn) : NULL;
+    if (guest != NULL) {
+        return guest;
+    }
+    if (unlikely(x86_hot(cpu)->mode & X86_MODE_LBR) && d->cls == CLASS_BRANCH) {
+        return recorded_branch;
     }
     return x86_handlers[insn->op];
 }
@@ -152,7 +171,7 @@ static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsign
         if (x86_decode(&d->insn, host + bytes, room - bytes, x86_hot(cpu)->mode) != DECODE_OK) {
             break;
         }
-        d->handler = x86_fast_handler(&d->insn);
+        d->handler = x86_hot(cpu)->mode & X86_MODE_LBR ? NULL : x86_fast_handler(&d->insn);
         if (d->handler == NULL) {
             d->handler = x86_choose_handler(cpu, &d->insn);
         }
@@ -389,6 +408,9 @@ static void step(X86Cpu *cpu, Interp *it)
     execute_one(cpu, it, &op);
     if (!(hot->mode & X86_MODE_CS64)) {
         hot->rip = (uint32_t)hot->rip;
+    }
+    if (op == X86_OP_VMRUN && cpu->svm.guest) {
+        return; /* the flags are the guest's; the step ends behind #VMEXIT */
     }
     if (flags & X86_RF && op != X86_OP_IRET) {
         hot->rflags &= ~(uint64_t)X86_RF;

@@ -3,6 +3,7 @@
  */
 #include "cpu/x86/interp_priv.h"
 #include "cpu/x86/seg.h"
+#include "cpu/x86/svm.h"
 
 static uint16_t port_of(X86Cpu *cpu, const X86Insn *insn, unsigned n)
 {
@@ -16,6 +17,7 @@ void x86_op_in(X86Cpu *cpu, const X86Insn *insn)
     uint16_t port = port_of(cpu, insn, 1);
     uint64_t value = size_mask(size);
     x86_check_io(cpu, port, size);
+    x86_svm_check_io(cpu, insn, port, size);
     mem_load(cpu->io, port, size, &value);
     gpr_write(cpu, X86_RAX, value, size);
 }
@@ -25,5 +27,6 @@ void x86_op_out(X86Cpu *cpu, const X86Insn *insn)
     unsigned size = insn->operand[1].size;
     uint16_t port = port_of(cpu, insn, 0);
     x86_check_io(cpu, port, size);
+    x86_svm_check_io(cpu, insn, port, size);
     mem_store(cpu->io, port, size, gpr_read(cpu, X86_RAX, size));
 }

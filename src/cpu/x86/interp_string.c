@@ -11,6 +11,7 @@
 
 #include "cpu/x86/interp_priv.h"
 #include "cpu/x86/seg.h"
+#include "cpu/x86/svm.h"
 
 enum { ELEMENTS_PER_POLL = 4096 };
 
@@ -334,6 +335,7 @@ void x86_op_ins(X86Cpu *cpu, const X86Insn *insn)
 {
     Repeat r = repeat_of(cpu, insn);
     x86_check_io(cpu, (uint16_t)x86_gpr(cpu)[X86_RDX], r.size);
+    x86_svm_check_io(cpu, insn, (uint16_t)x86_gpr(cpu)[X86_RDX], r.size);
     repeat(cpu, insn, &r, ins_element);
 }
 
@@ -341,5 +343,6 @@ void x86_op_outs(X86Cpu *cpu, const X86Insn *insn)
 {
     Repeat r = repeat_of(cpu, insn);
     x86_check_io(cpu, (uint16_t)x86_gpr(cpu)[X86_RDX], r.size);
+    x86_svm_check_io(cpu, insn, (uint16_t)x86_gpr(cpu)[X86_RDX], r.size);
     repeat(cpu, insn, &r, outs_element);
 }

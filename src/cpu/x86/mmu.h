@@ -100,6 +100,10 @@ void x86_tlb_flush_pcid_page(X86Cpu *cpu, unsigned pcid, uint64_t va);
 void x86_tlb_flush_all_pcids(X86Cpu *cpu); /* but global pages stay */
 /* Loads the PAE page-directory pointers from cr3. False: a reserved bit is set; nothing was changed. */
 bool x86_load_pdptes(X86Cpu *cpu, uint64_t cr3);
+/* Whether that would do. */
+bool x86_pdptes_valid(X86Cpu *cpu, uint64_t cr3);
+/* The same without the check: an entry with reserved bits faults when it is used (VMRUN). */
+void x86_load_any_pdptes(X86Cpu *cpu, uint64_t cr3);
 /* Made and freed with the CPU. */
 void x86_mmu_new(X86Cpu *cpu);
 void x86_mmu_free(X86Cpu *cpu);

@@ -23,6 +23,8 @@ enum { /* rights and attributes of a translation */
     WALK_D = 16,     /* the leaf is dirty (or there is no paging) */
     WALK_LARGE = 32, /* from a page of more than 4 KiB */
     WALK_HUGE = 64,  /* 1 GiB */
+    WALK_NESTED_RO = 128, /* nested page tables forbid writes */
+    WALK_NESTED_NX = 256, /* and execution */
 };
 typedef struct Walk {
     uint64_t pa; /* of the 4 KiB page; A20 not applied */
@@ -151,5 +153,18 @@ uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privileg
 /* Whether a translation allows the access; else the error code with bit 31 set. */
 uint32_t mmu_check_rights(const X86Cpu *cpu, const Walk *walk, X86Access access, Privilege privilege);
 #define WALK_FAULT BIT(31)
+/* With WALK_FAULT: a nested page fault; cpu->svm.npf_* say which. */
+#define WALK_NESTED_FAULT BIT(30)
+
+typedef struct NestedPage {
+    uint64_t pa;
+    bool writable, executable, dirty;
+} NestedPage;
+static inline bool mmu_is_nested(const X86Cpu *cpu)
+{
+    return unlikely(cpu->svm.guest && cpu->svm.nested_paging);
+}
+/* Translates a guest's physical address. table: of one of its page tables. False: nested page fault. */
+bool mmu_nested(X86Cpu *cpu, uint64_t gpa, X86Access access, bool table, bool mark, NestedPage *ret_page);
 
 #endif

@@ -1,12 +1,13 @@
 /*
  * Page walks: 32-bit (with PSE and PSE-36), PAE, 4-level and 5-level paging.
- * Intel SDM volume 3, chapter 4. Missing: shadow stacks, supervisor protection keys, nested paging.
+ * Intel SDM volume 3, chapter 4. Missing: shadow stacks, supervisor protection keys.
  *
  * Accessed and dirty bits are set with a compare-and-swap on guest memory; when another CPU changed
  * the entry meanwhile, the walk starts again.
  */
 #include "cpu/x86/mmu_priv.h"
 
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 
 enum {
@@ -26,7 +27,8 @@ typedef struct Slot { /* where an entry lies */
     const PhysPage *page;
 } Slot;
 
-static Slot slot_at(X86Cpu *cpu, uint64_t pa)
+/* Of an address that needs no more translation. */
+static Slot slot_physical(X86Cpu *cpu, uint64_t pa)
 {
     Slot slot = { .pa = x86_a20(cpu, pa) };
     slot.page = mmu_phys_page(cpu, slot.pa);
@@ -34,6 +36,20 @@ static Slot slot_at(X86Cpu *cpu, uint64_t pa)
         slot.host = slot.page->host + (slot.pa & (MEM_PAGE_SIZE - 1));
     }
     return slot;
+}
+
+/* False: nested page fault. */
+static bool slot_at(X86Cpu *cpu, uint64_t pa, bool mark, Slot *ret_slot)
+{
+    if (mmu_is_nested(cpu)) {
+        NestedPage page;
+        if (!mmu_nested(cpu, pa, X86_WRITE, true, mark, &page)) {
+            return false;
+        }
+        pa = page.pa | (pa & (MEM_PAGE_SIZE - 1));
+    }
+    *ret_slot = slot_physical(cpu, pa);
+    return true;
 }
 
 static uint64_t slot_read(X86Cpu *cpu, const Slot *slot, unsigned size)
@@ -113,7 +129,9 @@ uint32_t mmu_check_rights(const X86Cpu *cpu, const Walk *walk, X86Access access,
                           Privilege privilege)
 {
     if (!(cpu->cr0 & CR0_PG)) {
-        return 0;
+        bool writes = access == X86_WRITE || access == X86_RMW;
+        uint32_t forbids = writes ? WALK_NESTED_RO : access == X86_EXEC ? WALK_NESTED_NX : 0;
+        return walk->flags & forbids ? WALK_FAULT : 0;
     }
     bool write = access == X86_WRITE || access == X86_RMW, user_page = walk->flags & WALK_U;
     bool denied = false;
@@ -127,6 +145,8 @@ uint32_t mmu_check_rights(const X86Cpu *cpu, const Walk *walk, X86Access access,
         }
     }
     denied |= access == X86_EXEC && (walk->flags & WALK_NX);
+    /* Reached with remembered walks only: the tables will say that it is a nested fault. */
+    denied |= (write && (walk->flags & WALK_NESTED_RO)) || (access == X86_EXEC && (walk->flags & WALK_NESTED_NX));
     uint32_t bits = PF_P;
     if (access != X86_EXEC && key_forbids(cpu, walk, write, privilege)) {
         denied = true;
@@ -213,7 +233,10 @@ static uint32_t walk_32(Walker *w, Walk *ret_walk)
 {
     X86Cpu *cpu = w->cpu;
     uint32_t va = (uint32_t)w->va;
-    Slot slot = slot_at(cpu, (cpu->cr3 & 0xfffff000u) + (va >> 22) * 4);
+    Slot slot;
+    if (!slot_at(cpu, (cpu->cr3 & 0xfffff000u) + (va >> 22) * 4, w->mark, &slot)) {
+        return WALK_FAULT | WALK_NESTED_FAULT;
+    }
     uint64_t pde = slot_read(cpu, &slot, 4);
     if (!(pde & PTE_P)) {
         return walk_fault(w, 0);
@@ -235,7 +258,10 @@ static uint32_t walk_32(Walker *w, Walk *ret_walk)
         return finish(w, &slot, 4, pde, (pde & 0xffc00000u) | high, 22, ret_walk);
     }
     gather(w, pde);
-    Slot pte_slot = slot_at(cpu, (pde & 0xfffff000u) + (va >> 12 & 0x3ff) * 4);
+    Slot pte_slot;
+    if (!slot_at(cpu, (pde & 0xfffff000u) + (va >> 12 & 0x3ff) * 4, w->mark, &pte_slot)) {
+        return WALK_FAULT | WALK_NESTED_FAULT;
+    }
     uint64_t pte = slot_read(cpu, &pte_slot, 4);
     if (!(pte & PTE_P)) {
         return walk_fault(w, 0);
@@ -267,7 +293,10 @@ static uint32_t walk_tables(Walker *w, uint64_t directory, uint64_t reserved, Wa
 {
     X86Cpu *cpu = w->cpu;
     uint64_t va = w->va;
-    Slot slot = slot_at(cpu, directory + (va >> 21 & 0x1ff) * 8);
+    Slot slot;
+    if (!slot_at(cpu, directory + (va >> 21 & 0x1ff) * 8, w->mark, &slot)) {
+        return WALK_FAULT | WALK_NESTED_FAULT;
+    }
     uint64_t pde = slot_read(cpu, &slot, 8);
     if (!(pde & PTE_P)) {
         return walk_fault(w, 0);
@@ -286,11 +315,13 @@ static uint32_t walk_tables(Walker *w, uint64_t directory, uint64_t reserved, Wa
         return WALK_RETRY;
     }
     uint64_t table = pde & cpu->phys_mask & ~0xfffull;
-    slot = slot_at(cpu, table + (va >> 12 & 0x1ff) * 8);
+    if (!slot_at(cpu, table + (va >> 12 & 0x1ff) * 8, w->mark, &slot)) {
+        return WALK_FAULT | WALK_NESTED_FAULT;
+    }
     if (w->mark && slot.host) {
         *dir_slot(cpu, va) = (DirCache) {
             .region = va >> 21,
-            .table_pa = table,
+            .table_pa = slot.pa & ~0xfffull,
             .table = slot.host - (slot.pa & 0xff8),
             .gen = x86_mmu(cpu)->dir_gen,
             .flags = w->flags,
@@ -306,11 +337,16 @@ static uint32_t walk_tables(Walker *w, uint64_t directory, uint64_t reserved, Wa
     return finish(w, &slot, 8, pte, pte & cpu->phys_mask & ~0xfffull, 12, ret_walk);
 }
 
+static uint64_t pdpte_reserved(const X86Cpu *cpu);
+
 static uint32_t walk_pae(Walker *w, Walk *ret_walk)
 {
     uint64_t pdpte = w->cpu->pdpte[w->va >> 30 & 3];
     if (!(pdpte & PTE_P)) {
         return walk_fault(w, 0);
+    }
+    if (pdpte & pdpte_reserved(w->cpu)) {
+        return walk_fault(w, PF_P | PF_RSVD);
     }
     return walk_tables(w, pdpte & w->cpu->phys_mask & ~0xfffull, reserved_64(w->cpu, false),
                        ret_walk);
@@ -321,7 +357,10 @@ static uint32_t walk_long(Walker *w, Walk *ret_walk)
     X86Cpu *cpu = w->cpu;
     uint64_t table = cpu->cr3 & cpu->phys_mask & ~0xfffull, reserved = reserved_64(cpu, true);
     for (int shift = cpu->cr4 & CR4_LA57 ? 48 : 39; shift >= 30; shift -= 9) {
-        Slot slot = slot_at(cpu, table + (w->va >> shift & 0x1ff) * 8);
+        Slot slot;
+        if (!slot_at(cpu, table + (w->va >> shift & 0x1ff) * 8, w->mark, &slot)) {
+            return WALK_FAULT | WALK_NESTED_FAULT;
+        }
         uint64_t entry = slot_read(cpu, &slot, 8);
         if (!(entry & PTE_P)) {
             return walk_fault(w, 0);
@@ -350,8 +389,7 @@ static uint32_t walk_long(Walker *w, Walk *ret_walk)
 static uint32_t walk_cached(Walker *w, const DirCache *dir, Walk *ret_walk)
 {
     uint64_t index = w->va >> 12 & 0x1ff;
-    Slot slot = { .pa = x86_a20(w->cpu, dir->table_pa) + index * 8,
-                  .host = dir->table + index * 8 };
+    Slot slot = { .pa = dir->table_pa + index * 8, .host = dir->table + index * 8 };
     slot.page = mmu_phys_page(w->cpu, slot.pa);
     w->flags = dir->flags;
     uint64_t pte = slot_read(w->cpu, &slot, 8);
@@ -364,8 +402,8 @@ static uint32_t walk_cached(Walker *w, const DirCache *dir, Walk *ret_walk)
     return finish(w, &slot, 8, pte, pte & w->cpu->phys_mask & ~0xfffull, 12, ret_walk);
 }
 
-uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark,
-                  Walk *ret_walk)
+static uint32_t walk_own(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark,
+                         Walk *ret_walk)
 {
     if (!(cpu->cr0 & CR0_PG)) {
         *ret_walk = (Walk) { .pa = va & ~(MEM_PAGE_SIZE - 1), .flags = WALK_W | WALK_U | WALK_D };
@@ -399,16 +437,73 @@ uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privileg
     }
 }
 
-bool x86_load_pdptes(X86Cpu *cpu, uint64_t cr3)
+uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark, Walk *ret_walk)
 {
-    uint64_t entries[4];
-    uint64_t reserved = (~cpu->phys_mask & ~0xfffull) | BITS64(8, 5) | BITS64(2, 1);
+    uint32_t error = walk_own(cpu, va, access, privilege, mark, ret_walk);
+    if (likely(!mmu_is_nested(cpu)) || error) {
+        return error;
+    }
+    NestedPage page;
+    if (!mmu_nested(cpu, ret_walk->pa | (va & (MEM_PAGE_SIZE - 1)), access, false, mark, &page)) {
+        return WALK_FAULT | WALK_NESTED_FAULT;
+    }
+    ret_walk->pa = page.pa;
+    ret_walk->flags |= (page.writable ? 0 : WALK_NESTED_RO) | (page.executable ? 0 : WALK_NESTED_NX);
+    if (!page.dirty) {
+        ret_walk->flags &= ~(uint32_t)WALK_D; /* writes must mark it first */
+    }
+    return 0;
+}
+
+static uint64_t pdpte_reserved(const X86Cpu *cpu)
+{
+    return (~cpu->phys_mask & ~0xfffull) | BITS64(8, 5) | BITS64(2, 1);
+}
+
+static void read_pdptes(X86Cpu *cpu, uint64_t cr3, uint64_t entries[4])
+{
+    uint64_t at = cr3 & 0xffffffe0u;
+    if (mmu_is_nested(cpu)) {
+        NestedPage page;
+        if (!mmu_nested(cpu, at, X86_WRITE, true, true, &page)) {
+            x86_svm_exit(cpu, SVM_EXIT_NPF, cpu->svm.npf_info, cpu->svm.npf_address, 0);
+        }
+        at = page.pa | (at & (MEM_PAGE_SIZE - 1));
+    }
     for (unsigned n = 0; n < 4; n++) {
-        entries[n] = x86_phys_load(cpu, (cr3 & 0xffffffe0u) + n * 8, 8);
-        if ((entries[n] & PTE_P) && (entries[n] & reserved)) {
+        entries[n] = x86_phys_load(cpu, at + n * 8, 8);
+    }
+}
+
+static bool pdptes_valid(const X86Cpu *cpu, const uint64_t entries[4])
+{
+    for (unsigned n = 0; n < 4; n++) {
+        if ((entries[n] & PTE_P) && (entries[n] & pdpte_reserved(cpu))) {
             return false;
         }
     }
+    return true;
+}
+
+bool x86_load_pdptes(X86Cpu *cpu, uint64_t cr3)
+{
+    uint64_t entries[4];
+    read_pdptes(cpu, cr3, entries);
+    if (!pdptes_valid(cpu, entries)) {
+        return false;
+    }
     memcpy(cpu->pdpte, entries, sizeof(entries));
     return true;
+}
+
+bool x86_pdptes_valid(X86Cpu *cpu, uint64_t cr3)
+{
+    uint64_t entries[4];
+    read_pdptes(cpu, cr3, entries);
+    return pdptes_valid(cpu, entries);
+}
+
+void x86_load_any_pdptes(X86Cpu *cpu, uint64_t cr3)
+{
+    read_pdptes(cpu, cr3, cpu->pdpte);
 }

@@ -297,22 +297,12 @@ static const char *word_label(unsigned word)
     return labels[word] ? labels[word] : "CPUID";
 }
 
-/*
- * Takes away what cannot be offered. Tells of it, or refuses with enforce. That virtualization is missing
- * is not worth a word when only the model has it, as the default one does.
- */
-static Error *limit_features(X86Cpu *cpu, const Wanted *wanted, bool quiet)
+/* Takes away what cannot be offered. Tells of it, or refuses with enforce. */
+static Error *limit_features(X86Cpu *cpu, bool quiet)
 {
     uint32_t offered[X86_FEAT_WORDS];
     bool missing = false;
     x86_supported_features(offered);
-    if (!cpu->enforce_cpuid) {
-        uint32_t svm = BIT(2) & ~wanted->on[X86_FEAT_8000_0001_ECX];
-        cpu->features[X86_FEAT_8000_0001_ECX] &= ~svm;
-        if (svm) {
-            cpu->features[X86_FEAT_SVM] = 0;
-        }
-    }
     for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
         uint32_t lost = cpu->features[word] & ~offered[word];
         for (unsigned bit = 0; bit < 32; bit++) {
@@ -449,7 +439,7 @@ Error *x86_apply_model(X86Cpu *cpu, const char *spec)
     for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
         cpu->features[word] = (cpu->features[word] | wanted.on[word]) & ~wanted.off[word];
     }
-    TRY(limit_features(cpu, &wanted, cpu->vcpu && cpu->vcpu->index != 0));
+    TRY(limit_features(cpu, cpu->vcpu && cpu->vcpu->index != 0));
     drop_dependent(cpu);
     raise_levels(cpu);
     set_address_width(cpu);

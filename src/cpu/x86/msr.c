@@ -51,14 +51,20 @@ static bool is_amd(const X86Cpu *cpu)
 
 /* --- EFER --- */
 
-static bool write_efer(X86Cpu *cpu, uint64_t value)
+uint64_t x86_efer_allowed(const X86Cpu *cpu)
 {
     uint64_t allowed = 0;
     allowed |= x86_has(cpu, X86_FEAT_8000_0001_EDX, 11) ? EFER_SCE : 0;
     allowed |= x86_has(cpu, X86_FEAT_8000_0001_EDX, 29) ? EFER_LME | EFER_LMA : 0;
     allowed |= x86_has(cpu, X86_FEAT_8000_0001_EDX, 20) ? EFER_NXE : 0;
-    allowed |= x86_has(cpu, X86_FEAT_8000_0001_ECX, 2) ? EFER_SVME : 0;
+    allowed |= x86_has(cpu, X86_FEAT_8000_0001_ECX, 2) && !(cpu->vm_cr & BIT(4)) ? EFER_SVME : 0;
     allowed |= x86_has(cpu, X86_FEAT_8000_0001_EDX, 25) ? EFER_FFXSR : 0;
+    return allowed;
+}
+
+static bool write_efer(X86Cpu *cpu, uint64_t value)
+{
+    uint64_t allowed = x86_efer_allowed(cpu);
     if (!allowed || (value & ~allowed)) {
         return false;
     }
@@ -281,14 +287,22 @@ static bool intel_read(X86Cpu *cpu, uint32_t index, uint64_t *ret_value)
     case MSR_P5_MC_TYPE:
     case MSR_PLATFORM_ID:
     case MSR_PKG_CST:
-    case MSR_LAST_BRANCH_FROM:
-    case MSR_LAST_BRANCH_FROM + 1:
-    case MSR_LAST_BRANCH_FROM + 2:
-    case MSR_LAST_BRANCH_FROM + 3:
     case MSR_THERM_STATUS:
     case MSR_CLOCK_MODULATION:
     case MSR_PERF_CAPABILITIES:
         *ret_value = 0;
+        return true;
+    case MSR_LAST_BRANCH_FROM:
+        *ret_value = cpu->branch.from;
+        return true;
+    case MSR_LAST_BRANCH_FROM + 1:
+        *ret_value = cpu->branch.to;
+        return true;
+    case MSR_LAST_BRANCH_FROM + 2:
+        *ret_value = cpu->branch.int_from;
+        return true;
+    case MSR_LAST_BRANCH_FROM + 3:
+        *ret_value = cpu->branch.int_to;
         return true;
     case MSR_EBL_CR_POWERON:
         *ret_value = 0;
@@ -368,6 +382,31 @@ static bool intel_write(X86Cpu *cpu, uint32_t index, uint64_t value)
     return false;
 }
 
+enum { VM_CR_SVMDIS = BIT(4), VM_CR_LOCK = BIT(3), VM_CR_ALL = 0x1f };
+
+static bool has_svm(const X86Cpu *cpu)
+{
+    return x86_has(cpu, X86_FEAT_8000_0001_ECX, 2);
+}
+
+static bool vm_write(X86Cpu *cpu, uint32_t index, uint64_t value)
+{
+    if (!has_svm(cpu)) {
+        return false;
+    }
+    if (index == MSR_VM_HSAVE_PA) {
+        bool valid = !(value & 0xfff) && !(value & ~cpu->phys_mask);
+        cpu->vm_hsave_pa = valid ? value : cpu->vm_hsave_pa;
+        return valid;
+    }
+    uint64_t locked = cpu->vm_cr & VM_CR_LOCK ? VM_CR_LOCK | VM_CR_SVMDIS : 0;
+    if ((value & ~(uint64_t)VM_CR_ALL) || ((value & VM_CR_SVMDIS & ~locked) && (cpu->efer & EFER_SVME))) {
+        return false;
+    }
+    cpu->vm_cr = (value & ~locked) | (cpu->vm_cr & locked);
+    return true;
+}
+
 static bool amd_read(X86Cpu *cpu, uint32_t index, uint64_t *ret_value)
 {
     switch (index) {
@@ -390,11 +429,11 @@ static bool amd_read(X86Cpu *cpu, uint32_t index, uint64_t *ret_value)
         *ret_value = BIT(1); /* LFENCE serializes */
         return is_amd(cpu);
     case MSR_VM_CR:
-        *ret_value = BIT(4); /* SVM disabled */
-        return is_amd(cpu);
+        *ret_value = has_svm(cpu) ? cpu->vm_cr : VM_CR_SVMDIS;
+        return has_svm(cpu) || is_amd(cpu);
     case MSR_VM_HSAVE_PA:
         *ret_value = cpu->vm_hsave_pa;
-        return x86_has(cpu, X86_FEAT_8000_0001_ECX, 2);
+        return has_svm(cpu);
     }
     return is_amd(cpu) && index >= MSR_IORR_FIRST && index < MSR_IORR_FIRST + 8 && (*ret_value = 0, true);
 }
@@ -402,11 +441,10 @@ static bool amd_read(X86Cpu *cpu, uint32_t index, uint64_t *ret_value)
 static bool amd_write(X86Cpu *cpu, uint32_t index, uint64_t value)
 {
     uint64_t old;
-    if (index == MSR_VM_HSAVE_PA && x86_has(cpu, X86_FEAT_8000_0001_ECX, 2)) {
-        cpu->vm_hsave_pa = value;
-        return true;
+    if (index == MSR_VM_HSAVE_PA || index == MSR_VM_CR) {
+        return vm_write(cpu, index, value);
     }
-    return index != MSR_VM_CR && amd_read(cpu, index, &old);
+    return amd_read(cpu, index, &old);
 }
 
 /* --- RDMSR --- */
@@ -443,7 +481,7 @@ static bool read_msr(X86Cpu *cpu, uint32_t index, uint64_t *ret_value)
         *ret_value = cpu->pat;
         return x86_has(cpu, X86_FEAT_1_EDX, 16);
     case MSR_DEBUGCTL:
-        *ret_value = cpu->debugctl;
+        *ret_value = cpu->branch.control;
         return true;
     case MSR_XSS:
         *ret_value = cpu->xss;
@@ -527,7 +565,8 @@ static bool write_msr(X86Cpu *cpu, uint32_t index, uint64_t value)
         cpu->pat = value;
         return true;
     case MSR_DEBUGCTL:
-        cpu->debugctl = value & ~3ull; /* branch records are not kept */
+        cpu->branch.control = value & ~2ull; /* BTF: single-steps are of instructions, not of branches */
+        x86_mode_changed(cpu);
         return true;
     case MSR_XSS:
         return x86_has(cpu, X86_FEAT_D_1_EAX, 3) && !(value & ~x86_xss_supported(cpu)) &&

@@ -58,6 +58,15 @@ bool desc_fetch_upper(X86Cpu *cpu, uint16_t selector, uint32_t *ret_upper);
 void desc_set_accessed(X86Cpu *cpu, uint64_t addr);
 /* The hidden part that this descriptor gives. */
 void seg_from_desc(X86Seg *ret_seg, uint16_t selector, const Desc *desc);
+/* A segment's attributes packed into 12 bits, as state-save maps and VMCBs keep them. */
+static inline uint16_t seg_pack_attr(uint16_t attr)
+{
+    return (uint16_t)((attr & 0xff) | (attr >> 4 & 0xf00));
+}
+static inline uint16_t seg_unpack_attr(uint64_t packed)
+{
+    return (uint16_t)((packed & 0xff) | (packed & 0xf00) << 4);
+}
 /* Loads a register (with the copy of FS's and GS's base); the caller calls x86_mode_changed(). */
 void seg_set(X86Cpu *cpu, unsigned n, const X86Seg *seg);
 /* After the privilege dropped: DS, ES, FS, GS that the new level may not use become null. */

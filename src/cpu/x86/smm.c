@@ -51,21 +51,10 @@ void x86_smm_select(X86Cpu *cpu, bool smm)
 
 static const uint8_t order_64[] = { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS };
 
-/* A segment's attributes as that map keeps them: descriptor bits 40..55 packed into 12 bits. */
-static uint16_t pack_attr(uint16_t attr)
-{
-    return (uint16_t)((attr & 0xff) | (attr >> 4 & 0xf00));
-}
-
-static uint16_t unpack_attr(uint64_t packed)
-{
-    return (uint16_t)((packed & 0xff) | (packed & 0xf00) << 4);
-}
-
 static void put_seg64(X86Cpu *cpu, unsigned offset, const X86Seg *seg)
 {
     put(cpu, offset, seg->sel, 2);
-    put(cpu, offset + 2, pack_attr(seg->attr), 2);
+    put(cpu, offset + 2, seg_pack_attr(seg->attr), 2);
     put(cpu, offset + 4, seg->limit, 4);
     put(cpu, offset + 8, seg->base, 8);
 }
@@ -74,7 +63,7 @@ static X86Seg get_seg64(X86Cpu *cpu, unsigned offset)
 {
     return (X86Seg) {
         .sel = (uint16_t)get(cpu, offset, 2),
-        .attr = unpack_attr(get(cpu, offset + 2, 2)),
+        .attr = seg_unpack_attr(get(cpu, offset + 2, 2)),
         .limit = (uint32_t)get(cpu, offset + 4, 4),
         .base = get(cpu, offset + 8, 8),
     };
@@ -256,6 +245,8 @@ void x86_smi_enter(X86Cpu *cpu)
     cpu->smi_in_halt = cpu->vcpu->halted;
     cpu->vcpu->halted = false;
     cpu->shutdown = false;
+    cpu->svm.guest_in_smm = cpu->svm.guest;
+    cpu->svm.guest = false;
     x86_smm_select(cpu, true);
     if (wide_map(cpu)) {
         save_64(cpu);
@@ -311,6 +302,8 @@ void x86_rsm(X86Cpu *cpu)
     }
     cpu->cpl = (uint8_t)restored_cpl(cpu);
     cpu->nmi_blocked = cpu->smm_in_nmi;
+    cpu->svm.guest = cpu->svm.guest_in_smm;
+    cpu->svm.guest_in_smm = false;
     x86_smm_select(cpu, false);
     bool pae = (cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !(cpu->efer & EFER_LMA);
     if (!state_valid(cpu) || (pae && !x86_load_pdptes(cpu, cpu->cr3))) {

@@ -32,6 +32,33 @@ static const StateField fx_state[] = {
     { 0 },
 };
 
+static const StateField branch_state[] = {
+    STATE_U64(X86BranchRecord, control), STATE_U64(X86BranchRecord, from), STATE_U64(X86BranchRecord, to),
+    STATE_U64(X86BranchRecord, int_from), STATE_U64(X86BranchRecord, int_to), { 0 },
+};
+
+static const StateField svm_host_state[] = {
+    STATE_STRUCT(X86SvmHost, branch, branch_state),
+    STATE_STRUCT(X86SvmHost, es, seg_state), STATE_STRUCT(X86SvmHost, cs, seg_state), STATE_STRUCT(X86SvmHost, ss, seg_state),
+    STATE_STRUCT(X86SvmHost, ds, seg_state), STATE_U64(X86SvmHost, gdt_base), STATE_U64(X86SvmHost, idt_base),
+    STATE_U32(X86SvmHost, gdt_limit), STATE_U32(X86SvmHost, idt_limit), STATE_U64(X86SvmHost, efer), STATE_U64(X86SvmHost, cr0),
+    STATE_U64(X86SvmHost, cr3), STATE_U64(X86SvmHost, cr4), STATE_U64(X86SvmHost, rflags), STATE_U64(X86SvmHost, rip),
+    STATE_U64(X86SvmHost, rsp), STATE_U64(X86SvmHost, rax), STATE_U64(X86SvmHost, pat), { 0 },
+};
+
+static const StateField svm_state[] = {
+    STATE_BOOL(X86Svm, guest), STATE_BOOL(X86Svm, gif_off), STATE_BOOL(X86Svm, guest_in_smm), STATE_BOOL(X86Svm, nested_paging),
+    STATE_BOOL(X86Svm, intr_masking), STATE_BOOL(X86Svm, own_branches), STATE_BOOL(X86Svm, v_irq), STATE_BOOL(X86Svm, v_ignore_tpr),
+    STATE_BOOL(X86Svm, v_gif_enabled), STATE_BOOL(X86Svm, v_gif), STATE_U8(X86Svm, v_tpr), STATE_RANGE(X86Svm, v_priority, 0, 15),
+    STATE_U8(X86Svm, v_vector), STATE_U16(X86Svm, pause_count), STATE_U16(X86Svm, pause_threshold), STATE_U16(X86Svm, pause_left),
+    STATE_U32_ARRAY(X86Svm, intercept), STATE_U32(X86Svm, asid), STATE_U64(X86Svm, vmcb), STATE_U64(X86Svm, iopm),
+    STATE_U64(X86Svm, msrpm), STATE_U64(X86Svm, nested_cr3), STATE_U64(X86Svm, tsc_offset), STATE_U64(X86Svm, pause_last),
+    STATE_STRUCT(X86Svm, host, svm_host_state),
+    STATE_NOT(X86Svm, delivering, "used inside the delivery of one event"),
+    STATE_NOT(X86Svm, npf_info, "used inside one fault"), STATE_NOT(X86Svm, npf_address, "used inside one fault"),
+    { 0 },
+};
+
 /* A row of the area's tail, which lies behind the struct. */
 #define TAIL(kind_, member, n)                                                                     \
     { .name = #member, .kind = kind_, .offset = X86_CPU_AREA - sizeof(X86Tail) + offsetof(X86Tail, member), \
@@ -59,9 +86,10 @@ const StateField x86_cpu_state[] = {
     STATE_BOOL(X86Cpu, in_wait_for_sipi), STATE_RANGE(X86Cpu, int_shadow, 0, 2), STATE_BOOL(X86Cpu, a20),
     STATE_STRUCT(X86Cpu, fx, fx_state), STATE_U16(X86Cpu, fcs), STATE_U16(X86Cpu, fds), STATE_BYTES(X86Cpu, vec),
     STATE_U64_ARRAY(X86Cpu, opmask), STATE_U8(X86Cpu, sipi_vector), STATE_U64_ARRAY(X86Cpu, pdpte),
-    STATE_U64(X86Cpu, debug_pending), STATE_U64(X86Cpu, power_ctl), STATE_U64(X86Cpu, tsx_ctrl), STATE_U64(X86Cpu, debugctl),
+    STATE_U64(X86Cpu, debug_pending), STATE_U64(X86Cpu, power_ctl), STATE_U64(X86Cpu, tsx_ctrl), STATE_STRUCT(X86Cpu, branch, branch_state),
     STATE_U64(X86Cpu, therm_interrupt), STATE_U64(X86Cpu, therm2), STATE_U64(X86Cpu, misc_features),
-    STATE_U64(X86Cpu, vm_hsave_pa), STATE_U64(X86Cpu, vm_cr), STATE_BOOL(X86Cpu, nmi_again), STATE_BOOL(X86Cpu, smi_in_halt), STATE_BOOL(X86Cpu, smm_in_nmi),
+    STATE_U64(X86Cpu, vm_hsave_pa), STATE_U64(X86Cpu, vm_cr), STATE_BOOL(X86Cpu, nmi_again), STATE_BOOL(X86Cpu, smi_in_halt),
+    STATE_BOOL(X86Cpu, smm_in_nmi), STATE_STRUCT(X86Cpu, svm, svm_state),
     STATE_BOOL(X86Cpu, shutdown), STATE_U64(X86Cpu, saved_tsc), STATE_U32(X86Cpu, saved_requests),
     /* configuration */
     STATE_EQUAL(X86Cpu, features), STATE_EQUAL(X86Cpu, family), STATE_EQUAL(X86Cpu, model_id), STATE_EQUAL(X86Cpu, stepping),

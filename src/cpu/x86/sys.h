@@ -22,6 +22,7 @@ void x86_smi_enter(X86Cpu *cpu);
 void x86_rsm(X86Cpu *cpu);
 /* The address space of SMM, or the normal one; sets cpu->smm. */
 void x86_smm_select(X86Cpu *cpu, bool smm);
+uint64_t x86_efer_allowed(const X86Cpu *cpu);
 uint64_t x86_cr4_allowed(const X86Cpu *cpu); /* bits that the CPU's features allow */
 /* state.c: save and load. */
 extern const StateField x86_cpu_state[];

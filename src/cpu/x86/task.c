@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "cpu/x86/seg_priv.h"
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 
 typedef struct TssDesc {
@@ -250,6 +251,11 @@ static void enter_task(X86Cpu *cpu, const TssDesc *tss, const TaskState *state)
 static void do_switch(X86Cpu *cpu, uint16_t selector, X86TaskSwitch kind, uint64_t next_rip, uint64_t flags,
                       bool has_error, uint32_t error, uint32_t extern_bit)
 {
+    if (x86_svm_intercepts(cpu, SVM_EXIT_TASK_SWITCH)) {
+        uint64_t info = (kind == TASK_IRET ? BIT64(36) : 0) | (kind == TASK_JMP ? BIT64(38) : 0) |
+                        (has_error ? BIT64(44) | error : 0) | (flags & X86_RF ? BIT64(48) : 0);
+        x86_svm_exit(cpu, SVM_EXIT_TASK_SWITCH, selector, info, 0);
+    }
     unsigned bad = kind == TASK_IRET ? EXC_TS : EXC_GP;
     TssDesc tss = tss_fetch(cpu, selector, kind == TASK_IRET, bad, extern_bit);
     TaskState state = load_state(cpu, &tss);

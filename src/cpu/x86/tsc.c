@@ -173,7 +173,8 @@ void x86_tsc_reset(X86Cpu *cpu)
 
 void x86_tsc_write(X86Cpu *cpu, uint64_t value)
 {
-    uint64_t delta = value - x86_tsc(cpu);
+    /* In a guest of SVM it is the host's counter that is written; the guest's offset stays. */
+    uint64_t delta = value - (x86_tsc(cpu) - (cpu->svm.guest ? cpu->svm.tsc_offset : 0));
     cpu->tsc_offset += delta;
     cpu->tsc_adjust += delta;
 }

@@ -1,6 +1,7 @@
 /* From x86 instructions to uops, a superblock at a time. See front.h. */
 #include "dbt/front/x86/front_priv.h"
 
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 #include "dbt/ir/env.h"
 
@@ -15,7 +16,7 @@ _Static_assert(sizeof(X86Tlbe) == 1 << ENV_TLB_ENTRY_BITS && X86_TLB_BITS == ENV
 
 bool front_mode_ok(uint32_t mode)
 {
-    if (mode & (X86_MODE_TF | X86_MODE_AC | X86_MODE_VM86)) {
+    if (mode & (X86_MODE_TF | X86_MODE_AC | X86_MODE_VM86 | X86_MODE_LBR)) {
         return false;
     }
     if (mode & X86_MODE_CS64) {
@@ -70,6 +71,9 @@ static bool native_insn(Front *f)
     }
     if (!has_feature(f) || (insn->prefixes & PFX_EVEX)) {
         return false;
+    }
+    if (unlikely(f->b->mode & X86_MODE_SVM) && x86_svm_handler(insn) != NULL) {
+        return false; /* a hypervisor may want to see it */
     }
     if (insn->map == 1 && insn->opcode == 0xae && insn->modrm >= 0xe8 &&
         !(insn->prefixes & (PFX_REP | PFX_REPNE | PFX_OPSIZE | PFX_LOCK))) {
