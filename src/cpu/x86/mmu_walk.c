@@ -24,16 +24,16 @@ enum {
 typedef struct Slot { /* where an entry lies */
     uint64_t pa;
     uint8_t *host; /* NULL: reached through mem_load */
-    const PhysPage *page;
+    PhysPage page; /* a copy: looking up others may replace it */
 } Slot;
 
 /* Of an address that needs no more translation. */
 static Slot slot_physical(X86Cpu *cpu, uint64_t pa)
 {
     Slot slot = { .pa = x86_a20(cpu, pa) };
-    slot.page = mmu_phys_page(cpu, slot.pa);
-    if (slot.page->host) {
-        slot.host = slot.page->host + (slot.pa & (MEM_PAGE_SIZE - 1));
+    slot.page = *mmu_phys_page(cpu, slot.pa);
+    if (slot.page.host) {
+        slot.host = slot.page.host + (slot.pa & (MEM_PAGE_SIZE - 1));
     }
     return slot;
 }
@@ -75,11 +75,11 @@ static bool slot_mark(X86Cpu *cpu, const Slot *slot, unsigned size, uint64_t old
         mem_store(cpu->as, slot->pa, size, old | bits);
         return true;
     }
-    if (slot->page->readonly) {
+    if (slot->page.readonly) {
         return true;
     }
     bool done;
-    mmu_set_dirty(slot->page);
+    mmu_set_dirty(&slot->page);
     if (size == 8) {
         done = atomic_compare_exchange_strong((_Atomic uint64_t *)(void *)slot->host, &old,
                                               old | bits);
@@ -88,8 +88,8 @@ static bool slot_mark(X86Cpu *cpu, const Slot *slot, unsigned size, uint64_t old
         done = atomic_compare_exchange_strong((_Atomic uint32_t *)(void *)slot->host, &old32,
                                               old32 | (uint32_t)bits);
     }
-    RamBlock *block = slot->page->block;
-    uint64_t offset = slot->page->block_offset + (slot->pa & (MEM_PAGE_SIZE - 1));
+    RamBlock *block = slot->page.block;
+    uint64_t offset = slot->page.block_offset + (slot->pa & (MEM_PAGE_SIZE - 1));
     if (done && unlikely(block->flags[offset >> MEM_PAGE_BITS] & RAM_CODE)) {
         ram_written(block, offset, size);
     }
@@ -390,7 +390,7 @@ static uint32_t walk_cached(Walker *w, const DirCache *dir, Walk *ret_walk)
 {
     uint64_t index = w->va >> 12 & 0x1ff;
     Slot slot = { .pa = dir->table_pa + index * 8, .host = dir->table + index * 8 };
-    slot.page = mmu_phys_page(w->cpu, slot.pa);
+    slot.page = *mmu_phys_page(w->cpu, slot.pa);
     w->flags = dir->flags;
     uint64_t pte = slot_read(w->cpu, &slot, 8);
     if (!(pte & PTE_P)) {
