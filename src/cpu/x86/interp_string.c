@@ -183,8 +183,8 @@ static bool stos_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
 
 static void fill(uint8_t *t, uint64_t value, unsigned size, uint64_t bytes)
 {
-    if (size == 1) {
-        memset(t, (uint8_t)value, bytes);
+    if (size == 1 || value << (64 - 8 * size) == ((uint8_t)value * 0x0101010101010101ull) << (64 - 8 * size)) {
+        memset(t, (uint8_t)value, bytes); /* clearing memory above all */
         return;
     }
     for (uint64_t i = 0; i < bytes; i += size) {
