@@ -1,7 +1,7 @@
 /* Finding, linking and dropping blocks. See engine.h. */
 #include <inttypes.h>
 #include <stdatomic.h>
-#include <time.h>
+#include <x86intrin.h>
 
 #include "base/log.h"
 #include "core/vm/debug.h"
@@ -340,13 +340,6 @@ static bool room(Dbt *d)
            d->map_count < DBT_MAX_MAPS && d->page_count < (1 << DBT_PAGE_BITS) / 2;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 static DbtBlock *find(Dbt *d, bool generic)
 {
     X86Cpu *cpu = d->cpu;
@@ -374,9 +367,9 @@ static DbtBlock *find(Dbt *d, bool generic)
         }
     }
     if (b == NULL) {
-        uint64_t start = now_ns();
+        uint64_t start = __rdtsc();
         b = dbt_make_block(d, pc, map, generic);
-        d->stats.translate_ns += now_ns() - start;
+        d->stats.translate_ticks += __rdtsc() - start;
         if (b == NULL) {
             return NULL;
         }

@@ -1,6 +1,7 @@
 /* Text of `info jit`. */
 #include <inttypes.h>
 
+#include "cpu/x86/tsc.h"
 #include "dbt/run/engine.h"
 
 char *dbt_describe(Dbt *d)
@@ -15,7 +16,7 @@ char *dbt_describe(Dbt *d)
     g_string_append_printf(t, "gen code size       %zu/%zu\n", hot + cold, d->cache.size);
     g_string_append_printf(t, "TB count            %u\n", d->block_count - 1);
     g_string_append_printf(t, "TB translated       %" PRIu64 " (%" PRIu64 " instructions, %" PRIu64 " us)\n", s->blocks,
-                           s->insns, s->translate_ns / 1000);
+                           s->insns, (uint64_t)((unsigned __int128)s->translate_ticks * 1000000 / x86_tsc_hz(d->cpu)));
     g_string_append_printf(t, "hot code            %zu bytes, cold %zu bytes\n", hot, cold);
     g_string_append_printf(t, "direct links        %" PRIu64 "\n", s->links);
     g_string_append_printf(t, "TB flush count      %" PRIu64 "\n", s->flushes);

@@ -189,24 +189,17 @@ static void group_missed(Lower *l, const AccessPlan *plan, bool write, const uin
 }
 
 /*
- * The check of a group: its whole range lies in the page of `base` + low. The result is the host address of its lowest
+ * The check of a group: its whole range, from low behind the operand's registers, lies in one page. The result is the host address of its lowest
  * byte, in rcx.
  */
-static void check_group(Lower *l, const AccessPlan *plan, unsigned base, bool write)
+static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bool write)
 {
     Asm *a = l->hot;
     const uint8_t *retry = enc_here(a);
     int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
-    unsigned width = l->block->mode64 ? 8 : 4, reg = host_of_guest[base];
-    if (lower_spilled(base)) {
-        enc_load(a, 8, H_R14, lower_slot(base));
-        reg = H_R14;
-    }
-    if (plan->low != 0 || reg == H_R14) {
-        enc_lea(a, width, H_R14, enc_mem(reg, plan->low));
-    } else {
-        enc_mov(a, width, H_R14, reg);
-    }
+    Uop lowest = *operand;
+    lowest.disp = plan->low;
+    lower_address(l, &lowest, H_R14);
     if (lower_flags_live(l->u)) {
         uint8_t *hit = pext_hit(l, plan->span, write);
         enc_jmp(a, enc_here(l->cold));
@@ -228,14 +221,14 @@ static void check_group(Lower *l, const AccessPlan *plan, unsigned base, bool wr
 }
 
 /* The access as a member of a group. False: it is none. */
-static bool access_group(Lower *l, unsigned base, bool write, EncRm *ret)
+static bool access_group(Lower *l, const Uop *operand, bool write, EncRm *ret)
 {
     const AccessPlan *plan = &l->plan[l->index];
     if (plan->group == 0) {
         return false;
     }
     if (plan->leads) {
-        check_group(l, plan, base, write);
+        check_group(l, plan, operand, write);
     } else if (!plan->loaded) {
         enc_load(l->hot, 8, H_RCX, lower_env(l->env->hosts + 8 * (plan->group - 1)));
     }
@@ -274,7 +267,7 @@ EncRm lower_access_mem(Lower *l, bool write)
     const Uop *u = l->u;
     bool align = (u->attr & UA_ALIGN) != 0;
     EncRm grouped;
-    if (access_group(l, u->base, write, &grouped)) {
+    if (access_group(l, u, write, &grouped)) {
         return grouped;
     }
     if (u->base >= 16 && u->index >= 16 && u->seg == 0 && !lower_flags_live(u)) {
@@ -293,7 +286,8 @@ EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write)
 {
     unsigned width = l->block->mode64 ? 8 : 4;
     EncRm grouped;
-    if (access_group(l, 4, write, &grouped)) {
+    Uop top = { .base = 4, .index = UOP_NO_REG, .asize = width };
+    if (access_group(l, &top, write, &grouped)) {
         return grouped;
     }
     if (disp == 0) {

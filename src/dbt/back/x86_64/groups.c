@@ -22,8 +22,10 @@ typedef struct Value {
 
 typedef struct Group {
     uint32_t number;   /* value number of the base; 0: none */
-    int64_t low, high; /* offsets from that value */
-    int64_t base_off;  /* the base register's own at the leader */
+    uint32_t index;    /* of the index register; 0: none */
+    uint8_t scale;
+    int64_t low, high; /* offsets from these values */
+    int64_t base_off;  /* the registers' own at the leader */
     uint8_t leader;
     uint8_t id, members;
     bool write;
@@ -39,7 +41,8 @@ typedef struct Planner {
     uint32_t next_number;
     Group open[4];
     unsigned next_open, next_id;
-    int64_t address[256]; /* of each uop in a group: its offset */
+    int64_t low[GROUPS_MAX + 1];
+    int64_t *address; /* of each uop in a group: its offset */
 } Planner;
 
 static void fresh(Planner *p, unsigned reg)
@@ -173,6 +176,7 @@ typedef struct Access {
     unsigned base, size;
     int64_t disp;
     bool write;
+    unsigned index, scale; /* index UOP_NO_REG: none */
 } Access;
 
 /* The one access of a uop, when lowering makes it by way of access.c and nothing else is to be checked. */
@@ -186,11 +190,11 @@ static bool access_of(const Planner *p, const Uop *u, Access *ret)
     case UOP_PUSHF:
     case UOP_CALL:
     case UOP_CALL_REG:
-        *ret = (Access){ GUEST_RSP, u->size, -(int64_t)u->size, true };
+        *ret = (Access){ GUEST_RSP, u->size, -(int64_t)u->size, true, UOP_NO_REG, 0 };
         return true;
     case UOP_POP:
     case UOP_RET:
-        *ret = (Access){ GUEST_RSP, u->size, 0, false };
+        *ret = (Access){ GUEST_RSP, u->size, 0, false, UOP_NO_REG, 0 };
         return true;
     case UOP_OP:
     case UOP_SHIFT_CL:
@@ -204,11 +208,12 @@ static bool access_of(const Planner *p, const Uop *u, Access *ret)
     default:
         return false;
     }
-    if (!(u->attr & UA_MEM) || (u->attr & UA_ALIGN) || u->base >= 16 || u->index < 16 || u->seg != 0 || u->asize != p->full ||
+    if (!(u->attr & UA_MEM) || (u->attr & UA_ALIGN) || u->base >= 16 || u->seg != 0 || u->asize != p->full ||
         u->mem_size == 0 || u->mem_size > 32) {
         return false;
     }
-    *ret = (Access){ u->base, u->mem_size, u->disp, (u->attr & UA_RM_W) != 0 || u->kind == UOP_SHIFT_CL };
+    *ret = (Access){ u->base, u->mem_size, u->disp, (u->attr & UA_RM_W) != 0 || u->kind == UOP_SHIFT_CL,
+                      u->index, u->scale };
     return true;
 }
 
@@ -223,7 +228,7 @@ static bool join(Planner *p, Group *g, unsigned index, const Access *a, int64_t 
     if ((a->write && !g->write) || high - low > GROUP_SPAN_MAX) {
         return false;
     }
-    g->low = low;
+    g->low = p->low[g->id] = low;
     g->high = high;
     g->members++;
     p->plan[index].group = g->id;
@@ -234,34 +239,52 @@ static bool join(Planner *p, Group *g, unsigned index, const Access *a, int64_t 
     return true;
 }
 
+static uint32_t index_number(const Planner *p, const Access *a)
+{
+    return a->index < 16 ? p->value[a->index].number : 0;
+}
+
+/* What the registers of the operand have been moved by. */
+static int64_t moved(const Planner *p, const Access *a)
+{
+    int64_t by = p->value[a->base].offset;
+    return a->index < 16 ? by + (int64_t)((uint64_t)p->value[a->index].offset << a->scale) : by;
+}
+
+static bool same_values(const Planner *p, const Group *g, const Access *a)
+{
+    uint32_t index = index_number(p, a);
+    return g->number == p->value[a->base].number && g->index == index && (index == 0 || g->scale == a->scale);
+}
+
 static void lead(Planner *p, unsigned index, const Access *a, int64_t at)
 {
     const Uop *u = &p->uops[index];
-    const Value *v = &p->value[a->base];
-    if (((u->live_in & FL_ALL) && !p->keeps_flags) || p->next_id > GROUPS_MAX || at != (int32_t)at || v->offset != (int32_t)v->offset) {
+    int64_t by = moved(p, a);
+    if (((u->live_in & FL_ALL) && !p->keeps_flags) || p->next_id > GROUPS_MAX || at != (int32_t)at || by != (int32_t)by) {
         return;
     }
     Group *g = NULL;
     for (unsigned i = 0; i < ARRAY_SIZE(p->open) && g == NULL; i++) {
-        if (p->open[i].number == v->number) {
+        if (same_values(p, &p->open[i], a)) {
             g = &p->open[i]; /* what it could not take starts a new one */
         }
     }
     if (g == NULL) {
         g = &p->open[p->next_open++ % ARRAY_SIZE(p->open)];
     }
-    *g = (Group){ .number = v->number, .low = at, .high = at + (int64_t)a->size, .base_off = v->offset, .leader = index,
+    *g = (Group){ .number = p->value[a->base].number, .index = index_number(p, a), .scale = a->scale, .low = at,
+                  .high = at + (int64_t)a->size, .base_off = by, .leader = index,
                   .id = p->next_id++, .members = 1, .write = a->write };
     p->plan[index] = (AccessPlan){ .group = g->id, .leads = true };
-    p->address[index] = at;
+    p->address[index] = p->low[g->id] = at;
 }
 
 static void place(Planner *p, unsigned index, const Access *a)
 {
-    const Value *v = &p->value[a->base];
-    int64_t at = v->offset + a->disp;
+    int64_t at = moved(p, a) + a->disp;
     for (unsigned i = 0; i < ARRAY_SIZE(p->open); i++) {
-        if (p->open[i].number == v->number && join(p, &p->open[i], index, a, at)) {
+        if (same_values(p, &p->open[i], a) && join(p, &p->open[i], index, a, at)) {
             return;
         }
     }
@@ -318,7 +341,6 @@ static bool loses_rcx_first(const Uop *u, uint32_t *units)
 /* Groups of one are none; the others learn where they lie and whether rcx still says so. */
 static void finish(Planner *p, const uint8_t members[])
 {
-    int64_t low[GROUPS_MAX + 1] = { 0 };
     uint8_t leader[GROUPS_MAX + 1] = { 0 };
     unsigned in_rcx = 0;
     uint32_t units = 0;
@@ -333,12 +355,8 @@ static void finish(Planner *p, const uint8_t members[])
         if (g != 0) {
             if (plan->leads) {
                 leader[g] = i;
-                low[g] = p->address[i];
-                for (unsigned k = i + 1; k < p->count; k++) {
-                    low[g] = p->plan[k].group == g ? MIN(low[g], p->address[k]) : low[g];
-                }
             }
-            plan->at = (int16_t)(p->address[i] - low[g]);
+            plan->at = (int16_t)(p->address[i] - p->low[g]);
             plan->loaded = in_rcx == g && !lost;
             p->plan[leader[g]].keep |= !plan->leads && !plan->loaded;
             in_rcx = g;
@@ -353,10 +371,10 @@ void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags,
 {
     Planner p = { .keeps_flags = keeps_flags, .uops = uops, .count = count, .plan = ret_plan, .full = mode64 ? 8 : 4, .next_number = 1, .next_id = 1 };
     uint8_t members[GROUPS_MAX + 1] = { 0 };
+    int64_t address[GROUPS_MAX_UOPS];
+    assert(count <= GROUPS_MAX_UOPS);
+    p.address = address;
     memset(ret_plan, 0, count * sizeof(*ret_plan));
-    if (count > ARRAY_SIZE(p.address)) {
-        return;
-    }
     fresh_all(&p);
     for (unsigned i = 0; i < count; i++) {
         const Uop *u = &uops[i];

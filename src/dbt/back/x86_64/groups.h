@@ -7,11 +7,11 @@
 
 #include "dbt/ir/uop.h"
 
-enum { GROUPS_MAX = 8, GROUP_SPAN_MAX = 256 };
+enum { GROUPS_MAX = 8, GROUP_SPAN_MAX = 256, GROUPS_MAX_UOPS = 64 };
 
 typedef struct AccessPlan {
     uint8_t group;   /* 1..GROUPS_MAX; 0: an access of its own */
-    bool leads;      /* makes the check for the group: [low, low + span) from its base register, all in one page */
+    bool leads;      /* makes the check for the group: [low, low + span) from its registers, all in one page */
     bool keep;       /* of a leader: others find the address in the context, because rcx will be used in between */
     bool loaded;     /* of the others: rcx still holds it */
     int16_t at;      /* bytes from the group's lowest address */

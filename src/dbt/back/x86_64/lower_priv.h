@@ -15,7 +15,7 @@ typedef struct Lower {
     unsigned index;
     uint8_t *hot_start;
     bool vec_checked, x87_checked;
-    AccessPlan plan[64]; /* of each uop */
+    AccessPlan plan[GROUPS_MAX_UOPS]; /* of each uop */
 } Lower;
 
 static inline EncRm lower_env(int32_t disp)
