@@ -21,6 +21,7 @@
 #include "monitor/fdset.h"
 #include "monitor/monitor.h"
 #include "net/net.h"
+#include "qtest/qtest.h"
 #include "ui/display.h"
 
 /* --- accelerator --- */
@@ -424,6 +425,9 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     machine_reset(machine, SHUTDOWN_NONE);
     machine_launch_vcpus(machine);
     machine_set_service(machine, "gdbserver", gdb_start);
+    if (plan->qtest) {
+        TRY(qtest_start(machine, plan->qtest, plan->qtest_log));
+    }
     if (plan->gdb) {
         TRY(gdb_start(machine, plan->gdb));
     }
@@ -468,6 +472,7 @@ void cli_stop(Machine *machine)
     migration_free(machine);
     lock_acquire(&machine->lock);
     gdb_stop(machine);
+    qtest_stop(machine);
     monitors_free(machine);
     unplug_all(machine);
     net_finish(machine);

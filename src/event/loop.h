@@ -66,6 +66,10 @@ void timer_fini(Timer *timer); /* cancels; accepts a zeroed timer */
 /* Arms, or moves, to an absolute time in ns; a time that has passed fires on the next round. */
 void timer_set(Timer *timer, int64_t expires);
 void timer_cancel(Timer *timer);
+/* When the clock's next timer is due; INT64_MAX: there is none. */
+int64_t loop_next_timer(Loop *loop, ClockId clock);
+/* Runs what is due now, from inside a callback: for whoever moves virtual time by hand. */
+void loop_run_timers(Loop *loop);
 static inline bool timer_armed(const Timer *timer)
 {
     return __atomic_load_n(&timer->armed, __ATOMIC_RELAXED);

@@ -193,6 +193,21 @@ bool timers_run(Loop *loop)
     return ran;
 }
 
+void loop_run_timers(Loop *loop)
+{
+    timers_run(loop);
+}
+
+int64_t loop_next_timer(Loop *loop, ClockId clock)
+{
+    const TimerHeap *heap = &loop->timers[clock];
+
+    lock_acquire(&loop->queue_lock);
+    int64_t expires = heap->count ? heap->at[1]->expires : INT64_MAX;
+    lock_release(&loop->queue_lock);
+    return expires;
+}
+
 int64_t timers_wait_ns(Loop *loop)
 {
     int64_t wait = -1;

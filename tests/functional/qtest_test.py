@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""qtest_test.py QEMU-SYSTEM: the test protocol, in TAP: ports, memory, blocks, time, interrupts of a PC without a CPU."""
+import base64
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+PROGRAM = os.path.abspath(sys.argv[1])
+
+
+class Machine:
+    def __init__(self, *more):
+        self.dir = tempfile.TemporaryDirectory()
+        path = os.path.join(self.dir.name, 'qtest')
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(1)
+        listener.settimeout(60)
+        self.process = subprocess.Popen([PROGRAM, '-qtest', f'unix:{path}', '-qtest-log', '/dev/null', '-accel', 'qtest',
+                                         '-display', 'none', '-M', 'pc', '-m', '32', '-net', 'none', '-serial', 'null',
+                                         '-monitor', 'none', *more], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.socket = listener.accept()[0]
+        self.file = self.socket.makefile('rb')
+        self.irqs = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.communicate(timeout=30)
+        self.dir.cleanup()
+
+    def ask(self, line):
+        self.socket.sendall(line.encode() + b'\n')
+        while True:
+            words = self.file.readline().decode().split()
+            assert words, 'the connection is closed: ' + self.process.stderr.read().decode()
+            if words[0] != 'IRQ':
+                return words
+            self.irqs.append((words[1], int(words[2])))
+
+    def ok(self, line):
+        words = self.ask(line)
+        assert words[0] == 'OK', (line, words)
+        return words[1] if len(words) > 1 else None
+
+    def number(self, line):
+        return int(self.ok(line), 0)
+
+
+def same(got, expected):
+    assert got == expected, f'got {got!r}, expected {expected!r}'
+
+
+def ports():
+    with Machine() as m:
+        m.ok('outb 0x70 0x10')
+        m.ok('outb 0x71 0x5a')
+        same(m.ok('inb 0x71'), '0x005a')
+        m.ok('outl 0xcf8 0x80000000')
+        same(m.number('inl 0xcfc'), 0x12378086)
+        same(m.number('inw 0xcfe'), 0x1237)
+        same(m.number('inb 0x1234'), 0xff)
+        same(m.ok('endianness'), 'little')
+
+
+def memory():
+    with Machine() as m:
+        m.ok('writeq 0x100000 0x1122334455667788')
+        same(m.ok('readq 0x100000'), '0x1122334455667788')
+        same(m.number('readl 0x100004'), 0x11223344)
+        same(m.number('readw 0x100001'), 0x6677)
+        same(m.number('readb 0x100007'), 0x11)
+        m.ok('writeb 0x100000 0xff')
+        same(m.ok('read 0x100000 8'), '0xff77665544332211')
+        m.ok('write 0x200000 4 0xdeadbeef')
+        same(m.number('readl 0x200000'), 0xefbeadde)
+        data = bytes(range(256)) * 3
+        m.ok(f'b64write 0x300000 {len(data)} {base64.b64encode(data).decode()}')
+        same(base64.b64decode(m.ok(f'b64read 0x300000 {len(data)}')), data)
+        m.ok('memset 0x300010 0x20 0x7')
+        same(m.ok('read 0x30000f 3'), '0x0f0707')
+        same(m.ask('read 0x0 0xffffffffffff')[0], 'FAIL')
+        same(m.ask('frobnicate')[0], 'FAIL')
+        same(m.ask('outb 1')[0], 'FAIL')
+
+
+def time_and_interrupts():
+    with Machine() as m:
+        m.ok('irq_intercept_in ioapic')
+        # Counter 0, mode 2, 11932 ticks: 10 ms of the 1.193182 MHz.
+        m.ok('outb 0x43 0x34')
+        m.ok('outb 0x40 0x9c')
+        m.ok('outb 0x40 0x2e')
+        start = m.number('clock_step 0')
+        m.irqs.clear()
+        same(m.number('clock_step 100000000'), start + 100000000)
+        raised = m.irqs.count(('raise', 2)) + m.irqs.count(('raise', 0))
+        assert 9 <= raised <= 10, m.irqs
+        now = m.number('clock_step 0')
+        after = m.number('clock_step')
+        assert now < after <= now + 11000000, (now, after)
+        same(m.number('clock_set 900000000000'), 900000000000)
+        same(m.ask('irq_intercept_in nothing')[0], 'FAIL')
+        same(m.ok('set_irq_in ioapic unnamed-gpio-in 5 1'), None)
+
+
+def no_cpu_runs():
+    with Machine() as m:
+        same(m.number('clock_step 0'), 0)
+        time.sleep(0.3)
+        same(m.number('clock_step 0'), 0)
+
+
+def main():
+    failed = 0
+    tests = [ports, memory, time_and_interrupts, no_cpu_runs]
+    print(f'1..{len(tests)}')
+    for number, test in enumerate(tests, 1):
+        try:
+            test()
+            print(f'ok {number} {test.__name__}', flush=True)
+        except Exception:  # pylint: disable=broad-except
+            failed += 1
+            print(f'not ok {number} {test.__name__}', flush=True)
+            print('\n'.join('# ' + line for line in traceback.format_exc().splitlines()), flush=True)
+    sys.exit(1 if failed else 0)
+
+
+main()
