@@ -329,12 +329,13 @@ void machine_start(Machine *machine)
     machine_resume_vcpus(machine);
 }
 
-void machine_stop(Machine *machine, RunState state)
+/* Whether it went on until now. */
+static bool stand_still(Machine *machine, RunState state)
 {
     bool suspended = machine->state == RUN_STATE_SUSPENDED;
     if (!machine_running(machine) && !suspended) {
         machine_set_state(machine, state);
-        return;
+        return false;
     }
     if (suspended) { /* its vCPUs stand still */
         machine->stopped_suspended = true;
@@ -343,7 +344,14 @@ void machine_stop(Machine *machine, RunState state)
     }
     clocks_set_running(machine->clocks, false);
     machine_set_state(machine, state);
-    machine_emit(machine, "STOP", NULL);
+    return true;
+}
+
+void machine_stop(Machine *machine, RunState state)
+{
+    if (stand_still(machine, state)) {
+        machine_emit(machine, "STOP", NULL);
+    }
 }
 
 /* Each device once: those on no bus and the machine's buses reach all others. */
@@ -449,9 +457,7 @@ static void shut_down(Machine *machine, ShutdownCause cause)
         machine_stop(machine, RUN_STATE_SHUTDOWN);
         return;
     }
-    if (machine_running(machine)) {
-        machine_stop(machine, RUN_STATE_SHUTDOWN);
-    }
+    stand_still(machine, RUN_STATE_SHUTDOWN); /* clients do not hear of this stop */
     loop_quit(machine->loop);
 }
 

@@ -177,7 +177,10 @@ static void test_off(Fixture *f, gconstpointer unused)
     g_assert_cmpint(machine->state, ==, RUN_STATE_PRELAUNCH);
     machine_start(machine);
     g_assert_cmpuint(machine->pause_depth, ==, 0);
-    g_assert_cmpstr(f->events->str, ==, "SHUTDOWN STOP RESET RESUME ");
+    machine_request_shutdown(machine, SHUTDOWN_HOST_SIGNAL); /* ends the program: no event STOP */
+    isa_fixture_run(&f->isa);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_SHUTDOWN);
+    g_assert_cmpstr(f->events->str, ==, "SHUTDOWN STOP RESET RESUME SHUTDOWN ");
 }
 
 int main(int argc, char **argv)
