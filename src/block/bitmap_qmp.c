@@ -12,6 +12,62 @@ static MUST_USE Error *find_bitmap(QmpContext *ctx, const char *node_name, const
     return block_bitmap_get(node, name, allow, ret);
 }
 
+/* --- taking back --- */
+
+/* What a bitmap was before a command of a transaction. */
+typedef struct BitmapUndo {
+    BlockBitmap *bitmap;
+    uint64_t *bits; /* NULL: they were not changed */
+    bool enabled;
+    BlockNode *node; /* of a bitmap that was removed, or added */
+} BitmapUndo;
+
+static BitmapUndo *undo_new(BlockBitmap *b, bool with_bits)
+{
+    BitmapUndo *u = g_new0(BitmapUndo, 1);
+    u->bitmap = b;
+    u->bits = with_bits ? block_bitmap_save(b) : NULL;
+    u->enabled = b->enabled;
+    return u;
+}
+
+static void undo_change(void *opaque)
+{
+    BitmapUndo *u = opaque;
+    u->bitmap->enabled = u->enabled;
+    if (u->bits) {
+        block_bitmap_restore(u->bitmap, u->bits);
+    }
+}
+
+static void undo_add(void *opaque)
+{
+    block_bitmap_free(((BitmapUndo *)opaque)->bitmap);
+}
+
+static void undo_forget(void *opaque)
+{
+    BitmapUndo *u = opaque;
+    g_free(u->bits);
+    g_free(u);
+}
+
+static void undo_remove(void *opaque)
+{
+    BitmapUndo *u = opaque;
+    list_append(&u->node->bitmaps, &u->bitmap->in_node);
+    u->bitmap = NULL;
+}
+
+/* Only now the bitmap really goes. */
+static void forget_remove(void *opaque)
+{
+    block_bitmap_free(((BitmapUndo *)opaque)->bitmap);
+    undo_forget(opaque);
+}
+
+/* --- the commands --- */
+
 Error *qmp_block_dirty_bitmap_add(QmpContext *ctx, const QmpBlockDirtyBitmapAddArgs *args,
                                   Value **ret)
 {
@@ -24,6 +80,7 @@ Error *qmp_block_dirty_bitmap_add(QmpContext *ctx, const QmpBlockDirtyBitmapAddA
     TRY(block_bitmap_new(node, args->name, args->has_granularity ? (uint64_t)args->granularity : 0,
                          args->has_persistent && args->persistent, &b));
     b->enabled = !(args->has_disabled && args->disabled);
+    qmp_undo_add(ctx, undo_add, undo_forget, undo_new(b, false));
     return NULL;
 }
 
@@ -32,7 +89,10 @@ Error *qmp_block_dirty_bitmap_remove(QmpContext *ctx, const QmpBlockDirtyBitmapR
 {
     BlockBitmap *b;
     TRY(find_bitmap(ctx, args->node, args->name, BITMAP_ALLOW_INCONSISTENT, &b));
-    block_bitmap_free(b);
+    BitmapUndo *u = undo_new(b, false);
+    u->node = b->node;
+    list_remove(&b->in_node);
+    qmp_undo_add(ctx, undo_remove, forget_remove, u);
     return NULL;
 }
 
@@ -41,6 +101,7 @@ Error *qmp_block_dirty_bitmap_clear(QmpContext *ctx, const QmpBlockDirtyBitmapCl
 {
     BlockBitmap *b;
     TRY(find_bitmap(ctx, args->node, args->name, 0, &b));
+    qmp_undo_add(ctx, undo_change, undo_forget, undo_new(b, true));
     block_bitmap_clear(b);
     return NULL;
 }
@@ -50,6 +111,7 @@ Error *qmp_block_dirty_bitmap_enable(QmpContext *ctx, const QmpBlockDirtyBitmapE
 {
     BlockBitmap *b;
     TRY(find_bitmap(ctx, args->node, args->name, 0, &b));
+    qmp_undo_add(ctx, undo_change, undo_forget, undo_new(b, false));
     b->enabled = true;
     return NULL;
 }
@@ -59,6 +121,7 @@ Error *qmp_block_dirty_bitmap_disable(QmpContext *ctx, const QmpBlockDirtyBitmap
 {
     BlockBitmap *b;
     TRY(find_bitmap(ctx, args->node, args->name, BITMAP_ALLOW_READ_ONLY, &b));
+    qmp_undo_add(ctx, undo_change, undo_forget, undo_new(b, false));
     b->enabled = false;
     return NULL;
 }
@@ -82,6 +145,7 @@ Error *qmp_block_dirty_bitmap_merge(QmpContext *ctx, const QmpBlockDirtyBitmapMe
     BlockBitmap *to, *from;
     TRY(find_bitmap(ctx, args->node, args->target, 0, &to));
     g_autofree uint64_t *before = block_bitmap_save(to);
+    qmp_undo_add(ctx, undo_change, undo_forget, undo_new(to, true));
     for (size_t i = 0; i < value_length(args->bitmaps); i++) {
         Error *err = merge_source(ctx, args->node, value_at(args->bitmaps, i), &from);
         if (!err) {

@@ -77,6 +77,47 @@ static Error *put_overlay_co(BlockNode *old, BlockNode *overlay)
     return err;
 }
 
+/* In a transaction: the overlay can be taken away again. */
+typedef struct OverlayUndo {
+    QmpContext ctx;
+    BlockNode *old, *overlay; /* counted */
+} OverlayUndo;
+
+static Error *take_overlay_away_co(void *opaque)
+{
+    OverlayUndo *u = opaque;
+    node_close_gate_co(u->overlay);
+    Error *err = node_set_backing_co(u->overlay, NULL);
+    if (!err) {
+        err = node_replace(u->overlay, u->old, NULL);
+    }
+    node_open_gate(u->overlay);
+    return err;
+}
+
+static void undo_overlay(void *opaque)
+{
+    OverlayUndo *u = opaque;
+    error_free(qmp_in_coroutine(&u->ctx, take_overlay_away_co, u));
+}
+
+static void forget_overlay(void *opaque)
+{
+    OverlayUndo *u = opaque;
+    node_unref(u->overlay);
+    node_unref(u->old);
+    g_free(u);
+}
+
+static void note_overlay(QmpContext *ctx, BlockNode *old, BlockNode *overlay)
+{
+    OverlayUndo *u = g_new0(OverlayUndo, 1);
+    u->ctx = *ctx;
+    u->old = node_ref(old);
+    u->overlay = node_ref(overlay);
+    qmp_undo_add(ctx, undo_overlay, forget_overlay, u);
+}
+
 static Error *snapshot_co(void *opaque)
 {
     OverlayCall *call = opaque;
@@ -88,7 +129,9 @@ Error *qmp_blockdev_snapshot(QmpContext *ctx, const QmpBlockdevSnapshotArgs *arg
     OverlayCall call = { .graph = qmp_graph(ctx) };
     TRY(qmp_find_node(ctx, args->node, &call.old));
     TRY(qmp_find_node(ctx, args->overlay, &call.overlay));
-    return qmp_in_coroutine(ctx, snapshot_co, &call);
+    TRY(qmp_in_coroutine(ctx, snapshot_co, &call));
+    note_overlay(ctx, call.old, call.overlay);
+    return NULL;
 }
 
 static Error *create_overlay_co(OverlayCall *call)
@@ -139,7 +182,9 @@ Error *qmp_blockdev_snapshot_sync(QmpContext *ctx, const QmpBlockdevSnapshotSync
     if (call.node_name && block_node_find(call.graph, call.node_name)) {
         return error_new("New overlay node-name already in use");
     }
-    return qmp_in_coroutine(ctx, snapshot_sync_co, &call);
+    TRY(qmp_in_coroutine(ctx, snapshot_sync_co, &call));
+    note_overlay(ctx, call.old, call.overlay); /* its users hold it */
+    return NULL;
 }
 
 /* --- size --- */

@@ -139,6 +139,38 @@ static MUST_USE Error *check_background(bool given, const char *mode)
                : NULL;
 }
 
+/* In a transaction: a job that was started is cancelled. */
+typedef struct JobUndo {
+    BlockGraph *graph;
+    char *id;
+} JobUndo;
+
+static void undo_job(void *opaque)
+{
+    JobUndo *u = opaque;
+    Job *job = job_find(u->graph, u->id);
+    if (job) {
+        error_free(job_cancel(job, true)); /* or it has ended already */
+    }
+}
+
+static void forget_job(void *opaque)
+{
+    JobUndo *u = opaque;
+    g_free(u->id);
+    g_free(u);
+}
+
+static MUST_USE Error *backup_noted(QmpContext *ctx, const CopySpec *spec)
+{
+    TRY(job_backup(qmp_graph(ctx), spec));
+    JobUndo *u = g_new0(JobUndo, 1);
+    u->graph = qmp_graph(ctx);
+    u->id = g_strdup(spec->job.id ? spec->job.id : spec->job.device);
+    qmp_undo_add(ctx, undo_job, forget_job, u);
+    return NULL;
+}
+
 Error *qmp_blockdev_mirror(QmpContext *ctx, const QmpBlockdevMirrorArgs *args, Value **ret)
 {
     CopySpec spec = { .sync = parse_sync(args->sync) };
@@ -274,7 +306,7 @@ Error *qmp_blockdev_backup(QmpContext *ctx, const QmpBlockdevBackupArgs *args, V
     TRY(take_bitmap(&spec, args->bitmap, args->bitmap_mode, args->sync));
     TRY(qmp_find_node(ctx, args->target, &spec.target));
     node_ref(spec.target);
-    return job_backup(qmp_graph(ctx), &spec);
+    return backup_noted(ctx, &spec);
 }
 
 Error *qmp_drive_backup(QmpContext *ctx, const QmpDriveBackupArgs *args, Value **ret)
@@ -287,7 +319,7 @@ Error *qmp_drive_backup(QmpContext *ctx, const QmpDriveBackupArgs *args, Value *
     TRY(qmp_find_node(ctx, args->device, &spec.source));
     TRY(take_bitmap(&spec, args->bitmap, args->bitmap_mode, args->sync));
     TRY(open_target(ctx, &spec, args->target, args->format, NULL, args->mode));
-    return job_backup(qmp_graph(ctx), &spec);
+    return backup_noted(ctx, &spec);
 }
 
 /* --- chains --- */

@@ -16,10 +16,33 @@
 struct Machine;
 struct Monitor;
 
+/*
+ * How to take back what the commands of a transaction did. When all went well, each entry is
+ * forgotten; else the entries are undone, last one first, and then forgotten.
+ */
+typedef struct QmpUndo {
+    void (*undo)(void *opaque);
+    void (*forget)(void *opaque); /* frees opaque */
+    void *opaque;
+} QmpUndo;
+
 typedef struct QmpContext {
     struct Machine *machine;
     struct Monitor *monitor; /* who asks */
+    GArray *undo;            /* QmpUndo; NULL: not in a transaction */
 } QmpContext;
+
+/* opaque is forgotten at once when there is no transaction. */
+static inline void qmp_undo_add(QmpContext *ctx, void (*undo)(void *), void (*forget)(void *),
+                                void *opaque)
+{
+    QmpUndo entry = { undo, forget, opaque };
+    if (ctx->undo) {
+        g_array_append_val(ctx->undo, entry);
+    } else {
+        forget(opaque);
+    }
+}
 
 /* --- the schema as tables (generated) --- */
 typedef enum QmpKind { QMP_STR, QMP_INT, QMP_NUMBER, QMP_BOOL, QMP_NULL, QMP_ANY, QMP_ENUM, QMP_OBJECT, QMP_ARRAY, QMP_ALTERNATE } QmpKind;

@@ -146,6 +146,32 @@ def test_bitmaps_and_backup():
     assert [b["name"] for b in bitmaps] == ["b0"]
 
 
+def test_transaction():
+    """All of it or nothing."""
+    m = fresh()
+    m.do("block-dirty-bitmap-add", node="n0", name="old")
+
+    def action(kind, **data):
+        return {"type": kind, "data": {k.replace("_", "-"): v for k, v in data.items()}}
+    steps = [action("block-dirty-bitmap-add", node="n0", name="new"), action("block-dirty-bitmap-remove", node="n0", name="old"),
+             action("blockdev-snapshot-sync", device="d0", snapshot_file="t.qcow2", snapshot_node_name="t"),
+             action("drive-backup", device="n0", job_id="tb", target="tb.qcow2", sync="full", format="qcow2")]
+    m.fails("transaction", "Transaction aborted", actions=[*steps, action("abort")])
+    inserted = m.do("query-block")[0]["inserted"]
+    assert inserted["node-name"] == "n0" and [b["name"] for b in inserted["dirty-bitmaps"] if "name" in b] == ["old"], inserted
+    m.wait("JOB_STATUS_CHANGE", id="tb", status="null")
+    m.fails("transaction", "did you mean", actions=[action("block-dirty-bitmap-ad", node="n0", name="new")])
+    os.unlink("t.qcow2")
+    os.unlink("tb.qcow2")
+    m.events.clear()
+    m.do("transaction", actions=steps)
+    m.wait("BLOCK_JOB_COMPLETED", device="tb")
+    assert m.do("query-block")[0]["inserted"]["node-name"] == "t"
+    m.quit()
+    img("compare", "tb.qcow2", "base.qcow2")
+    img("compare", "t.qcow2", "base.qcow2")
+
+
 def test_create():
     m = Machine()
     m.do("blockdev-create", job_id="c1", options={"driver": "file", "filename": "new.qcow2", "size": 0})
