@@ -156,7 +156,7 @@ static void test_errors(void)
         { "-M pcc", "unsupported machine type 'pcc', did you mean 'pc'?" },
         { "-accel kvmm", "invalid accelerator kvmm, did you mean 'kvm'? (see -accel help)" },
         { "-vga stdd", "-vga stdd: invalid video card, did you mean 'std'? (see -vga help)" },
-        { "-icount auto", "-icount auto: this option is not supported yet" },
+        { "-icount auto", "-icount auto: not supported: counting instructions as time" },
         { "-smp 0", "Invalid CPU topology: CPU topology parameters must be greater than zero" },
         { "-smp 3,sockets=2,cores=1,threads=1,maxcpus=4",
           "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (2) * dies (1) * cores (1) * "

@@ -4,6 +4,7 @@
  */
 #include "machine/x86/x86_board.h"
 
+#include "accel/accel.h"
 #include "cpu/x86/vcpu_x86.h"
 #include "firmware/fw_cfg.h"
 #include "firmware/kernel.h"
@@ -28,6 +29,9 @@ static void board_set_gsi(void *opaque, int n, int level)
 static bool board_edge_waits(void *opaque, unsigned n)
 {
     X86Board *board = opaque;
+    if (board->machine->accel_type && !board->machine->accel_type->vcpu_thread) {
+        return false; /* no CPU will ever take it (-accel qtest) */
+    }
     return (n < 16 && board->pic && i8259_edge_waits(board->pic, (int)n)) ||
            (board->ioapic && ioapic_edge_waits(board->ioapic, n == 0 ? 2 : n));
 }
