@@ -101,6 +101,7 @@ struct PciBus {
     void (*hotplug)(void *opaque, PciDevice *pci, bool added);
     Error *(*request_unplug)(void *opaque, PciDevice *pci);
     void *hotplug_opaque;
+    uint8_t hotplug_select;   /* number of the bus for the hot-plug registers and methods */
 };
 
 /* Root bus; service "pci". */

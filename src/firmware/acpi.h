@@ -38,5 +38,8 @@ void acpi_put(AcpiTables *tables, uint64_t value, unsigned size);
 /* The field of `size` bytes at offset holds an offset in the blob that becomes an address. */
 void acpi_pointer(AcpiTables *tables, guint offset, unsigned size, uint32_t target);
 void acpi_pc_dsdt(Machine *machine, const AcpiPcInfo *info, AcpiTables *tables);
+/* PCI hot-plug, when the root bus has it: inside the root's device, and inside \_GPE. */
+void acpi_pci_hotplug_root(Aml *a, Machine *machine);
+void acpi_pci_hotplug_event(Aml *a, Machine *machine);
 
 #endif

@@ -242,7 +242,7 @@ static void root_windows(Aml *a, const AcpiPcInfo *info)
     aml_resources_end(a);
 }
 
-static void pci_root(Aml *a, const AcpiPcInfo *info)
+static void pci_root(Aml *a, Machine *machine, const AcpiPcInfo *info)
 {
     aml_device(a, "PCI0");
     aml_name_eisaid(a, "_HID", "PNP0A03");
@@ -260,6 +260,7 @@ static void pci_root(Aml *a, const AcpiPcInfo *info)
     aml_device(a, "PX13"); /* power management function */
     aml_name_int(a, "_ADR", 0x10003);
     aml_end(a);
+    acpi_pci_hotplug_root(a, machine);
     aml_end(a);
 }
 
@@ -325,7 +326,7 @@ void acpi_pc_dsdt(Machine *machine, const AcpiPcInfo *info, AcpiTables *tables)
 
     aml_init(a, tables->blob);
     aml_scope(a, "\\_SB");
-    pci_root(a, info);
+    pci_root(a, machine, info);
     if (info->hpet) {
         hpet_device(a);
     }
@@ -336,6 +337,7 @@ void acpi_pc_dsdt(Machine *machine, const AcpiPcInfo *info, AcpiTables *tables)
     sleep_states(a, info);
     aml_scope(a, "\\_GPE");
     aml_name_string(a, "_HID", "ACPI0006");
+    acpi_pci_hotplug_event(a, machine);
     aml_end(a);
     aml_fini(a);
 }

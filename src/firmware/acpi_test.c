@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "bus/pci.h"
 #include "firmware/fw_cfg.h"
 
 static const MachineType test_machine = { .name = "test", .desc = "test machine" };
@@ -12,11 +13,21 @@ static const AcpiPcInfo info = { .pci_hole_start = 0x20000000, .pci_hole_end = 0
                                  .pci_hole64_end = 0x180000000, .hpet = true, .s3 = true, .s4 = true, .ioapic = true,
                                  .pm_base = 0x600, .gpe_base = 0xafe0, .gpe_bytes = 4, .s4_type = 2, .ports = ports };
 
+static PciBus root;
+
+static Error *request_unplug(void *opaque, PciDevice *pci)
+{
+    return NULL;
+}
+
 static Machine *build(const AcpiPcInfo *info)
 {
     Machine *machine = machine_new(&test_machine, machine_config_new());
     lock_acquire(&machine->lock);
     fw_cfg_create(machine);
+    root = (PciBus) { 0 };
+    pci_bus_init(&root, machine, NULL, "pci.0", &machine->memory, &machine->io);
+    root.request_unplug = request_unplug;
     Error *err = acpi_build_pc(machine, info);
     g_assert_null(err);
     return machine;
@@ -24,6 +35,7 @@ static Machine *build(const AcpiPcInfo *info)
 
 static void destroy(Machine *machine)
 {
+    bus_fini(&root.bus);
     lock_release(&machine->lock);
     machine_free(machine);
 }
@@ -127,11 +139,33 @@ static void test_sleep_states(void)
     destroy(machine);
 }
 
+/* The methods of PCI hot-plug are there for slots that may change, and only where the bus can. */
+static void test_hotplug(void)
+{
+    Machine *machine = build(&info);
+    size_t length, without;
+    const char *blob = (const char *)fw_cfg_file_data(machine->fw_cfg, "etc/acpi/tables", &length);
+    g_assert_nonnull(memmem(blob, length, "_E01", 4));
+    g_assert_nonnull(memmem(blob, length, "S18_\x08_SUN", 9));
+    destroy(machine);
+
+    machine = machine_new(&test_machine, machine_config_new());
+    lock_acquire(&machine->lock);
+    fw_cfg_create(machine);
+    g_assert_null(acpi_build_pc(machine, &info));
+    blob = (const char *)fw_cfg_file_data(machine->fw_cfg, "etc/acpi/tables", &without);
+    g_assert_null(memmem(blob, without, "_E01", 4));
+    g_assert_null(memmem(blob, without, "BSEL", 4));
+    lock_release(&machine->lock);
+    machine_free(machine);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/firmware/acpi/loader-script", test_loader_script);
     g_test_add_func("/firmware/acpi/iasl", test_iasl);
     g_test_add_func("/firmware/acpi/sleep-states", test_sleep_states);
+    g_test_add_func("/firmware/acpi/hotplug", test_hotplug);
     return g_test_run();
 }

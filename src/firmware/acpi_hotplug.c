@@ -1,0 +1,188 @@
+/*
+ * ACPI methods by which a guest learns of PCI devices that come and go (ACPI 6.4, 6.3): the registers of
+ * hw/acpi/pci_hotplug.h, a device object with _EJ0 for each slot whose device may change, and the general-purpose
+ * event that tells. A bus with such slots has the name BSEL, its number in the registers' selector; a bridge's methods
+ * are called by those of the bus that it is on.
+ */
+#include "bus/pci.h"
+#include "firmware/acpi.h"
+
+enum { ACPI_PCI_HOTPLUG_PORT = 0xae00 };
+enum { NOTIFY_DEVICE_CHECK = 1, NOTIFY_EJECT_REQUEST = 3 };
+
+static void slot_name(char name[5], unsigned slot)
+{
+    g_snprintf(name, 5, "S%02X_", slot * 8);
+}
+
+/* A slot that is empty, or whose device may be taken out. */
+static bool slot_changes(const PciBus *bus, unsigned slot)
+{
+    const PciDevice *pci = bus->devices[PCI_DEVFN(slot, 0)];
+    return PCI_DEVFN(slot, 0) >= bus->devfn_min && (!pci || (device_type(&pci->dev)->hotplug && !pci->secondary));
+}
+
+static void region(Aml *a, const char *name, unsigned offset, const char *first, const char *second)
+{
+    aml_op_region(a, name, AML_SYSTEM_IO, ACPI_PCI_HOTPLUG_PORT + offset, second ? 8 : 4);
+    aml_field(a, name, 3);
+    aml_field_entry(a, first, 32);
+    if (second) {
+        aml_field_entry(a, second, 32);
+    }
+    aml_end(a);
+}
+
+static void acquire(Aml *a)
+{
+    aml_op(a, AML_ACQUIRE);
+    aml_path(a, "\\_SB.PCI0.BLCK");
+    aml_byte(a, 0xff);
+    aml_byte(a, 0xff);
+}
+
+static void release(Aml *a)
+{
+    aml_op(a, AML_RELEASE);
+    aml_path(a, "\\_SB.PCI0.BLCK");
+}
+
+/* PCEJ(bus, slot): ejects what is in the slot. */
+static void eject_method(Aml *a)
+{
+    aml_method(a, "PCEJ", 2, true);
+    acquire(a);
+    aml_op(a, AML_STORE);
+    aml_op(a, AML_ARG0);
+    aml_path(a, "BNUM");
+    aml_op(a, AML_STORE);
+    aml_op(a, AML_SHIFT_LEFT);
+    aml_op(a, AML_ONE);
+    aml_op(a, AML_ARG1);
+    aml_op(a, AML_ZERO);
+    aml_path(a, "B0EJ");
+    release(a);
+    aml_return_int(a, 0);
+    aml_end(a);
+}
+
+static void slot_device(Aml *a, unsigned slot)
+{
+    char name[5];
+    slot_name(name, slot);
+    aml_device(a, name);
+    aml_name_int(a, "_SUN", slot);
+    aml_name_int(a, "_ADR", slot << 16);
+    aml_method(a, "_EJ0", 1, false);
+    aml_path(a, "PCEJ");
+    aml_path(a, "BSEL");
+    aml_path(a, "_SUN");
+    aml_end(a);
+    aml_end(a);
+}
+
+/* DVNT(slots, what): notifies the slots' devices. */
+static void notify_method(Aml *a, const PciBus *bus)
+{
+    aml_method(a, "DVNT", 2, false);
+    for (unsigned slot = 0; slot < 32; slot++) {
+        if (slot_changes(bus, slot)) {
+            char name[5];
+            slot_name(name, slot);
+            aml_if(a);
+            aml_op(a, AML_AND);
+            aml_op(a, AML_ARG0);
+            aml_int(a, BIT(slot));
+            aml_op(a, AML_ZERO);
+            aml_op(a, AML_NOTIFY);
+            aml_path(a, name);
+            aml_op(a, AML_ARG1);
+            aml_end(a);
+        }
+    }
+    aml_end(a);
+}
+
+static void notify_of(Aml *a, const char *slots, unsigned what)
+{
+    aml_path(a, "DVNT");
+    aml_path(a, slots);
+    aml_int(a, what);
+}
+
+/* The slots of a bus, the methods for its events, and its bridges with theirs. */
+static void bus_slots(Aml *a, const PciBus *bus)
+{
+    aml_name_int(a, "BSEL", bus->hotplug_select);
+    for (unsigned slot = 0; slot < 32; slot++) {
+        if (slot_changes(bus, slot)) {
+            slot_device(a, slot);
+        }
+    }
+    notify_method(a, bus);
+    for (unsigned devfn = 0; devfn < ARRAY_SIZE(bus->devices); devfn++) {
+        const PciDevice *pci = bus->devices[devfn];
+        if (pci && pci->secondary && pci->secondary->request_unplug) {
+            char name[5];
+            g_snprintf(name, sizeof(name), "S%02X_", devfn);
+            aml_device(a, name);
+            aml_name_int(a, "_ADR", PCI_SLOT(devfn) << 16 | PCI_FUNC(devfn));
+            bus_slots(a, pci->secondary);
+            aml_end(a);
+        }
+    }
+    aml_method(a, "PCNT", 0, false);
+    aml_op(a, AML_STORE);
+    aml_path(a, "BSEL");
+    aml_path(a, "BNUM");
+    notify_of(a, "PCIU", NOTIFY_DEVICE_CHECK);
+    notify_of(a, "PCID", NOTIFY_EJECT_REQUEST);
+    for (unsigned devfn = 0; devfn < ARRAY_SIZE(bus->devices); devfn++) {
+        const PciDevice *pci = bus->devices[devfn];
+        if (pci && pci->secondary && pci->secondary->request_unplug) {
+            char path[10];
+            g_snprintf(path, sizeof(path), "S%02X_.PCNT", devfn);
+            aml_path(a, path);
+        }
+    }
+    aml_end(a);
+}
+
+void acpi_pci_hotplug_root(Aml *a, Machine *machine)
+{
+    const PciBus *root = pci_bus_of(machine);
+    if (!root || !root->request_unplug) {
+        return;
+    }
+    region(a, "PCST", 0x00, "PCIU", "PCID");
+    region(a, "SEJ", 0x08, "B0EJ", NULL);
+    region(a, "BNMR", 0x10, "BNUM", NULL);
+    aml_op(a, AML_MUTEX);
+    aml_path(a, "BLCK");
+    aml_byte(a, 0);
+    eject_method(a);
+    bus_slots(a, root);
+
+    aml_device(a, "PHPR");
+    aml_name_eisaid(a, "_HID", "PNP0A06");
+    aml_name_string(a, "_UID", "PCI hot-plug registers");
+    aml_name_int(a, "_STA", 0xb);
+    aml_name(a, "_CRS");
+    aml_resources(a);
+    aml_res_io(a, ACPI_PCI_HOTPLUG_PORT, ACPI_PCI_HOTPLUG_PORT, 1, 0x18);
+    aml_resources_end(a);
+    aml_end(a);
+}
+
+void acpi_pci_hotplug_event(Aml *a, Machine *machine)
+{
+    const PciBus *root = pci_bus_of(machine);
+    if (!root || !root->request_unplug) {
+        return;
+    }
+    aml_method(a, "_E01", 0, false);
+    acquire(a);
+    aml_path(a, "\\_SB.PCI0.PCNT");
+    release(a);
+    aml_end(a);
+}
