@@ -201,6 +201,9 @@ static Error *pci_attach(Bus *base, Device *dev)
     PciBus *bus = container_of(base, PciBus, bus);
     PciDevice *pci = pci_of(dev);
     assert(device_type(dev)->pci && !pci->dma);
+    if (dev->hotplugged && !bus->bus.hotplug) {
+        return error_new("Bus '%s' does not support hotplugging", bus->bus.name);
+    }
     TRY(choose_devfn(bus, pci));
     TRY(check_multifunction(bus, pci));
     if (pci->romsize != UINT32_MAX && !IS_POW2(pci->romsize)) {

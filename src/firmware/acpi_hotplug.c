@@ -1,8 +1,9 @@
 /*
- * ACPI methods by which a guest learns of PCI devices that come and go (ACPI 6.4, 6.3): the registers of
- * hw/acpi/pci_hotplug.h, a device object with _EJ0 for each slot whose device may change, and the general-purpose
- * event that tells. A bus with such slots has the name BSEL, its number in the registers' selector; a bridge's methods
- * are called by those of the bus that it is on.
+ * ACPI methods by which a guest learns of PCI devices that come and go (ACPI 6.4, 6.3): the
+ * registers of hw/acpi/pci_hotplug.h, a device object with _EJ0 for each slot whose device may
+ * change, and the general-purpose event that tells. A bus with such slots has the name BSEL, its
+ * number in the registers' selector; a bridge's methods are called by those of the bus that it is
+ * on.
  */
 #include "bus/pci.h"
 #include "firmware/acpi.h"
@@ -15,11 +16,29 @@ static void slot_name(char name[5], unsigned slot)
     g_snprintf(name, 5, "S%02X_", slot * 8);
 }
 
+/* Whether guests hear of changes on the bus, or behind one of its bridges. */
+static bool has_events(const PciBus *bus)
+{
+    bool events = bus->request_unplug != NULL;
+    for (unsigned devfn = 0; devfn < ARRAY_SIZE(bus->devices) && !events; devfn++) {
+        const PciDevice *pci = bus->devices[devfn];
+        events = pci && pci->secondary && has_events(pci->secondary);
+    }
+    return events;
+}
+
+static const PciBus *bridge_at(const PciBus *bus, unsigned devfn)
+{
+    const PciDevice *pci = bus->devices[devfn];
+    return pci && pci->secondary && has_events(pci->secondary) ? pci->secondary : NULL;
+}
+
 /* A slot that is empty, or whose device may be taken out. */
 static bool slot_changes(const PciBus *bus, unsigned slot)
 {
     const PciDevice *pci = bus->devices[PCI_DEVFN(slot, 0)];
-    return PCI_DEVFN(slot, 0) >= bus->devfn_min && (!pci || (device_type(&pci->dev)->hotplug && !pci->secondary));
+    return PCI_DEVFN(slot, 0) >= bus->devfn_min &&
+           (!pci || (device_type(&pci->dev)->hotplug && !pci->secondary));
 }
 
 static void region(Aml *a, const char *name, unsigned offset, const char *first, const char *second)
@@ -110,39 +129,48 @@ static void notify_of(Aml *a, const char *slots, unsigned what)
     aml_int(a, what);
 }
 
-/* The slots of a bus, the methods for its events, and its bridges with theirs. */
-static void bus_slots(Aml *a, const PciBus *bus)
+/* Reads the events of the bus's own slots and passes them on. */
+static void take_events(Aml *a)
 {
-    aml_name_int(a, "BSEL", bus->hotplug_select);
-    for (unsigned slot = 0; slot < 32; slot++) {
-        if (slot_changes(bus, slot)) {
-            slot_device(a, slot);
-        }
-    }
-    notify_method(a, bus);
-    for (unsigned devfn = 0; devfn < ARRAY_SIZE(bus->devices); devfn++) {
-        const PciDevice *pci = bus->devices[devfn];
-        if (pci && pci->secondary && pci->secondary->request_unplug) {
-            char name[5];
-            g_snprintf(name, sizeof(name), "S%02X_", devfn);
-            aml_device(a, name);
-            aml_name_int(a, "_ADR", PCI_SLOT(devfn) << 16 | PCI_FUNC(devfn));
-            bus_slots(a, pci->secondary);
-            aml_end(a);
-        }
-    }
-    aml_method(a, "PCNT", 0, false);
     aml_op(a, AML_STORE);
     aml_path(a, "BSEL");
     aml_path(a, "BNUM");
     notify_of(a, "PCIU", NOTIFY_DEVICE_CHECK);
     notify_of(a, "PCID", NOTIFY_EJECT_REQUEST);
+}
+
+/* The slots of a bus, its bridges with theirs, and PCNT, which looks for events of all of them. */
+static void bus_slots(Aml *a, const PciBus *bus)
+{
+    bool own = bus->request_unplug != NULL;
+    char name[12];
+    if (own) {
+        aml_name_int(a, "BSEL", bus->hotplug_select);
+        for (unsigned slot = 0; slot < 32; slot++) {
+            if (slot_changes(bus, slot)) {
+                slot_device(a, slot);
+            }
+        }
+        notify_method(a, bus);
+    }
     for (unsigned devfn = 0; devfn < ARRAY_SIZE(bus->devices); devfn++) {
-        const PciDevice *pci = bus->devices[devfn];
-        if (pci && pci->secondary && pci->secondary->request_unplug) {
-            char path[10];
-            g_snprintf(path, sizeof(path), "S%02X_.PCNT", devfn);
-            aml_path(a, path);
+        const PciBus *behind = bridge_at(bus, devfn);
+        if (behind) {
+            g_snprintf(name, sizeof(name), "S%02X_", devfn);
+            aml_device(a, name);
+            aml_name_int(a, "_ADR", PCI_SLOT(devfn) << 16 | PCI_FUNC(devfn));
+            bus_slots(a, behind);
+            aml_end(a);
+        }
+    }
+    aml_method(a, "PCNT", 0, false);
+    if (own) {
+        take_events(a);
+    }
+    for (unsigned devfn = 0; devfn < ARRAY_SIZE(bus->devices); devfn++) {
+        if (bridge_at(bus, devfn)) {
+            g_snprintf(name, sizeof(name), "^S%02X_.PCNT", devfn);
+            aml_path(a, name);
         }
     }
     aml_end(a);
@@ -151,7 +179,7 @@ static void bus_slots(Aml *a, const PciBus *bus)
 void acpi_pci_hotplug_root(Aml *a, Machine *machine)
 {
     const PciBus *root = pci_bus_of(machine);
-    if (!root || !root->request_unplug) {
+    if (!root || !has_events(root)) {
         return;
     }
     region(a, "PCST", 0x00, "PCIU", "PCID");
@@ -177,7 +205,7 @@ void acpi_pci_hotplug_root(Aml *a, Machine *machine)
 void acpi_pci_hotplug_event(Aml *a, Machine *machine)
 {
     const PciBus *root = pci_bus_of(machine);
-    if (!root || !root->request_unplug) {
+    if (!root || !has_events(root)) {
         return;
     }
     aml_method(a, "_E01", 0, false);

@@ -36,10 +36,16 @@ def ask(vm, command='true'):
     return net, blk
 
 
+def no_complaint(vm):
+    for complaint in (b'ACPI Error', b'ACPI BIOS Error', b'Call Trace'):
+        assert complaint not in vm.serial_text, vm.serial_text[vm.serial_text.index(complaint):][:300].decode(errors='replace')
+
+
 def appears(vm, name, there=True):
     for _ in range(20):
         net, blk = ask(vm, 'sleep 1')
         if (name in net or name in blk) == there:
+            no_complaint(vm)
             return
     raise GuestError(f'{name} did not {"appear" if there else "disappear"}: {net} {blk}')
 
@@ -87,5 +93,34 @@ def cold_plugged_goes(emulator):
             assert event['data'].get('device', 'card') == 'card', event
 
 
+def behind_a_bridge(emulator):
+    with tempfile.TemporaryDirectory() as tmp:
+        # A device is there from the start, so that the firmware gives the bridge windows.
+        with boot(emulator, tmp, '-device', 'pci-bridge,id=br,chassis_nr=1', '-device', 'virtio-rng-pci,bus=br', '-netdev',
+                  'user,id=n') as vm:
+            vm.wait_serial('READY', 300)
+            vm.qmp('device_add', driver='virtio-net-pci', netdev='n', id='card', bus='br', addr='5')
+            appears(vm, 'eth0')
+            vm.send('ip link set eth0 up; udhcpc -n -q -i eth0 2>&1 | grep lease\n')
+            vm.wait_serial(r'10\.0\.2\.15', 60)
+            vm.wait_serial('DONE', 60)
+            vm.qmp('device_del', id='card')
+            vm.wait_event('DEVICE_DELETED', 60)
+            appears(vm, 'eth0', there=False)
+
+
+def refused(emulator):
+    """Without the controller's support nothing can come while the machine runs."""
+    for switch, bus in (('acpi-root-pci-hotplug', 'pci.0'), ('acpi-pci-hotplug-with-bridge-support', 'br')):
+        with Guest(emulator, ['-nodefaults', '-global', f'PIIX4_PM.{switch}=off', '-device', 'pci-bridge,id=br,chassis_nr=1'],
+                   serial=False) as vm:
+            try:
+                vm.qmp('device_add', driver='virtio-rng-pci', bus=bus)
+            except GuestError as error:
+                assert f"Bus '{bus}' does not support hotplugging" in str(error), error
+            else:
+                raise GuestError(f'device_add worked with {switch}=off')
+
+
 if __name__ == '__main__':
-    run([come_and_go, cold_plugged_goes])
+    run([come_and_go, cold_plugged_goes, behind_a_bridge, refused])

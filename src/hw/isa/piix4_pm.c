@@ -141,7 +141,7 @@ static Error *piix4_plug(Device *dev)
     mem_region_map(io, APM_PORT, &piix->pm.apm_io, 0);
     mem_region_map(io, GPE0_PORT, &piix->pm.gpe_io, 0);
     piix4_smbus_init(&piix->smbus, dev);
-    acpi_pci_hotplug_init(&piix->hotplug, dev, pci->bus, piix->hotplug_root, raise_hotplug, piix);
+    acpi_pci_hotplug_init(&piix->hotplug, dev, pci->bus, piix->hotplug_root, piix->hotplug_bridges, raise_hotplug, piix);
     mem_region_map(io, HOTPLUG_PORT, &piix->hotplug.io, 0);
     return NULL;
 }

@@ -4,6 +4,7 @@
  */
 #include "cpu/x86/sys.h"
 #include "firmware/fw_cfg.h"
+#include "hw/acpi/pci_hotplug.h"
 #include "hw/acpi/pm.h"
 #include "hw/isa/piix.h"
 #include "hw/pci_host/i440fx.h"
@@ -116,6 +117,7 @@ static Error *pc_finish(Machine *machine)
     x86_board_fill_cmos(board);
     x86_board_list_ports(board);
     TRY(x86_board_add_isa_vga_rom(board));
+    acpi_pci_hotplug_ready(machine);
     return pc_firmware_finish(machine, &board->firmware);
 }
 
