@@ -130,7 +130,7 @@ const Option option_table[] = {
     { "no-reboot", false, NULL, "exit instead of rebooting", opt_flag, NULL, PLAN(no_reboot) },
     { "no-shutdown", false, NULL, "stop instead of exiting when the guest shuts down", opt_flag, NULL, PLAN(no_shutdown) },
     { "action", true, "reboot=reset|shutdown | shutdown=poweroff|pause", "what an event of the guest leads to", opt_action },
-    LATER("loadvm", "tag|id", "start from a saved state"),
+    { "loadvm", true, "tag|id", "start from a saved state", opt_plan_string, NULL, PLAN(loadvm) },
     { "daemonize", false, NULL, "go to the background when the machine is up", opt_flag, NULL, PLAN(daemonize) },
     { "option-rom", true, "file", "add an option ROM", opt_list, NULL, CONFIG(option_roms) },
     { "rtc", true, "[base=utc|localtime|datetime][,clock=host|rt|vm][,driftfix=none|slew]", "set the clock of the guest", opt_rtc },

@@ -76,6 +76,7 @@ void plan_free(Plan *plan)
     g_free(plan->run_user);
     g_free(plan->incoming);
     g_free(plan->gdb);
+    g_free(plan->loadvm);
     g_free(plan->qtest);
     g_free(plan->qtest_log);
     g_free(plan);

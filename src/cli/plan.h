@@ -32,7 +32,7 @@ typedef struct Plan {
         default_net;
     bool no_user_config, nographic, display_set, start_paused, no_reboot, no_shutdown, daemonize;
     bool snapshot, mem_prealloc, timestamps, guest_name_in_messages;
-    char *display, *mem_path, *pidfile, *log_items, *log_file, *incoming, *gdb, *qtest, *qtest_log;
+    char *display, *mem_path, *pidfile, *log_items, *log_file, *incoming, *gdb, *qtest, *qtest_log, *loadvm;
     unsigned escape;       /* of multiplexers */
     int next_index[8];     /* by drive interface: where the next -drive without unit goes */
     unsigned monitor_count, vc_count;

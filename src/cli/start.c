@@ -18,6 +18,7 @@
 #include "hostmem/hostmem.h"
 #include "gdb/gdb.h"
 #include "migration/migration.h"
+#include "migration/snapshot.h"
 #include "monitor/fdset.h"
 #include "monitor/monitor.h"
 #include "net/net.h"
@@ -430,6 +431,10 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     if (plan->gdb) {
         TRY(gdb_start(machine, plan->gdb));
+    }
+    if (plan->loadvm) {
+        TRY(snapshot_load(machine, plan->loadvm));
+        machine_set_state(machine, RUN_STATE_PRELAUNCH); /* and started as any other */
     }
     return plan->incoming ? migration_incoming(machine, plan->incoming) : NULL;
 }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "migration/migration_priv.h"
+#include "migration/snapshot.h"
 #include "schema/qmp_commands.h"
 
 const char *migration_status_name(MigrationStatus status)
@@ -33,6 +34,8 @@ bool migration_busy(const Migration *migration)
     return migration->out || migration->in;
 }
 
+static const SnapshotOps snapshot_ops = { snapshot_save, snapshot_load, snapshot_delete, snapshot_describe };
+
 Error *migration_init(Machine *machine)
 {
     Migration *migration = g_new0(Migration, 1);
@@ -41,6 +44,7 @@ Error *migration_init(Machine *machine)
     migration->params = (MigrationParams) { .max_bandwidth = 128 * MiB, .downtime_limit = 300, .throttle_trigger = 50,
                                             .throttle_initial = 20, .throttle_increment = 10, .max_throttle = 99 };
     machine_set_service(machine, MIGRATION_SERVICE, migration);
+    machine_set_service(machine, "snapshots", (void *)&snapshot_ops);
     return NULL;
 }
 

@@ -340,11 +340,6 @@ static void info_lapic(Hmp *hmp, const HmpArgs *args)
     }
 }
 
-static void info_snapshots(Hmp *hmp, const HmpArgs *args)
-{
-    hmp_printf(hmp, "There is no snapshot available.\n");
-}
-
 const HmpCommand hmp_info_commands[] = {
     { "block", "", "", "show info of block devices", info_block },
     { "blockstats", "", "", "show block device statistics", info_blockstats },
@@ -366,7 +361,6 @@ const HmpCommand hmp_info_commands[] = {
     { "ramblock", "", "", "show RAM blocks", info_ramblock },
     { "registers", "-a", "[-a]", "show the CPU registers (-a: of all CPUs)", info_registers },
     { "roms", "", "", "show firmware and option ROMs", info_roms },
-    { "snapshots", "", "", "show the saved VM states", info_snapshots },
     { "status", "", "", "show the current VM status (running|paused)", info_status },
     { "tlb", "", "", "show virtual to physical memory mappings", info_tlb },
     { "usernet", "", "", "show user network stack connection states", info_usernet },

@@ -185,11 +185,6 @@ static void hmp_logfile(Hmp *hmp, const HmpArgs *args)
     hmp_error(hmp, log_open(args->text[0]));
 }
 
-static void hmp_not_yet(Hmp *hmp, const HmpArgs *args)
-{
-    hmp_error(hmp, error_new("this command is not supported yet"));
-}
-
 const HmpCommand hmp_commands_machine[] = {
     { "quit|q", "", "", "quit the emulator", hmp_quit },
     { "stop|s", "", "", "stop emulation", hmp_stop },
@@ -213,8 +208,5 @@ const HmpCommand hmp_commands_machine[] = {
     { "gdbserver", "?s", "[device]", "start gdbserver on given device (default 'tcp::1234'), stop with 'none'", hmp_gdbserver },
     { "log", "s", "item1[,...]", "activate logging of the items; none deactivates it", hmp_log },
     { "logfile", "?s", "filename", "output logs to a file", hmp_logfile, 'f' },
-    { "savevm", "?s", "[tag]", "save a snapshot (not supported yet)", hmp_not_yet },
-    { "loadvm", "s", "tag", "restore a snapshot (not supported yet)", hmp_not_yet },
-    { "delvm", "s", "tag", "delete a snapshot (not supported yet)", hmp_not_yet },
     { 0 },
 };

@@ -104,6 +104,39 @@ static void hmp_set_parameter(Hmp *hmp, const HmpArgs *args)
     hmp_qmp(hmp, "migrate-set-parameters", request, NULL);
 }
 
+/* --- snapshots --- */
+
+static void snapshot_call(Hmp *hmp, Error *(*fn)(Machine *machine, const char *tag), const char *tag)
+{
+    hmp_error(hmp, fn(hmp->machine, tag));
+}
+
+static const SnapshotOps *snapshot_ops(Hmp *hmp)
+{
+    return machine_service(hmp->machine, "snapshots");
+}
+
+static void hmp_savevm(Hmp *hmp, const HmpArgs *args)
+{
+    snapshot_call(hmp, snapshot_ops(hmp)->save, args->text[0]);
+}
+
+static void hmp_loadvm(Hmp *hmp, const HmpArgs *args)
+{
+    snapshot_call(hmp, snapshot_ops(hmp)->load, args->text[0]);
+}
+
+static void hmp_delvm(Hmp *hmp, const HmpArgs *args)
+{
+    snapshot_call(hmp, snapshot_ops(hmp)->remove, args->text[0]);
+}
+
+static void info_snapshots(Hmp *hmp, const HmpArgs *args)
+{
+    g_autofree char *text = snapshot_ops(hmp)->describe(hmp->machine);
+    hmp_printf(hmp, "%s", text);
+}
+
 /* --- info --- */
 
 static void print_ram(Hmp *hmp, const Value *ram)
@@ -185,6 +218,7 @@ static void info_migrate_parameters(Hmp *hmp, const HmpArgs *args)
 }
 
 const HmpCommand hmp_info_migrate[] = {
+    { "snapshots", "", "", "show the saved VM states", info_snapshots },
     { "migrate", "", "", "show migration status", info_migrate },
     { "migrate_capabilities", "", "", "show current migration capabilities", info_migrate_capabilities },
     { "migrate_parameters", "", "", "show current migration parameters", info_migrate_parameters },
@@ -192,6 +226,9 @@ const HmpCommand hmp_info_migrate[] = {
 };
 
 const HmpCommand hmp_commands_migrate[] = {
+    { "savevm", "?s", "[tag]", "save a snapshot of the machine and its disks in the disk images", hmp_savevm },
+    { "loadvm", "s", "tag|id", "go back to a snapshot", hmp_loadvm },
+    { "delvm", "s", "tag|id", "delete a snapshot", hmp_delvm },
     { "migrate", "-d-b-i-rs", "[-d] [-r] uri", "move the machine to uri (-d: do not wait for the end)", hmp_migrate },
     { "migrate_cancel", "", "", "cancel the current migration", hmp_migrate_cancel },
     { "migrate_continue", "s", "state", "continue a migration that waits in the given state", hmp_migrate_continue },

@@ -151,5 +151,90 @@ def saved_to_command(emulator):
             job_ends_well(vm)
 
 
+def snapshots_in_the_image(emulator):
+    with tempfile.TemporaryDirectory() as tmp:
+        setup = Setup(tmp)
+        with Guest(emulator, setup.arguments()) as vm:
+            before = job_started(vm)
+            start = time.time()
+            assert vm.monitor('savevm one') == '', 'savevm'
+            assert time.time() - start < 30
+            saved = job_rounds(vm, 1)
+            assert ' one ' in vm.monitor('info snapshots')
+            job_rounds(vm, 5)
+            assert vm.monitor('loadvm one') == '', 'loadvm'
+            again = job_rounds(vm, 1)
+            assert before <= again <= saved, (before, again, saved)
+            network_works(vm)
+            assert 'does not exist' in vm.monitor('loadvm two')
+            job_rounds(vm, 2)
+            assert vm.monitor('savevm two') == ''
+            assert vm.monitor('delvm one') == ''
+            assert ' one ' not in vm.monitor('info snapshots')
+            vm.qmp('quit')
+            vm.wait_exit(30)
+        listed = subprocess.run(['qemu-img', 'snapshot', '-l', setup.disk], capture_output=True, text=True, check=True).stdout
+        assert ' two ' in listed and ' one ' not in listed, listed
+        subprocess.run(['qemu-img', 'check', '-q', setup.disk], check=True)
+        with Guest(emulator, setup.arguments('-loadvm', 'two')) as vm:
+            job_rounds(vm, 3)
+            network_works(vm)
+            job_ends_well(vm)
+        subprocess.run(['qemu-img', 'check', '-q', setup.disk], check=True)
+
+
+def moved_while_it_runs(emulator):
+    """Between two processes over a socket; the disk is a file that both may open."""
+    with tempfile.TemporaryDirectory() as tmp:
+        setup = Setup(tmp, 'raw')
+        path = os.path.join(tmp, 'socket')
+        arguments = setup.arguments('-smp', '2')
+        arguments[arguments.index('-drive') + 1] += ',file.locking=off'
+        with Guest(emulator, arguments) as source:
+            before = job_started(source)
+            source.qmp('migrate-set-parameters', **{'max-bandwidth': 400 << 20})
+            with Guest(emulator, arguments + ['-incoming', 'unix:' + path]) as target:
+                info = migrated(source, 'unix:' + path)
+                running(target)
+                assert source.qmp('query-status')['status'] == 'postmigrate'
+                assert job_rounds(target, 3) >= before + 2
+                network_works(target)
+                job_ends_well(target)
+                print(f'# downtime {info["downtime"]} ms, {info["ram"]["dirty-sync-count"]} passes, '
+                      f'{info["ram"]["transferred"] >> 20} MiB', flush=True)
+
+
+def refused_by_the_destination(emulator):
+    """Another machine there: it says why and ends; the source goes on. So it does when it is cancelled."""
+    with tempfile.TemporaryDirectory() as tmp:
+        setup = Setup(tmp, 'raw')
+        path = os.path.join(tmp, 'socket')
+        arguments = setup.arguments()
+        arguments[arguments.index('-drive') + 1] += ',file.locking=off'
+        with Guest(emulator, arguments) as source:
+            job_started(source)
+            with Guest(emulator, arguments + ['-device', 'virtio-rng-pci', '-incoming', 'unix:' + path]) as target:
+                try:
+                    migrated(source, 'unix:' + path)
+                    raise AssertionError('it was not refused')
+                except GuestError as error:
+                    assert 'the destination refuses' in str(error), error
+                assert target.wait_exit(30) == 1
+                assert 'load of migration failed' in target.stderr()
+            running(source)
+            job_rounds(source, 2)
+            source.qmp('migrate-set-parameters', **{'max-bandwidth': 1 << 20})
+            source.qmp('migrate', uri='exec:cat > /dev/null')
+            time.sleep(0.5)
+            assert source.qmp('query-migrate')['status'] == 'active'
+            source.qmp('migrate_cancel')
+            limit = time.time() + 30
+            while source.qmp('query-migrate')['status'] == 'cancelling' and time.time() < limit:
+                time.sleep(0.1)
+            assert source.qmp('query-migrate')['status'] == 'cancelled'
+            job_rounds(source, 2)
+            job_ends_well(source)
+
+
 if __name__ == '__main__':
-    run([saved_to_file, saved_to_command])
+    run([saved_to_file, saved_to_command, snapshots_in_the_image, moved_while_it_runs, refused_by_the_destination])

@@ -173,6 +173,14 @@ Error *machine_check_globals(Machine *machine) MUST_USE; /* names that no device
 void machine_set_service(Machine *machine, const char *name, void *ptr);
 void *machine_service(Machine *machine, const char *name);
 
+/* Service "snapshots": what savevm, loadvm, delvm and info snapshots do. tag NULL (save): a name from the date. */
+typedef struct SnapshotOps {
+    Error *(*save)(Machine *machine, const char *tag);
+    Error *(*load)(Machine *machine, const char *tag);
+    Error *(*remove)(Machine *machine, const char *tag);
+    char *(*describe)(Machine *machine); /* caller frees */
+} SnapshotOps;
+
 /* --- life --- */
 /* Makes the vCPU threads; they stand still until machine_start(). Once, after the board is built. */
 void machine_launch_vcpus(Machine *machine);
