@@ -12,8 +12,10 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
 
 IMG, IO = (os.path.abspath(p) for p in sys.argv[1:3])
 PATH = "/usr/bin:/usr/local/bin"
@@ -204,20 +206,11 @@ def test_hostile():
                              "the image is kept in /var/tmp/formats-test-crash.img")
 
 
-def main():
+def with_peer(test):
     if not PEER_IMG or not PEER_IO or os.path.samefile(PEER_IMG, IMG):
-        print("no other qemu-img and qemu-io: skipped")
-        return 77
-    for test in [f for name, f in sorted(globals().items()) if name.startswith("test_")]:
-        if len(sys.argv) > 3 and test.__name__ not in sys.argv[3:]:
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            os.chdir(scratch)
-            test()
-            os.chdir("/")
-        print(f"ok {test.__name__}", flush=True)
-    return 0
+        raise tap.Skip("no other qemu-img and qemu-io")
+    tap.in_scratch(test)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.run(tap.tests_in(globals()), names=sys.argv[3:], call=with_peer)

@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
 
 OURS, IMG = (os.path.abspath(p) for p in sys.argv[1:3])
 PEER = shutil.which("qemu-io", path="/usr/bin:/usr/local/bin")
@@ -118,18 +120,11 @@ def test_opening():
         assert done[0].stderr == done[1].stderr, (argv, done[0].stderr, done[1].stderr)
 
 
-def main():
+def with_peer(test):
     if not PEER or os.path.samefile(PEER, OURS):
-        print("no other qemu-io: skipped")
-        return 77
-    for test in [f for name, f in sorted(globals().items()) if name.startswith("test_")]:
-        with tempfile.TemporaryDirectory() as scratch:
-            os.chdir(scratch)
-            test()
-            os.chdir("/")
-        print(f"ok {test.__name__}", flush=True)
-    return 0
+        raise tap.Skip("no other qemu-io")
+    tap.in_scratch(test)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.run(tap.tests_in(globals()), names=sys.argv[3:], call=with_peer)

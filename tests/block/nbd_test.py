@@ -13,8 +13,10 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
 
 NBD, IO, IMG = (os.path.abspath(p) for p in sys.argv[1:4])
 PATH = "/usr/bin:/usr/local/bin:/usr/sbin:/sbin"
@@ -23,14 +25,10 @@ PEER = {name: shutil.which(name, path=PATH)
 MIB = 1 << 20
 
 
-class Skip(Exception):
-    pass
-
-
 def need(*names):
     for name in names:
         if not PEER[name]:
-            raise Skip(name)
+            raise tap.Skip(name)
 
 
 def run(*argv, code=0, text=True, **more):
@@ -380,21 +378,5 @@ def test_hostile_servers():
         assert io.wait(60) in (0, 1), io.returncode
 
 
-def main():
-    tests = [f for name, f in sorted(globals().items()) if name.startswith("test_")]
-    if len(sys.argv) > 4:
-        tests = [f for f in tests if f.__name__ in sys.argv[4:]]
-    for test in tests:
-        with tempfile.TemporaryDirectory() as scratch:
-            os.chdir(scratch)
-            try:
-                test()
-                print(f"ok {test.__name__}", flush=True)
-            except Skip as missing:
-                print(f"ok {test.__name__} # skip: no {missing}", flush=True)
-            os.chdir("/")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.run(tap.tests_in(globals()), names=sys.argv[4:], call=tap.in_scratch)

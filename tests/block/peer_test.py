@@ -11,8 +11,10 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
 
 OURS = os.path.abspath(sys.argv[1])
 PEER = shutil.which("qemu-img", path="/usr/bin:/usr/local/bin")
@@ -278,19 +280,11 @@ def test_locks():
     run(OURS, "resize", "-q", "l.qcow2", "2M")
 
 
-def main():
+def with_peer(test):
     if not PEER or os.path.samefile(PEER, OURS):
-        print("no other qemu-img: skipped")
-        return 77
-    tests = [f for name, f in sorted(globals().items()) if name.startswith("test_")]
-    for test in tests:
-        with tempfile.TemporaryDirectory() as scratch:
-            os.chdir(scratch)
-            test()
-            os.chdir("/")
-        print(f"ok {test.__name__}", flush=True)
-    return 0
+        raise tap.Skip("no other qemu-img")
+    tap.in_scratch(test)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.run(tap.tests_in(globals()), names=sys.argv[2:], call=with_peer)

@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
 
 SYSTEM, OURS = (os.path.abspath(p) for p in sys.argv[1:3])
 PEER = shutil.which("qemu-img", path="/usr/bin:/usr/local/bin") or OURS
@@ -189,16 +191,5 @@ def test_create():
     assert json.loads(img("info", "--output=json", "new.qcow2"))["cluster-size"] == 4096
 
 
-def main():
-    for name, test in sorted(globals().items()):
-        if name.startswith("test_"):
-            with tempfile.TemporaryDirectory() as scratch:
-                os.chdir(scratch)
-                test()
-                os.chdir("/")
-            print(f"ok {name}", flush=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.run(tap.tests_in(globals()), names=sys.argv[3:], call=tap.in_scratch)

@@ -7,6 +7,9 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
+
 PROGRAM = os.path.abspath(sys.argv[1])
 
 # A command line, and what the one line on standard error must say: the cause and the remedy.
@@ -150,19 +153,5 @@ def test_dumped_machine_runs():
     assert tree[0] == tree[1], tree
 
 
-def main():
-    tests = [(name, fn) for name, fn in sorted(globals().items()) if name.startswith('test_')]
-    print('1..%d' % len(tests))
-    failed = 0
-    for number, (name, fn) in enumerate(tests, 1):
-        try:
-            fn()
-            print('ok %d %s' % (number, name[5:]), flush=True)
-        except Exception as problem:
-            failed = 1
-            print('# %s: %s' % (type(problem).__name__, str(problem)[:1500].replace('\n', '\n# ')))
-            print('not ok %d %s' % (number, name[5:]), flush=True)
-    return failed
-
-
-sys.exit(main())
+if __name__ == "__main__":
+    tap.run(tap.tests_in(globals()), names=sys.argv[2:])

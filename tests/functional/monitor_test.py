@@ -15,6 +15,9 @@ import tempfile
 import termios
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
+
 PROGRAM = sys.argv[1]
 NONE = ['-machine', 'none', '-nodefaults', '-display', 'none', '-S']
 PC = ['-machine', 'pc', '-display', 'none', '-S', '-m', '16', '-net', 'none']
@@ -561,19 +564,5 @@ def start_cpu_time():
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def main():
-    tests = [(name, fn) for name, fn in sorted(globals().items()) if name.startswith('test_')]
-    print('1..%d' % len(tests))
-    failed = 0
-    for number, (name, fn) in enumerate(tests, 1):
-        try:
-            fn()
-            print('ok %d %s' % (number, name[5:]), flush=True)
-        except Exception as problem:  # a failing conversation must not stop the others
-            failed = 1
-            print('# %s: %s' % (type(problem).__name__, problem))
-            print('not ok %d %s' % (number, name[5:]), flush=True)
-    return failed
-
-
-sys.exit(main())
+if __name__ == "__main__":
+    tap.run(tap.tests_in(globals()), names=sys.argv[2:])

@@ -16,7 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
+from tap import Skip  # noqa: E402
 
 SHIFTED = {':': 'semicolon', '_': 'minus', '"': 'apostrophe', '>': 'dot', '<': 'comma', '|': 'backslash', '(': '9', ')': '0',
            '+': 'equal', '*': '8', '&': '7', '!': '1', '$': '4'}
@@ -259,10 +262,6 @@ def need(path, package):
     return path
 
 
-class Skip(Exception):
-    pass
-
-
 def cloud_kernel():
     names = sorted(n for n in os.listdir('/boot') if n.startswith('vmlinuz-') and 'cloud' in n) if os.path.isdir('/boot') else []
     if not names:
@@ -311,19 +310,4 @@ def add_modules(directory, names, kernel=None):
 def run(tests):
     """Runs functions test(emulator) in order, printing TAP. Arguments: EMULATOR [NAME...]."""
     emulator = os.path.abspath(sys.argv[1])
-    chosen = [t for t in tests if not sys.argv[2:] or t.__name__ in sys.argv[2:]]
-    print(f'1..{len(chosen)}', flush=True)
-    failed = 0
-    for number, test in enumerate(chosen, 1):
-        start = time.time()
-        try:
-            test(emulator)
-            print(f'ok {number} {test.__name__} # {time.time() - start:.1f} s', flush=True)
-        except Skip as reason:
-            print(f'ok {number} {test.__name__} # SKIP {reason}', flush=True)
-        except Exception as error:
-            failed += 1
-            print(f'not ok {number} {test.__name__}', flush=True)
-            text = str(error) if str(error) else ''.join(traceback.format_exception(error))
-            print('\n'.join('# ' + line for line in text.splitlines()), flush=True)
-    sys.exit(1 if failed else 0)
+    tap.run(tests, names=sys.argv[2:], call=lambda test: test(emulator))
