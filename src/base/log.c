@@ -58,6 +58,63 @@ Error *log_parse_items(const char *items, unsigned *ret_mask)
     return NULL;
 }
 
+typedef struct LogRange {
+    uint64_t first, last;
+} LogRange;
+static GArray *log_filter; /* LogRange; NULL: everything passes */
+
+static MUST_USE Error *parse_range(const char *text, LogRange *ret_range)
+{
+    const char *what = "a range is START..LAST, START+SIZE or START-SIZE";
+    char *end;
+    uint64_t start = g_ascii_strtoull(text, &end, 0);
+    char how = *end;
+
+    if (end == text || !how || (how == '.' && end[1] != '.')) {
+        return error_new("'%s': %s", text, what);
+    }
+    const char *second = end + (how == '.' ? 2 : 1);
+    uint64_t number = g_ascii_strtoull(second, &end, 0);
+    if (end == second || *end || !strchr(".+-", how) || (how != '.' && number == 0)) {
+        return error_new("'%s': %s", text, what);
+    }
+    *ret_range = how == '.'   ? (LogRange) { start, number }
+                 : how == '+' ? (LogRange) { start, start + (number - 1) }
+                              : (LogRange) { start - (number - 1), start };
+    return ret_range->first <= ret_range->last ? NULL : error_new("'%s' is empty", text);
+}
+
+Error *log_set_filter(const char *ranges)
+{
+    g_auto(GStrv) parts = g_strsplit(ranges, ",", -1);
+    g_autoptr(GArray) filter = g_array_new(FALSE, FALSE, sizeof(LogRange));
+
+    for (char **part = parts; *part; part++) {
+        LogRange range;
+        TRY(parse_range(*part, &range));
+        g_array_append_val(filter, range);
+    }
+    if (log_filter) {
+        g_array_unref(log_filter);
+    }
+    log_filter = g_steal_pointer(&filter);
+    return NULL;
+}
+
+bool log_at(unsigned mask, uint64_t address)
+{
+    if (!log_enabled(mask)) {
+        return false;
+    }
+    for (guint n = 0; log_filter && n < log_filter->len; n++) {
+        const LogRange *range = &g_array_index(log_filter, LogRange, n);
+        if (address >= range->first && address <= range->last) {
+            return true;
+        }
+    }
+    return log_filter == NULL;
+}
+
 Error *log_open(const char *path)
 {
     FILE *file = stderr;

@@ -27,7 +27,6 @@ enum {
     LOG_PAGE = BIT(11),
     LOG_NOCHAIN = BIT(12),
     LOG_PCALL = BIT(13),
-    LOG_TRACE = BIT(14),
     LOG_FPU = BIT(15),
 };
 
@@ -37,6 +36,11 @@ typedef struct LogItem {
     const char *help;
 } LogItem;
 extern const LogItem log_items[]; /* ends with a NULL name */
+
+/* For what has a guest address: -dfilter. Without ranges every address passes. */
+bool log_at(unsigned mask, uint64_t address);
+/* "start..last,start+size,start-size": the addresses that log_at() lets pass; before any thread logs. */
+Error *log_set_filter(const char *ranges) MUST_USE;
 
 extern _Atomic unsigned log_mask;
 

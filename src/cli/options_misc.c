@@ -7,6 +7,7 @@
 #include "base/version.h"
 #include "cli/build_config.h"
 #include "cli/plan_priv.h"
+#include "core/dev/trace.h"
 
 Error *opt_version(Plan *plan, const Option *option, const char *arg)
 {
@@ -133,6 +134,61 @@ Error *opt_other_target(Plan *plan, const Option *option, const char *arg)
     return error_new("Option not supported for this target");
 }
 
+/* --- -trace --- */
+
+static MUST_USE Error *add_trace(Plan *plan, const char *pattern)
+{
+    TRY(trace_check(pattern[0] == '-' ? pattern + 1 : pattern));
+    g_ptr_array_add(plan->traces, g_strdup(pattern));
+    return NULL;
+}
+
+/* A pattern a line; '#' starts a comment. */
+static MUST_USE Error *read_traces(Plan *plan, const char *path)
+{
+    g_autofree char *text = NULL;
+    GError *gerror = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, &gerror)) {
+        Error *err = error_new("%s", gerror->message);
+        g_error_free(gerror);
+        return err;
+    }
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    for (char **line = lines; *line; line++) {
+        const char *pattern = g_strstrip(*line);
+        if (*pattern && *pattern != '#') {
+            TRY(add_trace(plan, pattern));
+        }
+    }
+    return NULL;
+}
+
+Error *opt_trace(Plan *plan, const Option *option, const char *arg)
+{
+    static const char *const known[] = { "enable", "events", "file", NULL };
+    g_autoptr(KeyValues) kv = NULL;
+
+    TRY(keyvalues_parse(arg, "enable", &kv));
+    const char *pattern = keyvalues_get(kv, "enable"), *events = keyvalues_get(kv, "events"), *file = keyvalues_get(kv, "file");
+    if (kv->help || g_strcmp0(pattern, "help") == 0) {
+        plan->print = trace_events_help();
+        return NULL;
+    }
+    TRY(keyvalues_check_used(kv, "-trace", known));
+    if (pattern) {
+        TRY(add_trace(plan, pattern));
+    }
+    if (events) {
+        TRY(read_traces(plan, events));
+    }
+    if (file) {
+        g_free(plan->log_file);
+        plan->log_file = g_strdup(file);
+    }
+    return NULL;
+}
+
 Error *opt_log(Plan *plan, const Option *option, const char *arg)
 {
     unsigned mask;
@@ -145,10 +201,29 @@ Error *opt_log(Plan *plan, const Option *option, const char *arg)
         plan->print = g_string_free(out, FALSE);
         return NULL;
     }
-    TRY(log_parse_items(arg, &mask));
-    g_free(plan->log_items);
-    plan->log_items = g_strdup(arg);
+    /* "trace:PATTERN" among them is an event. */
+    g_auto(GStrv) parts = g_strsplit(arg, ",", -1);
+    g_autoptr(GString) items = g_string_new(NULL);
+    for (char **part = parts; *part; part++) {
+        if (!strcmp(*part, "trace:help")) {
+            plan->print = trace_events_help();
+        } else if (g_str_has_prefix(*part, "trace:")) {
+            TRY(add_trace(plan, *part + strlen("trace:")));
+        } else {
+            g_string_append_printf(items, "%s%s", items->len ? "," : "", *part);
+        }
+    }
+    if (items->len) {
+        TRY(log_parse_items(items->str, &mask));
+        g_free(plan->log_items);
+        plan->log_items = g_strdup(items->str);
+    }
     return NULL;
+}
+
+Error *opt_dfilter(Plan *plan, const Option *option, const char *arg)
+{
+    return log_set_filter(arg);
 }
 
 Error *opt_msg(Plan *plan, const Option *option, const char *arg)

@@ -39,6 +39,7 @@ Plan *plan_new(const char *program)
     plan->nics = list_of_text();
     plan->nets = list_of_text();
     plan->warnings = list_of_text();
+    plan->traces = list_of_text();
     plan->plain_options = list_of_text();
     plan->rewritten = list_of_text();
     plan->default_vga = plan->default_serial = plan->default_parallel = plan->default_monitor = true;
@@ -61,7 +62,7 @@ void plan_free(Plan *plan)
                            plan->drives,  plan->netdevs, plan->devices,       plan->board_devices, plan->globals,
                            plan->serials, plan->parallels, plan->monitor_texts, plan->debugcons, plan->sets,
                            plan->warnings, plan->nics,   plan->nets,          plan->add_fds,
-                           plan->plain_options, plan->rewritten };
+                           plan->plain_options, plan->rewritten, plan->traces };
     for (size_t n = 0; n < ARRAY_SIZE(lists); n++) {
         g_ptr_array_unref(lists[n]);
     }

@@ -36,6 +36,7 @@ typedef struct Plan {
     unsigned escape;       /* of multiplexers */
     int next_index[8];     /* by drive interface: where the next -drive without unit goes */
     unsigned monitor_count, vc_count;
+    GPtrArray *traces;        /* char *: patterns of -trace; '-' in front: off */
     GPtrArray *plain_options; /* char *, pairs: name and argument (or NULL) of options that are no objects */
     GPtrArray *rewritten;     /* char *: options that were turned into objects */
     unsigned depth;           /* of options that call others */

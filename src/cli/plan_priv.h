@@ -35,7 +35,7 @@ OptionFn opt_drive, opt_blockdev, opt_disk, opt_cdrom, opt_floppy, opt_pflash, o
 Error *finish_drives(Plan *plan) MUST_USE;
 /* options_misc.c */
 OptionFn opt_old, opt_gone, opt_refused, opt_old_balloon, opt_old_realtime; /* options_old.c */
-OptionFn opt_run_with, opt_compat, opt_dump_config;
+OptionFn opt_trace, opt_dfilter, opt_run_with, opt_compat, opt_dump_config;
 OptionFn opt_help, opt_version, opt_string, opt_list, opt_flag, opt_unsupported, opt_other_target, opt_log,
     opt_readconfig, opt_msg, opt_sandbox, opt_echr, opt_datadir, opt_set, opt_plan_string, opt_gdb,
     opt_nodefaults, opt_config_flag, opt_add_fd;

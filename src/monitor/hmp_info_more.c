@@ -133,6 +133,18 @@ static void info_replay(Hmp *hmp, const HmpArgs *args)
     hmp_printf(hmp, "Record/replay is not active\n");
 }
 
+static void info_trace_events(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) list = NULL;
+
+    if (hmp_qmp(hmp, "trace-event-get-state", hmp_dict("name", args->text[0] ? args->text[0] : "*", NULL), &list)) {
+        for (size_t n = 0; n < value_length(list); n++) {
+            const Value *item = value_at(list, n);
+            hmp_printf(hmp, "%s : state %u\n", value_find_str(item, "name"), !strcmp(value_find_str(item, "state"), "enabled"));
+        }
+    }
+}
+
 static void info_usb(Hmp *hmp, const HmpArgs *args)
 {
     hmp_error(hmp, error_new("USB support not enabled"));
@@ -166,6 +178,7 @@ const HmpCommand hmp_info_more[] = {
     { "qdm", "", "", "show the device types", info_qdm },
     { "replay", "", "", "show record and replay information", info_replay },
     { "tpm", "", "", "show the TPM device", info_nothing },
+    { "trace-events", "?s", "[name]", "show the trace events and their state", info_trace_events },
     { "usb", "", "", "show guest USB devices", info_usb },
     { "vm-generation-id", "", "", "show the virtual machine generation id", info_vm_generation_id },
     { "vnc", "", "", "show the VNC server status", info_vnc },

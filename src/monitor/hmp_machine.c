@@ -180,6 +180,21 @@ static void hmp_log(Hmp *hmp, const HmpArgs *args)
     log_mask = mask;
 }
 
+static void hmp_trace_event(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = hmp_dict("name", args->text[0], NULL);
+    bool on = false;
+    Error *err = parse_bool(args->text[1], &on);
+
+    if (err) {
+        value_free(request);
+        hmp_error(hmp, err);
+        return;
+    }
+    value_put_bool(request, "enable", on);
+    hmp_qmp(hmp, "trace-event-set-state", request, NULL);
+}
+
 static void hmp_logfile(Hmp *hmp, const HmpArgs *args)
 {
     hmp_error(hmp, log_open(args->text[0]));
@@ -207,6 +222,7 @@ const HmpCommand hmp_commands_machine[] = {
       hmp_screendump, 'f' },
     { "gdbserver", "?s", "[device]", "start gdbserver on given device (default 'tcp::1234'), stop with 'none'", hmp_gdbserver },
     { "log", "s", "item1[,...]", "activate logging of the items; none deactivates it", hmp_log },
+    { "trace-event", "ss", "name on|off", "switch trace events", hmp_trace_event },
     { "logfile", "?s", "filename", "output logs to a file", hmp_logfile, 'f' },
     { 0 },
 };

@@ -111,6 +111,40 @@ def test_port_is_taken():
         assert result.returncode == 1 and 'in use' in result.stderr, result.stderr
 
 
+def test_trace():
+    events = call('-trace', 'help').stdout.split()
+    assert 'e1000_write' in events and 'isa_pit_read' in events, events
+    with tempfile.TemporaryDirectory() as folder:
+        log, wanted = os.path.join(folder, 'log'), os.path.join(folder, 'events')
+        open(wanted, 'w').write('# timers\nisa_pit_*\n-isa_pit_read\n')
+        process = subprocess.run(
+            [PROGRAM, '-M', 'pc', '-m', '16', '-S', '-display', 'none', '-net', 'none', '-trace', f'events={wanted},file={log}', '-qmp', 'stdio'],
+            text=True, capture_output=True, timeout=60, input=''.join(
+                json.dumps({'execute': 'human-monitor-command', 'arguments': {'command-line': line}}) if line[0] != '{' else line
+                for line in ('{"execute":"qmp_capabilities"}', 'o /b 0x43 0x34', 'i /b 0x40', 'trace-event isa_pit_write off',
+                             'o /b 0x43 0x56', 'info trace-events isa_pit*', 'trace-event nosuch on',
+                             '{"execute":"trace-event-set-state","arguments":{"name":"isa_pit_read","enable":true}}',
+                             'i /b 0x41', '{"execute":"quit"}')))
+        text = open(log).read()
+    assert re.fullmatch(r'isa_pit_write \S+\+0x3 1 <- 0x34\nisa_pit_read \S+\+0x1 1 -> 0x\w+\n', text), (text, process)
+    assert 'isa_pit_read : state 0' in process.stdout and "'nosuch' does not exist" in process.stdout, process.stdout
+    result = call('-trace', 'e1000_wrote')
+    assert result.returncode == 1 and "did you mean 'e1000_write'" in result.stderr, result.stderr
+
+
+def test_dfilter():
+    # The reset vector's jump and nothing else.
+    process = subprocess.Popen([PROGRAM, '-M', 'pc', '-m', '16', '-display', 'none', '-net', 'none', '-d', 'in_asm', '-dfilter', '0xfffffff0+16'],
+                               stderr=subprocess.PIPE, text=True)
+    try:
+        lines = [process.stderr.readline() for _ in range(3)]
+        assert re.search('0x0*fffffff0:', ''.join(lines)), lines
+    finally:
+        process.kill()
+        process.communicate()
+    assert 'START..LAST' in call('-dfilter', '5').stderr
+
+
 def test_old_spellings():
     for args, warning, meaning in OLD:
         result = call(*args, '-dump-config')

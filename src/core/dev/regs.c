@@ -50,6 +50,13 @@ static const Reg *find(const RegBank *bank, uint64_t addr, unsigned *ret_element
     return reg;
 }
 
+const char *reg_bank_name(const RegBank *bank, uint64_t addr)
+{
+    unsigned element;
+    const Reg *reg = find(bank, addr, &element);
+    return reg ? reg->name : NULL;
+}
+
 static void *storage(const RegBank *bank, const Reg *reg, unsigned element)
 {
     return (char *)bank->dev + reg->offset + element * reg->size;
@@ -102,9 +109,6 @@ static void write_reg(RegBank *bank, const Reg *reg, unsigned element, unsigned 
         row.addr += element * reg_stride(reg);
         row.offset += element * reg->size;
         reg->wrote(bank->dev, reg->count > 1 ? &row : reg, old, raw | (old & ~touched));
-    }
-    if (log_enabled(LOG_TRACE)) {
-        log_printf("%s: %s = 0x%" PRIx64 "\n", bank->name, reg->name, raw);
     }
 }
 

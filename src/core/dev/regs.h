@@ -54,6 +54,8 @@ void reg_bank_fini(RegBank *bank);
 void reg_bank_reset(RegBank *bank);
 uint64_t reg_bank_read(RegBank *bank, uint64_t addr, unsigned size);
 void reg_bank_write(RegBank *bank, uint64_t addr, uint64_t value, unsigned size);
+/* The name of the register at an address, NULL: there is none. */
+const char *reg_bank_name(const RegBank *bank, uint64_t addr);
 /* Reset values of every stored row of a table that is not behind a bank. */
 void regs_reset(const Reg *regs, void *dev);
 /* "name = value" lines for the monitor. Caller frees. */

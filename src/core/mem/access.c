@@ -122,6 +122,20 @@ static void write_piece(MemRegion *region, uint64_t offset, uint64_t value, unsi
     ops->write(region->opaque, start, swap_for(ops, value << (8 * (offset - start)), min), min);
 }
 
+static void tell_trace(MemRegion *region, uint64_t offset, unsigned size, uint64_t value, bool write)
+{
+    MemTraceFn *fn = region->mem ? atomic_load_explicit(&region->mem->trace_fn, memory_order_acquire) : NULL;
+    if (unlikely(fn != NULL)) {
+        fn(region->mem->trace_opaque, region, offset, size, value, write);
+    }
+}
+
+void mem_set_trace(MemSystem *mem, MemTraceFn *fn, void *opaque)
+{
+    mem->trace_opaque = opaque;
+    atomic_store_explicit(&mem->trace_fn, fn, memory_order_release);
+}
+
 MemResult mem_region_load(MemRegion *region, uint64_t offset, unsigned size, uint64_t *ret_value)
 {
     if (region->ram) {
@@ -142,6 +156,7 @@ MemResult mem_region_load(MemRegion *region, uint64_t offset, unsigned size, uin
         done += piece;
     }
     leave_domain(region, entered);
+    tell_trace(region, offset, size, value, false);
     *ret_value = value;
     return MEM_OK;
 }
@@ -158,6 +173,7 @@ MemResult mem_region_store(MemRegion *region, uint64_t offset, unsigned size, ui
     if (!region->ops || !region->ops->write) {
         return MEM_UNASSIGNED;
     }
+    tell_trace(region, offset, size, value & size_mask(size), true);
     bool entered = enter_domain(region);
     for (unsigned done = 0; done < size;) {
         unsigned piece = piece_size(region->ops, offset + done, size - done);

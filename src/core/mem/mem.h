@@ -164,6 +164,10 @@ void mem_region_set_alias_offset(MemRegion *region, uint64_t offset);
 /* ROM <-> RAM (shadowing, flash in array mode): whether writes reach the block. */
 void mem_region_set_rom(MemRegion *region, bool rom);
 
+/* Hears of every access to an I/O region, on the thread that makes it; the region's lock may be held. NULL: of none. */
+typedef void MemTraceFn(void *opaque, MemRegion *region, uint64_t offset, unsigned size, uint64_t value, bool write);
+void mem_set_trace(MemSystem *mem, MemTraceFn *fn, void *opaque);
+
 /* --- address spaces --- */
 /* root and name are borrowed. */
 AddressSpace *mem_as_new(MemSystem *mem, const char *name, MemRegion *root);

@@ -35,6 +35,8 @@ struct MemSystem {
     void *code_opaque;
     void (*clean_fn)(void *opaque, RamBlock *block, uint64_t first, uint64_t count);
     void *clean_opaque;
+    MemTraceFn *_Atomic trace_fn; /* NULL: nobody listens */
+    void *trace_opaque;           /* set once, before trace_fn */
 };
 
 FlatMap *flat_map_build(const MemRegion *root);

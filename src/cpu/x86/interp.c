@@ -151,11 +151,11 @@ static void log_run(X86Cpu *cpu, const Decoded *first, unsigned count)
 static void log_state(X86Cpu *cpu)
 {
     const X86Hot *hot = x86_hot(cpu);
-    if (log_enabled(LOG_EXEC)) {
+    if (log_at(LOG_EXEC, cpu->seg[X86_CS].base + hot->rip)) {
         log_printf("Trace %u: [%016" PRIx64 "/%016" PRIx64 "/%08x/00000000]\n", cpu->vcpu->index,
                    cpu->seg[X86_CS].base, hot->rip, hot->mode);
     }
-    if (log_enabled(LOG_CPU)) {
+    if (log_at(LOG_CPU, cpu->seg[X86_CS].base + hot->rip)) {
         g_autofree char *text = x86_describe(cpu, log_enabled(LOG_FPU));
         log_printf("%s", text);
     }
@@ -181,7 +181,7 @@ static unsigned decode_run(X86Cpu *cpu, Decoded *to, const uint8_t *host, unsign
             break;
         }
     }
-    if (log_enabled(LOG_IN_ASM) && count != 0) {
+    if (count != 0 && log_at(LOG_IN_ASM, cpu->seg[X86_CS].base + x86_hot(cpu)->rip)) {
         log_run(cpu, to, count);
     }
     *ret_bytes = bytes;

@@ -306,11 +306,11 @@ static void check_after(Dbt *d, unsigned why, uint32_t payload, bool flags)
 /* -d exec, -d cpu: code that is linked does not come by here; nochain sees to that. */
 static void log_entry(X86Cpu *cpu)
 {
-    if (log_enabled(LOG_EXEC)) {
+    if (log_at(LOG_EXEC, cpu->seg[X86_CS].base + x86_hot(cpu)->rip)) {
         log_printf("Trace %u: [%016" PRIx64 "/%016" PRIx64 "/%08x/00000000]\n", cpu->vcpu->index, cpu->seg[X86_CS].base,
                    x86_hot(cpu)->rip, x86_hot(cpu)->mode);
     }
-    if (log_enabled(LOG_CPU)) {
+    if (log_at(LOG_CPU, cpu->seg[X86_CS].base + x86_hot(cpu)->rip)) {
         g_autofree char *text = x86_describe(cpu, log_enabled(LOG_FPU));
         log_printf("%s", text);
     }

@@ -278,7 +278,7 @@ DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic)
         fprintf(d->perf_map, "%" PRIx64 " %zx guest-%" PRIx64 "\n", (uint64_t)(uintptr_t)dbt_run_at(d, b->guarded),
                 (size_t)(d->lowered.hot_end - dbt_run_at(d, b->guarded)), pc);
     }
-    if (log_enabled(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP | LOG_OP_OPT)) {
+    if (log_at(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP | LOG_OP_OPT, d->front.pc)) {
         log_block(d, b);
     }
     return b;
