@@ -180,10 +180,11 @@ static bool take_system(X86Cpu *cpu, uint32_t requests)
 
 bool x86_take_events(X86Cpu *cpu)
 {
-    if (unlikely(cpu->svm.gif_off)) {
-        hold(cpu, atomic_load(&x86_hot(cpu)->exit_req) & HELD_BY_GIF);
-    }
     uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req);
+    if (unlikely(cpu->svm.gif_off)) { /* one that comes from now on is seen by the next look */
+        hold(cpu, requests & HELD_BY_GIF);
+        requests &= ~HELD_BY_GIF;
+    }
     if (take_system(cpu, requests)) {
         return true;
     }

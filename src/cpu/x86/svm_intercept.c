@@ -150,8 +150,7 @@ static const struct { uint16_t op; uint8_t code; } plain[] = {
     { X86_OP_VMSAVE, SVM_EXIT_VMSAVE },    { X86_OP_STGI, SVM_EXIT_STGI },      { X86_OP_CLGI, SVM_EXIT_CLGI },
     { X86_OP_SKINIT, SVM_EXIT_SKINIT },    { X86_OP_RDTSCP, SVM_EXIT_RDTSCP },  { X86_OP_ICEBP, SVM_EXIT_ICEBP },
     { X86_OP_WBINVD, SVM_EXIT_WBINVD },    { X86_OP_WBNOINVD, SVM_EXIT_WBINVD }, { X86_OP_MONITOR, SVM_EXIT_MONITOR },
-    { X86_OP_MWAIT, SVM_EXIT_MWAIT },      { X86_OP_XSETBV, SVM_EXIT_XSETBV },  { X86_OP_INVPCID, SVM_EXIT_INVPCID },
-    { X86_OP_CLTS, SVM_EXIT_CR_WRITE },    { X86_OP_SMSW, SVM_EXIT_CR_READ },
+    { X86_OP_MWAIT, SVM_EXIT_MWAIT },      { X86_OP_XSETBV, SVM_EXIT_XSETBV },  { X86_OP_CLTS, SVM_EXIT_CR_WRITE },    { X86_OP_SMSW, SVM_EXIT_CR_READ },
 };
 
 static int plain_code(uint16_t op)
@@ -175,6 +174,7 @@ static bool is_special(uint16_t op)
     case X86_OP_RDMSR:
     case X86_OP_WRMSR:
     case X86_OP_INVLPG:
+    case X86_OP_INVPCID:
     case X86_OP_PAUSE:
     case X86_OP_INT:
     case X86_OP_VMCALL:
@@ -210,6 +210,10 @@ static void check_special(X86Cpu *cpu, const X86Insn *insn)
         break;
     case X86_OP_INVLPG:
         intercept(cpu, SVM_EXIT_INVLPG, decodes(cpu) ? invlpg_address(cpu, insn) : 0, 0);
+        break;
+    case X86_OP_INVPCID: /* where the descriptor lies, and the type */
+        intercept(cpu, SVM_EXIT_INVPCID, x86_ea(cpu, insn, 16, false),
+                  reg_read(cpu, &insn->operand[0], insn->operand[0].size));
         break;
     case X86_OP_PAUSE:
         check_pause(cpu);

@@ -119,6 +119,12 @@ static void test_exits(void)
     box_put(box, VMCB + S_RIP, GUEST, 8);
     g_assert_cmphex(VMRUN(box, "\x0f\x20\xdb"), ==, SVM_EXIT_CR_READ + 3);
     g_assert_cmphex(vmcb_get(box, C_INFO1), ==, BIT64(63) | X86_RBX);
+    /* mov $2,%eax; invpcid 0x40010,%rax */
+    intercept(box, SVM_EXIT_INVPCID);
+    box_put(box, VMCB + S_RIP, GUEST, 8);
+    g_assert_cmphex(VMRUN(box, "\xb8\2\0\0\0\x66\x0f\x38\x82\x04\x25\x10\0\x04\0"), ==, SVM_EXIT_INVPCID);
+    g_assert_cmphex(vmcb_get(box, C_INFO1), ==, 0x40010);
+    g_assert_cmphex(vmcb_get(box, C_INFO2), ==, 2);
     /* ud2 */
     intercept(box, SVM_EXIT_EXCEPTION + EXC_UD);
     box_put(box, VMCB + S_RIP, GUEST, 8);
