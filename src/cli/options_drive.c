@@ -323,6 +323,12 @@ static void add_floppy_controller(Plan *plan)
             return;
         }
     }
+    for (guint n = 0; n < plan->devices->len; n++) {
+        if (!strcmp(keyvalues_get(g_ptr_array_index(plan->devices, n), "driver"), "floppy")) {
+            plan_add_built(plan->board_devices, "driver", "isa-fdc");
+            return;
+        }
+    }
 }
 
 Error *finish_drives(Plan *plan)

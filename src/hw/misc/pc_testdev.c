@@ -1,5 +1,5 @@
 /*
- * What kvm-unit-tests expect of "pc-testdev": a storage port at 0xe0, a page-flush port at 0xe4, ports
+ * What kvm-unit-tests expect of "pc-testdev": a storage port at 0xe0 and again, by bytes, at 0xe8, a page-flush port at 0xe4, ports
  * 0x2000.. that drive interrupt inputs, 64 KiB of plain device memory at 0xff000000.
  */
 #include "bus/isa.h"
@@ -11,7 +11,7 @@ typedef struct PcTestDev {
     Device dev;
     uint8_t storage[4];
     uint8_t *memory;
-    MemRegion storage_ports, flush_ports, irq_ports, window;
+    MemRegion storage_ports, byte_ports, flush_ports, irq_ports, window;
 } PcTestDev;
 
 static uint64_t storage_read(void *opaque, uint64_t addr, unsigned size)
@@ -57,6 +57,8 @@ static void window_write(void *opaque, uint64_t addr, uint64_t value, unsigned s
 }
 
 static const MemOps storage_ops = { .read = storage_read, .write = storage_write };
+/* The same storage, a byte at a time. */
+static const MemOps byte_ops = { .read = storage_read, .write = storage_write, .max = 1 };
 static const MemOps flush_ops = { .read = nothing_read, .write = nothing_write };
 static const MemOps irq_ops = { .read = nothing_read, .write = irq_write, .max = 1 };
 static const MemOps window_ops = { .read = window_read, .write = window_write, .max = 8 };
@@ -71,6 +73,8 @@ static Error *testdev_plug(Device *dev)
     device_region_io(dev, &test->window, "pc-testdev-iomem", MEMORY_SIZE, &window_ops);
     isa_map_io(dev, &test->storage_ports, 0xe0);
     isa_map_io(dev, &test->flush_ports, 0xe4);
+    device_region_io(dev, &test->byte_ports, "pc-testdev-ioport-byte", 4, &byte_ops);
+    isa_map_io(dev, &test->byte_ports, 0xe8);
     isa_map_io(dev, &test->irq_ports, 0x2000);
     isa_map_memory(dev, &test->window, 0xff000000);
     return NULL;

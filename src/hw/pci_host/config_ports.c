@@ -5,7 +5,7 @@
 
 #include "base/bits.h"
 
-enum { CONFADD_ENABLE = 1u << 31, CONFADD_WRITABLE = 0x80fffffc };
+enum { CONFADD_ENABLE = 1u << 31, CONFADD_WRITABLE = 0x80ffffff };
 
 static uint64_t address_read(void *opaque, uint64_t addr, unsigned size)
 {
@@ -33,6 +33,12 @@ static void address_write(void *opaque, uint64_t addr, uint64_t value, unsigned 
 
 static const MemOps address_ops = { .read = address_read, .write = address_write, .min = 1, .max = 4 };
 
+/* The lowest bits of the address are reserved; programs leave the byte's number there and then use the first data port. */
+static uint32_t register_of(uint32_t confadd, uint64_t addr)
+{
+    return (confadd & 0xff) | (uint32_t)addr;
+}
+
 static uint64_t data_read(void *opaque, uint64_t addr, unsigned size)
 {
     PciConfigPorts *ports = container_of(opaque, PciConfigPorts, data);
@@ -41,7 +47,7 @@ static uint64_t data_read(void *opaque, uint64_t addr, unsigned size)
         return size_mask(size);
     }
     return pci_config_read(ports->root, (uint8_t)(confadd >> 16), (uint8_t)(confadd >> 8),
-                           (confadd & 0xfc) + (uint32_t)addr, size);
+                           register_of(confadd, addr), size);
 }
 
 static void data_write(void *opaque, uint64_t addr, uint64_t value, unsigned size)
@@ -50,7 +56,7 @@ static void data_write(void *opaque, uint64_t addr, uint64_t value, unsigned siz
     uint32_t confadd = ports->confadd;
     if (confadd & CONFADD_ENABLE) {
         pci_config_write(ports->root, (uint8_t)(confadd >> 16), (uint8_t)(confadd >> 8),
-                         (confadd & 0xfc) + (uint32_t)addr, (uint32_t)value, size);
+                         register_of(confadd, addr), (uint32_t)value, size);
     }
 }
 
