@@ -37,6 +37,7 @@ struct VirtioKind {
     const char *name; /* "virtio-blk" */
     uint16_t id;      /* VIRTIO_ID_* */
     uint16_t config_size; /* may be lowered in plug: vdev->config_size */
+    int vectors;          /* of MSI-X on PCI: 0 one a queue and one more, -1 none */
     /* Makes the queues with virtio_add_queue() and sets vdev->host_features. */
     Error *(*plug)(VirtioDevice *vdev);
     void (*unplug)(VirtioDevice *vdev);

@@ -174,8 +174,9 @@ Error *balloon_set_target(Machine *machine, uint64_t bytes)
     return NULL;
 }
 
-static const VirtioKind kind = { .name = "virtio-balloon", .id = VIRTIO_ID_BALLOON, .config_size = CONFIG, .plug = plug, .unplug = unplug,
-                                 .reset = reset, .saving = saving, .get_config = get_config, .config_written = config_written };
+static const VirtioKind kind = { .name = "virtio-balloon", .id = VIRTIO_ID_BALLOON, .config_size = CONFIG, .vectors = -1, .plug = plug,
+                                 .unplug = unplug, .reset = reset, .saving = saving, .get_config = get_config,
+                                 .config_written = config_written };
 
 static const Prop props[] = {
     PROP_BOOL("deflate-on-oom", VirtioBalloon, deflate_on_oom, false, .help = "Let the guest take pages back when memory is short"),

@@ -264,6 +264,9 @@ static Error *plug(VirtioDevice *vdev)
     VirtioBlk *blk = of_vdev(vdev);
     DiskTraits traits = { .writes = true, .read_only_ok = true, .ops = &device_ops, .opaque = blk };
 
+    if (blk->num_queues == UINT16_MAX) {
+        blk->num_queues = (uint16_t)MIN(vdev->dev.machine->config->cpus, (unsigned)VIRTIO_QUEUE_MAX);
+    }
     if (blk->num_queues == 0 || blk->num_queues > VIRTIO_QUEUE_MAX) {
         return error_new("%s: num-queues must be 1 to %d", device_label(&vdev->dev), VIRTIO_QUEUE_MAX);
     }
@@ -300,7 +303,7 @@ static const VirtioKind kind = { .name = "virtio-blk", .id = VIRTIO_ID_BLOCK, .c
 static const Prop props[] = {
     DISK_CONF_PROPS(VirtioBlk, conf, vdev.dev),
     PROP_STR("serial", VirtioBlk, serial, .help = "Serial number, 20 characters count"),
-    PROP_U16("num-queues", VirtioBlk, num_queues, 1, .help = "Request queues"),
+    PROP_U16("num-queues", VirtioBlk, num_queues, UINT16_MAX, .help = "Request queues; unset: one a CPU"),
     PROP_U16("queue-size", VirtioBlk, queue_size, 256, .help = "Entries of a queue, a power of two"),
     PROP_BOOL("config-wce", VirtioBlk, config_wce, true, .help = "Whether the guest may switch the write cache"),
     PROP_BOOL("discard", VirtioBlk, discard, true, .help = "Offer discard"),

@@ -564,7 +564,7 @@ Error *virtio_pci_plug(Device *dev)
     offer_features(vdev);
     set_identity(vdev);
     if (vdev->tp.vectors == UINT32_MAX) {
-        vdev->tp.vectors = vdev->queues + 1;
+        vdev->tp.vectors = kind->vectors == 0 ? vdev->queues + 1 : (uint32_t)MAX(kind->vectors, 0);
     }
     if (vdev->tp.vectors) {
         Error *err = pci_msix_init(&vdev->pci, vdev->tp.vectors, MSIX_BAR);
@@ -634,7 +634,7 @@ static const Prop virtio_pci_props[] = {
     PROP_ON_OFF_AUTO("disable-legacy", VirtioDevice, tp.disable_legacy, AUTO_AUTO, .help = "without the interface before virtio 1.0"),
     PROP_BOOL("disable-modern", VirtioDevice, tp.disable_modern, false, .help = "without the virtio 1.0 interface"),
     PROP_BOOL("page-per-vq", VirtioDevice, tp.page_per_vq, false, .help = "a page of notification addresses per queue"),
-    PROP_U32("vectors", VirtioDevice, tp.vectors, UINT32_MAX, .help = "MSI-X vectors; unset: one a queue and one more"),
+    PROP_U32("vectors", VirtioDevice, tp.vectors, UINT32_MAX, .help = "MSI-X vectors; unset: what suits the device, mostly one a queue and one more"),
     PROP_BIT64("event_idx", VirtioDevice, feature_props, VIRTIO_F_EVENT_IDX, true, .help = "offer event indices"),
     PROP_BIT64("indirect_desc", VirtioDevice, feature_props, VIRTIO_F_INDIRECT_DESC, true, .help = "offer indirect descriptors"),
     PROP_BIT64("any_layout", VirtioDevice, feature_props, VIRTIO_F_ANY_LAYOUT, true, .help = "any split of buffers"),

@@ -356,7 +356,7 @@ static void unplug(VirtioDevice *vdev)
     reset(vdev);
 }
 
-static const VirtioKind kind = { .name = "virtio-serial", .id = VIRTIO_ID_CONSOLE, .config_size = CONFIG, .plug = plug,
+static const VirtioKind kind = { .name = "virtio-serial", .id = VIRTIO_ID_CONSOLE, .config_size = CONFIG, .vectors = 2, .plug = plug,
                                  .unplug = unplug, .reset = reset, .saving = saving, .get_config = get_config };
 
 static const Prop serial_props[] = {

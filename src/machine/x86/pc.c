@@ -123,9 +123,12 @@ static Error *pc_finish(Machine *machine)
 
 /* --- versions: each has its own differences to the next and all of that one's --- */
 
-static const CompatProp compat_6_0[] = { { "PIIX4_PM", "acpi-root-pci-hotplug", "off" }, { 0 } };
+#define ONE_BLOCK_QUEUE                                                                            \
+    { "virtio-blk-pci", "num-queues", "1" }, { "virtio-blk-pci-transitional", "num-queues", "1" }, \
+        { "virtio-blk-pci-non-transitional", "num-queues", "1" }
+static const CompatProp compat_5_1[] = { ONE_BLOCK_QUEUE, { 0 } };
 static const CompatProp compat_3_0[] = {
-    { "PIIX4_PM", "acpi-root-pci-hotplug", "off" }, { "VGA", "edid", "off" }, { "secondary-vga", "edid", "off" }, { 0 },
+    ONE_BLOCK_QUEUE, { "VGA", "edid", "off" }, { "secondary-vga", "edid", "off" }, { 0 },
 };
 
 #define PC(ident, number, why, table, ...)                                                         \
@@ -153,14 +156,14 @@ PC(7_1, "7.1", NULL, NULL);
 PC(7_0, "7.0", NULL, NULL);
 PC(6_2, "6.2", NULL, NULL);
 PC(6_1, "6.1", NULL, NULL);
-PC(6_0, "6.0", NULL, compat_6_0);
-PC(5_2, "5.2", NULL, compat_6_0);
-PC(5_1, "5.1", NULL, compat_6_0);
-PC(5_0, "5.0", NULL, compat_6_0);
-PC(4_2, "4.2", NULL, compat_6_0);
-PC(4_1, "4.1", NULL, compat_6_0);
-PC(4_0, "4.0", NULL, compat_6_0);
-PC(3_1, "3.1", NULL, compat_6_0);
+PC(6_0, "6.0", NULL, NULL);
+PC(5_2, "5.2", NULL, NULL);
+PC(5_1, "5.1", NULL, compat_5_1);
+PC(5_0, "5.0", NULL, compat_5_1);
+PC(4_2, "4.2", NULL, compat_5_1);
+PC(4_1, "4.1", NULL, compat_5_1);
+PC(4_0, "4.0", NULL, compat_5_1);
+PC(3_1, "3.1", NULL, compat_5_1);
 PC(3_0, "3.0", NULL, compat_3_0);
 PC(2_12, "2.12", NULL, compat_3_0);
 PC(2_11, "2.11", NULL, compat_3_0);
