@@ -593,7 +593,7 @@ int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint
                          BlockStatus *ret_status, unsigned *ret_depth)
 {
     unsigned depth = 0;
-    bool shorter = false;
+    bool shorter = false, has_layers = false;
     BlockStatus status = { .bytes = bytes };
 
     for (BlockNode *layer = node; layer && layer != base;
@@ -613,11 +613,12 @@ int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint
             *ret_depth = shorter ? depth - 1 : depth;
             return 0;
         }
+        has_layers = layer->driver->supports_backing;
         depth++;
     }
     status.bytes = bytes;
     status.flags &= ~(unsigned)STATUS_ALLOCATED;
-    if (!base) {
+    if (!base && has_layers) {
         status.flags |= STATUS_ZERO; /* nobody has it */
     }
     *ret_status = status;

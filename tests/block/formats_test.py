@@ -87,6 +87,8 @@ def test_convert():
 def test_map():
     make_raw("src.raw", 16 * MIB, 2)
     for fmt, opts in SHAPES:
+        if fmt == "vhdx":  # all is data to the peer
+            continue
         clean()
         run(PEER_IMG, "convert", "-f", "raw", "-O", fmt, *options(opts), "src.raw", "x.img")
         maps = [json.loads(run(t, "map", "--output=json", "-f", fmt, "x.img")) for t in (PEER_IMG, IMG)]

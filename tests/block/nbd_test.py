@@ -123,6 +123,26 @@ def test_allocation():
             assert maps[0] == maps[1], maps
 
 
+def test_bitmaps():
+    need("qemu-nbd", "nbdinfo", "qemu-io")
+    run(IMG, "create", "-q", "-f", "qcow2", "b.qcow2", "8M")
+    run(IMG, "bitmap", "--add", "-g", "64k", "b.qcow2", "b0")
+    run(PEER["qemu-io"], "-c", "write 1M 200k", "-c", "write -z 3M 64k", "-c", "write 8191k 1k", "b.qcow2")
+    seen = []
+    for tool in (PEER["qemu-nbd"], NBD):
+        with Server(tool, "-f", "qcow2", "-r", "-B", "b0", "b.qcow2"):
+            seen.append((run(PEER["nbdinfo"], "--json", "--map=qemu:dirty-bitmap:b0", uri()),
+                         run(PEER["qemu-nbd"], "-L", "-k", os.path.abspath("sock"))))
+    assert seen[0] == seen[1], seen
+    for server in (PEER["qemu-nbd"], NBD):
+        maps = []
+        for client in (PEER["qemu-img"], IMG):
+            with Server(server, "-f", "qcow2", "-r", "-B", "b0", "b.qcow2"):
+                maps.append(json.loads(run(client, "map", "--output=json", "--image-opts", "driver=nbd,server.type=unix,"
+                                           f"server.path={os.path.abspath('sock')},x-dirty-bitmap=qemu:dirty-bitmap:b0")))
+        assert maps[0] == maps[1], maps
+
+
 def test_client():
     """Our client with other servers: random requests against a model, then what the server's file holds."""
     servers = [("qemu-nbd", "-f", "raw", "m.raw")]

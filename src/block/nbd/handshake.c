@@ -202,21 +202,23 @@ static int structured_co(NbdClient *c, const Option *o)
 
 /* --- meta contexts --- */
 
-const char *nbd_context_name(unsigned context)
+char *nbd_context_name(const NbdExport *e, unsigned context)
 {
-    static const char *const names[] = { "base:allocation", "qemu:allocation-depth" };
-    return names[context];
+    if (context == CONTEXT_ALLOCATION) {
+        return g_strdup("base:allocation");
+    }
+    if (context == CONTEXT_DEPTH) {
+        return e->allocation_depth ? g_strdup("qemu:allocation-depth") : NULL;
+    }
+    context -= CONTEXT_BITMAPS;
+    return context < e->bitmap_count
+               ? g_strdup_printf("qemu:dirty-bitmap:%s", e->bitmaps[context]->name)
+               : NULL;
 }
 
-static bool has_context(const NbdExport *e, unsigned context)
+/* In a list what ends with a colon stands for all that begins with it. */
+static bool query_matches(const char *query, const char *name, bool list)
 {
-    return context == CONTEXT_ALLOCATION || e->allocation_depth;
-}
-
-/* In a list a bare namespace stands for all of it. */
-static bool query_matches(const char *query, unsigned context, bool list)
-{
-    const char *name = nbd_context_name(context);
     size_t length = strlen(query);
     return !strcmp(query, name) ||
            (list && length && query[length - 1] == ':' && g_str_has_prefix(name, query));
@@ -229,7 +231,7 @@ static bool take_queries(Cursor *cur, const NbdExport *e, bool list, bool wanted
         return false;
     }
     for (unsigned k = 0; list && !count && k < CONTEXT_COUNT; k++) {
-        wanted[k] = has_context(e, k);
+        wanted[k] = true;
     }
     while (count--) {
         g_autofree char *query = take_string(cur);
@@ -237,7 +239,8 @@ static bool take_queries(Cursor *cur, const NbdExport *e, bool list, bool wanted
             return false;
         }
         for (unsigned k = 0; k < CONTEXT_COUNT; k++) {
-            wanted[k] |= has_context(e, k) && query_matches(query, k, list);
+            g_autofree char *context = nbd_context_name(e, k);
+            wanted[k] |= context && query_matches(query, context, list);
         }
     }
     return cur->left == 0;
@@ -268,14 +271,14 @@ static int meta_context_co(NbdClient *c, const Option *o)
         return invalid_co(c, o);
     }
     for (unsigned k = 0; k < CONTEXT_COUNT; k++) {
-        uint8_t data[64];
-        size_t length = strlen(nbd_context_name(k));
-        if (!wanted[k]) {
+        g_autofree char *context = wanted[k] ? nbd_context_name(e, k) : NULL;
+        if (!context) {
             continue;
         }
+        g_autofree uint8_t *data = g_malloc(4 + strlen(context));
         st32_be(data, list ? 0 : k);
-        memcpy(data + 4, nbd_context_name(k), length);
-        int ret = reply_co(c, o, NBD_REP_META_CONTEXT, data, 4 + length);
+        memcpy(data + 4, context, strlen(context));
+        int ret = reply_co(c, o, NBD_REP_META_CONTEXT, data, 4 + strlen(context));
         if (ret < 0) {
             return ret;
         }

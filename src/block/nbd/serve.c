@@ -216,12 +216,30 @@ static int collect_co(Request *r, unsigned context, size_t max, Extents *x)
     return 0;
 }
 
+/* Dirty and clean runs in turn. */
+static int collect_bitmap(Request *r, const BlockBitmap *bitmap, size_t max, Extents *x)
+{
+    while (x->bytes < r->length) {
+        uint64_t at = r->offset + x->bytes, left = r->length - x->bytes, from, bytes;
+        bool any = block_bitmap_next(bitmap, at, UINT64_MAX, &from, &bytes);
+        bool dirty = any && from <= at;
+        uint64_t run = dirty ? from + bytes - at : any ? from - at : left;
+        if (!add_extent(x, (uint32_t)MIN(MAX(run, 1), left), dirty, max)) {
+            break;
+        }
+    }
+    return 0;
+}
+
 static int context_co(Request *r, unsigned context, bool last)
 {
     size_t max = r->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : MAX_EXTENTS;
     g_autofree uint8_t *data = g_malloc(4 + 8 * max);
     Extents x = { .data = data };
-    int ret = collect_co(r, context, max, &x);
+    int ret =
+        context >= CONTEXT_BITMAPS
+            ? collect_bitmap(r, r->client->export->bitmaps[context - CONTEXT_BITMAPS], max, &x)
+            : collect_co(r, context, max, &x);
 
     if (ret < 0) {
         return error_chunk_co(r, ret);

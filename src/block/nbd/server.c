@@ -220,6 +220,65 @@ static Error *check_text(const char *what, const char *text)
                : NULL;
 }
 
+/* By name, in the node or in its backing chain. */
+static BlockBitmap *find_bitmap(BlockNode *node, const char *name)
+{
+    BlockBitmap *found = NULL;
+    for (; node && !found; node = node->backing ? node->backing->node : NULL) {
+        found = block_bitmap_find(node, name);
+    }
+    return found;
+}
+
+static Error *take_bitmap(NbdExport *e, BlockNode *node, const char *name)
+{
+    BlockBitmap *bitmap = find_bitmap(node, name);
+    if (!bitmap) {
+        return error_new("Bitmap '%s' is not found", name);
+    }
+    TRY(block_bitmap_check(bitmap, BITMAP_ALLOW_READ_ONLY));
+    if (!e->export.writable && !e->export.node->read_only && bitmap->enabled) {
+        return error_new("Enabled bitmap '%s' incompatible with readonly export", name);
+    }
+    if (e->bitmap_count == NBD_MAX_BITMAPS) {
+        return error_new("An export can have %d bitmaps at most", NBD_MAX_BITMAPS);
+    }
+    bitmap->busy = true;
+    e->bitmaps[e->bitmap_count++] = bitmap;
+    return NULL;
+}
+
+static void release_bitmaps(NbdExport *e)
+{
+    while (e->bitmap_count) {
+        e->bitmaps[--e->bitmap_count]->busy = false;
+    }
+}
+
+/* bitmaps.N=NAME, or bitmaps.N.node and bitmaps.N.name. */
+static Error *take_bitmaps(NbdExport *e, KeyValues *opts)
+{
+    Error *err = NULL;
+    for (unsigned i = 0; !err; i++) {
+        g_autofree char *plain = g_strdup_printf("bitmaps.%u", i),
+                        *node_key = g_strdup_printf("bitmaps.%u.node", i),
+                        *name_key = g_strdup_printf("bitmaps.%u.name", i);
+        g_autofree char *name = keyvalues_take(opts, plain), *of = keyvalues_take(opts, node_key);
+        BlockNode *node = of ? block_node_find(e->export.graph, of) : e->export.node;
+        name = name ? name : keyvalues_take(opts, name_key);
+        if (!name && !of) {
+            break;
+        }
+        err = !node   ? error_new("Cannot find device='' nor node-name='%s'", of)
+              : !name ? error_new("Parameter 'name' is missing")
+                      : take_bitmap(e, node, name);
+    }
+    if (err) {
+        release_bitmaps(e);
+    }
+    return err;
+}
+
 static Error *nbd_export_start(Export *export, KeyValues *opts)
 {
     NbdExport *e = container_of(export, NbdExport, export);
@@ -238,10 +297,7 @@ static Error *nbd_export_start(Export *export, KeyValues *opts)
         return error_new("NBD server already has export named '%s'", name);
     }
     TRY(block_take_bool(opts, "allocation-depth", false, &e->allocation_depth));
-    g_autofree char *bitmap = keyvalues_take(opts, "bitmaps.0");
-    if (bitmap) {
-        return error_new("Bitmap '%s' is not found", bitmap);
-    }
+    TRY(take_bitmaps(e, opts));
     e->name = g_steal_pointer(&name);
     e->description = g_steal_pointer(&text);
     return NULL;
@@ -263,6 +319,7 @@ static void nbd_export_stop(Export *export)
 static void nbd_export_release(Export *export)
 {
     NbdExport *e = container_of(export, NbdExport, export);
+    release_bitmaps(e);
     g_free(e->name);
     g_free(e->description);
 }

@@ -2,6 +2,7 @@
 #ifndef OSTRICH_BLOCK_NBD_SERVER_PRIV_H
 #define OSTRICH_BLOCK_NBD_SERVER_PRIV_H
 
+#include "block/bitmap.h"
 #include "block/nbd/nbd_proto.h"
 #include "block/nbd/server.h"
 #include "io/stream.h"
@@ -15,10 +16,14 @@ struct NbdServer {
     bool stopping;
 };
 
+enum { NBD_MAX_BITMAPS = 16 };
+
 typedef struct NbdExport {
     Export export;
     char *name, *description; /* description: NULL when there is none */
     bool allocation_depth;
+    BlockBitmap *bitmaps[NBD_MAX_BITMAPS]; /* busy while they are exported */
+    unsigned bitmap_count;
 } NbdExport;
 extern const ExportKind nbd_export_kind;
 /* NULL: none that may be used. */
@@ -27,7 +32,13 @@ NbdExport *nbd_export_next(BlockGraph *graph, NbdExport *after);
 uint64_t nbd_export_size(const NbdExport *export);
 uint16_t nbd_export_flags(const NbdExport *export, const NbdServer *server, bool structured);
 
-enum { CONTEXT_ALLOCATION, CONTEXT_DEPTH, CONTEXT_COUNT };
+/* From CONTEXT_BITMAPS on: the export's bitmaps. */
+enum {
+    CONTEXT_ALLOCATION,
+    CONTEXT_DEPTH,
+    CONTEXT_BITMAPS,
+    CONTEXT_COUNT = CONTEXT_BITMAPS + NBD_MAX_BITMAPS
+};
 
 typedef struct NbdClient {
     NbdServer *server;
@@ -44,7 +55,8 @@ typedef struct NbdClient {
     ListNode in_server;
 } NbdClient;
 
-const char *nbd_context_name(unsigned context);
+/* NULL: the export does not have it. Caller frees. */
+char *nbd_context_name(const NbdExport *export, unsigned context);
 /* 0: the client has chosen an export. Negative: it is to be dropped. */
 int nbd_handshake_co(NbdClient *client);
 /* Serves until the client leaves; nothing is in flight any more afterwards. */

@@ -256,8 +256,10 @@ static int nbd_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, Block
             zero = false;
         }
         status.bytes = extent.length == inside ? bytes : extent.length;
-        status.flags =
-            (hole ? 0 : STATUS_DATA) | (zero ? STATUS_ZERO : 0) | STATUS_OFFSET | STATUS_ALLOCATED;
+        /* A hole need not be zeroes: what is there is read. A clean part is nowhere. */
+        bool data = !hole || (!zero && !s->dirty_context);
+        status.flags = (data ? STATUS_DATA : 0) | (zero ? STATUS_ZERO : 0);
+        status.flags |= status.flags ? STATUS_OFFSET | STATUS_ALLOCATED : 0;
     }
     *ret_status = status;
     return 0;
