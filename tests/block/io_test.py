@@ -111,7 +111,7 @@ def test_names():
 
 def test_opening():
     fresh()
-    for argv in (["nofile"], ["-f", "bogus", "a.img"], ["-t", "bad", "a.img"], ["-d", "bad", "a.img"], ["-i", "bad", "a.img"],
+    for argv in (["nofile"], ["-f", "nothinglikeit", "a.img"], ["-t", "bad", "a.img"], ["-d", "bad", "a.img"], ["-i", "bad", "a.img"],
                  ["-U", "-c", "info", "a.img"], ["--image-opts", "-f", "raw", "-c", "info", "driver=raw"],
                  ["--image-opts", "-c", "info", "driver=qcow2,file.driver=file,file.filename=a.img"]):
         done = [subprocess.run([tool, *argv], capture_output=True, text=True, timeout=60) for tool in (PEER, OURS)]
