@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 
 #include "accel/accel.h"
+#include "base/log.h"
 #include "block/drive.h"
 #include "bus/pci.h"
 #include "chardev/chardev.h"
@@ -435,6 +436,10 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
         TRY(display_start(machine, plan->display));
     }
     machine_reset(machine, SHUTDOWN_NONE);
+    if (log_enabled(LOG_PAGE)) {
+        g_autofree char *map = mem_describe(machine->mem, true);
+        log_printf("%s", map);
+    }
     machine_launch_vcpus(machine);
     machine_set_service(machine, "gdbserver", gdb_start);
     if (plan->qtest) {

@@ -145,6 +145,14 @@ def test_dfilter():
     assert 'START..LAST' in call('-dfilter', '5').stderr
 
 
+def test_log_items():
+    with tempfile.TemporaryDirectory() as folder:
+        log = os.path.join(folder, 'log')
+        subprocess.run([PROGRAM, '-M', 'pc', '-m', '16', '-display', 'none', '-net', 'none', '-d', 'page,pcall,mmu', '-D', log,
+                        '-monitor', 'stdio'], input='quit\n', text=True, capture_output=True, timeout=60)
+        assert 'pc.ram' in open(log).read()
+
+
 def test_old_spellings():
     for args, warning, meaning in OLD:
         result = call(*args, '-dump-config')

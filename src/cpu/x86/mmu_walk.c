@@ -7,6 +7,9 @@
  */
 #include "cpu/x86/mmu_priv.h"
 
+#include <inttypes.h>
+
+#include "base/log.h"
 #include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 
@@ -437,7 +440,7 @@ static uint32_t walk_own(X86Cpu *cpu, uint64_t va, X86Access access, Privilege p
     }
 }
 
-uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark, Walk *ret_walk)
+static uint32_t walk_both(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark, Walk *ret_walk)
 {
     uint32_t error = walk_own(cpu, va, access, privilege, mark, ret_walk);
     if (likely(!mmu_is_nested(cpu)) || error) {
@@ -453,6 +456,26 @@ uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privileg
         ret_walk->flags &= ~(uint32_t)WALK_D; /* writes must mark it first */
     }
     return 0;
+}
+
+/* -d mmu */
+static void log_walk(const X86Cpu *cpu, uint64_t va, X86Access access, uint32_t error, const Walk *walk)
+{
+    static const char *const names[] = { [X86_READ] = "read", [X86_WRITE] = "write", [X86_EXEC] = "fetch", [X86_RMW] = "update" };
+    if (error) {
+        log_printf("mmu %u: %s of 0x%016" PRIx64 ": fault 0x%x\n", cpu->vcpu->index, names[access], va, error & 0xffff);
+    } else {
+        log_printf("mmu %u: %s of 0x%016" PRIx64 ": at 0x%016" PRIx64 "\n", cpu->vcpu->index, names[access], va, walk->pa);
+    }
+}
+
+uint32_t mmu_walk(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privilege, bool mark, Walk *ret_walk)
+{
+    uint32_t error = walk_both(cpu, va, access, privilege, mark, ret_walk);
+    if (log_enabled(LOG_MMU)) {
+        log_walk(cpu, va, access, error, ret_walk);
+    }
+    return error;
 }
 
 static uint64_t pdpte_reserved(const X86Cpu *cpu)

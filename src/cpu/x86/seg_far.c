@@ -3,6 +3,10 @@
  * IRET; AMD64 manual volume 3 for the long-mode forms.
  */
 #include "cpu/x86/seg_priv.h"
+
+#include <inttypes.h>
+
+#include "base/log.h"
 #include "cpu/x86/sys.h"
 
 static uint32_t sel_error(uint16_t selector)
@@ -243,10 +247,24 @@ static void system_transfer(X86Cpu *cpu, uint16_t selector, const Desc *desc, bo
     task_transfer(cpu, selector, call ? TASK_CALL : TASK_JMP, next_rip);
 }
 
+/* -d pcall. A return's target is on the stack and not looked up for this. */
+static void log_transfer(X86Cpu *cpu, const char *what, uint16_t selector, uint64_t offset)
+{
+    if (!log_enabled(LOG_PCALL)) {
+        return;
+    }
+    log_printf("pcall %u: far %s from %04x:%016" PRIx64, cpu->vcpu->index, what, cpu->seg[X86_CS].sel, x86_hot(cpu)->rip);
+    if (selector || offset) {
+        log_printf(" to %04x:%016" PRIx64, selector, offset);
+    }
+    log_printf("\n");
+}
+
 /* --- JMP and CALL --- */
 
 void x86_far_jmp(X86Cpu *cpu, uint16_t selector, uint64_t offset, unsigned osize, uint64_t next_rip)
 {
+    log_transfer(cpu, "jump", selector, offset);
     offset &= offset_mask(osize);
     if (real_or_vm86(cpu)) {
         if (offset > cpu->seg[X86_CS].limit) {
@@ -272,6 +290,7 @@ void x86_far_jmp(X86Cpu *cpu, uint16_t selector, uint64_t offset, unsigned osize
 
 void x86_far_call(X86Cpu *cpu, uint16_t selector, uint64_t offset, unsigned osize, uint64_t next_rip)
 {
+    log_transfer(cpu, "call", selector, offset);
     offset &= offset_mask(osize);
     bool legacy = real_or_vm86(cpu);
     Desc desc = { 0 };
@@ -372,6 +391,7 @@ static void leave_to(X86Cpu *cpu, uint16_t cs_sel, const Desc *cs, uint64_t cs_a
 
 void x86_far_ret(X86Cpu *cpu, unsigned osize, uint16_t pop_bytes)
 {
+    log_transfer(cpu, "return", 0, 0);
     uint64_t rip = stack_peek(cpu, 0, osize);
     uint16_t selector = (uint16_t)stack_peek(cpu, 1, osize);
     uint64_t rsp = x86_gpr(cpu)[X86_RSP];
@@ -536,6 +556,7 @@ static void iret_protected(X86Cpu *cpu, unsigned osize)
 
 void x86_iret(X86Cpu *cpu, unsigned osize)
 {
+    log_transfer(cpu, "interrupt return", 0, 0);
     uint32_t mode = x86_hot(cpu)->mode;
     if (!(mode & X86_MODE_PE)) {
         iret_real(cpu, osize);
