@@ -380,6 +380,37 @@ static Error *child_from_options_co(BlockNode *node, KeyValues *opts, const char
     return NULL;
 }
 
+Error *node_open_child_co(BlockNode *node, KeyValues *opts, const char *name, const char *filename,
+                          BlockEdge **ret_edge)
+{
+    BlockNode *child = NULL;
+    *ret_edge = NULL;
+    TRY(child_from_options_co(node, opts, name, true, node->read_only, 1, &child));
+    if (!child && filename) {
+        if (skip_protocol(filename)) {
+            return error_new("The image names '%s', which is not a plain path; give '%s' explicitly",
+                             filename, name);
+        }
+        g_autoptr(KeyValues) sub = keyvalues_new();
+        keyvalues_set(sub, "driver", "file");
+        keyvalues_set(sub, "filename", filename);
+        keyvalues_set(sub, "discard", "unmap");
+        inherit_options(node, sub, node->read_only);
+        Error *err = open_node_co(node->graph, sub, true, 1, &child);
+        if (err) {
+            return error_prefix(err, "Could not open '%s': ", filename);
+        }
+    }
+    if (!child) {
+        return NULL;
+    }
+    Error *err = node_attach_child(node, child, name, CHILD_FILE, ret_edge);
+    if (err) {
+        node_unref_co(child);
+    }
+    return err;
+}
+
 static Error *open_file_co(BlockNode *node, KeyValues *opts, unsigned depth, BlockNode **ret_file)
 {
     g_autofree char *filename = keyvalues_take(opts, "filename");

@@ -299,6 +299,13 @@ uint64_t node_allocated_size(BlockNode *node); /* bytes on the host; UINT64_MAX:
 Error *node_attach_child(BlockNode *parent, BlockNode *child, const char *name, ChildRole role,
                          BlockEdge **ret_edge) MUST_USE; /* takes the reference on success */
 void node_detach_child_co(BlockEdge *edge);              /* gives up the reference */
+/*
+ * For open_co of drivers with further files: the child that opts name (NAME=NODE or NAME.x=...), or
+ * else the file `filename` (NULL: none) as the image names it: a path, relative to the current
+ * directory as in other programs; never a protocol or options. *ret_edge NULL: there is none.
+ */
+Error *node_open_child_co(BlockNode *node, KeyValues *opts, const char *name, const char *filename,
+                          BlockEdge **ret_edge) MUST_USE;
 /* A root edge: a backend, a job. Does not take the caller's reference. */
 Error *block_root_attach(BlockNode *node, const char *what, unsigned used, unsigned shared,
                          BlockEdge **ret_edge) MUST_USE;

@@ -230,6 +230,31 @@ def test_amend():
                 "lazy_refcounts": "lazy refcounts: true"}[key] in shown, shown
 
 
+def test_data_file():
+    """Guest data in a file of its own; with data_file_raw that is the disk."""
+    if not PEER_IO:
+        return
+    make_raw("df.raw", 5 * MIB, 9)
+    for shape in ([], ["data_file_raw=on"], ["cluster_size=4k"], ["extended_l2=on", "data_file_raw=on"], ["preallocation=metadata"]):
+        for one, other in ((OURS, PEER), (PEER, OURS)):
+            run(one, "convert", "-O", "qcow2", "-o", ",".join(["data_file=ext.bin", *shape]), "df.raw", "df.qcow2")
+            for tool in (OURS, PEER):
+                run(tool, "check", "df.qcow2")
+                run(tool, "compare", "df.raw", "df.qcow2")
+            run(OURS, "convert", "-O", "raw", "df.qcow2", "changed.raw")
+            for step in ("write -P 3 1M 100k", "write -z 2M 300k", "discard 3M 256k", "write -P 4 3100k 10k"):
+                run(PEER_IO, "-c", step, "df.qcow2")
+            run(one, "resize", "-q", "df.qcow2", "6M")
+            for tool, name in ((OURS, "o.raw"), (PEER, "p.raw")):
+                run(tool, "check", "df.qcow2")
+                run(tool, "convert", "-O", "raw", "df.qcow2", name)
+            assert digest("o.raw") == digest("p.raw"), shape
+            if "data_file_raw=on" in shape:
+                assert digest("o.raw") == digest("ext.bin"), (shape, one)
+            assert run(OURS, "info", "df.qcow2") == run(PEER, "info", "df.qcow2"), shape
+    run(OURS, "snapshot", "-c", "s", "df.qcow2", code=1)
+
+
 def test_resize():
     for tool, other in ((OURS, PEER), (PEER, OURS)):
         make_raw("r.raw", 4 * MIB, 5)

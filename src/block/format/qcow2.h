@@ -74,7 +74,8 @@ enum {
     EXT_END = 0,
     EXT_BACKING_FORMAT = 0xe2792aca,
     EXT_FEATURES = 0x6803f857,
-    EXT_BITMAPS = 0x23852875
+    EXT_BITMAPS = 0x23852875,
+    EXT_DATA_FILE = 0x44415441
 };
 enum { COMPRESSION_ZLIB = 0, COMPRESSION_ZSTD = 1 };
 
@@ -137,6 +138,7 @@ typedef struct Qcow2Snapshot {
 
 typedef struct Qcow2 {
     BlockNode *node, *file;
+    BlockNode *data; /* where guest data is: file, or the external data file */
     unsigned version, cluster_bits, refcount_order;
     uint64_t cluster_size, cluster_mask;
     unsigned entry_size; /* of L2: 8, or 16 with subclusters */
@@ -196,6 +198,22 @@ typedef struct Qcow2Map {
     uint64_t host;  /* data: of the address itself; zero: of a cluster kept, or 0 */
     uint64_t entry; /* the L2 entry of the first cluster */
 } Qcow2Map;
+
+/* With an external data file: guest data is at its own offset there, and not counted. */
+static inline bool qcow2_external(const Qcow2 *q)
+{
+    return (q->incompatible & INCOMPAT_DATA_FILE) != 0;
+}
+/* ... which must be readable by itself. */
+static inline bool qcow2_raw_external(const Qcow2 *q)
+{
+    return qcow2_external(q) && (q->autoclear & AUTOCLEAR_RAW_DATA);
+}
+/* Whether an L2 entry that is not compressed has a cluster. In an external file, that may be 0. */
+static inline bool qcow2_has_cluster(const Qcow2 *q, uint64_t entry)
+{
+    return (entry & ENTRY_OFFSET) || (qcow2_external(q) && (entry & ENTRY_COPIED));
+}
 
 /* --- arithmetic --- */
 static inline uint64_t qcow2_in_cluster(const Qcow2 *q, uint64_t offset)
@@ -322,6 +340,7 @@ int qcow2_write_compressed_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const B
                               size_t at);
 
 /* --- qcow2_header.c --- */
+const Qcow2Extension *qcow2_find_extension(const Qcow2 *q, uint32_t type);
 int qcow2_write_header_u64_co(Qcow2 *q, unsigned field, uint64_t value);
 Error *qcow2_rewrite_header_co(Qcow2 *q) MUST_USE; /* extensions and backing name too */
 /* Extensions, end mark and backing name behind the fields that are in `cluster` already. */

@@ -97,6 +97,12 @@ static void check_data_entry(Checker *c, uint64_t entry, bool active)
         }
         return;
     }
+    if (qcow2_external(q)) { /* not counted */
+        if (active && qcow2_has_cluster(q, entry)) {
+            c->out->allocated_clusters++;
+        }
+        return;
+    }
     if (!host) {
         return;
     }
@@ -323,7 +329,7 @@ static int fix_flags_in_table_co(Checker *c, uint64_t l2)
     int ret = qcow2_cache_get_co(&q->l2_cache, l2, &table);
     for (uint64_t e = 0; e < q->l2_entries && ret >= 0; e++) {
         uint64_t entry = qcow2_l2_entry(q, table, e), host = entry & ENTRY_OFFSET, count;
-        if ((entry & ENTRY_COMPRESSED) || !host || qcow2_in_cluster(q, host)) {
+        if ((entry & ENTRY_COMPRESSED) || !host || qcow2_in_cluster(q, host) || qcow2_external(q)) {
             continue;
         }
         ret = qcow2_get_refcount_co(q, host >> q->cluster_bits, &count);

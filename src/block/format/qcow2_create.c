@@ -14,7 +14,8 @@ typedef struct CreateSpec {
     bool lazy_refcounts, extended_l2;
     uint8_t compression;
     Preallocation prealloc;
-    char *backing_file, *backing_fmt;
+    char *backing_file, *backing_fmt, *data_file;
+    bool data_file_raw;
 } CreateSpec;
 
 static Error *refuse(KeyValues *opts, const char *key, const char *harmless)
@@ -71,8 +72,8 @@ static Error *parse_spec(KeyValues *opts, CreateSpec *spec)
     spec->backing_file = keyvalues_take(opts, "backing_file");
     spec->backing_fmt = keyvalues_take(opts, "backing_fmt");
     TRY(refuse(opts, "encryption", "off"));
-    TRY(refuse(opts, "data_file_raw", "off"));
-    TRY(refuse(opts, "data_file", ""));
+    spec->data_file = keyvalues_take(opts, "data_file");
+    TRY(block_take_bool(opts, "data_file_raw", false, &spec->data_file_raw));
     for (guint i = 0; i < opts->items->len; i++) {
         const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
         if (g_str_has_prefix(key, "encrypt.")) {
@@ -114,6 +115,16 @@ static Error *check_spec(const CreateSpec *spec)
         return error_new("Backing file and preallocation can only be used at the same time if "
                          "extended_l2 is enabled");
     }
+    if (spec->data_file && spec->version < 3) {
+        return error_new("External data files are only supported with compatibility level 1.1 and "
+                         "above (use version=v3 or greater)");
+    }
+    if (spec->data_file_raw && !spec->data_file) {
+        return error_new("data-file-raw requires data-file");
+    }
+    if (spec->data_file_raw && spec->backing_file) {
+        return error_new("Backing file and data-file-raw cannot be used at the same time");
+    }
     if (spec->backing_fmt && !spec->backing_file) {
         return error_new("Backing format cannot be used without backing file");
     }
@@ -134,7 +145,9 @@ static Error *write_minimal_co(BlockNode *file, const CreateSpec *spec)
                 .header_length = spec->version >= 3 ? H_OUR_LENGTH : H_V2_LENGTH };
     g_autofree uint8_t *image = g_malloc0(3 * spec->cluster_size);
     uint64_t incompatible = (spec->compression ? INCOMPAT_COMPRESSION : 0) |
+                            (spec->data_file ? INCOMPAT_DATA_FILE : 0) |
                             (spec->extended_l2 ? INCOMPAT_EXTENDED_L2 : 0);
+    Qcow2Extension data_file = { EXT_DATA_FILE, 0, (uint8_t *)spec->data_file };
     size_t end;
 
     st32_be(image + H_MAGIC, QCOW2_MAGIC);
@@ -145,11 +158,16 @@ static Error *write_minimal_co(BlockNode *file, const CreateSpec *spec)
     if (spec->version >= 3) {
         st64_be(image + H_INCOMPATIBLE, incompatible);
         st64_be(image + H_COMPATIBLE, spec->lazy_refcounts ? COMPAT_LAZY_REFCOUNTS : 0);
+        st64_be(image + H_AUTOCLEAR, spec->data_file_raw ? AUTOCLEAR_RAW_DATA : 0);
         st32_be(image + H_REFCOUNT_ORDER, q.refcount_order);
         st32_be(image + H_LENGTH, q.header_length);
         image[H_COMPRESSION] = spec->compression;
     }
     q.extensions = g_ptr_array_new();
+    if (spec->data_file) {
+        data_file.length = (uint32_t)strlen(spec->data_file);
+        g_ptr_array_add(q.extensions, &data_file);
+    }
     Error *err = qcow2_put_variable_part(&q, image, &end);
     g_ptr_array_unref(q.extensions);
     TRY(err);
@@ -167,6 +185,11 @@ static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpe
     BlockNode *node;
 
     TRY(check_spec(spec));
+    if (spec->data_file) {
+        g_autoptr(KeyValues) none = keyvalues_new();
+        keyvalues_set(none, "size", "0");
+        TRY(block_create_co(graph, spec->data_file, block_driver_find("file"), none));
+    }
     TRY(write_minimal_co(file, spec));
     keyvalues_set(opts, "driver", "qcow2");
     keyvalues_set(opts, "file", file->name);
@@ -188,5 +211,6 @@ Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file,
     }
     g_free(spec.backing_file);
     g_free(spec.backing_fmt);
+    g_free(spec.data_file);
     return err;
 }

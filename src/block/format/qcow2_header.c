@@ -75,9 +75,6 @@ static Error *check_header(Qcow2 *q, const uint8_t *h)
     if (crypt) {
         return error_new("The image is encrypted (method %u), which is not supported", crypt);
     }
-    if (q->incompatible & INCOMPAT_DATA_FILE) {
-        return error_new("The image has an external data file, which is not supported");
-    }
     if ((q->incompatible & INCOMPAT_EXTENDED_L2) && q->cluster_bits < 14) {
         return error_new("Extended L2 entries need clusters of at least 16k");
     }
@@ -374,10 +371,46 @@ static Error *show_snapshot_co(Qcow2 *q, KeyValues *opts)
     return qcow2_snapshot_show_co(q, name);
 }
 
+const Qcow2Extension *qcow2_find_extension(const Qcow2 *q, uint32_t type)
+{
+    for (guint i = 0; i < q->extensions->len; i++) {
+        const Qcow2Extension *ext = g_ptr_array_index(q->extensions, i);
+        if (ext->type == type) {
+            return ext;
+        }
+    }
+    return NULL;
+}
+
+static Error *open_data_file_co(Qcow2 *q, KeyValues *opts)
+{
+    const Qcow2Extension *ext = qcow2_find_extension(q, EXT_DATA_FILE);
+    g_autofree char *name =
+        ext && ext->length ? g_strndup((const char *)ext->data, ext->length) : NULL;
+    BlockEdge *edge;
+
+    q->data = q->file;
+    if (!qcow2_external(q)) {
+        return keyvalues_has(opts, "data-file")
+                   ? error_new("'data-file' can only be set for images with an external data file")
+                   : NULL;
+    }
+    TRY(node_open_child_co(q->node, opts, "data-file", name, &edge));
+    if (!edge) {
+        return error_new("'data-file' is required for this image");
+    }
+    q->data = edge->node;
+    if (qcow2_raw_external(q) && q->node->backing_filename) {
+        return error_new("A raw external data file and a backing file exclude each other");
+    }
+    return NULL;
+}
+
 static Error *open_steps_co(BlockNode *node, Qcow2 *q, KeyValues *opts)
 {
     bool repair;
     TRY(parse_header_co(q));
+    TRY(open_data_file_co(q, opts));
     TRY(take_options(q, opts, &repair));
     TRY(read_tables_co(q));
     TRY(qcow2_snapshots_read_co(q));
@@ -661,6 +694,13 @@ Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries)
     return NULL;
 }
 
+static int qcow2_flush_co(BlockNode *node)
+{
+    Qcow2 *q = node->state;
+    int ret = q->data != q->file ? node_flush_co(q->data) : 0;
+    return ret >= 0 ? node_flush_co(q->file) : ret;
+}
+
 /* --- facts --- */
 
 static void qcow2_info(BlockNode *node, Value *data)
@@ -678,6 +718,13 @@ static void qcow2_info(BlockNode *node, Value *data)
         value_put(data, "bitmaps", bitmaps);
     }
     value_put_int(data, "refcount-bits", 1 << q->refcount_order);
+    if (qcow2_external(q)) {
+        const Qcow2Extension *ext = qcow2_find_extension(q, EXT_DATA_FILE);
+        g_autofree char *name =
+            g_strndup(ext ? (const char *)ext->data : "", ext ? ext->length : 0);
+        value_put_str(data, "data-file", name);
+        value_put_bool(data, "data-file-raw", qcow2_raw_external(q));
+    }
     value_put_bool(data, "corrupt", (q->incompatible & INCOMPAT_CORRUPT) != 0);
     value_put_bool(data, "extended-l2", q->subclusters);
 }
@@ -705,6 +752,8 @@ static const BlockOption qcow2_create_options[] = {
     { "cluster_size", OPT_SIZE, "qcow2 cluster size" },
     { "compat", OPT_STR, "Compatibility level (v2 [0.10] or v3 [1.1])" },
     { "compression_type", OPT_STR, "Compression method used for image cluster compression" },
+    { "data_file", OPT_STR, "File name of an external data file" },
+    { "data_file_raw", OPT_BOOL, "The external data file must stay valid as a raw image" },
     { "extended_l2", OPT_BOOL, "Extended L2 tables" },
     { "lazy_refcounts", OPT_BOOL, "Postpone refcount updates" },
     { "preallocation", OPT_STR,
@@ -721,7 +770,7 @@ BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
              .pwritev_co = qcow2_pwritev_co, .write_zeroes_co = qcow2_write_zeroes_co,
              .discard_co = qcow2_discard_co, .write_back_co = qcow2_write_back_co,
              .status_co = qcow2_status_co, .truncate_co = qcow2_truncate_co, .info = qcow2_info,
-             .dirty_flag = qcow2_dirty_flag, .check_co = qcow2_check_co, .measure = qcow2_measure,
+             .flush_co = qcow2_flush_co, .dirty_flag = qcow2_dirty_flag, .check_co = qcow2_check_co, .measure = qcow2_measure,
              .set_backing_co = qcow2_set_backing_co, .make_empty_co = qcow2_make_empty_co,
              .snapshots = qcow2_snapshots, .snapshot_create_co = qcow2_snapshot_create_co,
              .snapshot_apply_co = qcow2_snapshot_apply_co,

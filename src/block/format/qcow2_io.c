@@ -32,7 +32,7 @@ static int read_run_co(Qcow2 *q, const Qcow2Map *map, uint64_t offset, const Blo
 {
     switch (map->kind) {
     case KIND_DATA:
-        return node_preadv_co(q->file, map->host, map->bytes, vec, at);
+        return node_preadv_co(q->data, map->host, map->bytes, vec, at);
     case KIND_COMPRESSED:
         return qcow2_read_compressed_co(q, map->entry, qcow2_in_cluster(q, offset), map->bytes, vec,
                                         at);
@@ -83,7 +83,7 @@ typedef struct Step {
 /* Whether the cluster may be written where it is, once its units are marked. */
 static bool has_own_place(const Qcow2 *q, uint64_t entry)
 {
-    return !(entry & ENTRY_COMPRESSED) && (entry & ENTRY_COPIED) && (entry & ENTRY_OFFSET);
+    return !(entry & ENTRY_COMPRESSED) && (entry & ENTRY_COPIED) && qcow2_has_cluster(q, entry);
 }
 
 /* In place: as far as own data goes on contiguously. False when the first unit is not of that sort.
@@ -163,7 +163,7 @@ static void plan_fill(Qcow2 *q, Step *step, uint64_t fresh_before, bool had_data
     step->fill_zero = false;
     if (!step->keeps_place && !had_data && !q->node->backing) {
         step->fill_zero = true;
-        if (step->host_cluster >= fresh_before && q->file->driver->extends) {
+        if (step->host_cluster >= fresh_before && q->file->driver->extends && !qcow2_external(q)) {
             step->fill_head = step->fill_tail = 0; /* the file has zeroes there */
         }
     }
@@ -189,6 +189,8 @@ static int plan_allocation_co(Qcow2 *q, Step *step)
     step->keeps_place = own;
     if (own) {
         step->host_cluster = entry & ENTRY_OFFSET;
+    } else if (qcow2_external(q)) {
+        step->host_cluster = step->offset - in;
     } else {
         ret = qcow2_alloc_co(q, count, 0, &step->host_cluster, &count);
         if (ret < 0) {
@@ -230,7 +232,7 @@ static int read_fill_co(Qcow2 *q, const Step *step, uint64_t offset, uint64_t by
 /* [head][the guest's data][tail] in one write. */
 static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size_t at)
 {
-    size_t align = MAX(q->file->limits.memory_align, 64);
+    size_t align = MAX(q->data->limits.memory_align, 64);
     char *head =
         step->fill_head ? aligned_alloc(align, ALIGN_UP((size_t)step->fill_head, align)) : NULL;
     char *tail =
@@ -251,7 +253,7 @@ static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size
     }
     if (ret >= 0) {
         BlockVec whole = { iov, count };
-        ret = node_pwritev_co(q->file, step->host - step->fill_head,
+        ret = node_pwritev_co(q->data, step->host - step->fill_head,
                               step->fill_head + step->bytes + step->fill_tail, &whole, 0, 0);
     }
     free(head);
@@ -299,7 +301,7 @@ static int finish_allocation_co(Qcow2 *q, Step *step, int ret)
     if (ret >= 0) {
         ret = q->broken ? -EIO : link_clusters_co(q, step);
     }
-    if (ret < 0 && !step->keeps_place && !q->broken) { /* nobody refers to them */
+    if (ret < 0 && !step->keeps_place && !q->broken && !qcow2_external(q)) { /* nobody refers to them */
         qcow2_refcount_add_co(q, step->host_cluster, step->clusters.count << q->cluster_bits, -1);
     }
     list_remove(&step->clusters.node);
@@ -340,7 +342,7 @@ int qcow2_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
         if (step.allocates) {
             ret = finish_allocation_co(q, &step, write_filled_co(q, &step, vec, at));
         } else {
-            ret = node_pwritev_co(q->file, step.host, step.bytes, vec, at, 0);
+            ret = node_pwritev_co(q->data, step.host, step.bytes, vec, at, 0);
         }
         if (ret < 0) {
             return ret;
@@ -432,6 +434,22 @@ static int zero_v2_co(Qcow2 *q, uint64_t offset, uint64_t bytes, unsigned flags)
     return 0;
 }
 
+/* The external file follows: always where it must be readable by itself, else as a favour. */
+static int clear_external_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool zero, bool unmap)
+{
+    if (!qcow2_external(q) || offset >= q->data->size) {
+        return 0;
+    }
+    bytes = MIN(bytes, q->data->size - offset);
+    if (qcow2_raw_external(q)) {
+        return zero ? node_write_zeroes_co(q->data, offset, bytes, unmap ? REQ_MAY_UNMAP : 0) : 0;
+    }
+    if (unmap && q->pass_discard && q->node->unmap) {
+        node_discard_co(q->data, offset, bytes);
+    }
+    return 0;
+}
+
 int qcow2_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     Qcow2 *q = node->state;
@@ -443,7 +461,7 @@ int qcow2_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsi
     co_mutex_lock(&q->lock);
     int ret = for_clusters_co(q, offset, bytes, !node->backing, zero_entry, &unmap);
     co_mutex_unlock(&q->lock);
-    return ret;
+    return ret >= 0 ? clear_external_co(q, offset, bytes, true, unmap) : ret;
 }
 
 static int unmap_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opaque)
@@ -484,7 +502,11 @@ int qcow2_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (q->version < 3 && node->backing) {
         return -ENOTSUP; /* could only uncover old data */
     }
-    return qcow2_unmap_co(q, offset, bytes, false);
+    if (qcow2_raw_external(q)) { /* what reads as zeroes here must do so there */
+        return qcow2_write_zeroes_co(node, offset, bytes, REQ_MAY_UNMAP);
+    }
+    int ret = qcow2_unmap_co(q, offset, bytes, false);
+    return ret >= 0 ? clear_external_co(q, offset, bytes, false, true) : ret;
 }
 
 /* --- for version 2 --- */
@@ -517,16 +539,21 @@ int qcow2_expand_zeroes_co(Qcow2 *q)
 typedef struct Prealloc {
     uint64_t host, clusters; /* what is allocated and not yet placed */
     uint64_t left;           /* clusters to come */
+    uint64_t end;            /* of the range */
 } Prealloc;
 
 static int prealloc_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opaque)
 {
     Prealloc *p = opaque;
-    if (qcow2_l2_entry(q, table, index) & (ENTRY_OFFSET | ENTRY_COMPRESSED)) {
+    if ((qcow2_l2_entry(q, table, index) & ENTRY_COMPRESSED) ||
+        qcow2_has_cluster(q, qcow2_l2_entry(q, table, index))) {
         p->left--;
         return 0;
     }
-    if (!p->clusters) {
+    if (qcow2_external(q)) {
+        p->host = p->end - (p->left << q->cluster_bits);
+        p->clusters = 1;
+    } else if (!p->clusters) {
         int ret =
             qcow2_alloc_co(q, MIN(p->left, MAX_STEP >> q->cluster_bits), 0, &p->host, &p->clusters);
         if (ret < 0) {
@@ -543,6 +570,7 @@ static int prealloc_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opa
 int qcow2_preallocate_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
 {
     Prealloc p = { .left = qcow2_clusters(q, bytes) };
+    p.end = offset + (p.left << q->cluster_bits);
     co_mutex_lock(&q->lock);
     int ret = for_clusters_co(q, offset, bytes, false, prealloc_entry, &p);
     if (p.clusters && !q->broken) {
@@ -558,8 +586,8 @@ int qcow2_preallocate_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
 static bool has_many_holes(Qcow2 *q)
 {
     if (q->holes == HOLES_UNKNOWN) {
-        uint64_t real = node_allocated_size(q->file);
-        q->holes = real != UINT64_MAX && real < q->file->size - q->file->size / 10 ? HOLES_MANY
+        uint64_t real = node_allocated_size(q->data);
+        q->holes = real != UINT64_MAX && real < q->data->size - q->data->size / 10 ? HOLES_MANY
                                                                                    : HOLES_FEW;
     }
     return q->holes == HOLES_MANY;
@@ -601,7 +629,7 @@ int qcow2_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatu
     if (map.kind == KIND_DATA || (map.kind == KIND_ZERO && map.host)) {
         ret_status->flags |= STATUS_OFFSET;
         ret_status->map = map.host;
-        ret_status->file = q->file;
+        ret_status->file = q->data;
     }
     return 0;
 }

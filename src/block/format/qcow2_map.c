@@ -181,7 +181,7 @@ static Qcow2Kind unit_kind(const Qcow2 *q, uint64_t entry, uint64_t bitmap, unsi
     if (q->version >= 3 && (entry & ENTRY_ZERO)) {
         return KIND_ZERO;
     }
-    return entry & ENTRY_OFFSET ? KIND_DATA : KIND_UNALLOCATED;
+    return qcow2_has_cluster(q, entry) ? KIND_DATA : KIND_UNALLOCATED;
 }
 
 static int check_entry_co(Qcow2 *q, uint64_t offset, uint64_t entry, uint64_t bitmap)
@@ -196,7 +196,14 @@ static int check_entry_co(Qcow2 *q, uint64_t offset, uint64_t entry, uint64_t bi
                                 "x is not aligned (%#" G_GINT64_MODIFIER "x)",
                                 offset, host);
     }
-    if (q->subclusters && ((bitmap & bitmap >> 32 & UINT32_MAX) || (!host && (uint32_t)bitmap))) {
+    if (qcow2_external(q) && qcow2_has_cluster(q, entry) && host != (offset & ~q->cluster_mask)) {
+        return qcow2_corrupt_co(q,
+                                "external data of guest offset %#" G_GINT64_MODIFIER
+                                "x is said to be at %#" G_GINT64_MODIFIER "x",
+                                offset, host);
+    }
+    if (q->subclusters && ((bitmap & bitmap >> 32 & UINT32_MAX) ||
+                           (!qcow2_has_cluster(q, entry) && (uint32_t)bitmap))) {
         return qcow2_corrupt_co(q,
                                 "the subclusters of guest offset %#" G_GINT64_MODIFIER
                                 "x contradict each other "
@@ -231,7 +238,7 @@ int qcow2_map_co(Qcow2 *q, uint64_t offset, uint64_t bytes, Qcow2Map *ret)
         unsigned sub = (unsigned)(in / q->unit_size);
         Qcow2Kind kind = unit_kind(q, entry, bitmap, sub);
         uint64_t host =
-            entry & ENTRY_OFFSET && kind != KIND_COMPRESSED ? (entry & ENTRY_OFFSET) + in : 0;
+            qcow2_has_cluster(q, entry) && kind != KIND_COMPRESSED ? (entry & ENTRY_OFFSET) + in : 0;
         if (run == 0) {
             ret->kind = kind;
             ret->host = host;

@@ -537,6 +537,8 @@ void qcow2_free_entry_later(Qcow2 *q, uint64_t entry, bool discard)
         uint64_t offset, bytes;
         qcow2_compressed_range(q, entry, &offset, &bytes);
         qcow2_free_later(q, offset, bytes, discard);
+    } else if (qcow2_external(q)) {
+        return; /* not counted; see qcow2_discard_external_co() */
     } else if (entry & ENTRY_OFFSET) {
         qcow2_free_later(q, entry & ENTRY_OFFSET, q->cluster_size, discard);
     }
@@ -582,7 +584,10 @@ static int apply_freed_co(Qcow2 *q)
 /* A flush of the file; with it, what was freed before the last write-back is free. */
 static int barrier_co(Qcow2 *q)
 {
-    int ret = node_flush_co(q->file);
+    int ret = q->data != q->file ? node_flush_co(q->data) : 0;
+    if (ret >= 0) {
+        ret = node_flush_co(q->file);
+    }
     if (ret >= 0) {
         qcow2_quarantine_clear(q);
     }

@@ -72,6 +72,11 @@ static Error *preallocate_co(Qcow2 *q, uint64_t from, uint64_t to, Preallocation
     uint64_t start = ALIGN_DOWN(from, q->cluster_size), clusters = qcow2_clusters(q, to - start);
     uint64_t end = q->fresh + ((clusters + metadata_clusters(q, clusters)) << q->cluster_bits);
 
+    if (qcow2_external(q)) {
+        TRY(node_truncate_co(q->data, to, prealloc == PREALLOC_METADATA ? PREALLOC_OFF : prealloc));
+        int done = qcow2_preallocate_co(q, start, to - start);
+        return done < 0 ? error_new_errno(done, "Could not preallocate") : NULL;
+    }
     if (prealloc != PREALLOC_METADATA && end > q->file->size) {
         TRY(node_truncate_co(q->file, end, prealloc));
     }
@@ -184,6 +189,9 @@ static Error *shrink_co(Qcow2 *q, uint64_t size)
         return error_new_errno(ret, "Failed to write metadata");
     }
     TRY(set_size_co(q, size));
+    if (qcow2_raw_external(q)) {
+        TRY(node_truncate_co(q->data, size, PREALLOC_OFF));
+    }
     co_mutex_lock(&q->lock);
     Error *err = cut_file_co(q);
     co_mutex_unlock(&q->lock);
@@ -196,6 +204,9 @@ Error *qcow2_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
 
     if (size % 512) {
         return error_new("The new size must be a multiple of 512");
+    }
+    if (qcow2_raw_external(q) && prealloc == PREALLOC_OFF && size > node->size) {
+        prealloc = PREALLOC_METADATA; /* all of it is the file's */
     }
     if (q->snapshots->len && q->version < 3) {
         return error_new("Can't resize a v2 image which has snapshots");

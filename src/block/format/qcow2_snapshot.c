@@ -445,6 +445,11 @@ static Error *create_locked_co(Qcow2 *q, const BlockSnapshot *info)
     if (q->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
         return error_new("Could not create snapshot '%s': too many snapshots", info->name);
     }
+    if (qcow2_external(q)) {
+        return error_new("Could not create snapshot '%s': images with an external data file have no "
+                         "internal snapshots",
+                         info->name);
+    }
     if (strlen(info->name) > UINT16_MAX) {
         return error_new("The name of the snapshot is too long");
     }
