@@ -12,6 +12,7 @@ typedef struct NullState {
 static Error *null_open_co(BlockNode *node, KeyValues *opts)
 {
     NullState *s = node->state;
+    g_free(keyvalues_take(opts, "filename")); /* what follows null-co: says nothing */
     TRY(block_take_size(opts, "size", 1 * GiB, &node->size));
     TRY(block_take_num(opts, "latency-ns", 0, &s->latency_ns));
     TRY(block_take_bool(opts, "read-zeroes", false, &s->read_zeroes));

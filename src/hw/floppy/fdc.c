@@ -817,8 +817,7 @@ static uint8_t fdc_read_dir(const Fdc *fdc)
 {
     unsigned unit = fdc->dor & DOR_SELECT;
     FloppyDrive *drive = fdc_drive(fdc, unit);
-    bool motor = fdc->dor >> (4 + unit) & 1;
-    return motor && (!drive || drive->changed || !floppy_has_medium(drive)) ? DIR_CHANGED : 0;
+    return !drive || drive->changed || !floppy_has_medium(drive) ? DIR_CHANGED : 0;
 }
 
 static uint64_t fdc_read(void *opaque, uint64_t addr, unsigned size)
