@@ -12,8 +12,7 @@
 #include "base/endian.h"
 #include "base/error.h"
 #include "cpu/x86/fpu.h"
-#include "cpu/x86/mmu.h"
-#include "cpu/x86/sys.h"
+#include "cpu/x86/guest_box.h"
 #include "engine.h"
 
 /* Guest physical layout. */
@@ -36,26 +35,12 @@ _Static_assert(FUZZ_RO == FUZZ_DATA + FUZZ_DATA_SIZE && FUZZ_RO_SIZE == MEM_PAGE
 struct FuzzGuest {
     const InsnEngine *engine;
     void *opaque;
-    Lock lock;
-    MemSystem *mem;
-    MemRegion root, io, ram;
-    AddressSpace *as, *io_as;
-    RamBlock *block;
-    Vcpu vcpu;
-    X86Cpu *cpu;
+    GuestBox box;
     uint64_t next_table;
     uint8_t templates[FUZZ_TEMPLATES][FUZZ_DATA_SIZE];
     int template;
     unsigned runs;
 };
-
-static void check(Error *err)
-{
-    if (err) {
-        error_report(err);
-        exit(2);
-    }
-}
 
 /* --- page tables --- */
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40 };
@@ -65,14 +50,14 @@ static void map_page(FuzzGuest *g, uint64_t va, uint64_t pa, uint64_t rights)
 {
     uint64_t table = PHYS_TABLES;
     for (int level = 3; level > 0; level--) {
-        uint8_t *entry = g->block->host + table + 8 * (va >> (12 + 9 * level) & 511);
+        uint8_t *entry = g->box.host + table + 8 * (va >> (12 + 9 * level) & 511);
         if (!(ld64_le(entry) & PTE_P)) {
             g->next_table += 4096;
             st64_le(entry, g->next_table | PTE_P | PTE_W | PTE_U | PTE_A);
         }
         table = ld64_le(entry) & 0xfffff000;
     }
-    st64_le(g->block->host + table + 8 * (va >> 12 & 511), pa | rights | PTE_P);
+    st64_le(g->box.host + table + 8 * (va >> 12 & 511), pa | rights | PTE_P);
 }
 
 static void map_range(FuzzGuest *g, uint64_t va, uint64_t pa, uint64_t size, uint64_t rights)
@@ -93,13 +78,13 @@ static void map_data(FuzzGuest *g, uint64_t marks)
 
 static uint8_t *data_page(FuzzGuest *g, unsigned n)
 {
-    return g->block->host + PHYS_DATA + n * PHYS_DATA_STEP;
+    return g->box.host + PHYS_DATA + n * PHYS_DATA_STEP;
 }
 
 /* --- tables of the system --- */
 static void make_system(FuzzGuest *g)
 {
-    uint8_t *k = g->block->host + PHYS_SYSTEM;
+    uint8_t *k = g->box.host + PHYS_SYSTEM;
     for (unsigned vector = 0; vector < 256; vector++) {
         uint64_t handler = KERNEL_VA + K_HANDLERS + vector * 16;
         unsigned dpl = vector == EXC_BP || vector == EXC_OF ? 3 : 0;
@@ -126,7 +111,7 @@ static void make_system(FuzzGuest *g)
 
 static void make_cpu(FuzzGuest *g)
 {
-    X86Cpu *cpu = g->cpu;
+    X86Cpu *cpu = g->box.cpu;
     cpu->cr3 = PHYS_TABLES;
     cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
     cpu->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_DE;
@@ -138,7 +123,6 @@ static void make_cpu(FuzzGuest *g)
     cpu->gdt.limit = 0x4f;
     cpu->tr = (X86Seg) { SEL_TSS, 0x8b, 0x67, KERNEL_VA + K_TSS };
     cpu->ldt = (X86Seg) { 0 };
-    x86_supported_features(cpu->features);
     x86_tlb_flush_all(cpu);
 }
 
@@ -146,26 +130,13 @@ FuzzGuest *guest_new(const InsnEngine *engine)
 {
     FuzzGuest *g = g_new0(FuzzGuest, 1);
     g->engine = engine;
-    lock_init(&g->lock, "machine", LOCK_RANK_MACHINE);
-    lock_acquire(&g->lock);
-    g->mem = mem_system_new(&g->lock);
-    mem_region_init(&g->root, g->mem, "memory", 0);
-    mem_region_init(&g->io, g->mem, "io", 65536);
-    check(ram_block_new(g->mem, "ram", PHYS_SIZE, NULL, &g->block));
-    mem_region_init_ram(&g->ram, "ram", g->block, 0, PHYS_SIZE);
-    mem_region_map(&g->root, 0, &g->ram, 0);
-    g->as = mem_as_new(g->mem, "memory", &g->root);
-    g->io_as = mem_as_new(g->mem, "io", &g->io);
-    lock_release(&g->lock);
-    g->vcpu.as = g->as;
-    g->vcpu.io = g->io_as;
-    check(x86_cpu_new(&g->vcpu, &g->cpu));
+    guest_box_init(&g->box, PHYS_SIZE);
     g->next_table = PHYS_TABLES;
     map_range(g, KERNEL_VA, PHYS_SYSTEM, K_SIZE, PTE_W);
     map_range(g, FUZZ_CODE, PHYS_CODE, FUZZ_BATCH * FUZZ_SLOT, PTE_U);
     map_data(g, PTE_A | PTE_D);
     map_range(g, FUZZ_EXIT32, PHYS_EXIT, MEM_PAGE_SIZE, PTE_U | PTE_NX);
-    fuzz_exit_code(g->block->host + PHYS_EXIT);
+    fuzz_exit_code(g->box.host + PHYS_EXIT);
     make_system(g);
     gen_readonly(data_page(g, DATA_PAGES));
     for (unsigned i = 0; i < FUZZ_TEMPLATES; i++) {
@@ -173,48 +144,39 @@ FuzzGuest *guest_new(const InsnEngine *engine)
     }
     g->template = -1;
     make_cpu(g);
-    g->opaque = engine->attach ? engine->attach(g->cpu) : NULL;
+    g->opaque = engine->attach ? engine->attach(g->box.cpu) : NULL;
     return g;
 }
 
 void guest_free(FuzzGuest *g)
 {
     if (g->engine->detach) {
-        g->engine->detach(g->cpu, g->opaque);
+        g->engine->detach(g->box.cpu, g->opaque);
     }
-    x86_cpu_free(g->cpu);
-    lock_acquire(&g->lock);
-    mem_as_free(g->as);
-    mem_as_free(g->io_as);
-    mem_region_fini(&g->ram);
-    mem_region_fini(&g->root);
-    mem_region_fini(&g->io);
-    ram_block_free(g->block);
-    mem_system_free(g->mem);
-    lock_release(&g->lock);
+    guest_box_fini(&g->box);
     g_free(g);
 }
 
 const uint32_t *guest_features(const FuzzGuest *g)
 {
-    return g->cpu->features;
+    return g->box.cpu->features;
 }
 
 void guest_load_code(FuzzGuest *g, const FuzzCase *cases, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
-        memcpy(g->block->host + PHYS_CODE + i * FUZZ_SLOT, cases[i].code, cases[i].total);
+        memcpy(g->box.host + PHYS_CODE + i * FUZZ_SLOT, cases[i].code, cases[i].total);
     }
-    ram_written(g->block, PHYS_CODE, FUZZ_BATCH * FUZZ_SLOT);
+    ram_written(g->box.block, PHYS_CODE, FUZZ_BATCH * FUZZ_SLOT);
     if (g->engine->code_changed) {
-        g->engine->code_changed(g->cpu, g->opaque);
+        g->engine->code_changed(g->box.cpu, g->opaque);
     }
 }
 
 /* --- one run --- */
 static void load_state(FuzzGuest *g, const FuzzCase *c, unsigned slot)
 {
-    X86Cpu *cpu = g->cpu;
+    X86Cpu *cpu = g->box.cpu;
     X86Hot *hot = x86_hot(cpu);
     const FuzzState *in = &c->in;
     const X86Seg data = { SEL_USER_DATA, 0xc0f3, 0xffffffff, 0 }, null = { 0 };
@@ -239,13 +201,13 @@ static void load_state(FuzzGuest *g, const FuzzCase *c, unsigned slot)
     hot->rflags = in->rflags;
     hot->rip = FUZZ_CODE + slot * FUZZ_SLOT;
     atomic_store(&hot->exit_req, 0);
-    atomic_store(&g->vcpu.halted, false);
+    atomic_store(&g->box.vcpu.halted, false);
     x86_mode_changed(cpu);
 }
 
 static void save_state(FuzzGuest *g, const FuzzCase *c, unsigned slot, bool halted, FuzzState *out)
 {
-    X86Cpu *cpu = g->cpu;
+    X86Cpu *cpu = g->box.cpu;
     X86Hot *hot = x86_hot(cpu);
     memcpy(out->gpr, x86_gpr(cpu), sizeof(out->gpr));
     memset(out->xsave, 0, sizeof(out->xsave));
@@ -263,7 +225,7 @@ static void save_state(FuzzGuest *g, const FuzzCase *c, unsigned slot, bool halt
         out->vector = FUZZ_HANG;
         return;
     }
-    const uint8_t *frame = g->block->host + PHYS_SYSTEM + (out->gpr[X86_RSP] - KERNEL_VA);
+    const uint8_t *frame = g->box.host + PHYS_SYSTEM + (out->gpr[X86_RSP] - KERNEL_VA);
     bool has_error = K_STACK_TOP - (out->gpr[X86_RSP] - KERNEL_VA) == 48;
     if (has_error) {
         out->error = ld32_le(frame);
@@ -308,10 +270,10 @@ void guest_run(FuzzGuest *g, const FuzzCase *c, unsigned slot, FuzzResult *resul
     }
     if (c->cold) {
         map_data(g, 0);
-        x86_tlb_flush_all(g->cpu);
+        x86_tlb_flush_all(g->box.cpu);
     }
     load_state(g, c, slot);
-    bool halted = g->engine->run(g->cpu, g->opaque, 4000000);
+    bool halted = g->engine->run(g->box.cpu, g->opaque, 4000000);
     save_state(g, c, slot, halted, &result->out);
     diff_memory(g, initial, result);
 }

@@ -5,64 +5,25 @@
 #define OSTRICH_CPU_X86_BOX_TEST_H
 
 #include "cpu/x86/exc.h"
-#include "cpu/x86/mmu.h"
+#include "cpu/x86/guest_box.h"
 #include "cpu/x86/seg.h"
-#include "cpu/x86/sys.h"
 
 #define BOX_RAM (4 * MiB)
 
-typedef struct Box {
-    Lock lock;
-    MemSystem *mem;
-    MemRegion root, io, ram;
-    AddressSpace *as, *io_as;
-    RamBlock *block;
-    Vcpu vcpu;
-    X86Cpu *cpu;
-} Box;
-
-static inline void box_check(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
+typedef GuestBox Box;
 
 static inline Box *box_new(const char *model)
 {
-    Box *box = g_new0(Box, 1);
-    lock_init(&box->lock, "machine", LOCK_RANK_MACHINE);
-    lock_acquire(&box->lock);
-    box->mem = mem_system_new(&box->lock);
-    mem_region_init(&box->root, box->mem, "memory", 0);
-    mem_region_init(&box->io, box->mem, "io", 65536);
-    box_check(ram_block_new(box->mem, "ram", BOX_RAM, NULL, &box->block));
-    mem_region_init_ram(&box->ram, "ram", box->block, 0, BOX_RAM);
-    mem_region_map(&box->root, 0, &box->ram, 0);
-    box->as = mem_as_new(box->mem, "memory", &box->root);
-    box->io_as = mem_as_new(box->mem, "io", &box->io);
-    lock_release(&box->lock);
-    box->vcpu.as = box->as;
-    box->vcpu.io = box->io_as;
-    box_check(x86_cpu_new(&box->vcpu, &box->cpu));
-    box_check(x86_apply_model(box->cpu, model));
+    Box *box = g_new(Box, 1);
+    guest_box_init(box, BOX_RAM);
+    guest_box_check(x86_apply_model(box->cpu, model));
     x86_cpu_reset(box->cpu, false);
     return box;
 }
 
 static inline void box_free(Box *box)
 {
-    x86_cpu_free(box->cpu);
-    lock_acquire(&box->lock);
-    mem_as_free(box->as);
-    mem_as_free(box->io_as);
-    mem_region_fini(&box->ram);
-    mem_region_fini(&box->root);
-    mem_region_fini(&box->io);
-    ram_block_free(box->block);
-    mem_system_free(box->mem);
-    lock_release(&box->lock);
-    lock_fini(&box->lock);
+    guest_box_fini(box);
     g_free(box);
 }
 

@@ -7,55 +7,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu/x86/interp.h"
-#include "cpu/x86/mmu.h"
-#include "cpu/x86/sys.h"
+#include "cpu/x86/guest_box.h"
 
 enum { RAM_SIZE = 4 << 20, TABLES = 0x20000, INSNS = 400 };
 
-typedef struct Box {
-    Lock lock;
-    MemSystem *mem;
-    MemRegion root, io, ram;
-    RamBlock *block;
-    AddressSpace *as, *io_as;
-    Vcpu vcpu;
-    X86Cpu *cpu;
-} Box;
+typedef GuestBox Box;
 
 static Box *box_new(void)
 {
-    Box *b = g_new0(Box, 1);
-    lock_init(&b->lock, "machine", LOCK_RANK_MACHINE);
-    lock_acquire(&b->lock);
-    b->mem = mem_system_new(&b->lock);
-    mem_region_init(&b->root, b->mem, "memory", 0);
-    mem_region_init(&b->io, b->mem, "io", 65536);
-    g_assert_null(ram_block_new(b->mem, "ram", RAM_SIZE, NULL, &b->block));
-    mem_region_init_ram(&b->ram, "ram", b->block, 0, RAM_SIZE);
-    mem_region_map(&b->root, 0, &b->ram, 0);
-    b->as = mem_as_new(b->mem, "memory", &b->root);
-    b->io_as = mem_as_new(b->mem, "io", &b->io);
-    lock_release(&b->lock);
-    b->vcpu.as = b->as;
-    b->vcpu.io = b->io_as;
-    g_assert_null(x86_cpu_new(&b->vcpu, &b->cpu));
-    x86_supported_features(b->cpu->features);
+    Box *b = g_new(Box, 1);
+    guest_box_init(b, RAM_SIZE);
     return b;
 }
 
 static void box_free(Box *b)
 {
-    x86_cpu_free(b->cpu);
-    lock_acquire(&b->lock);
-    mem_as_free(b->as);
-    mem_as_free(b->io_as);
-    mem_region_fini(&b->ram);
-    mem_region_fini(&b->root);
-    mem_region_fini(&b->io);
-    ram_block_free(b->block);
-    mem_system_free(b->mem);
-    lock_release(&b->lock);
+    guest_box_fini(b);
     g_free(b);
 }
 

@@ -7,26 +7,15 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "cpu/x86/mmu.h"
+#include "cpu/x86/guest_box.h"
 
 enum { RAM_SIZE = 1 << 20, CODE = 0x10000 };
 
 typedef struct Rig {
-    Lock lock;
-    MemSystem *mem;
-    MemRegion root, io, ram;
-    AddressSpace *as, *io_as;
-    RamBlock *block;
-    Vcpu vcpu;
-    X86Cpu *cpu;
+    GuestBox box;
     DbtGroup group;
     Dbt *dbt;
 } Rig;
-
-static void no_error(Error *err)
-{
-    g_assert_null(err);
-}
 
 static void flat(X86Cpu *cpu)
 {
@@ -44,22 +33,9 @@ static void flat(X86Cpu *cpu)
 static Rig *rig_new(void)
 {
     Rig *r = g_new0(Rig, 1);
-    lock_init(&r->lock, "machine", LOCK_RANK_MACHINE);
-    lock_acquire(&r->lock);
-    r->mem = mem_system_new(&r->lock);
-    mem_region_init(&r->root, r->mem, "memory", 0);
-    mem_region_init(&r->io, r->mem, "io", 65536);
-    no_error(ram_block_new(r->mem, "ram", RAM_SIZE, NULL, &r->block));
-    mem_region_init_ram(&r->ram, "ram", r->block, 0, RAM_SIZE);
-    mem_region_map(&r->root, 0, &r->ram, 0);
-    r->as = mem_as_new(r->mem, "memory", &r->root);
-    r->io_as = mem_as_new(r->mem, "io", &r->io);
-    lock_release(&r->lock);
-    r->vcpu.as = r->as;
-    r->vcpu.io = r->io_as;
-    no_error(x86_cpu_new(&r->vcpu, &r->cpu));
+    guest_box_init(&r->box, RAM_SIZE);
     dbt_group_init(&r->group);
-    no_error(dbt_new(r->cpu, &r->group, 16 * MiB, false, &r->dbt));
+    guest_box_check(dbt_new(r->box.cpu, &r->group, 16 * MiB, false, &r->dbt));
     return r;
 }
 
@@ -67,35 +43,25 @@ static void rig_free(Rig *r)
 {
     dbt_free(r->dbt);
     dbt_group_fini(&r->group);
-    x86_interp_free(r->cpu);
-    x86_cpu_free(r->cpu);
-    lock_acquire(&r->lock);
-    mem_as_free(r->as);
-    mem_as_free(r->io_as);
-    mem_region_fini(&r->ram);
-    mem_region_fini(&r->root);
-    mem_region_fini(&r->io);
-    ram_block_free(r->block);
-    mem_system_free(r->mem);
-    lock_release(&r->lock);
+    guest_box_fini(&r->box);
     g_free(r);
 }
 
 /* Runs to HLT; the result is in eax and ebx. */
 static void run_in(Rig *r, const uint8_t *code, size_t size, bool translate, uint32_t ret_result[2])
 {
-    memcpy(r->block->host + CODE, code, size);
-    atomic_store(&r->vcpu.halted, false);
-    flat(r->cpu);
+    memcpy(r->box.host + CODE, code, size);
+    atomic_store(&r->box.vcpu.halted, false);
+    flat(r->box.cpu);
     if (translate) {
         dbt_run(r->dbt);
         g_assert_cmpuint(r->dbt->stats.blocks, >, 0);
     } else {
-        g_assert_cmpint(x86_interp_run(r->cpu, 1000000, false), ==, X86_EXIT_HALT);
+        g_assert_cmpint(x86_interp_run(r->box.cpu, 1000000, false), ==, X86_EXIT_HALT);
     }
-    g_assert_true(atomic_load(&r->vcpu.halted));
-    ret_result[0] = (uint32_t)x86_gpr(r->cpu)[X86_RAX];
-    ret_result[1] = (uint32_t)x86_gpr(r->cpu)[X86_RBX];
+    g_assert_true(atomic_load(&r->box.vcpu.halted));
+    ret_result[0] = (uint32_t)x86_gpr(r->box.cpu)[X86_RAX];
+    ret_result[1] = (uint32_t)x86_gpr(r->box.cpu)[X86_RBX];
 }
 
 static void run(const uint8_t *code, size_t size, bool translate, uint32_t ret_result[2])
@@ -181,8 +147,8 @@ static void test_recorded_flags(void)
         for (unsigned n = 0; n < PAIRS; n++) {
             uint32_t result[2][2];
             for (unsigned translate = 0; translate < 2; translate++) {
-                memcpy(r[translate]->block->host + 0x20000, &values[n % ARRAY_SIZE(values)], 4);
-                memcpy(r[translate]->block->host + 0x20004, &values[n / ARRAY_SIZE(values)], 4);
+                memcpy(r[translate]->box.host + 0x20000, &values[n % ARRAY_SIZE(values)], 4);
+                memcpy(r[translate]->box.host + 0x20004, &values[n / ARRAY_SIZE(values)], 4);
                 run_in(r[translate], code, sizeof(code), translate, result[translate]);
             }
             g_assert_cmphex(result[1][0], ==, result[0][0]);
@@ -240,9 +206,9 @@ static void test_self_check(void)
     g_assert_cmphex(result[0], ==, 500500);
     g_assert_cmpuint(r->dbt->stats.checks, >, 100);
     g_assert_cmpuint(r->dbt->stats.check_differs, ==, 0);
-    r->block->host[CODE + 1] = 1; /* behind the translator's back */
-    atomic_store(&r->vcpu.halted, false);
-    x86_hot(r->cpu)->rip = CODE;
+    r->box.host[CODE + 1] = 1; /* behind the translator's back */
+    atomic_store(&r->box.vcpu.halted, false);
+    x86_hot(r->box.cpu)->rip = CODE;
     dbt_run(r->dbt);
     g_assert_cmpuint(r->dbt->stats.check_differs, >, 0);
     rig_free(r);
@@ -252,17 +218,17 @@ static void test_self_check(void)
 static void test_flush(void)
 {
     Rig *r = rig_new();
-    uint8_t *code = r->block->host + CODE;
+    uint8_t *code = r->box.host + CODE;
     for (unsigned i = 0; i < 4000; i++) { /* inc eax; jmp +0: a block each */
         memcpy(code + 3 * i, "\x40\xeb\x00", 3);
     }
     code[3 * 4000] = 0xf4;
     for (unsigned turn = 0; turn < 4; turn++) {
-        flat(r->cpu);
-        x86_gpr(r->cpu)[X86_RAX] = 0;
-        atomic_store(&r->vcpu.halted, false);
+        flat(r->box.cpu);
+        x86_gpr(r->box.cpu)[X86_RAX] = 0;
+        atomic_store(&r->box.vcpu.halted, false);
         dbt_run(r->dbt);
-        g_assert_cmpuint(x86_gpr(r->cpu)[X86_RAX], ==, 4000);
+        g_assert_cmpuint(x86_gpr(r->box.cpu)[X86_RAX], ==, 4000);
         dbt_flush(r->dbt);
     }
     rig_free(r);
