@@ -18,6 +18,8 @@ ERRORS = [
     (['-drives', 'x'], r"-drives: invalid option, did you mean '-drive'\?"),
     (['-m'], r'-m: requires an argument'),
     (['-M', 'pcc'], r"unsupported machine type 'pcc'.*[Dd]id you mean 'pc'"),
+    (['-cpu', 'qemu64,pmu=on'], r'no performance monitoring unit'),
+    (['-cpu', 'qemu64,legacy-cache=off'], r'no other description of their caches'),
     (['-cpu', 'qemu46'], r"qemu46.*[Dd]id you mean 'qemu64'"),
     (['-device', 'e100'], r"'e100'.*did you mean 'e1000'"),
     (['-device', 'e1000,max=1'], r"'e1000.max' not found"),

@@ -254,6 +254,12 @@ static Error *set_property(X86Cpu *cpu, Wanted *wanted, const char *name, const 
     if (err) {
         return error_prefix(err, "CPU property '%s': ", name);
     }
+    if (option && option->offset == offsetof(X86Cpu, pmu) && on) {
+        return error_new("CPU property 'pmu': there is no performance monitoring unit");
+    }
+    if (option && option->offset == offsetof(X86Cpu, legacy_cache) && !on) {
+        return error_new("CPU property 'legacy-cache': the models have no other description of their caches");
+    }
     if (option) {
         *(bool *)((char *)cpu + option->offset) = on;
         return NULL;
