@@ -269,6 +269,18 @@ int blockmap_write_zeroes_co(BlockMap *map, BlockNode *node, uint64_t offset, ui
 
 enum { STATUS_BLOCKS = 4096 }; /* looked at in one call */
 
+/* Large images are mostly empty: whole tables are skipped. At least 1. */
+static int skip_co(BlockMap *map, BlockNode *node, uint64_t index, const BlockPlace *place,
+                   uint64_t *ret_count)
+{
+    *ret_count = 1;
+    int ret = map->skip_co && (place->kind == PLACE_NONE || place->kind == PLACE_ZERO)
+                  ? map->skip_co(node, index, ret_count)
+                  : 0;
+    *ret_count = MAX(*ret_count, 1);
+    return ret;
+}
+
 static bool continues(const BlockPlace *a, const BlockPlace *b, uint64_t distance)
 {
     return a->kind == b->kind && a->file == b->file &&
@@ -284,13 +296,19 @@ int blockmap_status_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t
     if (ret < 0) {
         return ret;
     }
-    uint64_t run = piece.bytes;
+    uint64_t run = piece.bytes, index = piece.index;
     for (unsigned n = 1; run < bytes && n < STATUS_BLOCKS; n++) {
-        ret = find_co(map, node, piece.index + n, &next);
+        uint64_t skipped;
+        ret = skip_co(map, node, index, &first, &skipped);
+        index += skipped;
+        run = MIN(bytes, run + (skipped - 1) * map->block_size);
+        if (ret == 0 && run < bytes) {
+            ret = find_co(map, node, index, &next);
+        }
         if (ret < 0) {
             return ret;
         }
-        if (!continues(&first, &next, n * map->block_size)) {
+        if (run == bytes || !continues(&first, &next, (index - piece.index) * map->block_size)) {
             break;
         }
         run = MIN(bytes, run + map->block_size);
@@ -343,9 +361,11 @@ Error *blockmap_check_co(BlockMap *map, BlockNode *node, uint64_t first, uint64_
         return error_new("Not enough memory for the check");
     }
     check->total_clusters = count;
-    for (uint64_t i = 0; i < count; i++) {
+    for (uint64_t i = 0, step_count = 1; i < count; i += step_count) {
         BlockPlace place = { 0 };
         int ret = map->find_co(node, i, &place);
+        ret = ret < 0 ? ret : skip_co(map, node, i, &place, &step_count);
+        step_count = ret < 0 ? 1 : step_count;
         if (ret < 0) {
             check->check_errors++;
             if (check->check_errors > 100) {

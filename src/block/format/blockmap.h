@@ -24,6 +24,9 @@ typedef struct BlockMap {
     List adding; /* blocks that are being written for the first time */
     /* Where a block is. */
     int (*find_co)(BlockNode *node, uint64_t index, BlockPlace *ret_place);
+    /* From a block that is nowhere or zero: how many are, at least, without looking at each. May be NULL.
+     */
+    int (*skip_co)(BlockNode *node, uint64_t index, uint64_t *ret_count);
     /* Room for a block: where its data go. NULL: the map is complete or the image cannot be
      * changed. */
     int (*alloc_co)(BlockNode *node, uint64_t index, BlockPlace *ret_place);

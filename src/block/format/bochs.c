@@ -71,6 +71,18 @@ static int find_co(BlockNode *node, uint64_t index, BlockPlace *ret)
     return code;
 }
 
+/* To the end of an extent that is not there. */
+static int skip_co(BlockNode *node, uint64_t index, uint64_t *ret_count)
+{
+    Bochs *s = node->state;
+    uint64_t extent = index / s->extent_sectors;
+    uint8_t raw[4] = { 0xff, 0xff, 0xff, 0xff };
+    int code = extent < s->entries ? meta_get_co(&s->meta, s->catalog + 4 * extent, raw, 4) : 0;
+    bool absent = code == 0 && ld32_le(raw) == ENTRY_NONE;
+    *ret_count = absent ? s->extent_sectors - index % s->extent_sectors : 1;
+    return code;
+}
+
 static Error *bochs_open_co(BlockNode *node, KeyValues *opts)
 {
     Bochs *s = node->state;
@@ -102,6 +114,7 @@ static Error *bochs_open_co(BlockNode *node, KeyValues *opts)
     }
     blockmap_init(&s->map, SECTOR);
     s->map.find_co = find_co;
+    s->map.skip_co = skip_co;
     meta_init(&s->meta, file);
     node->size = ALIGN_DOWN(disk, (uint64_t)SECTOR);
     node->limits.request_align = SECTOR;

@@ -122,6 +122,9 @@ static Error *use_header(BlockNode *node, const uint8_t *h)
     if (s->data < HEADER + 4ull * s->entries) {
         return error_new("Invalid image: the data begin inside the allocation table");
     }
+    if (sectors > s->entries * tracks) {
+        return error_new("Invalid image: the allocation table is too small for the disk");
+    }
     blockmap_init(&s->map, tracks * 512);
     s->map.find_co = find_co;
     s->map.alloc_co = alloc_co;

@@ -99,6 +99,16 @@ static int find_co(BlockNode *node, uint64_t index, BlockPlace *ret)
     return offset_valid(node, offset) ? 0 : -EIO;
 }
 
+/* To the end of the span of an L2 table that is not there. */
+static int skip_co(BlockNode *node, uint64_t index, uint64_t *ret_count)
+{
+    Qed *s = node->state;
+    uint64_t l2;
+    int code = entry_co(s, s->l1, index / s->entries, &l2);
+    *ret_count = code == 0 && !l2 ? s->entries - index % s->entries : 1;
+    return code;
+}
+
 static int alloc_co(BlockNode *node, uint64_t index, BlockPlace *ret)
 {
     Qed *s = node->state;
@@ -229,6 +239,7 @@ static Error *qed_open_co(BlockNode *node, KeyValues *opts)
     s->map.alloc_co = alloc_co;
     s->map.link_co = link_co;
     s->map.zero_co = zero_co;
+    s->map.skip_co = skip_co;
     s->end = ALIGN_UP(file->size, s->map.block_size);
     co_mutex_init(&s->lock);
     meta_init(&s->meta, file);

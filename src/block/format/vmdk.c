@@ -119,6 +119,23 @@ static int find_co(BlockNode *node, uint64_t index, BlockPlace *ret)
     }
 }
 
+/* To the end of the span of a grain table that is not there. */
+static int skip_co(BlockNode *node, uint64_t index, uint64_t *ret_count)
+{
+    Vmdk *s = node->state;
+    uint64_t offset = index * s->map.block_size, place = 1;
+    VmdkExtent *x = extent_at(s, offset);
+    int code = 0;
+
+    if (x && x->kind == EXTENT_SPARSE) {
+        uint64_t grain = (offset - x->start) / x->grain;
+        code = entry_place_co(x, x->gd, grain, &place);
+        uint64_t left = (x->size - (offset - x->start) + x->grain - 1) / x->grain;
+        *ret_count = code == 0 && !place ? MIN(left, x->gt_entries - grain % x->gt_entries) : 1;
+    }
+    return code;
+}
+
 static int alloc_co(BlockNode *node, uint64_t index, BlockPlace *ret)
 {
     Vmdk *s = node->state;
@@ -507,7 +524,7 @@ static Error *open_extents_co(BlockNode *node)
         TRY(open_extent_co(node, s->count, &line, x));
         s->count += x->size != 0;
         at += x->size;
-        if (at > INT64_MAX / 2) {
+        if (at > 1ull << 50) {
             return error_new("The VMDK image is too large");
         }
     }
@@ -589,6 +606,7 @@ static Error *choose_block(BlockNode *node)
     s->map.link_co = link_co;
     s->map.holes = !grain;
     s->map.zero_co = zero_co;
+    s->map.skip_co = skip_co;
     s->map.unpack_co = unpack_co;
     node->limits.cluster_size = grain ? (uint32_t)grain : 0;
     node->size = s->extents[s->count - 1].start + s->extents[s->count - 1].size;
@@ -801,10 +819,18 @@ static Error *vmdk_check_co(BlockNode *node, BlockCheck *check, unsigned fix)
     if (fix) {
         return error_new("The format driver 'vmdk' does not support repairing images");
     }
-    for (uint64_t at = 0; at < node->size; at += s->map.block_size) {
+    for (uint64_t at = 0, skipped = 1; at < node->size; at += skipped * s->map.block_size) {
         VmdkExtent *x = extent_at(s, at);
         BlockPlace place = { 0 };
+        skipped = 1;
+        if (x && x->kind != EXTENT_SPARSE) { /* lies where it lies */
+            skipped = (x->size + s->map.block_size - 1) / s->map.block_size;
+            continue;
+        }
         int ret = x ? find_co(node, at / s->map.block_size, &place) : -EIO;
+        if (ret == 0 && place.kind == PLACE_NONE) {
+            ret = skip_co(node, at / s->map.block_size, &skipped);
+        }
         bool outside = (place.kind == PLACE_DATA || place.kind == PLACE_PACKED) &&
                        place.offset >= x->file->size;
         check->check_errors += ret < 0;
