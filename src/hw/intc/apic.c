@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 
+#include "base/endian.h"
 #include "base/log.h"
 #include "bus/pci.h"
 #include "cpu/x86/sys.h"
@@ -306,10 +307,24 @@ bool apic_vector_waits(Machine *machine, uint8_t vector)
     return false;
 }
 
+/* A message is a write; outside of the APICs' addresses it is one to memory. Registers of devices are not reached. */
+static void write_message(Machine *machine, uint64_t addr, uint32_t data)
+{
+    uint64_t length = 4;
+    void *host = mem_map(machine->as, addr, &length, true);
+    if (host) {
+        if (length == 4) {
+            st32_le(host, data);
+        }
+        mem_unmap(machine->as, host, length, length == 4 ? 4 : 0);
+    }
+}
+
 static void apics_msi(void *opaque, uint64_t addr, uint32_t data)
 {
     Apics *all = opaque;
     if ((addr & 0xfff00000) != APIC_DEFAULT_BASE) {
+        write_message(all->machine, addr, data);
         return;
     }
     ApicMessage message = {
