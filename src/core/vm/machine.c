@@ -432,6 +432,7 @@ void machine_request_powerdown(Machine *machine)
 void machine_request_suspend(Machine *machine)
 {
     machine->requested_suspend = true;
+    vcpu_stop_self(); /* the processor that asks for sleep executes nothing more */
     request(machine);
 }
 

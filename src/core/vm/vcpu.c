@@ -231,6 +231,16 @@ void machine_launch_vcpus(Machine *machine)
     }
 }
 
+void vcpu_stop_self(void)
+{
+    if (current) {
+        pthread_mutex_lock(&current->run_lock);
+        current->stop = true;
+        pthread_mutex_unlock(&current->run_lock);
+        atomic_fetch_or(current->exit_req, VCPU_REQ_STOP);
+    }
+}
+
 void machine_pause_vcpus(Machine *machine)
 {
     assert(!current);

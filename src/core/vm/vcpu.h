@@ -96,6 +96,8 @@ void vcpu_kick(Vcpu *vcpu, uint32_t requests);
 void vcpu_run_async(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
 /* The same and waits; on the CPU's own thread it runs at once. Caller holds no device lock but the machine's. */
 void vcpu_run_sync(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
+/* The vCPU whose thread this is, if any, goes no further than to its next poll, until machine_resume_vcpus(). */
+void vcpu_stop_self(void);
 /* The vCPU whose thread this is, or NULL. */
 Vcpu *vcpu_self(void);
 /* Sets up and tears down the thread protocol's fields; for whoever makes a Vcpu (cpu/<isa>). */
