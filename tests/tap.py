@@ -48,7 +48,7 @@ def run(tests, names=(), call=lambda test: test()):
             print(f'ok {number} {name_of(test)} # {time.time() - start:.1f} s', flush=True)
         except Skip as reason:
             print(f'ok {number} {name_of(test)} # SKIP {reason}', flush=True)
-        except Exception as problem:  # the others run all the same
+        except (Exception, SystemExit) as problem:  # the others run all the same
             failed += 1
             print(f'not ok {number} {name_of(test)}', flush=True)
             text = str(problem) if str(problem) and not isinstance(problem, AssertionError) \
