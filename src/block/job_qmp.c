@@ -171,22 +171,29 @@ static MUST_USE Error *backup_noted(QmpContext *ctx, const CopySpec *spec)
     return NULL;
 }
 
+/* What blockdev-mirror and drive-mirror have in common: all but the target. */
+#define TAKE_MIRROR_OPTIONS(ctx, spec, args)                                                       \
+    do {                                                                                           \
+        (spec).sync = parse_sync((args)->sync);                                                    \
+        TAKE_JOB_OPTIONS((spec).job, args);                                                        \
+        TRY(parse_policy((args)->has_on_source_error, (args)->on_source_error, &(spec).on_source_error)); \
+        TRY(parse_policy((args)->has_on_target_error, (args)->on_target_error, &(spec).on_target_error)); \
+        TRY(check_background((args)->has_copy_mode, (args)->copy_mode));                           \
+        if ((spec).sync == JOB_SYNC_BITMAP) {                                                      \
+            return error_new("Sync mode '%s' not supported", (args)->sync);                        \
+        }                                                                                          \
+        (spec).granularity = (args)->has_granularity ? (uint64_t)(args)->granularity : 0;          \
+        TRY(qmp_find_node(ctx, (args)->device, &(spec).source));                                   \
+        if ((args)->has_replaces) {                                                                \
+            TRY(qmp_find_node(ctx, (args)->replaces, &(spec).replaces));                           \
+        }                                                                                          \
+    } while (0)
+
 Error *qmp_blockdev_mirror(QmpContext *ctx, const QmpBlockdevMirrorArgs *args, Value **ret)
 {
-    CopySpec spec = { .sync = parse_sync(args->sync) };
-    TAKE_JOB_OPTIONS(spec.job, args);
-    TRY(parse_policy(args->has_on_source_error, args->on_source_error, &spec.on_source_error));
-    TRY(parse_policy(args->has_on_target_error, args->on_target_error, &spec.on_target_error));
-    TRY(check_background(args->has_copy_mode, args->copy_mode));
-    if (spec.sync == JOB_SYNC_BITMAP) {
-        return error_new("Sync mode '%s' not supported", args->sync);
-    }
-    spec.granularity = args->has_granularity ? (uint64_t)args->granularity : 0;
-    TRY(qmp_find_node(ctx, args->device, &spec.source));
+    CopySpec spec = { 0 };
+    TAKE_MIRROR_OPTIONS(ctx, spec, args);
     TRY(qmp_find_node(ctx, args->target, &spec.target));
-    if (args->has_replaces) {
-        TRY(qmp_find_node(ctx, args->replaces, &spec.replaces));
-    }
     node_ref(spec.target);
     return job_mirror(qmp_graph(ctx), &spec);
 }
@@ -252,19 +259,8 @@ static MUST_USE Error *open_target(QmpContext *ctx, CopySpec *spec, const char *
 
 Error *qmp_drive_mirror(QmpContext *ctx, const QmpDriveMirrorArgs *args, Value **ret)
 {
-    CopySpec spec = { .sync = parse_sync(args->sync) };
-    TAKE_JOB_OPTIONS(spec.job, args);
-    TRY(parse_policy(args->has_on_source_error, args->on_source_error, &spec.on_source_error));
-    TRY(parse_policy(args->has_on_target_error, args->on_target_error, &spec.on_target_error));
-    TRY(check_background(args->has_copy_mode, args->copy_mode));
-    if (spec.sync == JOB_SYNC_BITMAP) {
-        return error_new("Sync mode '%s' not supported", args->sync);
-    }
-    spec.granularity = args->has_granularity ? (uint64_t)args->granularity : 0;
-    TRY(qmp_find_node(ctx, args->device, &spec.source));
-    if (args->has_replaces) {
-        TRY(qmp_find_node(ctx, args->replaces, &spec.replaces));
-    }
+    CopySpec spec = { 0 };
+    TAKE_MIRROR_OPTIONS(ctx, spec, args);
     TRY(open_target(ctx, &spec, args->target, args->format, args->node_name, args->mode));
     return job_mirror(qmp_graph(ctx), &spec);
 }
