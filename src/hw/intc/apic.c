@@ -1,548 +1,25 @@
 /*
- * Local APIC and x2APIC (Intel SDM volume 3, chapter 11): registers, IPIs of all delivery modes, timer in
- * its three modes, error status, MSI sink. Bus clock: 1 GHz. Not modelled: CMCI, thermal and performance
- * LVT entries never fire; arbitration is not by id; EOI-broadcast suppression does not exist.
+ * Local APIC and x2APIC (Intel SDM volume 3, chapter 11): the device, its registers and where they are
+ * seen. Not modelled: CMCI, thermal and performance LVT entries never fire; arbitration is not by id;
+ * EOI-broadcast suppression does not exist.
  *
  * Threads: registers belong to the CPU's own thread, which reaches them without a lock; the page in
  * memory is one region that asks whose thread it is on. Others only set bits of IRR and TMR, atomically,
  * and kick the CPU; what they read of a foreign APIC (id, LDR, TPR, enables) are single loads. The timer
  * has a lock, because it expires on the main loop.
  */
-#include "hw/intc/apic.h"
+#include "hw/intc/apic_priv.h"
 
 #include <inttypes.h>
-#include <stdatomic.h>
 
-#include "base/endian.h"
-#include "base/log.h"
-#include "bus/pci.h"
-#include "cpu/x86/sys.h"
-#include "cpu/x86/tsc.h"
 #include "hw/intc/i8259.h"
 #include "hw/intc/ioapic.h"
-
-#define APICS_SERVICE "apics"
-#define APIC_DEFAULT_BASE 0xfee00000ull
-
-/* IA32_APIC_BASE */
-enum { BASE_BSP = BIT(8), BASE_X2 = BIT(10), BASE_ENABLE = BIT(11) };
-/* Register numbers: the offset in the page / 16, and the MSR - 0x800. */
-enum {
-    REG_ID = 0x02, REG_VERSION = 0x03, REG_TPR = 0x08, REG_APR = 0x09, REG_PPR = 0x0a, REG_EOI = 0x0b,
-    REG_LDR = 0x0d, REG_DFR = 0x0e, REG_SVR = 0x0f, REG_ISR = 0x10, REG_TMR = 0x18, REG_IRR = 0x20,
-    REG_ESR = 0x28, REG_ICR = 0x30, REG_ICR_HIGH = 0x31, REG_LVT = 0x32, REG_INITIAL = 0x38, REG_CURRENT = 0x39,
-    REG_DIVIDE = 0x3e, REG_SELF_IPI = 0x3f,
-};
-enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
-enum { LVT_MASKED = BIT(16), LVT_TIMER_MODE = 3 << 17, LVT_PERIODIC = 1 << 17, LVT_DEADLINE = 2 << 17 };
-enum { SVR_ENABLE = BIT(8) };
-enum { ESR_SEND_VECTOR = BIT(5), ESR_RECEIVE_VECTOR = BIT(6), ESR_REGISTER = BIT(7) };
-enum { ICR_PENDING = BIT(12), ICR_ASSERT = BIT(14), ICR_LEVEL = BIT(15) };
-/* A periodic timer interrupts at most this often. */
-#define TIMER_MIN_NS (20 * NS_PER_US)
-
-struct Apic {
-    Device dev;
-    X86Apic x86; /* what cpu->apic points to */
-    struct Apics *all;
-    uint64_t base;
-    uint32_t id, ldr, dfr, svr;
-    _Atomic uint32_t tpr;
-    uint32_t isr[8];
-    _Atomic uint32_t irr[8], tmr[8];
-    uint32_t esr;
-    _Atomic uint32_t errors; /* not yet shown in ESR */
-    uint64_t icr;
-    uint32_t lvt[LVT_COUNT];
-    /* Timer, under timer_lock. */
-    Lock timer_lock;
-    uint32_t initial, divide;
-    bool spent;      /* ran out in one-shot mode: stays at 0 until the initial count is written */
-    int64_t started; /* ns */
-    uint64_t deadline; /* TSC value, 0: none */
-    Timer timer;
-    bool moved;      /* the page is not at the default address */
-    MemRegion page;  /* there */
-};
-
-/* All APICs of a machine. Their number is fixed before CPUs run. */
-typedef struct Apics {
-    Machine *machine;
-    GPtrArray *apics;
-    _Atomic bool intr; /* the 8259's output */
-    MsiSink sink;
-    MemRegion page;
-} Apics;
-
-static Apic *apic_of(void *x86)
-{
-    return container_of(x86, Apic, x86);
-}
-
-static bool apic_enabled(const Apic *apic)
-{
-    return (apic->base & BASE_ENABLE) && (apic->svr & SVR_ENABLE);
-}
-
-static bool apic_is_x2(const Apic *apic)
-{
-    return apic->base & BASE_X2;
-}
-
-/* --- vectors --- */
-
-static int highest_bit(const uint32_t words[8])
-{
-    for (int i = 7; i >= 0; i--) {
-        if (words[i]) {
-            return i * 32 + 31 - __builtin_clz(words[i]);
-        }
-    }
-    return -1;
-}
-
-static int irr_highest(const Apic *apic)
-{
-    for (int i = 7; i >= 0; i--) {
-        uint32_t word = atomic_load(&apic->irr[i]);
-        if (word) {
-            return i * 32 + 31 - __builtin_clz(word);
-        }
-    }
-    return -1;
-}
-
-static uint8_t apic_ppr(const Apic *apic)
-{
-    uint8_t tpr = atomic_load_explicit(&apic->tpr, memory_order_relaxed);
-    int servicing = highest_bit(apic->isr);
-    uint8_t class = servicing < 0 ? 0 : servicing & 0xf0;
-    return (tpr & 0xf0) >= class ? tpr : class;
-}
-
-/* The fixed vector that may be taken now; -1: none. */
-static int apic_deliverable(const Apic *apic)
-{
-    if (!apic_enabled(apic)) {
-        return -1;
-    }
-    int vector = irr_highest(apic);
-    return vector >= 0 && (vector & 0xf0) > (apic_ppr(apic) & 0xf0) ? vector : -1;
-}
-
-/* Whether the 8259's request reaches this CPU: LINT0 open for ExtINT, or no APIC in between. */
-static bool apic_passes_extint(const Apic *apic)
-{
-    if (!(apic->base & BASE_ENABLE)) {
-        return apic->base & BASE_BSP;
-    }
-    uint32_t lint0 = apic->lvt[LVT_LINT0];
-    return !(lint0 & LVT_MASKED) && (lint0 >> 8 & 7) == APIC_EXTINT;
-}
-
-static bool apic_extint_pending(const Apic *apic)
-{
-    return atomic_load(&apic->all->intr) && apic_passes_extint(apic);
-}
-
-/* After something changed that may have made a vector deliverable; on the CPU's thread or while it stands. */
-static void apic_reconsider(Apic *apic)
-{
-    if (apic_deliverable(apic) >= 0 || apic_extint_pending(apic)) {
-        vcpu_kick(apic->x86.cpu->vcpu, VCPU_REQ_APIC);
-    }
-}
-
-static void apic_error(Apic *apic, uint32_t error);
-
-static void apic_accept(Apic *apic, uint8_t vector, bool level)
-{
-    uint32_t bit = BIT(vector & 31);
-    if (vector < 16) {
-        apic_error(apic, ESR_RECEIVE_VECTOR);
-        return;
-    }
-    if (level) {
-        atomic_fetch_or(&apic->tmr[vector / 32], bit);
-    } else {
-        atomic_fetch_and(&apic->tmr[vector / 32], ~bit);
-    }
-    atomic_fetch_or(&apic->irr[vector / 32], bit);
-    vcpu_kick(apic->x86.cpu->vcpu, VCPU_REQ_APIC);
-}
-
-/* A local interrupt source fires. */
-static void apic_local(Apic *apic, unsigned entry)
-{
-    uint32_t lvt = apic->lvt[entry];
-    if ((lvt & LVT_MASKED) || !(apic->base & BASE_ENABLE)) {
-        return;
-    }
-    switch (entry == LVT_TIMER || entry == LVT_ERROR ? APIC_FIXED : (lvt >> 8 & 7)) {
-    case APIC_FIXED:
-        if (apic_enabled(apic)) {
-            apic_accept(apic, lvt, false);
-        }
-        break;
-    case APIC_SMI:
-        vcpu_kick(apic->x86.cpu->vcpu, VCPU_REQ_SMI);
-        break;
-    case APIC_NMI:
-        x86_send_nmi(apic->x86.cpu);
-        break;
-    default:
-        break;
-    }
-}
-
-static void apic_error(Apic *apic, uint32_t error)
-{
-    uint32_t old = atomic_fetch_or(&apic->errors, error);
-    if (!(old & error) && (apic->lvt[LVT_ERROR] & 0xff) >= 16) {
-        apic_local(apic, LVT_ERROR);
-    }
-}
-
-/* --- delivery --- */
-
-/* A logical destination, 8 bits in xAPIC mode; in x2APIC mode cluster and bit follow from the id. */
-static bool apic_matches_logical(const Apic *apic, const ApicMessage *message)
-{
-    uint32_t dest = message->dest;
-    if (message->wide ? dest == UINT32_MAX : dest == 0xff) {
-        return true;
-    }
-    if (apic_is_x2(apic)) {
-        return dest >> 16 == apic->id >> 4 && (dest >> (apic->id & 15) & 1);
-    }
-    uint8_t ldr = apic->ldr >> 24;
-    if (apic->dfr >> 28 == 15) {
-        return ldr & dest & 0xff;
-    }
-    return (ldr >> 4 == (dest >> 4 & 15) || (dest >> 4 & 15) == 15) && (ldr & dest & 15);
-}
-
-static bool apic_matches(const Apic *apic, const ApicMessage *message)
-{
-    if (!(apic->base & BASE_ENABLE)) {
-        return false;
-    }
-    if (message->logical) {
-        return apic_matches_logical(apic, message);
-    }
-    bool all = message->wide ? message->dest == UINT32_MAX : message->dest == 0xff;
-    return all || message->dest == apic->id;
-}
-
-/* One APIC gets a message that names it. */
-static void apic_receive(Apic *apic, const ApicMessage *message)
-{
-    Vcpu *vcpu = apic->x86.cpu->vcpu;
-    switch (message->mode) {
-    case APIC_FIXED:
-    case APIC_LOWEST:
-        if (apic_enabled(apic)) {
-            apic_accept(apic, message->vector, message->level);
-        }
-        break;
-    case APIC_SMI:
-        vcpu_kick(vcpu, VCPU_REQ_SMI);
-        break;
-    case APIC_NMI:
-        x86_send_nmi(apic->x86.cpu);
-        break;
-    case APIC_INIT:
-        vcpu_kick(vcpu, VCPU_REQ_INIT);
-        break;
-    case APIC_SIPI:
-        apic->x86.cpu->sipi_vector = message->vector;
-        vcpu_kick(vcpu, VCPU_REQ_SIPI);
-        break;
-    default:
-        break;
-    }
-}
-
-static void apic_deliver_lowest(Apics *all, const ApicMessage *message)
-{
-    Apic *best = NULL;
-    for (guint i = 0; i < all->apics->len; i++) {
-        Apic *apic = g_ptr_array_index(all->apics, i);
-        if (apic_matches(apic, message) && apic_enabled(apic) && (!best || apic_ppr(apic) < apic_ppr(best))) {
-            best = apic;
-        }
-    }
-    if (best) {
-        apic_receive(best, message);
-    }
-}
-
-void apic_deliver(Machine *machine, const ApicMessage *message)
-{
-    Apics *all = machine_service(machine, APICS_SERVICE);
-    if (!all) {
-        return;
-    }
-    if (message->mode == APIC_LOWEST) {
-        apic_deliver_lowest(all, message);
-        return;
-    }
-    for (guint i = 0; i < all->apics->len; i++) {
-        Apic *apic = g_ptr_array_index(all->apics, i);
-        if (apic_matches(apic, message)) {
-            apic_receive(apic, message);
-        }
-    }
-}
-
-bool apic_vector_waits(Machine *machine, uint8_t vector)
-{
-    Apics *all = machine_service(machine, APICS_SERVICE);
-    for (guint i = 0; all && i < all->apics->len; i++) {
-        Apic *apic = g_ptr_array_index(all->apics, i);
-        if (atomic_load(&apic->irr[vector / 32]) >> vector % 32 & 1) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* A message is a write; outside of the APICs' addresses it is one to memory. Registers of devices are not reached. */
-static void write_message(Machine *machine, uint64_t addr, uint32_t data)
-{
-    uint64_t length = 4;
-    void *host = mem_map(machine->as, addr, &length, true);
-    if (host) {
-        if (length == 4) {
-            st32_le(host, data);
-        }
-        mem_unmap(machine->as, host, length, length == 4 ? 4 : 0);
-    }
-}
-
-static void apics_msi(void *opaque, uint64_t addr, uint32_t data)
-{
-    Apics *all = opaque;
-    if ((addr & 0xfff00000) != APIC_DEFAULT_BASE) {
-        write_message(all->machine, addr, data);
-        return;
-    }
-    ApicMessage message = {
-        .dest = addr >> 12 & 0xff,
-        .logical = addr & 4,
-        .mode = data >> 8 & 7,
-        .vector = data,
-        .level = data & 0x8000,
-    };
-    apic_deliver(all->machine, &message);
-}
-
-void apic_set_intr(void *machine, int n, int level)
-{
-    Apics *all = machine_service(machine, APICS_SERVICE);
-    if (!all) {
-        return;
-    }
-    atomic_store(&all->intr, level != 0);
-    for (guint i = 0; level && i < all->apics->len; i++) {
-        Apic *apic = g_ptr_array_index(all->apics, i);
-        if (apic_passes_extint(apic)) {
-            vcpu_kick(apic->x86.cpu->vcpu, VCPU_REQ_IRQ);
-        } else if ((apic->base & BASE_ENABLE) && (apic->lvt[LVT_LINT0] >> 8 & 7) != APIC_EXTINT) {
-            apic_local(apic, LVT_LINT0);
-        }
-    }
-}
-
-/* --- interprocessor interrupts --- */
-
-static void apic_send_to_self(Apic *apic, uint8_t vector)
-{
-    if (vector < 16) {
-        apic_error(apic, ESR_SEND_VECTOR);
-    } else if (apic_enabled(apic)) {
-        apic_accept(apic, vector, false);
-    }
-}
-
-static void apic_send(Apic *apic)
-{
-    uint32_t low = apic->icr;
-    bool wide = apic_is_x2(apic);
-    ApicMessage message = {
-        .dest = wide ? apic->icr >> 32 : apic->icr >> 56,
-        .wide = wide,
-        .logical = low & BIT(11),
-        .mode = low >> 8 & 7,
-        .vector = low,
-    };
-    unsigned shorthand = low >> 18 & 3;
-    if (message.mode == APIC_INIT && (low & ICR_LEVEL) && !(low & ICR_ASSERT)) {
-        return; /* INIT level de-assert only sets arbitration ids */
-    }
-    if (message.mode <= APIC_LOWEST && message.vector < 16) {
-        apic_error(apic, ESR_SEND_VECTOR);
-        return;
-    }
-    if (shorthand == 0) {
-        apic_deliver(apic->all->machine, &message);
-        return;
-    }
-    for (guint i = 0; i < apic->all->apics->len; i++) {
-        Apic *other = g_ptr_array_index(apic->all->apics, i);
-        bool wanted = shorthand == 2 || (other == apic) == (shorthand == 1);
-        if (wanted && (other->base & BASE_ENABLE)) {
-            apic_receive(other, &message);
-        }
-    }
-}
-
-static bool apic_send_to(void *opaque, uint32_t dest, uint32_t icr_low)
-{
-    Apic *apic = apic_of(opaque);
-    ApicMessage message = { .dest = dest, .wide = true, .mode = icr_low >> 8 & 7, .vector = icr_low };
-    for (guint i = 0; i < apic->all->apics->len; i++) {
-        Apic *other = g_ptr_array_index(apic->all->apics, i);
-        if (other->id == dest && (other->base & BASE_ENABLE)) {
-            apic_receive(other, &message);
-            return true;
-        }
-    }
-    return false;
-}
-
-/* --- timer --- */
-
-static unsigned timer_shift(const Apic *apic)
-{
-    unsigned code = (apic->divide & 3) | (apic->divide >> 1 & 4);
-    return (code + 1) & 7; /* 111b divides by one */
-}
-
-static int64_t apic_now(const Apic *apic)
-{
-    return clock_now(apic->all->machine->clocks, CLOCK_VIRTUAL);
-}
-
-static uint32_t timer_mode(const Apic *apic)
-{
-    return apic->lvt[LVT_TIMER] & LVT_TIMER_MODE;
-}
-
-static uint32_t timer_current(Apic *apic)
-{
-    if (timer_mode(apic) == LVT_DEADLINE || apic->initial == 0 || apic->spent) {
-        return 0;
-    }
-    uint64_t ticks = (uint64_t)(apic_now(apic) - apic->started) >> timer_shift(apic);
-    if (timer_mode(apic) == LVT_PERIODIC) {
-        return apic->initial - ticks % apic->initial;
-    }
-    return ticks < apic->initial ? apic->initial - ticks : 0;
-}
-
-/* Sets the next expiry after `now`. Timer lock held. */
-static void timer_arm_locked(Apic *apic, int64_t now)
-{
-    int64_t period = (int64_t)((uint64_t)apic->initial << timer_shift(apic));
-    uint32_t mode = timer_mode(apic);
-    if (apic->lvt[LVT_TIMER] & LVT_MASKED) {
-        timer_cancel(&apic->timer);
-    } else if (mode == LVT_DEADLINE) {
-        if (apic->deadline) {
-            timer_set(&apic->timer, x86_tsc_to_ns(apic->x86.cpu, apic->deadline));
-        } else {
-            timer_cancel(&apic->timer);
-        }
-    } else if (period && mode == LVT_PERIODIC && !apic->spent) {
-        int64_t next = apic->started + ((now - apic->started) / period + 1) * period;
-        timer_set(&apic->timer, MAX(next, now + MIN(period, TIMER_MIN_NS)));
-    } else if (period && mode != LVT_PERIODIC && apic->started + period > now) {
-        timer_set(&apic->timer, apic->started + period);
-    } else {
-        timer_cancel(&apic->timer);
-    }
-}
-
-static void timer_expired(void *opaque)
-{
-    Apic *apic = opaque;
-    lock_acquire(&apic->timer_lock);
-    uint32_t mode = timer_mode(apic);
-    if (mode == LVT_DEADLINE) {
-        apic->deadline = 0;
-        apic->x86.cpu->tsc_deadline = 0;
-    } else if (mode == LVT_PERIODIC) {
-        timer_arm_locked(apic, apic_now(apic));
-    }
-    lock_release(&apic->timer_lock);
-    apic_local(apic, LVT_TIMER);
-}
-
-static void timer_set_initial(Apic *apic, uint32_t value)
-{
-    lock_acquire(&apic->timer_lock);
-    if (timer_mode(apic) != LVT_DEADLINE) {
-        apic->initial = value;
-        apic->spent = false;
-        apic->started = apic_now(apic);
-        timer_arm_locked(apic, apic->started);
-    }
-    lock_release(&apic->timer_lock);
-}
-
-static void timer_set_divide(Apic *apic, uint32_t value)
-{
-    lock_acquire(&apic->timer_lock);
-    /* The count that is left goes on at the new pace. */
-    int64_t now = apic_now(apic);
-    uint64_t ticks = apic->initial ? (uint64_t)(now - apic->started) >> timer_shift(apic) : 0;
-    apic->divide = value & 0xb;
-    apic->started = now - (int64_t)(MIN(ticks, UINT32_MAX) << timer_shift(apic));
-    timer_arm_locked(apic, now);
-    lock_release(&apic->timer_lock);
-}
-
-static void timer_set_lvt(Apic *apic, uint32_t value)
-{
-    lock_acquire(&apic->timer_lock);
-    uint32_t old_mode = timer_mode(apic);
-    if (old_mode == 0 && timer_current(apic) == 0) {
-        apic->spent = true;
-    }
-    apic->lvt[LVT_TIMER] = value;
-    if ((old_mode == LVT_DEADLINE) != (timer_mode(apic) == LVT_DEADLINE)) {
-        apic->initial = 0;
-        apic->deadline = 0;
-        apic->x86.cpu->tsc_deadline = 0;
-    }
-    timer_arm_locked(apic, apic_now(apic));
-    lock_release(&apic->timer_lock);
-}
-
-static void apic_set_tsc_deadline(void *opaque, uint64_t tsc)
-{
-    Apic *apic = apic_of(opaque);
-    bool over = false; /* already: the interrupt is there before the next instruction */
-    lock_acquire(&apic->timer_lock);
-    if (timer_mode(apic) == LVT_DEADLINE) {
-        int64_t now = apic_now(apic);
-        over = tsc && tsc <= x86_tsc(apic->x86.cpu);
-        apic->deadline = over ? 0 : tsc;
-        timer_arm_locked(apic, now);
-    }
-    apic->x86.cpu->tsc_deadline = apic->deadline;
-    lock_release(&apic->timer_lock);
-    if (over) {
-        apic_local(apic, LVT_TIMER);
-    }
-}
 
 /* --- registers --- */
 
 static void apic_eoi(Apic *apic)
 {
-    int vector = highest_bit(apic->isr);
+    int vector = apic_highest_bit(apic->isr);
     if (vector < 0) {
         return;
     }
@@ -563,7 +40,7 @@ static void apic_set_svr(Apic *apic, uint32_t value)
         for (unsigned i = 0; i < LVT_COUNT; i++) {
             apic->lvt[i] |= LVT_MASKED;
         }
-        timer_set_lvt(apic, apic->lvt[LVT_TIMER]);
+        apic_timer_set_lvt(apic, apic->lvt[LVT_TIMER]);
     }
     apic_reconsider(apic);
 }
@@ -579,7 +56,7 @@ static void apic_set_lvt(Apic *apic, unsigned entry, uint32_t value)
         if (!x86_has(apic->x86.cpu, X86_FEAT_1_ECX, 24)) {
             value &= ~LVT_DEADLINE;
         }
-        timer_set_lvt(apic, value);
+        apic_timer_set_lvt(apic, value);
     } else {
         apic->lvt[entry] = value;
         apic_reconsider(apic);
@@ -647,7 +124,7 @@ static bool apic_read_reg(Apic *apic, unsigned reg, uint32_t *ret_value)
         *ret_value = apic->initial;
         return true;
     case REG_CURRENT:
-        *ret_value = timer_current(apic);
+        *ret_value = apic_timer_current(apic);
         return true;
     case REG_DIVIDE:
         *ret_value = apic->divide;
@@ -699,10 +176,10 @@ static bool apic_write_reg(Apic *apic, unsigned reg, uint32_t value)
         apic_set_lvt(apic, reg - REG_LVT, value);
         return true;
     case REG_INITIAL:
-        timer_set_initial(apic, value);
+        apic_timer_set_initial(apic, value);
         return true;
     case REG_DIVIDE:
-        timer_set_divide(apic, value);
+        apic_timer_set_divide(apic, value);
         return true;
     default:
         return false;
@@ -934,13 +411,7 @@ static void apic_clear(Apic *apic)
         /* Virtual wire mode, as boot firmware sets it up; firmware that never touches the APIC needs it. */
         apic->lvt[LVT_LINT0] = APIC_EXTINT << 8;
     }
-    lock_acquire(&apic->timer_lock);
-    apic->initial = apic->divide = 0;
-    apic->spent = false;
-    apic->deadline = 0;
-    apic->x86.cpu->tsc_deadline = 0;
-    timer_cancel(&apic->timer);
-    lock_release(&apic->timer_lock);
+    apic_timer_clear(apic);
 }
 
 static void apic_init_reset(void *opaque)
@@ -970,7 +441,7 @@ static const X86ApicOps apic_ops = {
     .set_base = apic_set_base,
     .msr_read = apic_msr_read,
     .msr_write = apic_msr_write,
-    .set_tsc_deadline = apic_set_tsc_deadline,
+    .set_tsc_deadline = apic_timer_set_deadline,
     .send = apic_send_to,
     .init_reset = apic_init_reset,
 };
@@ -1004,7 +475,7 @@ static char *apic_describe(Device *dev)
         g_string_append_printf(text, "%s\t 0x%08x\n", names[i], apic->lvt[i]);
     }
     g_string_append_printf(text, "Timer\t DCR=0x%x initial_count = %u current_count = %u\n", apic->divide,
-                           apic->initial, timer_current(apic));
+                           apic->initial, apic_timer_current(apic));
     g_string_append_printf(text, "SPIV\t 0x%08x APIC %s, vec %u\n", apic->svr,
                            apic_enabled(apic) ? "enabled" : "disabled", apic->svr & 0xff);
     g_string_append_printf(text, "ICR\t 0x%016" PRIx64 "\nESR\t 0x%08x\n", apic->icr, apic->esr);
@@ -1067,10 +538,9 @@ static void apic_unplug(Device *dev)
 static Error *apic_plug(Device *dev)
 {
     Apic *apic = (Apic *)dev;
-    lock_init(&apic->timer_lock, "apic timer", LOCK_RANK_IRQCHIP);
+    apic_timer_init(apic);
     apic->all = apics_of(dev->machine);
     g_ptr_array_add(apic->all->apics, apic);
-    device_timer_init(dev, &apic->timer, CLOCK_VIRTUAL, timer_expired);
     return NULL;
 }
 
@@ -1078,9 +548,7 @@ static Error *apic_loaded(Device *dev)
 {
     Apic *apic = (Apic *)dev;
     apic_place_page(apic);
-    lock_acquire(&apic->timer_lock);
-    timer_arm_locked(apic, apic_now(apic));
-    lock_release(&apic->timer_lock);
+    apic_timer_restart(apic);
     apic_reconsider(apic);
     return NULL;
 }
