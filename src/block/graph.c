@@ -181,10 +181,18 @@ Object *block_graph_objects(BlockGraph *graph)
     return graph->objects;
 }
 
-Error *block_graph_add_object(BlockGraph *graph, const char *text)
+Error *block_graph_add_object(BlockGraph *graph, const char *text, char **ret_help)
 {
     g_autoptr(KeyValues) kv = NULL;
+
     TRY(keyvalues_parse(text, "qom-type", &kv));
+    const char *name = keyvalues_get(kv, "qom-type");
+    *ret_help = NULL;
+    if (kv->help || (name && !strcmp(name, "help"))) {
+        const ObjectType *type = name ? object_type_find(name) : NULL;
+        *ret_help = type ? object_props_help(type) : object_types_help();
+        return NULL;
+    }
     return object_make(block_graph_objects(graph), kv);
 }
 

@@ -252,8 +252,11 @@ BlockGraph *block_graph_new(Loop *loop);
 /* The container of -object, where keys of encrypted images are looked up: the graph's own, or a borrowed one. */
 Object *block_graph_objects(BlockGraph *graph);
 void block_graph_set_objects(BlockGraph *graph, Object *objects);
-/* "secret,id=key0,file=...": for programs without a machine. */
-Error *block_graph_add_object(BlockGraph *graph, const char *text) MUST_USE;
+/*
+ * "secret,id=key0,file=..." or JSON: --object of programs without a machine. *ret_help is text to print instead of
+ * going on when help was asked for, else NULL; caller frees.
+ */
+Error *block_graph_add_object(BlockGraph *graph, const char *text, char **ret_help) MUST_USE;
 /* Closes what is left. Not from a callback. */
 void block_graph_free(BlockGraph *graph);
 Loop *block_graph_loop(const BlockGraph *graph);

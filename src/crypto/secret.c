@@ -40,7 +40,7 @@ static void wipe_text(char **text)
 static Error *read_input(Secret *secret)
 {
     if (!secret->data == !secret->file) {
-        return error_new(secret->data ? "'data' and 'file' exclude each other" : "one of 'data' and 'file' must be given");
+        return error_new(secret->data ? "'file' and 'data' are mutually exclusive" : "Either 'file' or 'data' must be provided");
     }
     if (secret->data) {
         secret->size = strlen(secret->data);

@@ -15,6 +15,7 @@ typedef struct IoProgram {
     IoSession session;
     IoOpening *opening;
     GPtrArray *commands; /* of -c; borrowed */
+    GPtrArray *objects;  /* of --object; borrowed */
     char **args;
     int arg_count;
     bool image_opts, misalign;
@@ -113,7 +114,8 @@ static Error *set_option(IoProgram *p, int letter, const char *value)
     case 'T':
         return error_new("--trace is not available in this program");
     case LONG_OBJECT:
-        return error_new("--object: no object types are available in this program ('%s')", value);
+        g_ptr_array_add(p->objects, (void *)value);
+        return NULL;
     default:
         return set_flag(p, letter);
     }
@@ -245,6 +247,24 @@ static void program_co(void *opaque)
     io_session_fini_co(session);
 }
 
+/* -1: go on, else the exit code. */
+static int make_objects(IoProgram *p, BlockGraph *graph)
+{
+    for (guint i = 0; i < p->objects->len; i++) {
+        g_autofree char *help = NULL;
+        Error *err = block_graph_add_object(graph, g_ptr_array_index(p->objects, i), &help);
+        if (err) {
+            error_report(err);
+            return 1;
+        }
+        if (help) {
+            fputs(help, stdout);
+            return 0;
+        }
+    }
+    return -1;
+}
+
 static int run(IoProgram *p)
 {
     Clocks *clocks = clocks_new();
@@ -255,16 +275,20 @@ static int run(IoProgram *p)
     p->session.print = print;
     p->session.complain = complain;
     p->session.report = report;
-    co_run(loop, program_co, p);
+    int result = make_objects(p, graph);
+    if (result < 0) {
+        co_run(loop, program_co, p);
+        result = p->result;
+    }
     block_graph_free(graph);
     loop_free(loop);
     clocks_free(clocks);
-    return p->result;
+    return result;
 }
 
 int main(int argc, char **argv)
 {
-    IoProgram p = { .opening = g_new0(IoOpening, 1), .commands = g_ptr_array_new() };
+    IoProgram p = { .opening = g_new0(IoOpening, 1), .commands = g_ptr_array_new(), .objects = g_ptr_array_new() };
 
     error_set_program("qemu-io");
     p.opening->opts = keyvalues_new();
@@ -275,5 +299,6 @@ int main(int argc, char **argv)
     }
     io_opening_free(p.opening);
     g_ptr_array_unref(p.commands);
+    g_ptr_array_unref(p.objects);
     return result;
 }

@@ -317,6 +317,24 @@ static int serve(NbdProgram *p, int ready)
     return 0;
 }
 
+/* -1: go on, else the exit code. */
+static int make_objects(NbdProgram *p)
+{
+    for (guint i = 0; i < p->objects->len; i++) {
+        g_autofree char *help = NULL;
+        Error *err = block_graph_add_object(p->graph, g_ptr_array_index(p->objects, i), &help);
+        if (err) {
+            error_report(err);
+            return EXIT_FAILURE;
+        }
+        if (help) {
+            fputs(help, stdout);
+            return 0;
+        }
+    }
+    return -1;
+}
+
 static int run(NbdProgram *p)
 {
     int ready = -1;
@@ -334,7 +352,10 @@ static int run(NbdProgram *p)
     p->loop = loop_new("main", clocks, NULL);
     p->graph = block_graph_new(p->loop);
     install_signals(p->loop);
-    int result = p->list ? nbd_list_exports(p) : serve(p, ready);
+    int result = make_objects(p);
+    if (result < 0) {
+        result = p->list ? nbd_list_exports(p) : serve(p, ready);
+    }
     block_graph_free(p->graph);
     loop_free(p->loop);
     clocks_free(clocks);
@@ -343,7 +364,7 @@ static int run(NbdProgram *p)
 
 int main(int argc, char **argv)
 {
-    NbdProgram p = { .open_opts = keyvalues_new(), .device_fd = -1 };
+    NbdProgram p = { .open_opts = keyvalues_new(), .objects = g_ptr_array_new(), .device_fd = -1 };
 
     error_set_program("qemu-nbd");
     int result = nbd_parse_options(&p, argc, argv);
@@ -351,5 +372,6 @@ int main(int argc, char **argv)
         result = p.disconnect ? nbd_device_disconnect(p.disconnect) : run(&p);
     }
     keyvalues_free(p.open_opts);
+    g_ptr_array_unref(p.objects);
     return result;
 }

@@ -227,6 +227,28 @@ Error *object_make(Object *container, const KeyValues *options)
     return NULL;
 }
 
+static gint compare_names(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+char *object_types_help(void)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    GString *out = g_string_new("List of user creatable objects:\n");
+
+    SECTION_FOREACH (object_types, ObjectType, it) {
+        if (!(*it)->abstract) {
+            g_ptr_array_add(names, (gpointer)(*it)->name);
+        }
+    }
+    g_ptr_array_sort(names, compare_names);
+    for (guint n = 0; n < names->len; n++) {
+        g_string_append_printf(out, "  %s\n", (char *)g_ptr_array_index(names, n));
+    }
+    return g_string_free(out, FALSE);
+}
+
 /* --- properties by name --- */
 
 static void props_foreach(const ObjectType *leaf, const ObjectType *type, void (*fn)(void *opaque, const Prop *prop), void *opaque)

@@ -147,6 +147,9 @@ Object *object_container_at(Object *root, const char *path); /* makes what is mi
 /* -object: "qom-type" names a registered type, "id" the name in `container`, the rest are properties. */
 Error *object_make(Object *container, const KeyValues *options) MUST_USE;
 
+/* The registered types that users can make, as -object help shows them. Caller frees. */
+char *object_types_help(void);
+
 const Prop *object_prop_find(const ObjectType *type, const char *name);
 /* Errors name the object, the property, the value, the range or names, and the nearest property. */
 Error *object_set(Object *obj, const char *name, const char *text) MUST_USE;

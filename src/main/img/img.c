@@ -37,6 +37,18 @@ static Error *unknown_option(const ImgParser *parser, const char *typed)
                 : error_new("unrecognized option '%s'", typed);
 }
 
+static Error *add_object(ImgOptions *o, const char *text)
+{
+    g_autofree char *help = NULL;
+
+    TRY(block_graph_add_object(o->graph, text, &help));
+    if (help) {
+        fputs(help, stdout);
+        o->helped = true;
+    }
+    return NULL;
+}
+
 static Error *common_option(const ImgParser *parser, ImgOptions *o, int letter, const char *value)
 {
     switch (letter) {
@@ -75,7 +87,7 @@ static Error *common_option(const ImgParser *parser, ImgOptions *o, int letter, 
         o->json = !strcmp(value, "json");
         return NULL;
     case LONG_OBJECT:
-        return error_new("--object: no object types are available in this program ('%s')", value);
+        return add_object(o, value);
     default:
         return parser->extra(parser->opaque, letter, value);
     }
@@ -121,6 +133,9 @@ int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, i
         Error *err = common_option(parser, options, letter, optarg);
         if (err) {
             return img_result(err);
+        }
+        if (options->helped) {
+            return 0;
         }
     }
     options->args = argv + optind;

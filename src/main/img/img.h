@@ -19,6 +19,7 @@ typedef struct ImgOptions {
     const char *src_cache;  /* -T */
     const char *output;     /* --output */
     bool image_opts, target_image_opts, force_share, quiet, json;
+    bool helped;                  /* an option asked for help, which was printed */
     bool progress, progress_json; /* -p, --progress=json: a line of JSON a step */
     char **args; /* what follows the options */
     int arg_count;

@@ -8,6 +8,7 @@ typedef struct NbdProgram {
     /* what to serve */
     const char *filename;
     KeyValues *open_opts; /* driver and options of the node */
+    GPtrArray *objects;   /* of --object; borrowed */
     const char *snapshot; /* -l */
     uint64_t offset;
     bool image_opts, read_only, overlay, direct, no_flush, writethrough;

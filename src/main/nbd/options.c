@@ -253,7 +253,8 @@ static Error *set_option(NbdProgram *p, int letter, const char *value)
     case 'o':
         return set_numbers(p, letter, value);
     case LONG_OBJECT:
-        return error_new("--object: no object types are available in this program ('%s')", value);
+        g_ptr_array_add(p->objects, (void *)value);
+        return NULL;
     case LONG_TLS_CREDS:
     case LONG_TLS_AUTHZ:
         return error_new("No TLS credentials with id '%s'", value);
