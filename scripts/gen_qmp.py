@@ -12,6 +12,8 @@ The schema language, one definition a line (it may go on while a bracket is open
     alternate NAME { member: TYPE, ... }
     command name (member: TYPE, ..., ...) -> TYPE [feature, ...]      (a last "..." : more members are allowed)
     event NAME (member: TYPE, ...)
+    programs emulator|all       who has the commands below, to the end of the file (at first: the emulator;
+                                all: qemu-storage-daemon too)
 
 TYPE is str, int, number, bool, null, any, a defined name, or [TYPE]. "oob" among the features of a command
 means it may run out of band.
@@ -66,10 +68,15 @@ class Schema:
         self.enums, self.structs, self.unions, self.alternates = {}, {}, {}, {}
         self.commands, self.events, self.arrays = {}, {}, set()
         for path in paths:
+            self.daemon = False
             for where, text in statements(path):
                 self.define(where, text)
 
     def define(self, where, text):
+        m = re.fullmatch(r'programs (emulator|all)', text)
+        if m:
+            self.daemon = m.group(1) == 'all'
+            return
         m = re.fullmatch(r'enum (\w+) = (.*)', text)
         if m:
             self.enums[m.group(1)] = split(m.group(2))
@@ -90,7 +97,8 @@ class Schema:
         m = re.fullmatch(r'command ([\w-]+) \((.*?)\)(?: -> (\[?\w+\]?))?(?: \[(.*)\])?', text)
         if m:
             args, is_open = members(where, m.group(2))
-            self.commands[m.group(1)] = (args, is_open, m.group(3), split(m.group(4) or ''))
+            self.commands[m.group(1)] = (args, is_open, m.group(3), split(m.group(4) or ''),
+                                         self.daemon)
             return
         m = re.fullmatch(r'event (\w+)(?: \((.*)\))?', text)
         if m:
@@ -124,7 +132,7 @@ def header(s):
     print('/* Made by scripts/gen_qmp.py from schema/. */')
     print('#ifndef OSTRICH_SCHEMA_QMP_COMMANDS_H\n#define OSTRICH_SCHEMA_QMP_COMMANDS_H\n\n#include "value/qmp.h"\n')
     for name in sorted(s.commands):
-        args, _, _, _ = s.commands[name]
+        args = s.commands[name][0]
         print('typedef struct %s {' % struct_name(name))
         for member, type_name, optional in args:
             if optional:
@@ -174,7 +182,7 @@ def tables(s):
             print_members(s, 'members_' + name, items)
             print('static const QmpType qmp_type_%s = { .name = "%s", .kind = QMP_ALTERNATE, .members = members_%s };' %
                   (name, name, name))
-        for name, (args, _, _, features) in sorted(s.commands.items()):
+        for name, (args, _, _, features, _) in sorted(s.commands.items()):
             print_members(s, 'args_' + c_name(name), args, struct_name(name))
             shown = [f for f in features if f != 'oob']
             if shown:
@@ -183,10 +191,12 @@ def tables(s):
         for name, items in sorted(s.events.items()):
             print_members(s, 'event_' + name, items)
         print('const QmpCommand qmp_commands[] = {')
-        for name, (args, is_open, returns, features) in sorted(s.commands.items()):
+        for name, (args, is_open, returns, features, daemon) in sorted(s.commands.items()):
             extra = ', .open = true' if is_open else ''
             if returns:
                 extra += ', .returns = ' + s.type_ref(returns)
+            if daemon:
+                extra += ', .daemon = true'
             if 'oob' in features:
                 extra += ', .oob = true'
             if [f for f in features if f != 'oob']:

@@ -136,55 +136,17 @@ Error *opt_other_target(Plan *plan, const Option *option, const char *arg)
 
 /* --- -trace --- */
 
-static MUST_USE Error *add_trace(Plan *plan, const char *pattern)
-{
-    TRY(trace_check(pattern[0] == '-' ? pattern + 1 : pattern));
-    g_ptr_array_add(plan->traces, g_strdup(pattern));
-    return NULL;
-}
-
-/* A pattern a line; '#' starts a comment. */
-static MUST_USE Error *read_traces(Plan *plan, const char *path)
-{
-    g_autofree char *text = NULL;
-    GError *gerror = NULL;
-
-    if (!g_file_get_contents(path, &text, NULL, &gerror)) {
-        Error *err = error_new("%s", gerror->message);
-        g_error_free(gerror);
-        return err;
-    }
-    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-    for (char **line = lines; *line; line++) {
-        const char *pattern = g_strstrip(*line);
-        if (*pattern && *pattern != '#') {
-            TRY(add_trace(plan, pattern));
-        }
-    }
-    return NULL;
-}
-
 Error *opt_trace(Plan *plan, const Option *option, const char *arg)
 {
-    static const char *const known[] = { "enable", "events", "file", NULL };
-    g_autoptr(KeyValues) kv = NULL;
+    char *file = NULL, *help = NULL;
 
-    TRY(keyvalues_parse(arg, "enable", &kv));
-    const char *pattern = keyvalues_get(kv, "enable"), *events = keyvalues_get(kv, "events"), *file = keyvalues_get(kv, "file");
-    if (kv->help || g_strcmp0(pattern, "help") == 0) {
-        plan->print = trace_events_help();
-        return NULL;
-    }
-    TRY(keyvalues_check_used(kv, "-trace", known));
-    if (pattern) {
-        TRY(add_trace(plan, pattern));
-    }
-    if (events) {
-        TRY(read_traces(plan, events));
+    TRY(trace_option(arg, plan->traces, &file, &help));
+    if (help) {
+        plan->print = help;
     }
     if (file) {
         g_free(plan->log_file);
-        plan->log_file = g_strdup(file);
+        plan->log_file = file;
     }
     return NULL;
 }
@@ -208,7 +170,7 @@ Error *opt_log(Plan *plan, const Option *option, const char *arg)
         if (!strcmp(*part, "trace:help")) {
             plan->print = trace_events_help();
         } else if (g_str_has_prefix(*part, "trace:")) {
-            TRY(add_trace(plan, *part + strlen("trace:")));
+            TRY(trace_pattern_add(*part + strlen("trace:"), plan->traces));
         } else {
             g_string_append_printf(items, "%s%s", items->len ? "," : "", *part);
         }

@@ -394,18 +394,9 @@ static void apply_globals(Plan *plan, Machine *machine)
     }
 }
 
-static MUST_USE Error *start_traces(Plan *plan, Machine *machine)
-{
-    for (guint n = 0; n < plan->traces->len; n++) {
-        const char *pattern = g_ptr_array_index(plan->traces, n);
-        TRY(trace_set(machine, pattern[0] == '-' ? pattern + 1 : pattern, pattern[0] != '-'));
-    }
-    return NULL;
-}
-
 static MUST_USE Error *build(Plan *plan, Machine *machine)
 {
-    TRY(start_traces(plan, machine));
+    TRY(trace_start(machine, plan->traces));
     TRY(set_machine_props(plan, machine));
     apply_globals(plan, machine);
     TRY(make_objects(plan, machine));

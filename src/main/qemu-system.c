@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "cli/start.h"
+#include "main/process.h"
 
 /*
  * The main loop sleeps most of the time and its timers are the guest's: on a busy host a tick that comes 70 ms late makes Linux
@@ -40,110 +41,22 @@ static void ask_for_short_slices(void)
     }
 }
 
-/* --- signals: the handler knows only a pipe --- */
-
-static int signal_pipe[2] = { -1, -1 };
-
-typedef struct SignalNote {
-    int signo;
-    pid_t pid;
-} SignalNote;
-
-static void on_signal(int signo, siginfo_t *info, void *context)
-{
-    SignalNote note = { signo, info ? info->si_pid : 0 };
-    int saved = errno;
-    ssize_t done = write(signal_pipe[1], &note, sizeof(note));
-    (void)done; /* a full pipe holds a signal already */
-    errno = saved;
-}
-
-static void signal_arrived(void *opaque, unsigned events)
+static void on_signal(void *opaque, int signo, pid_t pid)
 {
     Machine *machine = opaque;
-    SignalNote note;
 
-    if (read(signal_pipe[0], &note, sizeof(note)) != sizeof(note)) {
-        return;
-    }
-    if (note.signo != SIGINT || note.pid != 0) {
-        g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)note.pid), *name = NULL;
+    if (signo != SIGINT || pid != 0) {
+        g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)pid), *name = NULL;
         if (g_file_get_contents(path, &name, NULL, NULL)) {
             g_strchomp(name);
         }
-        fprintf(stderr, "%s: terminating on signal %d from pid %d (%s)\n", g_get_prgname(), note.signo,
-                (int)note.pid, name ? name : "<unknown process>");
+        fprintf(stderr, "%s: terminating on signal %d from pid %d (%s)\n", g_get_prgname(), signo, (int)pid,
+                name ? name : "<unknown process>");
     } else {
-        fprintf(stderr, "%s: terminating on signal %d\n", g_get_prgname(), note.signo);
+        fprintf(stderr, "%s: terminating on signal %d\n", g_get_prgname(), signo);
     }
     machine->no_shutdown = false;
     machine_request_shutdown(machine, SHUTDOWN_HOST_SIGNAL);
-}
-
-static LoopFd *catch_signals(Machine *machine)
-{
-    struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART };
-
-    if (pipe2(signal_pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
-        return NULL;
-    }
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
-    return loop_add_fd(machine->loop, signal_pipe[0], LOOP_READ, signal_arrived, machine);
-}
-
-/* --- -daemonize: the parent waits until the child is up, then leaves with its status --- */
-
-static int parent_pipe = -1;
-
-static void go_to_background(void)
-{
-    int fds[2];
-    char status = 1;
-
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        return;
-    }
-    pid_t pid = fork();
-    if (pid < 0) {
-        error_report(error_new_errno(errno, "cannot fork"));
-        exit(1);
-    }
-    if (pid > 0) {
-        close(fds[1]);
-        while (read(fds[0], &status, 1) < 0 && errno == EINTR) {
-        }
-        _exit(status);
-    }
-    close(fds[0]);
-    parent_pipe = fds[1];
-    setsid();
-    umask(027);
-    signal(SIGTSTP, SIG_IGN);
-    signal(SIGTTOU, SIG_IGN);
-    signal(SIGTTIN, SIG_IGN);
-}
-
-/* Standard descriptors go to /dev/null; a log that goes to standard error stays there. */
-static void tell_parent(const Plan *plan)
-{
-    char ok = 0;
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-    if (chdir("/") < 0 || null < 0) {
-        return;
-    }
-    dup2(null, 0);
-    dup2(null, 1);
-    if (!plan->log_items || plan->log_file) {
-        dup2(null, 2);
-    }
-    close(null);
-    ssize_t done = write(parent_pipe, &ok, 1);
-    (void)done;
-    close(parent_pipe);
-    parent_pipe = -1;
 }
 
 /* --- -run-with --- */
@@ -188,40 +101,6 @@ static MUST_USE Error *give_up_privileges(const Plan *plan)
     return numbers ? become_user(numbers) : NULL;
 }
 
-/* --- -pidfile --- */
-
-static MUST_USE Error *write_pidfile(const char *path)
-{
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-    g_autofree char *text = g_strdup_printf("%d\n", (int)getpid());
-    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0644);
-
-    if (fd < 0) {
-        return error_new_errno(errno, "cannot create PID file '%s'", path);
-    }
-    if (fcntl(fd, F_SETLK, &lock) < 0) {
-        Error *err = error_new_errno(errno, "cannot lock PID file '%s'", path);
-        close(fd);
-        return err;
-    }
-    if (ftruncate(fd, 0) < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text)) {
-        Error *err = error_new_errno(errno, "cannot write PID file '%s'", path);
-        close(fd);
-        return err;
-    }
-    return NULL; /* stays open: the lock says that the process lives */
-}
-
-/* A caller may have closed them; what opens next must not take their numbers. */
-static void open_standard_descriptors(void)
-{
-    for (int fd = 0; fd <= 2; fd++) {
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) < 0) {
-            exit(1);
-        }
-    }
-}
-
 static MUST_USE Error *open_log(const Plan *plan)
 {
     unsigned mask;
@@ -243,23 +122,23 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
         if (plan->nographic) {
             return error_new("-nographic cannot be used with -daemonize");
         }
-        go_to_background();
+        process_go_to_background();
     }
     TRY(cli_start(plan, ret_machine));
     if (plan->pidfile) {
-        TRY(write_pidfile(plan->pidfile));
+        TRY(process_write_pidfile(plan->pidfile));
     }
     TRY(give_up_privileges(plan));
     Machine *machine = *ret_machine;
     lock_acquire(&machine->lock);
-    LoopFd *signals = catch_signals(machine);
+    LoopFd *signals = process_catch_signals(machine->loop, on_signal, machine);
     machine_launch_vcpus(machine);
     if (!machine->start_paused && machine->state == RUN_STATE_PRELAUNCH) {
         machine_start(machine);
     }
     lock_release(&machine->lock);
     if (plan->daemonize) {
-        tell_parent(plan);
+        process_tell_parent(plan->log_items && !plan->log_file);
     }
     loop_run(machine->loop);
     lock_acquire(&machine->lock);
@@ -270,7 +149,7 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
 
 int main(int argc, char **argv)
 {
-    open_standard_descriptors();
+    process_open_standard_descriptors();
     ask_for_short_slices();
     g_autofree char *program = g_path_get_basename(argv[0]);
     Plan *plan = plan_new(argv[0]);

@@ -80,6 +80,11 @@ Error *monitors_init(Machine *machine)
     return NULL;
 }
 
+void monitors_set_daemon(Machine *machine)
+{
+    monitors_of(machine)->daemon = true;
+}
+
 static void monitor_free(Monitor *monitor)
 {
     list_remove(&monitor->node);

@@ -11,6 +11,8 @@
 
 /* Service "monitors" of the machine; events of the machine go to its QMP monitors from now on. */
 Error *monitors_init(Machine *machine) MUST_USE;
+/* Of a program that has no guest: there are only the commands for such, and "quit" ends its loop. */
+void monitors_set_daemon(Machine *machine);
 void monitors_free(Machine *machine); /* nothing to do when there are none */
 /* On a chardev that exists (service "chardevs"). control: QMP. */
 Error *monitor_add(Machine *machine, const char *chardev, bool control, bool pretty) MUST_USE;

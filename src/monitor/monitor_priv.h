@@ -13,6 +13,7 @@ typedef struct Monitors {
     MachineNotifier notifier;
     List list; /* Monitor */
     GHashTable *throttled; /* event name -> Throttle */
+    bool daemon;           /* qemu-storage-daemon: its commands only */
     char format, size;     /* of x and print, kept from one command to the next */
 } Monitors;
 
@@ -39,6 +40,7 @@ Monitors *monitors_of(Machine *machine);
 /* qmp.c */
 void qmp_monitor_open(Monitor *monitor);
 void qmp_monitor_close(Monitor *monitor);
+bool monitor_has_command(const Monitors *set, const QmpCommand *command);
 void qmp_send(Monitor *monitor, const Value *message);
 extern const CharFrontOps qmp_front_ops;
 /* qmp_check.c */

@@ -21,6 +21,11 @@ static const QmpCommand *command_find(const char *name)
     return NULL;
 }
 
+bool monitor_has_command(const Monitors *set, const QmpCommand *command)
+{
+    return !set || !set->daemon || command->daemon;
+}
+
 void qmp_send(Monitor *monitor, const Value *message)
 {
     g_autoptr(GString) text = g_string_new(NULL);
@@ -57,7 +62,7 @@ Error *monitor_run_qmp(QmpContext *ctx, const char *name, const Value *args, Val
     const QmpCommand *command = command_find(name);
     g_autoptr(Value) none = value_dict();
 
-    if (!command) {
+    if (!command || !monitor_has_command(monitors_of(ctx->machine), command)) {
         return error_new_class(ERROR_COMMAND_NOT_FOUND, "The command %s has not been found", name);
     }
     g_autofree void *filled = g_malloc0(command->args_size);
@@ -243,6 +248,9 @@ Error *qmp_query_commands(QmpContext *ctx, const QmpQueryCommandsArgs *args, Val
 {
     *ret = value_list();
     for (const QmpCommand *command = qmp_commands; command->name; command++) {
+        if (!monitor_has_command(monitors_of(ctx->machine), command)) {
+            continue;
+        }
         Value *info = value_dict();
         value_put_str(info, "name", command->name);
         value_append(*ret, info);
@@ -263,6 +271,10 @@ Error *qmp_human_monitor_command(QmpContext *ctx, const QmpHumanMonitorCommandAr
 
 Error *qmp_quit(QmpContext *ctx, const QmpQuitArgs *args, Value **ret)
 {
+    if (monitors_of(ctx->machine)->daemon) {
+        loop_quit(ctx->machine->loop);
+        return NULL;
+    }
     ctx->machine->no_shutdown = false;
     machine_request_shutdown(ctx->machine, SHUTDOWN_HOST_QMP_QUIT);
     return NULL;

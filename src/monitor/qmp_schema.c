@@ -138,7 +138,9 @@ Error *qmp_query_qmp_schema(QmpContext *ctx, const QmpQueryQmpSchemaArgs *args, 
 
     value_put(entry(&b, "q_empty", "object"), "members", value_list());
     for (const QmpCommand *command = qmp_commands; command->name; command++) {
-        add_command(&b, command);
+        if (monitor_has_command(monitors_of(ctx->machine), command)) {
+            add_command(&b, command);
+        }
     }
     for (const QmpEvent *event = qmp_events; event->name; event++) {
         add_arguments(&b, entry(&b, event->name, "event"), event->name, event->members);

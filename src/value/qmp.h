@@ -75,6 +75,7 @@ typedef struct QmpCommand {
     const char *const *features; /* may be NULL */
     Error *(*fn)(QmpContext *ctx, const void *args, Value **ret);
     bool oob;
+    bool daemon; /* qemu-storage-daemon has it too */
 } QmpCommand;
 
 typedef struct QmpEvent {

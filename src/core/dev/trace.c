@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "schema/qmp_commands.h"
+#include "value/keyvalues.h"
 
 #define TRACE_SERVICE "trace"
 
@@ -134,10 +135,13 @@ static MUST_USE Error *match(const DeviceType *const *types, const char *pattern
     return any ? NULL : no_event(pattern);
 }
 
-Error *trace_check(const char *pattern)
+Error *trace_pattern_add(const char *pattern, GPtrArray *patterns)
 {
     g_autofree const DeviceType **types = device_types_sorted();
-    return match(types, pattern, NULL, false);
+
+    TRY(match(types, pattern[0] == '-' ? pattern + 1 : pattern, NULL, false));
+    g_ptr_array_add(patterns, g_strdup(pattern));
+    return NULL;
 }
 
 Error *trace_set(Machine *machine, const char *pattern, bool on)
@@ -145,6 +149,62 @@ Error *trace_set(Machine *machine, const char *pattern, bool on)
     Trace *trace = trace_of(machine);
     TRY(match(trace->types, pattern, trace, on));
     mem_set_trace(machine->mem, trace->enabled ? accessed : NULL, trace);
+    return NULL;
+}
+
+/* --- the option --- */
+
+/* A pattern a line; '#' starts a comment. */
+static MUST_USE Error *read_patterns(const char *path, GPtrArray *patterns)
+{
+    g_autofree char *text = NULL;
+    GError *gerror = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, &gerror)) {
+        Error *err = error_new("%s", gerror->message);
+        g_error_free(gerror);
+        return err;
+    }
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    for (char **line = lines; *line; line++) {
+        const char *pattern = g_strstrip(*line);
+        if (*pattern && *pattern != '#') {
+            TRY(trace_pattern_add(pattern, patterns));
+        }
+    }
+    return NULL;
+}
+
+Error *trace_option(const char *text, GPtrArray *patterns, char **ret_file, char **ret_help)
+{
+    static const char *const known[] = { "enable", "events", "file", NULL };
+    g_autoptr(KeyValues) kv = NULL;
+
+    *ret_file = *ret_help = NULL;
+    TRY(keyvalues_parse(text, "enable", &kv));
+    const char *pattern = keyvalues_get(kv, "enable"), *events = keyvalues_get(kv, "events");
+    const char *file = keyvalues_get(kv, "file");
+    if (kv->help || g_strcmp0(pattern, "help") == 0) {
+        *ret_help = trace_events_help();
+        return NULL;
+    }
+    TRY(keyvalues_check_used(kv, "-trace", known));
+    if (pattern) {
+        TRY(trace_pattern_add(pattern, patterns));
+    }
+    if (events) {
+        TRY(read_patterns(events, patterns));
+    }
+    *ret_file = g_strdup(file);
+    return NULL;
+}
+
+Error *trace_start(Machine *machine, const GPtrArray *patterns)
+{
+    for (guint n = 0; n < patterns->len; n++) {
+        const char *pattern = g_ptr_array_index(patterns, n);
+        TRY(trace_set(machine, pattern[0] == '-' ? pattern + 1 : pattern, pattern[0] != '-'));
+    }
     return NULL;
 }
 

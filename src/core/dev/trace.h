@@ -21,7 +21,12 @@ bool trace_event_enabled(Machine *machine, unsigned event);
  * name.
  */
 Error *trace_set(Machine *machine, const char *pattern, bool on) MUST_USE;
-/* The same check without a machine. */
-Error *trace_check(const char *pattern) MUST_USE;
+/*
+ * The text of an option, [[enable=]PATTERN][,events=FILE][,file=FILE]. Patterns that were checked are added to the list; one
+ * with '-' in front switches off. *ret_help: what to print instead of going on, *ret_file: the log; or NULL.
+ */
+Error *trace_option(const char *text, GPtrArray *patterns, char **ret_file, char **ret_help) MUST_USE;
+Error *trace_pattern_add(const char *pattern, GPtrArray *patterns) MUST_USE;
+Error *trace_start(Machine *machine, const GPtrArray *patterns) MUST_USE;
 
 #endif

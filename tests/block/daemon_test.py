@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""qemu-storage-daemon: its options, its monitor, its exports read by libnbd's programs.
+
+usage: daemon_test.py QEMU-STORAGE-DAEMON QEMU-IMG
+"""
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
+
+DAEMON, IMG = (os.path.abspath(p) for p in sys.argv[1:3])
+PATH = "/usr/bin:/usr/local/bin"
+MIB = 1 << 20
+
+
+def need(name):
+    found = shutil.which(name, path=PATH)
+    if not found:
+        raise tap.Skip(name)
+    return found
+
+
+def run(*argv, code=0):
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240)
+    assert done.returncode == code, (argv, done)
+    return done.stdout + done.stderr
+
+
+class Daemon:
+    def __init__(self, *options):
+        self.process = subprocess.Popen(
+            [DAEMON, "--chardev", "stdio,id=qmp", "--monitor", "chardev=qmp,mode=control", *options], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True)
+        self.events = []
+        assert "QMP" in json.loads(self.process.stdout.readline())
+        self.ok("qmp_capabilities")
+
+    def command(self, execute, **arguments):
+        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
+        self.process.stdin.write(json.dumps({"execute": execute, "arguments": arguments}) + "\n")
+        self.process.stdin.flush()
+        while True:
+            answer = json.loads(self.process.stdout.readline())
+            if "event" not in answer:
+                return answer
+            self.events.append(answer["event"])
+
+    def ok(self, execute, **arguments):
+        answer = self.command(execute, **arguments)
+        assert "return" in answer, (execute, arguments, answer)
+        return answer["return"]
+
+    def quit(self):
+        self.ok("quit")
+        assert self.process.wait(120) == 0
+
+
+def pattern(path, size):
+    data = random.Random(size).randbytes(size)
+    with open(path, "wb") as out:
+        out.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(path):
+    with open(path, "rb") as text:
+        return hashlib.sha256(text.read()).hexdigest()
+
+
+def test_monitor_and_exports():
+    nbdinfo, nbdcopy = need("nbdinfo"), need("nbdcopy")
+    want = pattern("a.raw", 4 * MIB)
+    run(IMG, "convert", "-O", "qcow2", "a.raw", "a.qcow2")
+    d = Daemon("--blockdev", "driver=file,node-name=f,filename=a.qcow2",
+               "--blockdev", '{"driver": "qcow2", "node-name": "disk", "file": "f"}',
+               "--nbd-server", "addr.type=unix,addr.path=" + os.path.abspath("s"),
+               "--export", "nbd,id=e0,node-name=disk,name=disk,description=text,writable=on")
+    uri = "nbd+unix:///disk?socket=" + os.path.abspath("s")
+    info = json.loads(run(nbdinfo, "--json", uri))["exports"][0]
+    assert info["export-size"] == 4 * MIB and not info["is_read_only"] and info["description"] == "text", info
+    run(nbdcopy, uri, "out.raw")
+    assert digest("out.raw") == want
+    changed = pattern("b.raw", 4 * MIB + 0)
+    run(nbdcopy, "b.raw", uri)
+    # A job, as in the emulator.
+    run(IMG, "create", "-q", "-f", "qcow2", "c.qcow2", "4M")
+    d.ok("blockdev-add", **{"driver": "qcow2", "node-name": "copy", "file": {"driver": "file", "filename": "c.qcow2"}})
+    d.ok("blockdev-backup", job_id="j", device="disk", target="copy", sync="full", auto_dismiss=False)
+    for _ in range(1200):
+        if d.ok("query-jobs")[0]["status"] == "concluded":
+            break
+        time.sleep(0.05)
+    d.ok("job-dismiss", id="j")
+    d.ok("block-export-del", id="e0")
+    d.ok("nbd-server-stop")
+    assert "BLOCK_EXPORT_DELETED" in d.events and "JOB_STATUS_CHANGE" in d.events, d.events
+    d.quit()
+    for image in "a.qcow2", "c.qcow2":
+        run(IMG, "check", "-q", image)
+        run(IMG, "convert", "-O", "raw", image, "out.raw")
+        assert digest("out.raw") == changed, image
+
+
+def test_command_subset():
+    d = Daemon()
+    names = {c["name"] for c in d.ok("query-commands")}
+    assert {"blockdev-add", "block-export-add", "chardev-add", "object-add", "transaction", "quit"} <= names, names
+    assert not {"cont", "device_add", "migrate", "human-monitor-command", "query-cpus-fast"} & names, names
+    schema = {e["name"] for e in d.ok("query-qmp-schema") if e["meta-type"] == "command"}
+    assert schema == names
+    answer = d.command("cont")
+    assert answer["error"]["class"] == "CommandNotFound", answer
+    d.ok("object-add", **{"qom-type": "secret", "id": "s0", "data": "letmein"})
+    d.ok("chardev-add", id="c", backend={"type": "null", "data": {}})
+    d.quit()
+
+
+def test_background():
+    pid_file, sock = os.path.abspath("pid"), os.path.abspath("qmp")
+    run(DAEMON, "--daemonize", "--pidfile", pid_file, "--chardev", f"socket,path={sock},server=on,wait=off,id=c",
+        "--monitor", "c")
+    with open(pid_file) as text:
+        pid = int(text.read())
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(60)
+        s.connect(sock)
+        assert b"QMP" in s.recv(4096)
+    os.kill(pid, signal.SIGTERM)
+    for _ in range(1200):
+        if not os.path.exists(pid_file):
+            break
+        time.sleep(0.05)
+    assert not os.path.exists(pid_file)
+    # The parent tells of what failed in the child.
+    assert "No such file" in run(DAEMON, "--daemonize", "--blockdev", "file,node-name=a,filename=nope", code=1)
+
+
+def test_options():
+    assert "Usage:" in run(DAEMON, "-h") and "qemu-storage-daemon version" in run(DAEMON, "-V")
+    assert "socket" in run(DAEMON, "--chardev", "help") and "secret" in run(DAEMON, "--object", "help")
+    assert "e1000_read" in run(DAEMON, "-T", "help")
+    for options, text in (
+            (["--blokdev", "x"], "did you mean '--blockdev'"), (["--monitor"], "requires an argument"), (["file"], "Unexpected argument"),
+            (["--blockdev", "driver=qcow2,node-name=a"], "file"), (["--chardev", "null,id=c", "--monitor", "chardev=c,mode=readline"], "control"),
+            (["--monitor", "chardev=c"], "not found"), (["--export", "nbd,id=e,node-name=n"], "node-name"),
+            (["--export", "ftp,id=e,node-name=n"], "ftp"), (["--nbd-server", "addr.type=carrier,addr.path=x"], "carrier"),
+            (["--nbd-server", "addr.type=unix,addr.path=x,max-connections=many"], "max-connections"),
+            (["--object", "no-such,id=o"], "no-such"), (["-T", "no_such_event"], "does not exist")):
+        out = run(DAEMON, *options, code=1)
+        assert text in out and out.count("\n") <= 2, (options, out)
+
+
+tap.run(tap.tests_in(globals()), names=sys.argv[3:], call=tap.in_scratch)
