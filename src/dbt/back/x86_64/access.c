@@ -7,13 +7,23 @@ void lower_address(Lower *l, const Uop *u, unsigned dst)
     unsigned base = u->base < 16 ? host_of_guest[u->base] : ENC_ABS;
     unsigned index = u->index < 16 ? host_of_guest[u->index] : ENC_NONE;
     unsigned size = u->asize == 8 ? 8 : 4;
-    if (u->base < 16 && lower_spilled(u->base)) {
-        enc_load(a, 8, H_R14, lower_slot(u->base));
-        base = H_R14;
-    }
+    unsigned had = 0;
     if (u->index < 16 && lower_spilled(u->index)) {
-        enc_load(a, 8, H_RCX, lower_slot(u->index));
-        index = H_RCX;
+        had = lower_had(l, u->index);
+        index = had != 0 ? had : H_RCX;
+    }
+    if (u->base < 16 && lower_spilled(u->base)) {
+        base = lower_had(l, u->base);
+        if (base == 0) {
+            base = had == H_R14 ? H_RCX : H_R14;
+            enc_load(a, 8, base, lower_slot(u->base));
+        }
+    }
+    if (index == H_RCX && had == 0) {
+        if (base == H_RCX) {
+            index = H_R14;
+        }
+        enc_load(a, 8, index, lower_slot(u->index));
     }
     if (base == ENC_ABS && index == ENC_NONE) {
         enc_mov_imm(a, dst, size == 4 ? (uint32_t)u->disp : (uint64_t)u->disp);
@@ -197,6 +207,7 @@ static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bo
     Asm *a = l->hot;
     const uint8_t *retry = enc_here(a);
     int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
+    l->had = (LowerHeld){ 0 }; /* not so at the second try */
     Uop lowest = *operand;
     lowest.disp = plan->low;
     lower_address(l, &lowest, H_R14);

@@ -11,10 +11,19 @@ uint32_t lower_new_site(Lower *l, unsigned kind)
     return n;
 }
 
+/* Who comes back behind the current uop from C finds there what the scratch registers are said to hold. */
 static void close_sites(Lower *l)
 {
-    for (unsigned n = l->out->site_count; n-- > 0 && l->out->sites[n].uop == l->index;) {
-        l->out->sites[n].resume = (uint32_t)(l->hot->p - l->hot_start);
+    uint32_t resume = (uint32_t)(l->hot->p - l->hot_start);
+    unsigned n = l->out->site_count;
+    if (n > 0 && l->out->sites[n - 1].uop == l->index && l->held.guest != 0) {
+        const uint8_t *stub = enc_here(l->cold);
+        enc_load(l->cold, 8, l->held.host, lower_slot(l->held.guest));
+        enc_jmp(l->cold, enc_here(l->hot));
+        resume = (uint32_t)(stub - (l->hot_start + l->hot->run_delta));
+    }
+    while (n-- > 0 && l->out->sites[n].uop == l->index) {
+        l->out->sites[n].resume = resume;
     }
 }
 
@@ -79,6 +88,7 @@ static void lower_uop(Lower *l)
     const Uop *u = l->u;
     switch (u->kind) {
     case UOP_NOP:
+        l->held = l->had;
         break;
     case UOP_OP:
         u->attr & UA_TRAPS ? lower_div(l) : lower_op(l);
@@ -91,6 +101,7 @@ static void lower_uop(Lower *l)
         break;
     case UOP_BYTES:
         lower_append_imm(l->hot, u);
+        l->held = l->had;
         break;
     case UOP_BSWAP:
         lower_bswap(l);
@@ -213,9 +224,12 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     }
     for (l.index = 0; l.index < block->count; l.index++) {
         l.u = &block->uops[l.index];
+        l.had = l.held;
+        l.held = (LowerHeld){ 0 };
         lower_uop(&l);
         if (l.u->record) {
             lower_record(&l);
+            l.held = (LowerHeld){ 0 };
         }
         close_sites(&l);
     }

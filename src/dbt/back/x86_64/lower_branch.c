@@ -9,6 +9,7 @@ void lower_jcc(Lower *l)
     LowerExit *exit = &l->out->exits[n];
     if (!(u->attr & UA_BACKWARD)) {
         exit->field = enc_jcc(a, u->cond, exit->stub);
+        l->held = l->had;
         return;
     }
     uint8_t *over = enc_jcc8(a, u->cond ^ 1);

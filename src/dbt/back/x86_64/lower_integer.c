@@ -67,7 +67,50 @@ static void op_mem(Lower *l)
     if (u->attr & UA_REG_W) {
         bool partial = u->size < 4 && !(u->attr & UA_REG_R);
         enc_store(a, partial ? u->size : 8, lower_slot(u->reg), H_R14);
+        if (!partial) {
+            l->held = (LowerHeld){ H_R14, u->reg };
+        }
     }
+}
+
+/*
+ * OP pinned, spilled as the form that reads its source from memory: 0 when there is none. Only operations whose two
+ * directions are one bit apart.
+ */
+static uint32_t from_memory_form(const Uop *u)
+{
+    uint8_t code = (uint8_t)u->code;
+    if ((u->code & (E_MAP | E_LOCK)) || !((code < 0x40 && (code & 7) < 2) || code == 0x88 || code == 0x89)) {
+        return 0;
+    }
+    uint32_t form = (u->code & ~(E_BYTE_REG | E_BYTE_RM)) | 2;
+    return u->code & E_BYTE_RM ? form | E_BYTE_REG : form;
+}
+
+/* The r/m operand of a register form; *ret_through: r14 was loaded with it and is to be stored when it changes. */
+static EncRm rm_operand(Lower *l, bool reg_is_rcx, bool *ret_through)
+{
+    const Uop *u = l->u;
+    *ret_through = false;
+    if (!lower_spilled(u->rm)) {
+        return enc_reg(host_of_guest[u->rm]);
+    }
+    unsigned had = lower_had(l, u->rm);
+    bool writes = (u->attr & UA_RM_W) != 0;
+    if (!writes && reg_is_rcx && u->reg == u->rm && (u->attr & UA_REG_R)) {
+        return enc_reg(H_RCX);
+    }
+    if (had != 0 && !writes && !(reg_is_rcx && had == H_RCX)) {
+        return enc_reg(had);
+    }
+    if ((u->attr & UA_NO_MEM_FORM) || (writes && (u->size == 4 || (had == H_R14 && (u->attr & UA_RM_R))))) {
+        *ret_through = true;
+        if (had != H_R14 && ((u->attr & (UA_RM_R | UA_NO_MEM_FORM)) || u->size < 4)) {
+            enc_load(l->hot, 8, H_R14, lower_slot(u->rm));
+        }
+        return enc_reg(H_R14);
+    }
+    return lower_slot(u->rm);
 }
 
 static void op_reg(Lower *l)
@@ -75,28 +118,36 @@ static void op_reg(Lower *l)
     const Uop *u = l->u;
     Asm *a = l->hot;
     unsigned reg = u->reg;
-    bool reg_spilled = lower_has_reg(u) && lower_spilled(u->reg);
+    bool reg_spilled = lower_has_reg(u) && lower_spilled(u->reg), through;
+    if (reg_spilled && !lower_spilled(u->rm) && from_memory_form(u) != 0) {
+        unsigned had = lower_had(l, u->reg);
+        uint32_t code = from_memory_form(u);
+        enc_op(a, had ? code | (u->code & E_BYTE_REG ? E_BYTE_RM : 0) : code, host_of_guest[u->rm],
+               had ? enc_reg(had) : lower_slot(u->reg));
+        l->held = l->had;
+        return;
+    }
+    EncRm rm = rm_operand(l, reg_spilled, &through);
     if (reg_spilled) {
         reg = H_RCX;
-        if ((u->attr & UA_REG_R) || u->size < 4) {
+        if (((u->attr & UA_REG_R) || u->size < 4) && lower_had(l, u->reg) != H_RCX) {
             enc_load(a, 8, H_RCX, lower_slot(u->reg));
         }
     } else if (lower_has_reg(u)) {
         reg = host_of_guest[u->reg];
     }
-    EncRm rm = lower_spilled(u->rm) ? lower_slot(u->rm) : enc_reg(host_of_guest[u->rm]);
-    bool through = rm.is_mem && ((u->attr & UA_NO_MEM_FORM) || ((u->attr & UA_RM_W) && u->size == 4));
-    if (through) {
-        enc_load(a, 8, H_R14, rm);
-        rm = enc_reg(H_R14);
-    }
     enc_op(a, u->code & ~E_LOCK, reg, rm);
     lower_append_imm(a, u);
-    if (through && (u->attr & UA_RM_W)) {
-        enc_store(a, 8, lower_slot(u->rm), H_R14);
+    if (!reg_spilled && !lower_spilled(u->rm)) {
+        l->held = l->had;
     }
     if (reg_spilled && (u->attr & UA_REG_W)) {
         enc_store(a, 8, lower_slot(u->reg), H_RCX);
+        l->held = (LowerHeld){ H_RCX, u->reg };
+    }
+    if (through && (u->attr & UA_RM_W)) { /* last: XADD of a register to itself is a sum */
+        enc_store(a, 8, lower_slot(u->rm), H_R14);
+        l->held = (LowerHeld){ H_R14, u->rm };
     }
 }
 
@@ -149,6 +200,7 @@ void lower_movi(Lower *l)
     const Uop *u = l->u;
     if (!lower_spilled(u->reg)) {
         enc_mov_imm(l->hot, host_of_guest[u->reg], u->imm);
+        l->held = l->had;
     } else if (u->imm == (uint64_t)(int32_t)u->imm) {
         enc_store_imm(l->hot, 8, lower_slot(u->reg), (int32_t)u->imm);
     } else {
@@ -175,6 +227,7 @@ void lower_lea(Lower *l)
     if (lower_spilled(u->reg)) {
         lower_address(l, &copy, H_R14);
         enc_store(a, 8, lower_slot(u->reg), H_R14);
+        l->held = (LowerHeld){ H_R14, u->reg };
     } else {
         lower_address(l, &copy, host_of_guest[u->reg]);
     }

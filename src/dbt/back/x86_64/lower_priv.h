@@ -6,6 +6,12 @@
 #include "dbt/back/x86_64/lower.h"
 #include "dbt/ir/env.h"
 
+/* A scratch register that has the value of a guest register whose home is memory. */
+typedef struct LowerHeld {
+    uint8_t host; /* H_RCX, H_R14 */
+    uint8_t guest; /* 0: none */
+} LowerHeld;
+
 typedef struct Lower {
     const HostEnv *env;
     const LowerBlock *block;
@@ -15,6 +21,7 @@ typedef struct Lower {
     unsigned index;
     uint8_t *hot_start;
     bool vec_checked, x87_checked;
+    LowerHeld had, held; /* before the current uop, and behind it; who lowers a uop sets held where there is any */
     AccessPlan plan[GROUPS_MAX_UOPS]; /* of each uop */
 } Lower;
 
@@ -30,6 +37,11 @@ static inline EncRm lower_slot(unsigned guest)
 static inline bool lower_spilled(unsigned guest)
 {
     return host_of_guest[guest] == HOST_SPILLED;
+}
+/* The scratch register that holds a guest register before the current uop; 0: none does. */
+static inline unsigned lower_had(const Lower *l, unsigned guest)
+{
+    return guest != 0 && l->had.guest == guest ? l->had.host : 0;
 }
 static inline void lower_get_guest(Asm *a, unsigned dst, unsigned guest)
 {

@@ -9,6 +9,7 @@ static void unit_live(Lower *l, bool *checked, int32_t live_byte, const uint8_t 
         return;
     }
     *checked = true;
+    l->had = (LowerHeld){ 0 }; /* rcx is lost here */
     if (!lower_flags_live(l->u)) {
         enc_alu_imm(a, ALU_CMP, 1, lower_env(live_byte), 0);
         enc_jcc(a, CC_E, enc_here(l->cold));
