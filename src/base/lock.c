@@ -1,6 +1,10 @@
 #include "base/lock.h"
 
+#include <errno.h>
 #include <stdatomic.h>
+#include <time.h>
+
+enum { STARVED_NS = 1000000 };
 
 /* The innermost lock this thread holds; the others hang on its `outer`. */
 static THREAD_LOCAL Lock *innermost;
@@ -8,6 +12,8 @@ static THREAD_LOCAL Lock *innermost;
 void lock_init(Lock *lock, const char *name, int rank)
 {
     pthread_mutex_init(&lock->mutex, NULL);
+    pthread_mutex_init(&lock->gate, NULL);
+    atomic_init(&lock->starving, false);
     atomic_init(&lock->held, false);
     lock->name = name;
     lock->rank = rank;
@@ -17,6 +23,7 @@ void lock_init(Lock *lock, const char *name, int rank)
 void lock_fini(Lock *lock)
 {
     assert(!lock->held);
+    pthread_mutex_destroy(&lock->gate);
     pthread_mutex_destroy(&lock->mutex);
 }
 
@@ -46,16 +53,52 @@ static void lock_left(Lock *lock)
     atomic_store_explicit(&lock->held, false, memory_order_relaxed);
 }
 
+static void deadline_after(struct timespec *ret_when, long ns)
+{
+    clock_gettime(CLOCK_MONOTONIC, ret_when);
+    ret_when->tv_nsec += ns;
+    if (ret_when->tv_nsec >= 1000000000) {
+        ret_when->tv_nsec -= 1000000000;
+        ret_when->tv_sec++;
+    }
+}
+
+/* Behind the gate there is one thread only, and those that passed before it closed. */
+static void acquire_starved(Lock *lock)
+{
+    pthread_mutex_lock(&lock->gate);
+    atomic_store(&lock->starving, true);
+    pthread_mutex_lock(&lock->mutex);
+    atomic_store(&lock->starving, false);
+    pthread_mutex_unlock(&lock->gate);
+}
+
+static void acquire_contended(Lock *lock)
+{
+    struct timespec starved;
+
+    if (atomic_load(&lock->starving)) {
+        pthread_mutex_lock(&lock->gate);
+        pthread_mutex_unlock(&lock->gate);
+    }
+    deadline_after(&starved, STARVED_NS);
+    if (pthread_mutex_clocklock(&lock->mutex, CLOCK_MONOTONIC, &starved) == ETIMEDOUT) {
+        acquire_starved(lock);
+    }
+}
+
 void lock_acquire(Lock *lock)
 {
     lock_check_order(lock);
-    pthread_mutex_lock(&lock->mutex);
+    if (atomic_load_explicit(&lock->starving, memory_order_relaxed) || pthread_mutex_trylock(&lock->mutex)) {
+        acquire_contended(lock);
+    }
     lock_taken(lock);
 }
 
 bool lock_try(Lock *lock)
 {
-    if (pthread_mutex_trylock(&lock->mutex)) {
+    if (atomic_load_explicit(&lock->starving, memory_order_relaxed) || pthread_mutex_trylock(&lock->mutex)) {
         return false;
     }
     lock_taken(lock);

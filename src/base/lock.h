@@ -3,6 +3,10 @@
  *
  * Not recursive: taking a lock that the thread holds is an assertion failure, and so is taking a lock
  * whose rank is not above every lock the thread holds already.
+ *
+ * Whoever comes takes a free lock, even past sleepers, because handing it over to a thread that must wake up first
+ * costs both of them. A thread that got nothing for STARVED_NS closes the gate: newcomers wait behind it, so a
+ * thread that takes and gives the lock without end keeps nobody out for long.
  */
 #ifndef OSTRICH_BASE_LOCK_H
 #define OSTRICH_BASE_LOCK_H
@@ -24,6 +28,8 @@ enum {
 
 typedef struct Lock {
     pthread_mutex_t mutex;
+    pthread_mutex_t gate;  /* held by the starved thread that is next */
+    _Atomic bool starving; /* somebody holds the gate */
     pthread_t owner;
     _Atomic bool held;
     int rank;
