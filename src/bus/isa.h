@@ -23,6 +23,9 @@ typedef struct IsaIdent {
     size_t iobase;
 } IsaIdent;
 
+/* Service: uint16_t *, the port of the pvpanic device. */
+#define ISA_PVPANIC_SERVICE "pvpanic"
+
 /* parent: the bridge, NULL for a board without one. Sets the machine's service "isa". */
 void isa_bus_init(IsaBus *isa, Machine *machine, Device *parent, MemRegion *memory, MemRegion *io);
 IsaBus *isa_bus_of(Machine *machine); /* NULL when there is none */

@@ -559,14 +559,14 @@ Error *opt_action(Plan *plan, const Option *option, const char *arg)
     if (shutdown && strcmp(shutdown, "poweroff") && strcmp(shutdown, "pause")) {
         return error_new("invalid shutdown action '%s': poweroff or pause", shutdown);
     }
-    if (panic && strcmp(panic, "shutdown")) {
-        return error_new("panic=%s is not supported yet", panic);
+    if (panic) {
+        TRY(panic_action_parse(panic, &plan->actions.panic));
     }
-    if (watchdog && strcmp(watchdog, "reset")) {
-        return error_new("watchdog=%s is not supported yet", watchdog);
+    if (watchdog) {
+        TRY(watchdog_action_parse(watchdog, &plan->actions.watchdog));
     }
-    plan->no_reboot = reboot ? !strcmp(reboot, "shutdown") : plan->no_reboot;
-    plan->no_shutdown = shutdown ? !strcmp(shutdown, "pause") : plan->no_shutdown;
+    plan->actions.no_reboot = reboot ? !strcmp(reboot, "shutdown") : plan->actions.no_reboot;
+    plan->actions.no_shutdown = shutdown ? !strcmp(shutdown, "pause") : plan->actions.no_shutdown;
     return keyvalues_check_used(kv, "-action", known);
 }
 

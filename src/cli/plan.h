@@ -30,7 +30,8 @@ typedef struct Plan {
     GPtrArray *sets;       /* char *: -set, applied at the end */
     bool default_vga, default_serial, default_parallel, default_monitor, default_cdrom, default_floppy,
         default_net;
-    bool no_user_config, nographic, display_set, start_paused, no_reboot, no_shutdown, daemonize;
+    bool no_user_config, nographic, display_set, start_paused, daemonize;
+    RunActions actions;
     bool snapshot, mem_prealloc, timestamps, guest_name_in_messages;
     char *display, *mem_path, *pidfile, *log_items, *log_file, *incoming, *gdb, *qtest, *qtest_log, *loadvm;
     unsigned escape;       /* of multiplexers */

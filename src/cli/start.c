@@ -455,8 +455,7 @@ Error *cli_start(Plan *plan, Machine **ret_machine)
     set_process_name(plan->config);
     Machine *machine = machine_new(type, g_steal_pointer(&plan->config));
     *ret_machine = machine;
-    machine->no_reboot = plan->no_reboot;
-    machine->no_shutdown = plan->no_shutdown;
+    machine->actions = plan->actions;
     machine->start_paused = plan->start_paused;
     lock_acquire(&machine->lock);
     Error *err = build(plan, machine);

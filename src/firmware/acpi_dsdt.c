@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "bus/isa.h"
 #include "firmware/acpi.h"
 
 static void name_package(Aml *a, const char *name, const uint8_t values[4])
@@ -155,7 +156,23 @@ static void begin_isa(Aml *a, const char *name, const char *hid)
     aml_name_eisaid(a, "_HID", hid);
 }
 
-static void isa_devices(Aml *a, const AcpiPcInfo *info)
+static void pvpanic_device(Aml *a, uint16_t port)
+{
+    aml_device(a, "PEVT");
+    aml_name_string(a, "_HID", "QEMU0001");
+    aml_name(a, "_CRS");
+    aml_resources(a);
+    aml_res_io(a, port, port, 1, 1);
+    aml_resources_end(a);
+    aml_name_int(a, "_STA", 0xf);
+    aml_op_region(a, "PEOR", AML_SYSTEM_IO, port, 1);
+    aml_field(a, "PEOR", 1);
+    aml_field_entry(a, "PEPT", 8);
+    aml_end(a);
+    aml_end(a);
+}
+
+static void isa_devices(Aml *a, Machine *machine, const AcpiPcInfo *info)
 {
     static const struct {
         const char *name;
@@ -222,6 +239,10 @@ static void isa_devices(Aml *a, const AcpiPcInfo *info)
             aml_end(a);
         }
     }
+    const uint16_t *pvpanic = machine_service(machine, ISA_PVPANIC_SERVICE);
+    if (pvpanic) {
+        pvpanic_device(a, *pvpanic);
+    }
 }
 
 /* --- the PCI root --- */
@@ -254,7 +275,7 @@ static void pci_root(Aml *a, Machine *machine, const AcpiPcInfo *info)
     aml_device(a, "ISA");
     aml_name_int(a, "_ADR", 0x10000);
     aml_op_region(a, "P40C", AML_PCI_CONFIG, 0x60, 4);
-    isa_devices(a, info);
+    isa_devices(a, machine, info);
     aml_end(a);
 
     aml_device(a, "PX13"); /* power management function */

@@ -55,7 +55,7 @@ static void on_signal(void *opaque, int signo, pid_t pid)
     } else {
         fprintf(stderr, "%s: terminating on signal %d\n", g_get_prgname(), signo);
     }
-    machine->no_shutdown = false;
+    machine->actions.no_shutdown = false;
     machine_request_shutdown(machine, SHUTDOWN_HOST_SIGNAL);
 }
 

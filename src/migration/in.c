@@ -49,7 +49,7 @@ static void fail(MigrationIn *in)
     migration->error = g_strdup(error_message(in->err));
     migration_set_status(migration, MIGRATION_FAILED);
     error_report(error_prefix(g_steal_pointer(&in->err), "load of migration failed: "));
-    in->machine->no_shutdown = false;
+    in->machine->actions.no_shutdown = false;
     in->machine->exit_code = 1;
     machine_request_shutdown(in->machine, SHUTDOWN_HOST_ERROR);
 }

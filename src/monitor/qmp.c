@@ -275,7 +275,7 @@ Error *qmp_quit(QmpContext *ctx, const QmpQuitArgs *args, Value **ret)
         loop_quit(ctx->machine->loop);
         return NULL;
     }
-    ctx->machine->no_shutdown = false;
+    ctx->machine->actions.no_shutdown = false;
     machine_request_shutdown(ctx->machine, SHUTDOWN_HOST_QMP_QUIT);
     return NULL;
 }

@@ -2,59 +2,13 @@
 """qtest_test.py QEMU-SYSTEM: the test protocol, in TAP: ports, memory, blocks, time, interrupts of a PC without a CPU."""
 import base64
 import os
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
 
-PROGRAM = os.path.abspath(sys.argv[1])
+from machine import Machine, same
 
-
-class Machine:
-    def __init__(self, *more):
-        self.dir = tempfile.TemporaryDirectory()
-        path = os.path.join(self.dir.name, 'qtest')
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(path)
-        listener.listen(1)
-        listener.settimeout(60)
-        self.process = subprocess.Popen([PROGRAM, '-qtest', f'unix:{path}', '-qtest-log', '/dev/null', '-accel', 'qtest',
-                                         '-display', 'none', '-M', 'pc', '-m', '32', '-net', 'none', '-serial', 'null',
-                                         '-monitor', 'none', *more], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        self.socket = listener.accept()[0]
-        self.file = self.socket.makefile('rb')
-        self.irqs = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.communicate(timeout=30)
-        self.dir.cleanup()
-
-    def ask(self, line):
-        self.socket.sendall(line.encode() + b'\n')
-        while True:
-            words = self.file.readline().decode().split()
-            assert words, 'the connection is closed: ' + self.process.stderr.read().decode()
-            if words[0] != 'IRQ':
-                return words
-            self.irqs.append((words[1], int(words[2])))
-
-    def ok(self, line):
-        words = self.ask(line)
-        assert words[0] == 'OK', (line, words)
-        return words[1] if len(words) > 1 else None
-
-    def number(self, line):
-        return int(self.ok(line), 0)
-
-
-def same(got, expected):
-    assert got == expected, f'got {got!r}, expected {expected!r}'
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tap  # noqa: E402
 
 
 def ports():
@@ -117,19 +71,4 @@ def no_cpu_runs():
         same(m.number('clock_step 0'), 0)
 
 
-def main():
-    failed = 0
-    tests = [ports, memory, time_and_interrupts, no_cpu_runs]
-    print(f'1..{len(tests)}')
-    for number, test in enumerate(tests, 1):
-        try:
-            test()
-            print(f'ok {number} {test.__name__}', flush=True)
-        except Exception:  # pylint: disable=broad-except
-            failed += 1
-            print(f'not ok {number} {test.__name__}', flush=True)
-            print('\n'.join('# ' + line for line in traceback.format_exc().splitlines()), flush=True)
-    sys.exit(1 if failed else 0)
-
-
-main()
+tap.run([ports, memory, time_and_interrupts, no_cpu_runs])

@@ -454,7 +454,7 @@ static void shut_down(Machine *machine, ShutdownCause cause)
     g_autofree char *json = cause_json(cause);
     machine_notify(machine, MACHINE_EVENT_SHUTDOWN, NULL);
     machine_emit(machine, "SHUTDOWN", json);
-    if (machine->no_shutdown && shutdown_cause_is_guest(cause)) {
+    if (machine->actions.no_shutdown && shutdown_cause_is_guest(cause)) {
         machine_stop(machine, RUN_STATE_SHUTDOWN);
         return;
     }
@@ -500,7 +500,7 @@ static void handle_requests(void *opaque)
         shut_down(machine, cause);
     }
     cause = taken_cause(&machine->requested_reset);
-    if (cause && machine->no_reboot && cause != SHUTDOWN_SNAPSHOT_LOAD) {
+    if (cause && machine->actions.no_reboot && cause != SHUTDOWN_SNAPSHOT_LOAD) {
         shut_down(machine, cause);
     } else if (cause) {
         machine_reset(machine, cause);

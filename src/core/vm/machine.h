@@ -10,6 +10,7 @@
 #define OSTRICH_CORE_VM_MACHINE_H
 
 #include "core/dev/dev.h"
+#include "core/vm/action.h"
 #include "core/vm/vcpu.h"
 
 typedef struct MachineType MachineType;
@@ -115,7 +116,8 @@ struct Machine {
     List reset_handlers, notifiers;
     GQueue *device_order; /* Device *, as plugged */
     RunState state;
-    bool no_reboot, no_shutdown, start_paused;
+    RunActions actions;
+    bool start_paused;
     bool stopped_suspended; /* stopped while in S3, to which machine_start() returns */
     bool wakeup_support;    /* the board has S3 */
     ShutdownCause requested_shutdown, requested_reset;

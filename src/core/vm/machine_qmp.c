@@ -82,19 +82,26 @@ Error *qmp_inject_nmi(QmpContext *ctx, const QmpInjectNmiArgs *args, Value **ret
 
 Error *qmp_set_action(QmpContext *ctx, const QmpSetActionArgs *args, Value **ret)
 {
-    if (args->has_panic && strcmp(args->panic, "shutdown")) {
-        return error_new("panic action '%s' is not supported yet", args->panic);
+    RunActions *actions = &ctx->machine->actions;
+
+    if (args->has_panic) {
+        TRY(panic_action_parse(args->panic, &actions->panic));
     }
-    if (args->has_watchdog && strcmp(args->watchdog, "reset")) {
-        return error_new("watchdog action '%s' is not supported yet", args->watchdog);
+    if (args->has_watchdog) {
+        TRY(watchdog_action_parse(args->watchdog, &actions->watchdog));
     }
     if (args->has_reboot) {
-        ctx->machine->no_reboot = !strcmp(args->reboot, "shutdown");
+        actions->no_reboot = !strcmp(args->reboot, "shutdown");
     }
     if (args->has_shutdown) {
-        ctx->machine->no_shutdown = !strcmp(args->shutdown, "pause");
+        actions->no_shutdown = !strcmp(args->shutdown, "pause");
     }
     return NULL;
+}
+
+Error *qmp_watchdog_set_action(QmpContext *ctx, const QmpWatchdogSetActionArgs *args, Value **ret)
+{
+    return watchdog_action_parse(args->action, &ctx->machine->actions.watchdog);
 }
 
 Error *qmp_query_name(QmpContext *ctx, const QmpQueryNameArgs *args, Value **ret)

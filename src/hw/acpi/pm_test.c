@@ -168,7 +168,7 @@ static void test_reset(Fixture *f, gconstpointer unused)
 static void test_off(Fixture *f, gconstpointer unused)
 {
     Machine *machine = f->isa.machine;
-    machine->no_shutdown = true;
+    machine->actions.no_shutdown = true;
     outw(f, CNT, inw(f, CNT) | PM1_SLP_EN);
     isa_fixture_run(&f->isa);
     g_assert_cmpint(machine->state, ==, RUN_STATE_SHUTDOWN);

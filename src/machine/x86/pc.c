@@ -2,6 +2,7 @@
  * The "pc" boards: i440FX host bridge, PIIX3 ISA bridge and IDE, PIIX4 power management, ISA parts,
  * 8259 and I/O APIC. Versions differ in defaults of devices only.
  */
+#include "base/endian.h"
 #include "cpu/x86/sys.h"
 #include "firmware/fw_cfg.h"
 #include "hw/acpi/pci_hotplug.h"
@@ -107,6 +108,19 @@ static Error *pc_build(Machine *machine)
     return pc_firmware_begin(machine, &board->firmware);
 }
 
+/* Firmware and drivers without ACPI look here for the port. */
+static MUST_USE Error *tell_pvpanic(Machine *machine)
+{
+    const uint16_t *port = machine_service(machine, ISA_PVPANIC_SERVICE);
+    uint8_t bytes[2];
+
+    if (!port) {
+        return NULL;
+    }
+    st16_le(bytes, *port);
+    return fw_cfg_add_file(machine->fw_cfg, "etc/pvpanic-port", bytes, sizeof(bytes));
+}
+
 static Error *pc_finish(Machine *machine)
 {
     X86Board *board = x86_board(machine);
@@ -118,6 +132,7 @@ static Error *pc_finish(Machine *machine)
     x86_board_list_ports(board);
     TRY(x86_board_add_isa_vga_rom(board));
     acpi_pci_hotplug_ready(machine);
+    TRY(tell_pvpanic(machine));
     return pc_firmware_finish(machine, &board->firmware);
 }
 
