@@ -71,6 +71,8 @@ static void child_claims(const BlockEdge *edge, unsigned *ret_used, unsigned *re
         *ret_shared = CLAIM_READ | CLAIM_WRITE_UNCHANGED;
         break;
     }
+    *ret_used |= edge->also_used;
+    *ret_shared &= ~edge->not_shared;
     if (parent->force_share) {
         *ret_shared = CLAIM_ALL;
     }

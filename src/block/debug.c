@@ -1,7 +1,25 @@
-/* Break points: finds the filter in the chain that has them. */
+/* The points that requests pass, and break points there: finds the filter in the chain that has them. */
 #include <errno.h>
+#include <string.h>
 
 #include "block/node.h"
+
+static const char *const event_names[BLOCK_EVENT_COUNT] = {
+#define BLOCK_EVENT_NAME(upper, lower) #lower,
+    BLOCK_EVENTS(BLOCK_EVENT_NAME)
+#undef BLOCK_EVENT_NAME
+};
+
+bool block_event_find(const char *name, BlockEvent *ret_event)
+{
+    for (unsigned i = 0; i < BLOCK_EVENT_COUNT; i++) {
+        if (!strcmp(event_names[i], name)) {
+            *ret_event = (BlockEvent)i;
+            return true;
+        }
+    }
+    return false;
+}
 
 static BlockNode *debug_node(BlockNode *node)
 {

@@ -18,10 +18,7 @@ const BlockDriver *block_driver_for_scheme(const char *scheme)
 {
     SECTION_FOREACH (block_drivers, BlockDriver, it) {
         const BlockDriver *d = *it;
-        if (!d->protocol) {
-            continue;
-        }
-        if (!strcmp(d->name, scheme)) {
+        if (d->protocol && !strcmp(d->name, scheme)) {
             return d;
         }
         for (const char *const *s = d->schemes; s && *s; s++) {

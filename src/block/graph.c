@@ -31,6 +31,12 @@ Loop *block_graph_loop(const BlockGraph *graph)
     return graph->loop;
 }
 
+void block_graph_on_debug(BlockGraph *graph, void (*say)(void *opaque, const char *text), void *opaque)
+{
+    graph->debug_say = say;
+    graph->debug_say_opaque = opaque;
+}
+
 BlockNode *block_node_find(BlockGraph *graph, const char *name)
 {
     LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
@@ -95,7 +101,7 @@ static void node_free(BlockNode *node)
 
 static void node_close_co(BlockNode *node)
 {
-    node->closing = true;
+    node->closing = node->hurry = true;
     node_drain_co(node);
     if (node->open) {
         if (!node->read_only) {
@@ -419,18 +425,40 @@ Error *node_open_child_co(BlockNode *node, KeyValues *opts, const char *name, co
     return err;
 }
 
+static const char *first_child(const BlockNode *node)
+{
+    return node->driver && node->driver->child_name ? node->driver->child_name : "file";
+}
+
 static Error *open_file_co(BlockNode *node, KeyValues *opts, unsigned depth, BlockNode **ret_file)
 {
     g_autofree char *filename = keyvalues_take(opts, "filename");
+    const char *child = first_child(node);
+    g_autofree char *nested = g_strconcat(child, ".filename", NULL);
 
     if (filename) {
-        if (keyvalues_has(opts, "file") || keyvalues_has(opts, "file.filename")) {
-            return error_new("'filename' and 'file' cannot be given together");
+        if (keyvalues_has(opts, child) || keyvalues_has(opts, nested)) {
+            return error_new("'filename' and '%s' cannot be given together", child);
         }
-        keyvalues_set(opts, "file.filename", filename);
+        keyvalues_set(opts, nested, filename);
     }
-    TRY(child_from_options_co(node, opts, "file", true, node->read_only, depth, ret_file));
-    return *ret_file ? NULL : error_new("A block device must be specified for \"file\"");
+    TRY(child_from_options_co(node, opts, child, true, node->read_only, depth, ret_file));
+    return *ret_file ? NULL : error_new("A block device must be specified for \"%s\"", child);
+}
+
+Error *node_open_role_co(BlockNode *node, KeyValues *opts, const char *name, ChildRole role,
+                         bool format, BlockEdge **ret_edge)
+{
+    BlockNode *child;
+    TRY(child_from_options_co(node, opts, name, !format, node->read_only, 1, &child));
+    if (!child) {
+        return error_new("A block device must be specified for \"%s\"", name);
+    }
+    Error *err = node_attach_child(node, child, name, role, ret_edge);
+    if (err) {
+        node_unref_co(child);
+    }
+    return err;
 }
 
 static Error *open_backing_co(BlockNode *node, KeyValues *opts, unsigned depth)
@@ -495,6 +523,9 @@ static Error *open_format_co(BlockNode *node, KeyValues *opts, unsigned depth)
 {
     BlockNode *file;
 
+    if (node->driver && node->driver->child_name && !*node->driver->child_name) {
+        return NULL;
+    }
     TRY(open_file_co(node, opts, depth, &file));
     Error *err = NULL;
     if (!node->driver) {
@@ -503,7 +534,7 @@ static Error *open_format_co(BlockNode *node, KeyValues *opts, unsigned depth)
     }
     node->filename = g_strdup(file->filename);
     if (!err) {
-        err = node_attach_child(node, file, "file",
+        err = node_attach_child(node, file, first_child(node),
                                 node->driver->filter ? CHILD_FILTERED : CHILD_FILE, &node->file);
     }
     if (err) {
@@ -518,6 +549,7 @@ static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
     const BlockDriver *driver = node->driver;
 
     node->state = driver->state_size ? g_malloc0(driver->state_size) : NULL;
+    node->extends = driver->extends;
     TRY(driver->open_co(node, opts));
     node->open = true;
     if (!node->limits.request_align) {

@@ -18,7 +18,7 @@ bool node_reaches(const BlockNode *node, const BlockNode *below)
 
 BlockNode *node_skip_filters(BlockNode *node)
 {
-    while (node->driver->filter && !node->driver->probe && node->file) {
+    while (node_is_filter(node)) {
         node = node->file->node;
     }
     return node;

@@ -51,6 +51,7 @@ struct BlockEdge {
     char *name;        /* "file", "backing"; for a root what it is, for messages */
     ChildRole role;
     unsigned used, shared; /* CLAIM_* */
+    unsigned also_used, not_shared; /* beyond what the role says: a test's wish */
     ListNode in_parent, in_child;
 };
 
@@ -88,6 +89,42 @@ typedef struct BlockStatus {
     uint64_t map;    /* with STATUS_OFFSET */
     BlockNode *file; /* with STATUS_OFFSET; borrowed */
 } BlockStatus;
+
+/* --- points that a request of a format passes, by the names that "blkdebug" has for them --- */
+#define BLOCK_EVENTS(X)                                                                            \
+    X(L1_UPDATE, l1_update) X(L1_GROW_ALLOC_TABLE, l1_grow_alloc_table)                            \
+    X(L1_GROW_WRITE_TABLE, l1_grow_write_table)                                                    \
+    X(L1_GROW_ACTIVATE_TABLE, l1_grow_activate_table) X(L2_LOAD, l2_load)                          \
+    X(L2_UPDATE, l2_update) X(L2_UPDATE_COMPRESSED, l2_update_compressed)                          \
+    X(L2_ALLOC_COW_READ, l2_alloc_cow_read) X(L2_ALLOC_WRITE, l2_alloc_write)                      \
+    X(READ_AIO, read_aio) X(READ_BACKING_AIO, read_backing_aio)                                    \
+    X(READ_COMPRESSED, read_compressed) X(WRITE_AIO, write_aio)                                    \
+    X(WRITE_COMPRESSED, write_compressed) X(VMSTATE_LOAD, vmstate_load)                            \
+    X(VMSTATE_SAVE, vmstate_save) X(COW_READ, cow_read) X(COW_WRITE, cow_write)                    \
+    X(REFTABLE_LOAD, reftable_load) X(REFTABLE_GROW, reftable_grow)                                \
+    X(REFTABLE_UPDATE, reftable_update) X(REFBLOCK_LOAD, refblock_load)                            \
+    X(REFBLOCK_UPDATE, refblock_update) X(REFBLOCK_UPDATE_PART, refblock_update_part)              \
+    X(REFBLOCK_ALLOC, refblock_alloc) X(REFBLOCK_ALLOC_HOOKUP, refblock_alloc_hookup)              \
+    X(REFBLOCK_ALLOC_WRITE, refblock_alloc_write)                                                  \
+    X(REFBLOCK_ALLOC_WRITE_BLOCKS, refblock_alloc_write_blocks)                                    \
+    X(REFBLOCK_ALLOC_WRITE_TABLE, refblock_alloc_write_table)                                      \
+    X(REFBLOCK_ALLOC_SWITCH_TABLE, refblock_alloc_switch_table) X(CLUSTER_ALLOC, cluster_alloc)    \
+    X(CLUSTER_ALLOC_BYTES, cluster_alloc_bytes) X(CLUSTER_FREE, cluster_free)                      \
+    X(FLUSH_TO_OS, flush_to_os) X(FLUSH_TO_DISK, flush_to_disk)                                    \
+    X(PWRITEV_RMW_HEAD, pwritev_rmw_head) X(PWRITEV_RMW_AFTER_HEAD, pwritev_rmw_after_head)        \
+    X(PWRITEV_RMW_TAIL, pwritev_rmw_tail) X(PWRITEV_RMW_AFTER_TAIL, pwritev_rmw_after_tail)        \
+    X(PWRITEV, pwritev) X(PWRITEV_ZERO, pwritev_zero) X(PWRITEV_DONE, pwritev_done)                \
+    X(EMPTY_IMAGE_PREPARE, empty_image_prepare) X(L1_SHRINK_WRITE_TABLE, l1_shrink_write_table)    \
+    X(L1_SHRINK_FREE_L2_CLUSTERS, l1_shrink_free_l2_clusters) X(COR_WRITE, cor_write)              \
+    X(CLUSTER_ALLOC_SPACE, cluster_alloc_space) X(NONE, none)
+typedef enum BlockEvent {
+#define BLOCK_EVENT_ITEM(upper, lower) BLOCK_EVENT_##upper,
+    BLOCK_EVENTS(BLOCK_EVENT_ITEM)
+#undef BLOCK_EVENT_ITEM
+        BLOCK_EVENT_COUNT
+} BlockEvent;
+/* False: there is none of that name. */
+bool block_event_find(const char *name, BlockEvent *ret_event);
 
 /* --- image creation, information, checking --- */
 typedef enum Preallocation {
@@ -127,6 +164,7 @@ typedef struct BlockLimits {
     uint32_t zeroes_align;  /* below it write_zeroes falls back; 0: request_align */
     uint32_t discard_align; /* smaller discards are dropped; 0: request_align */
     uint64_t max_zeroes;    /* bytes a call, 0: no limit */
+    uint64_t max_discard;   /* likewise */
     uint32_t cluster_size;  /* for info and copying; 0: none */
     bool compressed_only;   /* writes must be REQ_COMPRESSED, and a cluster is written once */
 } BlockLimits;
@@ -140,6 +178,8 @@ struct BlockDriver {
     /* Turns the whole file name into options; NULL: what is behind the colon is "filename". */
     Error *(*parse_filename)(const char *filename, KeyValues *opts);
     bool filter;   /* CHILD_FILTERED below */
+    /* What the first child is called; NULL: "file"; "": the driver opens its children itself. */
+    const char *child_name;
     bool supports_backing;
     bool repairs; /* takes x-repair=on: opened for check -r */
     bool extends;                      /* writes beyond the end make it longer (files) */
@@ -193,7 +233,9 @@ struct BlockDriver {
     /* Where the state of a virtual machine would begin, in the disk's own counting. */
     uint64_t (*vmstate_offset)(BlockNode *node);
 
-    /* Break points, for a debugging filter: a request that comes to `event` stops there. */
+    /* A parent has come to `event`: for a debugging filter. */
+    void (*debug_event_co)(BlockNode *node, BlockEvent event);
+    /* Break points: a request that comes to `event` stops there. */
     int (*debug_break)(BlockNode *node, const char *event, const char *tag);
     int (*debug_remove_break)(BlockNode *node, const char *tag);
     int (*debug_resume)(BlockNode *node, const char *tag);
@@ -229,6 +271,9 @@ struct BlockNode {
     bool read_only, force_share, no_flush, direct, probed;
     bool unmap; /* discard=unmap: discards reach the storage */
     bool open, closing;
+    bool extends;      /* writes beyond the end make it longer */
+    bool follows_size; /* it is as long as its first child */
+    bool hurry;        /* requests shall end without delay: somebody waits for all of them */
     DetectZeroes detect_zeroes;
     uint64_t size; /* bytes */
     BlockLimits limits;
@@ -260,6 +305,8 @@ Error *block_graph_add_object(BlockGraph *graph, const char *text, char **ret_he
 /* Closes what is left. Not from a callback. */
 void block_graph_free(BlockGraph *graph);
 Loop *block_graph_loop(const BlockGraph *graph);
+/* Who hears what debugging filters tell about their break points. */
+void block_graph_on_debug(BlockGraph *graph, void (*say)(void *opaque, const char *text), void *opaque);
 BlockNode *block_node_find(BlockGraph *graph, const char *name);
 BlockNode *block_node_next(BlockGraph *graph, BlockNode *after); /* NULL begins and ends */
 
@@ -309,6 +356,10 @@ void node_detach_child_co(BlockEdge *edge);              /* gives up the referen
  */
 Error *node_open_child_co(BlockNode *node, KeyValues *opts, const char *name, const char *filename,
                           BlockEdge **ret_edge) MUST_USE;
+/* The same for filters: any node, in any role; `format`: without a driver it is probed. The caller's
+ * error when it is not given. */
+Error *node_open_role_co(BlockNode *node, KeyValues *opts, const char *name, ChildRole role,
+                         bool format, BlockEdge **ret_edge) MUST_USE;
 /* A root edge: a backend, a job. Does not take the caller's reference. */
 Error *block_root_attach(BlockNode *node, const char *what, unsigned used, unsigned shared,
                          BlockEdge **ret_edge) MUST_USE;
@@ -323,8 +374,25 @@ void block_root_detach(BlockEdge *edge); /* accepts NULL */
 Error *node_replace(BlockNode *from, BlockNode *to, const BlockEdge *except) MUST_USE;
 /* Puts another node, or NULL, under node as its backing node; takes no reference of the caller. */
 Error *node_set_backing_co(BlockNode *node, BlockNode *backing) MUST_USE;
-/* The first node below that is not a filter put in by a user (raw, which is a format, is none). */
+/* Shows what its one child shows (raw, which is a format, does not count). */
+static inline bool node_is_filter(const BlockNode *node)
+{
+    return node->driver->filter && !node->driver->probe && node->file;
+}
+/* The first node below that is not a filter. */
 BlockNode *node_skip_filters(BlockNode *node);
+/* The next node of the chain: what a filter filters, or the backing node; NULL: none. */
+static inline BlockNode *node_below(const BlockNode *node)
+{
+    const BlockEdge *edge = node_is_filter(node) ? node->file : node->backing;
+    return edge ? edge->node : NULL;
+}
+/* The backing node, of what node filters; NULL: none. */
+static inline BlockNode *node_backing(BlockNode *node)
+{
+    const BlockNode *format = node_skip_filters(node);
+    return format->backing ? format->backing->node : NULL;
+}
 /* Reopens the node, and its storage, for writing or only for reading. */
 Error *node_set_read_only_co(BlockNode *node, bool read_only) MUST_USE;
 /* Whether `below` is node, or is reached from it. */
@@ -358,6 +426,14 @@ int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint
 Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc) MUST_USE;
 /* Waits until no request is under way. */
 void node_drain_co(BlockNode *node);
+
+/* Says to a debugging filter right below, or to node itself if it is one, what is about to happen. */
+static inline void node_debug_event_co(BlockNode *node, BlockEvent event)
+{
+    if (node->driver->debug_event_co) {
+        node->driver->debug_event_co(node, event);
+    }
+}
 
 /* --- break points --- */
 /* Of the first node that has them, from node down through "file"; -ENOTSUP when there is none. */

@@ -15,6 +15,8 @@ struct BlockGraph {
     List jobs;     /* Job */
     List throttle_groups;
     unsigned next_name;
+    void (*debug_say)(void *opaque, const char *text); /* what a debugging filter tells; NULL: nobody listens */
+    void *debug_say_opaque;
     unsigned closing; /* nodes being closed in coroutines of their own */
     void (*stop)(void *opaque);
     void (*emit)(void *opaque, const char *event, Value *data);

@@ -98,12 +98,14 @@ void node_close_gate_co(BlockNode *node)
         co_queue_wait(&node->gate);
     }
     node->gate_owner = co_self();
+    node->hurry = true;
     node_drain_co(node);
 }
 
 void node_open_gate(BlockNode *node)
 {
     node->gate_owner = NULL;
+    node->hurry = node->closing;
     co_queue_wake_all(&node->gate);
 }
 
@@ -237,13 +239,13 @@ static int check_writable(const BlockNode *node, uint64_t offset, uint64_t bytes
     if (ret < 0) {
         return ret;
     }
-    return offset + bytes <= node->size || node->driver->extends ? 0 : -EIO;
+    return offset + bytes <= node->size || node->extends ? 0 : -EIO;
 }
 
 static void written(BlockNode *node, uint64_t end)
 {
     node->write_generation++;
-    if (end > node->size && node->driver->extends) {
+    if (end > node->size && node->extends) {
         node->size = end;
     }
 }
@@ -260,6 +262,7 @@ static int write_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
     uint64_t max = node->limits.max_transfer ? node->limits.max_transfer : bytes;
     unsigned passed = flags & (unsigned)node->driver->write_flags;
 
+    node_debug_event_co(node, BLOCK_EVENT_PWRITEV);
     while (bytes) {
         uint64_t part = MIN(bytes, max);
         int ret = node->driver->pwritev_co(node, offset, part, vec, at, passed);
@@ -271,6 +274,7 @@ static int write_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
         at += part;
         written(node, offset);
     }
+    node_debug_event_co(node, BLOCK_EVENT_PWRITEV_DONE);
     return 0;
 }
 
@@ -287,13 +291,17 @@ static int write_padded_part_co(BlockNode *node, char *buffer, uint64_t pos, siz
     if (from > pos) {
         memset(buffer, 0, align);
         if (pos < node->size) {
+            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_RMW_HEAD);
             ret = read_aligned_co(node, pos, align, &whole, 0);
+            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_RMW_AFTER_HEAD);
         }
     }
     if (ret >= 0 && to < pos + size && (from == pos || size > align)) {
         memset(buffer + size - align, 0, align);
         if (pos + size - align < node->size) {
+            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_RMW_TAIL);
             ret = read_aligned_co(node, pos + size - align, align, &whole, size - align);
+            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_RMW_AFTER_TAIL);
         }
     }
     if (ret < 0) {
@@ -379,6 +387,7 @@ int node_populate_co(BlockNode *node, uint64_t offset, uint64_t bytes)
             BLOCK_VEC_BUFFER(vec, buffer, (size_t)part);
             ret = node_preadv_co(node->backing->node, at, part, &vec, 0);
             if (ret >= 0) {
+                node_debug_event_co(node, BLOCK_EVENT_COR_WRITE);
                 ret = write_aligned_co(node, at, part, &vec, 0, 0);
             }
         }
@@ -426,9 +435,11 @@ static int zeroes_part_co(BlockNode *node, uint64_t offset, uint64_t bytes, bool
         if (!node->unmap) {
             passed &= ~(unsigned)REQ_MAY_UNMAP;
         }
+        node_debug_event_co(node, BLOCK_EVENT_PWRITEV_ZERO);
         int ret = node->driver->write_zeroes_co(node, offset, bytes, passed);
         if (ret != -ENOTSUP) {
             written(node, offset + bytes);
+            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_DONE);
             return ret;
         }
     }
@@ -502,7 +513,10 @@ int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     }
     announce_write_co(node, from, to - from);
     request_begin(&req, node, from, to - from, true, serialise_unit(node));
-    ret = node->driver->discard_co(node, from, to - from);
+    for (uint64_t max = node->limits.max_discard ? node->limits.max_discard : UINT64_MAX, at = from;
+         at < to && ret >= 0; at += MIN(to - at, max)) {
+        ret = node->driver->discard_co(node, at, MIN(to - at, max));
+    }
     node->write_generation++;
     request_wrote(&req, from, to - from);
     return ret == -ENOTSUP ? 0 : ret;
@@ -520,6 +534,9 @@ int node_flush_co(BlockNode *node)
     if (node->read_only) {
         return 0;
     }
+    if (node->file) {
+        node_debug_event_co(node->file->node, BLOCK_EVENT_FLUSH_TO_OS);
+    }
     if (node->driver->write_back_co) {
         ret = node->driver->write_back_co(node);
     }
@@ -528,6 +545,9 @@ int node_flush_co(BlockNode *node)
     }
     NodeRequest req;
     request_begin(&req, node, 0, 0, false, 0);
+    if (node->file) {
+        node_debug_event_co(node->file->node, BLOCK_EVENT_FLUSH_TO_DISK);
+    }
     if (node->driver->flush_co) {
         ret = node->driver->flush_co(node);
     } else if (node->file) {
@@ -596,13 +616,19 @@ int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint
     bool shorter = false, has_layers = false;
     BlockStatus status = { .bytes = bytes };
 
-    for (BlockNode *layer = node; layer && layer != base;
-         layer = layer->backing ? layer->backing->node : NULL) {
+    for (BlockNode *layer = node; layer && layer != base; layer = node_below(layer)) {
+        if (node_is_filter(layer)) { /* shows what is below */
+            int ret = layer->driver->debug_event_co ? node_status_co(layer, offset, bytes, &status) : 0;
+            if (ret < 0) {
+                return ret; /* one that was asked for */
+            }
+            continue;
+        }
         int ret = node_status_co(layer, offset, bytes, &status);
         if (ret < 0) {
             return ret;
         }
-        if (layer != node && (status.flags & STATUS_EOF)) {
+        if (depth && (status.flags & STATUS_EOF)) {
             /* A backing image that ends here: zeroes, made by the layer above. */
             status.flags = STATUS_ZERO | STATUS_ALLOCATED | STATUS_EOF;
             shorter = true;
@@ -626,6 +652,21 @@ int node_status_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint
     return 0;
 }
 
+/* Filters above are as long as what they show. */
+static void size_changed(BlockNode *node)
+{
+    LIST_FOREACH (edge, &node->parents, BlockEdge, in_child) {
+        BlockNode *parent = edge->parent;
+        if (parent && parent->follows_size && parent->file == edge && parent->size != node->size) {
+            parent->size = node->size;
+            if (!list_empty(&parent->bitmaps)) {
+                block_bitmaps_resize(parent);
+            }
+            size_changed(parent);
+        }
+    }
+}
+
 Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
 {
     if (node->read_only) {
@@ -645,6 +686,7 @@ Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
     if (!list_empty(&node->bitmaps)) {
         block_bitmaps_resize(node);
     }
+    size_changed(node);
     request_end(&req);
     return err;
 }

@@ -7,7 +7,6 @@
 #include "block/node_priv.h"
 
 struct ThrottleGroup {
-    BlockGraph *graph;
     char *name;
     unsigned refs;
     ThrottleConfig config;
@@ -103,22 +102,46 @@ bool throttle_is_limited(const ThrottleConfig *c)
 
 /* --- groups --- */
 
-ThrottleGroup *throttle_group_get(BlockGraph *graph, const char *name)
+ThrottleGroup *throttle_group_new(const char *name)
 {
-    LIST_FOREACH (group, &graph->throttle_groups, ThrottleGroup, in_graph) {
-        if (!strcmp(group->name, name)) {
-            group->refs++;
-            return group;
-        }
-    }
     ThrottleGroup *group = g_new0(ThrottleGroup, 1);
-    group->graph = graph;
     group->name = g_strdup(name);
     group->refs = 1;
     co_mutex_init(&group->turn[0]);
     co_mutex_init(&group->turn[1]);
-    list_append(&graph->throttle_groups, &group->in_graph);
+    for (unsigned i = 0; i < THROTTLE_BUCKETS; i++) {
+        group->config.buckets[i].length = 1;
+    }
     return group;
+}
+
+ThrottleGroup *throttle_group_find(BlockGraph *graph, const char *name)
+{
+    ThrottleGroup *group = throttle_object_find(block_graph_objects(graph), name);
+    LIST_FOREACH (other, &graph->throttle_groups, ThrottleGroup, in_graph) {
+        if (!group && !strcmp(other->name, name)) {
+            group = other;
+        }
+    }
+    if (group) {
+        group->refs++;
+    }
+    return group;
+}
+
+ThrottleGroup *throttle_group_get(BlockGraph *graph, const char *name)
+{
+    ThrottleGroup *group = throttle_group_find(graph, name);
+    if (!group) {
+        group = throttle_group_new(name);
+        list_append(&graph->throttle_groups, &group->in_graph);
+    }
+    return group;
+}
+
+bool throttle_group_is_used(const ThrottleGroup *group)
+{
+    return group->refs > 1;
 }
 
 void throttle_group_unref(ThrottleGroup *group)
@@ -150,14 +173,14 @@ void throttle_group_set(ThrottleGroup *group, const ThrottleConfig *config)
 
 /* --- the buckets --- */
 
-static int64_t now_ns(const ThrottleGroup *group)
+static int64_t now_ns(void)
 {
-    return clock_now(loop_clocks(group->graph->loop), CLOCK_REALTIME_NS);
+    return clock_now(loop_clocks(co_loop()), CLOCK_REALTIME_NS);
 }
 
 static void leak(ThrottleGroup *group)
 {
-    int64_t now = now_ns(group);
+    int64_t now = now_ns();
     double seconds = (double)(now - group->last_ns) / 1e9;
     group->last_ns = now;
     for (unsigned i = 0; i < THROTTLE_BUCKETS; i++) {

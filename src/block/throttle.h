@@ -1,5 +1,5 @@
 /*
- * I/O limits of drives. A group has six leaky buckets: bytes and operations, each for reads,
+ * I/O limits of drives and of the filter "throttle". A group has six leaky buckets: bytes and operations, each for reads,
  * writes and both together. A bucket leaks at `avg` a second; without a burst it holds a tenth of a
  * second's worth, with one `max * length`, and then may not be filled faster than `max`. Who finds
  * a bucket full waits; reads wait behind reads and writes behind writes, in order.
@@ -40,8 +40,15 @@ bool throttle_is_limited(const ThrottleConfig *config);
 const char *throttle_bucket_name(unsigned i);
 const char *throttle_legacy_name(unsigned i);
 
-/* By name, made when there is none. Counted. */
+/* By name: that of -object throttle-group, or one of the graph's, made when there is none. Counted. */
 ThrottleGroup *throttle_group_get(BlockGraph *graph, const char *name);
+/* The same, NULL when there is none. */
+ThrottleGroup *throttle_group_find(BlockGraph *graph, const char *name);
+/* That of no graph: of an object. */
+ThrottleGroup *throttle_group_new(const char *name);
+bool throttle_group_is_used(const ThrottleGroup *group); /* by others than the caller */
+/* What -object throttle-group made under that name, NULL: nothing. Not counted. throttle_object.c */
+ThrottleGroup *throttle_object_find(const Object *objects, const char *name);
 void throttle_group_unref(ThrottleGroup *group); /* accepts NULL */
 const char *throttle_group_name(const ThrottleGroup *group);
 const ThrottleConfig *throttle_group_config(const ThrottleGroup *group);

@@ -35,7 +35,7 @@ struct PropKind {
     char *(*get)(const Object *obj, const Prop *prop);
     void (*set_default)(Object *obj, const Prop *prop);
     void (*release)(Object *obj, const Prop *prop); /* may be NULL */
-    char json; /* 'b' bool, 'i' integer, 's' string: the form in QMP */
+    char json; /* 'b' bool, 'i' integer, 's' string, 'j' JSON in the text: the form in QMP */
 };
 
 enum {

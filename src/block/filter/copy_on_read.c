@@ -1,69 +1,96 @@
 /*
  * Filter "copy-on-read": what is read from a backing image becomes the image's own, so that it is
- * fetched once. Where the image cannot be written to, the filter only passes reads on.
+ * fetched once. Where the image cannot be written to, the filter only passes reads on. With "bottom",
+ * only what is above that node's backing image is copied: the rest is read and left where it is.
  */
 #include <errno.h>
 
-#include "block/node.h"
+#include "block/filter/filter.h"
 
-static BlockNode *child_of(BlockNode *node)
+typedef struct CorState {
+    char *bottom; /* node name; NULL: the whole chain is copied */
+} CorState;
+
+/* The node that has the backing images, below other filters. */
+static BlockNode *image_of(BlockNode *node)
 {
-    return node->file->node;
+    return node_skip_filters(filter_child(node));
+}
+
+static BlockNode *find_bottom(BlockNode *node, const char *name)
+{
+    for (BlockNode *n = filter_child(node); n; n = node_below(n)) {
+        if (n->open && !g_strcmp0(n->name, name)) {
+            return n;
+        }
+    }
+    return NULL;
 }
 
 static Error *cor_open_co(BlockNode *node, KeyValues *opts)
 {
-    BlockNode *child = child_of(node);
-    if (child->read_only && !node->read_only) {
-        return error_new("Node '%s' is read-only", child->name);
+    CorState *s = node->state;
+    g_autofree char *bottom = keyvalues_take(opts, "bottom");
+    TRY(filter_open(node));
+    if (bottom) {
+        BlockNode *below = find_bottom(node, bottom);
+        if (!below) {
+            return error_new("Bottom node '%s' not found", bottom);
+        }
+        if (node_is_filter(below)) {
+            return error_new("Bottom node '%s' is a filter", bottom);
+        }
+        s->bottom = g_steal_pointer(&bottom);
     }
-    node->size = child->size;
-    node->limits = child->limits;
     return NULL;
+}
+
+static void cor_close_co(BlockNode *node)
+{
+    g_free(((CorState *)node->state)->bottom);
+}
+
+/* Copies the parts that come from above the base. */
+static int populate_above_co(BlockNode *node, BlockNode *base, uint64_t offset, uint64_t bytes)
+{
+    BlockNode *image = image_of(node);
+    while (bytes) {
+        BlockStatus status;
+        unsigned depth;
+        int ret = node_status_above_co(image, base, offset, bytes, &status, &depth);
+        if (ret >= 0 && (status.flags & STATUS_ALLOCATED) && depth) {
+            ret = node_populate_co(image, offset, status.bytes);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        offset += status.bytes;
+        bytes -= status.bytes;
+    }
+    return 0;
 }
 
 static int cor_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                          size_t at)
 {
-    BlockNode *child = child_of(node);
-    int ret = child->backing && !child->read_only ? node_populate_co(child, offset, bytes) : 0;
-    return ret < 0 ? ret : node_preadv_co(child, offset, bytes, vec, at);
+    CorState *s = node->state;
+    BlockNode *image = image_of(node), *bottom = s->bottom ? find_bottom(node, s->bottom) : NULL;
+    int ret = 0;
+    if (bottom && bottom->backing && !image->read_only) {
+        ret = populate_above_co(node, bottom->backing->node, offset, bytes);
+    } else if (image->backing && !image->read_only) {
+        ret = node_populate_co(image, offset, bytes);
+    }
+    return ret < 0 ? ret : filter_preadv_co(node, offset, bytes, vec, at);
 }
 
-static int cor_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
-                          size_t at, unsigned flags)
-{
-    return node_pwritev_co(child_of(node), offset, bytes, vec, at, flags);
-}
+static const BlockOption cor_options[] = {
+    { "bottom", OPT_STR, "Node name of the lowest image of the chain whose data is copied" },
+    { 0 },
+};
 
-static int cor_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
-{
-    return node_write_zeroes_co(child_of(node), offset, bytes, flags);
-}
-
-static int cor_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
-{
-    return node_discard_co(child_of(node), offset, bytes);
-}
-
-static int cor_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
-{
-    unsigned depth;
-    int ret = node_status_above_co(child_of(node), NULL, offset, bytes, ret_status, &depth);
-    ret_status->flags |= STATUS_ALLOCATED;
-    return ret;
-}
-
-static Error *cor_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
-{
-    TRY(node_truncate_co(child_of(node), size, prealloc));
-    node->size = child_of(node)->size;
-    return NULL;
-}
-
-BLOCK_DRIVER(copy_on_read, .name = "copy-on-read",
-             .desc = "Filter: data of backing images is kept once it was read", .filter = true,
-             .open_co = cor_open_co, .preadv_co = cor_preadv_co, .pwritev_co = cor_pwritev_co,
-             .write_zeroes_co = cor_write_zeroes_co, .discard_co = cor_discard_co,
-             .status_co = cor_status_co, .truncate_co = cor_truncate_co,
-             .write_flags = REQ_FUA | REQ_COMPRESSED, .zero_flags = REQ_FUA);
+BLOCK_DRIVER(copy_on_read, .filter = true, .name = "copy-on-read",
+             .desc = "Filter: data of backing images is kept once it was read",
+             .state_size = sizeof(CorState), .options = cor_options, .open_co = cor_open_co,
+             .close_co = cor_close_co, .preadv_co = cor_preadv_co,
+             FILTER_WRITES, .status_co = filter_status_co);

@@ -215,6 +215,12 @@ static inline bool qcow2_has_cluster(const Qcow2 *q, uint64_t entry)
     return (entry & ENTRY_OFFSET) || (qcow2_external(q) && (entry & ENTRY_COPIED));
 }
 
+/* For a debugging filter below. */
+static inline void qcow2_event_co(Qcow2 *q, BlockEvent event)
+{
+    node_debug_event_co(q->file, event);
+}
+
 /* --- arithmetic --- */
 static inline uint64_t qcow2_in_cluster(const Qcow2 *q, uint64_t offset)
 {

@@ -34,6 +34,7 @@ void qcow2_cache_fini(Qcow2Cache *cache)
 static int table_write_co(Qcow2Cache *cache, Qcow2Table *table)
 {
     Qcow2 *q = cache->q;
+    qcow2_event_co(q, cache->needs_barrier ? BLOCK_EVENT_L2_UPDATE : BLOCK_EVENT_REFBLOCK_UPDATE_PART);
     int ret = node_pwrite_co(q->file, table->offset, q->cluster_size, table->data, 0);
     if (ret >= 0) {
         table->dirty = false;
@@ -137,6 +138,7 @@ int qcow2_cache_get_co(Qcow2Cache *cache, uint64_t offset, Qcow2Table **ret)
     if (err < 0) {
         return err;
     }
+    qcow2_event_co(cache->q, cache->needs_barrier ? BLOCK_EVENT_L2_LOAD : BLOCK_EVENT_REFBLOCK_LOAD);
     err = node_pread_co(cache->q->file, offset, cache->q->cluster_size, (*ret)->data);
     if (err < 0) {
         qcow2_cache_drop(cache, offset);

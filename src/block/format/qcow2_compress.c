@@ -110,6 +110,7 @@ static int unpack_co(Qcow2 *q, uint64_t entry, uint8_t *out)
     if (!packed) {
         return -ENOMEM;
     }
+    qcow2_event_co(q, BLOCK_EVENT_READ_COMPRESSED);
     int ret = node_pread_co(q->file, offset, bytes, packed);
     if (ret < 0) {
         return ret;
@@ -174,6 +175,7 @@ static int store_compressed_co(Qcow2 *q, uint64_t guest, uint64_t bytes, const u
     if (ret < 0) {
         return ret;
     }
+    qcow2_event_co(q, BLOCK_EVENT_WRITE_COMPRESSED);
     ret = node_pwrite_co(q->file, offset, bytes, packed, 0);
     co_mutex_lock(&q->lock);
     if (ret >= 0) {

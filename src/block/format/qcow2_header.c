@@ -255,6 +255,7 @@ static Error *read_tables_co(Qcow2 *q)
         return error_new("Image does not contain a reference count table");
     }
     TRY(read_table_co(q, "Active L1", q->l1_offset, q->l1_size, &q->l1));
+    qcow2_event_co(q, BLOCK_EVENT_REFTABLE_LOAD);
     TRY(read_table_co(q, "Reference count", q->reftable_offset, q->reftable_size, &q->reftable));
     for (uint32_t i = 0; i < q->reftable_size; i++) {
         q->reftable[i] &= ~(uint64_t)511;
@@ -647,6 +648,7 @@ static Error *move_l1_co(Qcow2 *q, uint64_t *table, uint32_t entries, uint64_t o
     }
     int ret = qcow2_write_back_locked_co(q); /* also the new refcounts */
     if (ret >= 0) {
+        qcow2_event_co(q, BLOCK_EVENT_L1_GROW_WRITE_TABLE);
         ret = node_pwrite_co(q->file, offset, (uint64_t)entries * 8, data, 0);
     }
     if (ret >= 0) {
@@ -655,6 +657,7 @@ static Error *move_l1_co(Qcow2 *q, uint64_t *table, uint32_t entries, uint64_t o
     st32_be(fields, entries);
     st64_be(fields + 4, offset);
     if (ret >= 0) {
+        qcow2_event_co(q, BLOCK_EVENT_L1_GROW_ACTIVATE_TABLE);
         ret = node_pwrite_co(q->file, H_L1_SIZE, sizeof(fields), fields, 0);
     }
     if (ret >= 0) {
@@ -674,6 +677,7 @@ Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries)
         return error_new("The image size is too large for file format 'qcow2' (try using a larger "
                          "cluster size)");
     }
+    qcow2_event_co(q, BLOCK_EVENT_L1_GROW_ALLOC_TABLE);
     int ret = qcow2_alloc_exact_co(q, qcow2_clusters(q, entries * 8), &offset);
     if (ret < 0) {
         return error_new_errno(ret, "Could not allocate space for the L1 table");

@@ -24,6 +24,7 @@ static int read_backing_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const Bloc
         block_vec_zero(vec, at, (size_t)bytes);
         return 0;
     }
+    qcow2_event_co(q, BLOCK_EVENT_READ_BACKING_AIO);
     return node_preadv_co(q->node->backing->node, offset, bytes, vec, at);
 }
 
@@ -32,6 +33,7 @@ static int read_run_co(Qcow2 *q, const Qcow2Map *map, uint64_t offset, const Blo
 {
     switch (map->kind) {
     case KIND_DATA:
+        qcow2_event_co(q, BLOCK_EVENT_READ_AIO);
         return node_preadv_co(q->data, map->host, map->bytes, vec, at);
     case KIND_COMPRESSED:
         return qcow2_read_compressed_co(q, map->entry, qcow2_in_cluster(q, offset), map->bytes, vec,
@@ -163,7 +165,7 @@ static void plan_fill(Qcow2 *q, Step *step, uint64_t fresh_before, bool had_data
     step->fill_zero = false;
     if (!step->keeps_place && !had_data && !q->node->backing) {
         step->fill_zero = true;
-        if (step->host_cluster >= fresh_before && q->file->driver->extends && !qcow2_external(q)) {
+        if (step->host_cluster >= fresh_before && q->file->extends && !qcow2_external(q)) {
             step->fill_head = step->fill_tail = 0; /* the file has zeroes there */
         }
     }
@@ -242,6 +244,9 @@ static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size
     size_t covered;
     int ret = (step->fill_head && !head) || (step->fill_tail && !tail) ? -ENOMEM : 0;
 
+    if (head || tail) {
+        qcow2_event_co(q, BLOCK_EVENT_COW_READ);
+    }
     if (ret >= 0 && head) {
         ret = read_fill_co(q, step, step->offset - step->fill_head, step->fill_head, head);
         iov[count++] = (struct iovec) { head, (size_t)step->fill_head };
@@ -253,6 +258,10 @@ static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size
     }
     if (ret >= 0) {
         BlockVec whole = { iov, count };
+        if (head || tail) {
+            qcow2_event_co(q, BLOCK_EVENT_COW_WRITE);
+        }
+        qcow2_event_co(q, BLOCK_EVENT_WRITE_AIO);
         ret = node_pwritev_co(q->data, step->host - step->fill_head,
                               step->fill_head + step->bytes + step->fill_tail, &whole, 0, 0);
     }
@@ -342,6 +351,7 @@ int qcow2_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
         if (step.allocates) {
             ret = finish_allocation_co(q, &step, write_filled_co(q, &step, vec, at));
         } else {
+            qcow2_event_co(q, BLOCK_EVENT_WRITE_AIO);
             ret = node_pwritev_co(q->data, step.host, step.bytes, vec, at, 0);
         }
         if (ret < 0) {

@@ -119,6 +119,7 @@ int qcow2_l1_write_co(Qcow2 *q)
         for (uint32_t i = 0; i < count; i++) {
             st64_be(sector + i * 8, q->l1[s * 64 + i]);
         }
+        qcow2_event_co(q, BLOCK_EVENT_L1_UPDATE);
         int ret = node_pwrite_co(q->file, q->l1_offset + s * 512, count * 8, sector, 0);
         if (ret < 0) {
             return ret;
@@ -151,6 +152,7 @@ int qcow2_l2_get_writable_co(Qcow2 *q, uint64_t offset, Qcow2Table **ret)
     }
     if (err >= 0 && (old & ENTRY_OFFSET)) {
         Qcow2Table *from;
+        qcow2_event_co(q, BLOCK_EVENT_L2_ALLOC_COW_READ);
         err = qcow2_cache_get_co(&q->l2_cache, old & ENTRY_OFFSET, &from);
         if (err >= 0) {
             memcpy((*ret)->data, from->data, q->cluster_size);
@@ -159,6 +161,7 @@ int qcow2_l2_get_writable_co(Qcow2 *q, uint64_t offset, Qcow2Table **ret)
     if (err < 0) {
         return err; /* the cluster leaks; the image is consistent */
     }
+    qcow2_event_co(q, BLOCK_EVENT_L2_ALLOC_WRITE);
     qcow2_l1_set(q, index, at | ENTRY_COPIED);
     if (old & ENTRY_OFFSET) {
         qcow2_free_later(q, old & ENTRY_OFFSET, q->cluster_size, false);

@@ -106,6 +106,7 @@ int qcow2_write_reftable_co(Qcow2 *q)
     for (uint32_t i = 0; i < q->reftable_size; i++) {
         st64_be(data + i * 8, q->reftable[i]);
     }
+    qcow2_event_co(q, BLOCK_EVENT_REFBLOCK_ALLOC_HOOKUP);
     int ret = node_pwrite_co(q->file, q->reftable_offset, bytes, data, 0);
     if (ret >= 0) {
         q->reftable_dirty = false;
@@ -118,6 +119,7 @@ int qcow2_write_reftable_co(Qcow2 *q)
 static int refcount_block_create_co(Qcow2 *q, uint64_t cluster, Qcow2Table **ret)
 {
     uint64_t index = cluster / block_entries(q), offset = cluster << q->cluster_bits;
+    qcow2_event_co(q, BLOCK_EVENT_REFBLOCK_ALLOC);
     int err = qcow2_check_overlap_co(q, offset, q->cluster_size);
     if (err >= 0) {
         err = qcow2_cache_new_co(&q->refcount_cache, offset, ret);
@@ -125,6 +127,7 @@ static int refcount_block_create_co(Qcow2 *q, uint64_t cluster, Qcow2Table **ret
     if (err < 0) {
         return err;
     }
+    qcow2_event_co(q, BLOCK_EVENT_REFBLOCK_ALLOC_WRITE);
     qcow2_refcount_write(q, (*ret)->data, cluster % block_entries(q), 1);
     q->reftable[index] = offset;
     q->reftable_dirty = true;
@@ -139,8 +142,10 @@ static int write_new_table_co(Qcow2 *q, uint64_t offset, uint64_t old_offset, ui
         qcow2_txn_reftable_placed(q);
         return qcow2_refcount_add_co(q, old_offset, (uint64_t)old_entries * 8, -1);
     }
+    qcow2_event_co(q, BLOCK_EVENT_REFBLOCK_ALLOC_WRITE_BLOCKS);
     int ret = qcow2_cache_write_co(&q->refcount_cache);
     if (ret >= 0) {
+        qcow2_event_co(q, BLOCK_EVENT_REFBLOCK_ALLOC_WRITE_TABLE);
         ret = qcow2_write_reftable_co(q);
     }
     if (ret >= 0) {
@@ -151,6 +156,7 @@ static int write_new_table_co(Qcow2 *q, uint64_t offset, uint64_t old_offset, ui
     }
     st64_be(fields, offset);
     st32_be(fields + 8, (uint32_t)((uint64_t)q->reftable_size * 8 >> q->cluster_bits));
+    qcow2_event_co(q, BLOCK_EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
     ret = node_pwrite_co(q->file, H_REFTABLE_OFFSET, sizeof(fields), fields, 0);
     if (ret >= 0) {
         ret = node_flush_co(q->file);
@@ -312,6 +318,7 @@ int qcow2_alloc_co(Qcow2 *q, uint64_t clusters, uint64_t wanted, uint64_t *ret_o
     uint64_t first = wanted >> q->cluster_bits, taken = 0;
     int ret = 0;
 
+    qcow2_event_co(q, BLOCK_EVENT_CLUSTER_ALLOC);
     if (q->broken) {
         return -EIO;
     }
@@ -411,6 +418,7 @@ int qcow2_alloc_compressed_co(Qcow2 *q, uint64_t bytes, uint64_t *ret_offset)
     uint64_t offset = q->compressed_next, count = 0;
     int ret;
 
+    qcow2_event_co(q, BLOCK_EVENT_CLUSTER_ALLOC_BYTES);
     if (offset) {
         ret = qcow2_get_refcount_co(q, offset >> q->cluster_bits, &count);
         if (ret < 0) {
@@ -564,6 +572,9 @@ static int quarantine_free_co(Qcow2 *q, const Qcow2Range *range)
 static int apply_freed_co(Qcow2 *q)
 {
     int ret = 0;
+    if (q->freed_written->len) {
+        qcow2_event_co(q, BLOCK_EVENT_CLUSTER_FREE);
+    }
     bool pass = q->pass_discard && q->node->unmap;
     GArray *freed = q->freed_written;
     q->freed_written = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));

@@ -160,7 +160,7 @@ static Error *cut_file_co(Qcow2 *q)
         return error_new_errno(ret, "Failed to find the end of the image");
     }
     uint64_t end = cluster << q->cluster_bits;
-    if (q->file->driver->extends && end < q->file->size) {
+    if (q->file->extends && end < q->file->size) {
         TRY(node_truncate_co(q->file, end, PREALLOC_OFF));
         q->fresh = end;
     }
@@ -182,7 +182,9 @@ static Error *shrink_co(Qcow2 *q, uint64_t size)
         return error_new_errno(ret, "Failed to discard cropped clusters");
     }
     co_mutex_lock(&q->lock);
+    qcow2_event_co(q, BLOCK_EVENT_L1_SHRINK_FREE_L2_CLUSTERS);
     drop_l2_tables(q, qcow2_l1_needed(q, size));
+    qcow2_event_co(q, BLOCK_EVENT_L1_SHRINK_WRITE_TABLE);
     ret = qcow2_settle_co(q);
     co_mutex_unlock(&q->lock);
     if (ret < 0) {
@@ -225,6 +227,7 @@ Error *qcow2_make_empty_co(BlockNode *node)
     int ret = qcow2_unmap_co(q, 0, node->size, true);
 
     co_mutex_lock(&q->lock);
+    qcow2_event_co(q, BLOCK_EVENT_EMPTY_IMAGE_PREPARE);
     if (ret >= 0) {
         drop_l2_tables(q, 0);
         ret = qcow2_settle_co(q);

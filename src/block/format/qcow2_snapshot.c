@@ -363,6 +363,7 @@ int qcow2_vmstate_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, voi
     if (!range_inside(offset, bytes, (uint64_t)MAX_VM_STATE * KiB)) {
         return -EFBIG;
     }
+    qcow2_event_co(node->state, BLOCK_EVENT_VMSTATE_LOAD);
     return qcow2_preadv_co(node, vmstate_base(node->state) + offset, bytes, &vec, 0);
 }
 
@@ -382,6 +383,7 @@ int qcow2_vmstate_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
         return -EFBIG;
     }
     node->write_generation++;
+    qcow2_event_co(q, BLOCK_EVENT_VMSTATE_SAVE);
     return qcow2_pwritev_co(node, at, bytes, &vec, 0, 0);
 }
 

@@ -47,6 +47,8 @@ static Error *raw_open_co(BlockNode *node, KeyValues *opts)
     TRY(raw_set_size(node));
     node->limits = file->limits;
     node->limits.cluster_size = 0;
+    node->follows_size = s->window == UINT64_MAX && !s->offset;
+    node->extends = node->follows_size && file->extends;
     if (!IS_ALIGNED(s->offset, (uint64_t)MAX(file->limits.request_align, 1))) {
         return error_new("offset %" PRIu64 " is not a multiple of the storage's block size %u",
                          s->offset, file->limits.request_align);
@@ -78,6 +80,7 @@ static int raw_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const
                          size_t at)
 {
     RawState *s = node->state;
+    node_debug_event_co(node->file->node, BLOCK_EVENT_READ_AIO);
     return node_preadv_co(node->file->node, s->offset + offset, bytes, vec, at);
 }
 
@@ -91,6 +94,7 @@ static int raw_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
             return ret;
         }
     }
+    node_debug_event_co(node->file->node, BLOCK_EVENT_WRITE_AIO);
     return node_pwritev_co(node->file->node, s->offset + offset, bytes, vec, at, flags);
 }
 

@@ -127,6 +127,12 @@ static Error *open_layers_co(IoSession *io, const IoOpening *opening, BlockNode 
     return NULL;
 }
 
+static void say_debug(void *opaque, const char *text)
+{
+    IoSession *io = opaque;
+    io->print(io->opaque, text);
+}
+
 bool io_session_open_co(IoSession *io, IoOpening *opening)
 {
     Error *err = open_layers_co(io, opening, &io->node);
@@ -137,6 +143,7 @@ bool io_session_open_co(IoSession *io, IoOpening *opening)
         io_opening_free(opening);
         return false;
     }
+    block_graph_on_debug(io->graph, say_debug, io);
     io->opening = opening;
     if (io->node->probed && !io->node->read_only && !strcmp(io->node->driver->name, "raw")) {
         warn_report("Image format was not specified for '%s' and probing guessed raw.\n"
@@ -165,6 +172,7 @@ void io_session_fini_co(IoSession *io)
         io_opening_free(io->opening);
         io->opening = NULL;
     }
+    block_graph_on_debug(io->graph, NULL, NULL);
     io->root = NULL;
     io->node = NULL;
 }

@@ -243,7 +243,7 @@ static int break_co(IoSession *io, const IoCommand *c, const IoArgs *args)
 {
     int ret = node_debug_break(io->node, args->text[0], args->text[1]);
     if (ret < 0) {
-        io_printf(io, "Could not set a breakpoint: %s\n", strerror(-ret));
+        io_printf(io, "Could not set breakpoint: %s\n", strerror(-ret));
     }
     return ret;
 }

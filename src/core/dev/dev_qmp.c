@@ -254,7 +254,7 @@ static Value *typed_value(const Prop *prop, const char *text)
             return value_bool(b);
         }
         error_free(err);
-    } else if (prop->kind->json == 'i') {
+    } else if (prop->kind->json == 'i' || prop->kind->json == 'j') {
         Error *err = json_parse(text, strlen(text), &value);
         if (!err) {
             return value;
