@@ -27,6 +27,7 @@ static const InsnEngine engine_t0 = { .name = "t0", .code_changed = t0_code_chan
 
 enum { ALARM_US = 1000, HANG_ALARMS = 500 };
 
+uint32_t insn_engine_stress;
 static DbtGroup group;
 static X86Cpu *running;
 
@@ -46,6 +47,7 @@ static void *t1_attach(X86Cpu *cpu)
         error_report(err);
         exit(2);
     }
+    dbt->stress = insn_engine_stress & DBT_STRESS_ALL;
     running = cpu;
     signal(SIGPROF, on_alarm);
     struct itimerval often = { { 0, ALARM_US }, { 0, ALARM_US } }; /* of CPU time: a busy host is no hang */

@@ -23,5 +23,7 @@ typedef struct InsnEngine {
 } InsnEngine;
 
 extern const InsnEngine *const insn_engines[]; /* NULL at the end */
+/* --stress: the translator's DBT_STRESS_*; set before an engine is attached. */
+extern uint32_t insn_engine_stress;
 
 #endif

@@ -212,7 +212,7 @@ int main(int argc, char **argv)
 {
     g_autofree char *engine = NULL, *classes = NULL, *one = NULL, *seed_text = NULL;
     gint64 count = 100000;
-    int seconds = 0, reports = 5, ac = 1;
+    int seconds = 0, reports = 5, ac = 1, stress = 0;
     gboolean verbose = FALSE, code32 = FALSE;
     GOptionEntry options[] = {
         { "engine", 'e', 0, G_OPTION_ARG_STRING, &engine, "t0 (default) or t1", "NAME" },
@@ -223,6 +223,7 @@ int main(int argc, char **argv)
         { "one", 0, 0, G_OPTION_ARG_STRING, &one, "run one case", "SEED" },
         { "code32", 0, 0, G_OPTION_ARG_NONE, &code32, "32-bit code", NULL },
         { "ac", 0, 0, G_OPTION_ARG_INT, &ac, "cases with alignment checking (default: 1)", "PERCENT" },
+        { "stress", 0, 0, G_OPTION_ARG_INT, &stress, "bits of -accel tcg,x-stress=", "BITS" },
         { "reports", 0, 0, G_OPTION_ARG_INT, &reports, "differences to show", "N" },
         { "verbose", 'v', 0, G_OPTION_ARG_NONE, &verbose, "statistics", NULL },
         { NULL },
@@ -236,6 +237,7 @@ int main(int argc, char **argv)
     }
     Run run = { .max_reports = (unsigned)reports, .verbose = verbose };
     run.engine = find_engine(engine ? engine : "t0");
+    insn_engine_stress = (uint32_t)stress;
     run.native = native_new(); /* first: an engine may map memory that the child would have too */
     run.guest = guest_new(run.engine);
     uint32_t features[X86_FEAT_WORDS];

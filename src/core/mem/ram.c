@@ -218,6 +218,9 @@ void ram_written(RamBlock *block, uint64_t offset, uint64_t length)
     uint8_t track = atomic_load_explicit(&block->track, memory_order_relaxed);
     bool code = false;
 
+    /* Who sets RAM_CODE reads the bytes again after that; so either that sees the new ones, or the flag is seen here. */
+    atomic_thread_fence(memory_order_seq_cst);
+
     for (uint64_t page = first; page <= last; page++) {
         uint8_t flags = atomic_load_explicit(&block->flags[page], memory_order_relaxed);
         if (track & ~flags) {

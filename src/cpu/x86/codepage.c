@@ -101,6 +101,7 @@ static void page_written(CodePages *code, X86Cpu *cpu, RamBlock *block, uint64_t
     }
     CodePage *page = &b->page[offset >> MEM_PAGE_BITS];
     uint64_t mask = granule_mask(offset, length);
+    atomic_thread_fence(memory_order_seq_cst); /* the bytes come before the look at granules, as in x86_code_add() */
     bool interp = atomic_load(&page->granules[CODE_INTERP]) & mask;
     bool dbt = atomic_load(&page->granules[CODE_DBT]) & mask;
     if (interp) {

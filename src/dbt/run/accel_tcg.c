@@ -24,7 +24,7 @@ typedef struct TcgAccel {
     Accel accel;
     int thread, engine;
     uint32_t tb_size; /* MiB; 0: default */
-    uint32_t self_check;
+    uint32_t self_check, stress;
     bool one_insn_per_tb, split_wx, perf_map;
     DbtGroup group;
     pthread_mutex_t turn; /* thread=single: who holds it runs */
@@ -41,6 +41,8 @@ static const Prop props[] = {
               .help = "write /tmp/perf-PID.map, so that perf names translated code by guest addresses"),
     PROP_U32("x-self-check", TcgAccel, self_check, 0, .flags = PROP_UNSTABLE,
              .help = "run each Nth block in the interpreter too and log differences"),
+    PROP_U32("x-stress", TcgAccel, stress, 0, .flags = PROP_UNSTABLE,
+             .help = "1 request at each poll, 2 no links, 4 empty TLB, 8 emptied cache, 16 dead flags inverted"),
     { 0 },
 };
 
@@ -85,6 +87,7 @@ static Error *vcpu_init_tcg(Accel *accel, Vcpu *vcpu)
     if (tcg->self_check != 0) {
         dbt_check_init(dbt, tcg->self_check);
     }
+    dbt->stress = tcg->stress & DBT_STRESS_ALL;
     if (tcg->perf_map) {
         g_autofree char *path = g_strdup_printf("/tmp/perf-%d.map", (int)getpid());
         dbt->perf_map = fopen(path, "ae");

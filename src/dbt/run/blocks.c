@@ -144,21 +144,42 @@ static void patch(Dbt *d, const DbtExit *exit, const uint8_t *target)
     enc_patch_rel32(d->cache.write + exit->field, d->cache.run - d->cache.write, target);
 }
 
-/* Where an exit goes on in a block, by where the flags are. */
+enum { LINK_STUB_MAX = 32 };
+
+/* The guard of a block's page for an exit whose flags are in EFLAGS alone; when it fails the exit is not linked. */
+static void guard_keeping_flags(Dbt *d, Asm *a, const DbtExit *exit, const DbtBlock *to)
+{
+    enc_load(a, 4, H_RCX, enc_abs(d->env.slots + 4 * dbt_slot_of(to->pc)));
+    enc_lea(a, 4, H_RCX, enc_mem(H_RCX, -(int32_t)to->map));
+    uint8_t *same = enc_jrcxz(a);
+    enc_jmp(a, dbt_run_at(d, exit->stub));
+    enc_here_rel8(a, same);
+    enc_jmp(a, dbt_run_at(d, to->entry));
+}
+
+/*
+ * Where an exit goes on in a block, by where the flags are. A block's own guards need the record, because another
+ * block may be what is mapped there.
+ */
 static const uint8_t *way_in(Dbt *d, const DbtExit *exit, const DbtBlock *to, bool same_page)
 {
     uint8_t wanted = to->flags_in & ~exit->live;
+    bool guards = !same_page || to->map2 != 0;
     const uint8_t *direct = dbt_run_at(d, same_page ? to->entry : to->guarded);
-    if ((wanted & FL_ALL) && (exit->live & FL_RECORD)) {
-        return dbt_run_at(d, to->recorded);
+    if (exit->live & FL_RECORD) {
+        return wanted & FL_ALL ? dbt_run_at(d, to->recorded) : direct;
     }
-    if (!(wanted & FL_RECORD)) {
+    if (!(wanted & FL_RECORD) && !guards) {
         return direct;
     }
-    const uint8_t *stub = dbt_run_at(d, (uint32_t)d->cache.cold); /* what EFLAGS hold goes to the record */
+    const uint8_t *stub = dbt_run_at(d, (uint32_t)d->cache.cold);
     Asm cold = code_cache_asm(&d->cache, d->cache.cold);
-    enc_call(&cold, d->env.flags_save);
-    enc_jmp(&cold, direct);
+    if ((wanted & FL_RECORD) || to->map2 != 0) { /* what EFLAGS hold goes to the record */
+        enc_call(&cold, d->env.flags_save);
+        enc_jmp(&cold, direct);
+    } else {
+        guard_keeping_flags(d, &cold, exit, to);
+    }
     d->cache.cold = (size_t)(cold.p - d->cache.write);
     return stub;
 }
@@ -168,7 +189,7 @@ void dbt_link(Dbt *d, uint32_t number, DbtBlock *to)
     DbtExit *exit = &d->exits[number];
     const DbtBlock *from = &d->blocks[exit->block];
     if (exit->to != 0 || !from->valid || to->pc != exit->target || d->maps[from->map].mode != d->maps[to->map].mode ||
-        log_enabled(LOG_NOCHAIN) || d->check != NULL || !code_cache_has_room(&d->cache, 0, 16)) {
+        log_enabled(LOG_NOCHAIN) || d->check != NULL || (d->stress & DBT_STRESS_UNLINKED) || !code_cache_has_room(&d->cache, 0, LINK_STUB_MAX)) {
         return;
     }
     patch(d, exit, way_in(d, exit, to, from->map == to->map));
@@ -219,11 +240,14 @@ static void tombstone(Dbt *d, DbtBlock *b)
     enc_u32(&a, (uint32_t)(b - d->blocks));
 }
 
+/* What an entry of a page's list is about. */
+static DbtBlock *listed_block(Dbt *d, DbtBlock *b)
+{
+    return b->stands_for != 0 ? &d->blocks[b->stands_for] : b;
+}
+
 static void drop_block(Dbt *d, DbtBlock *b)
 {
-    if (b->stands_for != 0) {
-        b = &d->blocks[b->stands_for];
-    }
     if (!b->valid) {
         return;
     }
@@ -266,13 +290,17 @@ static bool drop_overlapping(Dbt *d, DbtPage *page, unsigned offset, unsigned le
 {
     uint64_t granules = 0;
     bool dropped = false;
-    uint32_t *at = &page->blocks;
-    while (*at != 0) {
-        DbtBlock *b = &d->blocks[*at];
+    for (uint32_t n = page->blocks; n != 0; n = d->blocks[n].page_next) {
+        DbtBlock *b = &d->blocks[n];
         if (b->offset < offset + length && offset < (unsigned)b->offset + b->length) {
-            *at = b->page_next;
-            drop_block(d, b);
+            drop_block(d, listed_block(d, b));
             dropped = true;
+        }
+    }
+    for (uint32_t *at = &page->blocks; *at != 0;) {
+        DbtBlock *b = &d->blocks[*at];
+        if (!listed_block(d, b)->valid) {
+            *at = b->page_next;
         } else {
             granules |= dbt_granules_of(b->offset, b->length);
             at = &b->page_next;
@@ -326,7 +354,7 @@ void dbt_flush(Dbt *d)
         jump_cache_clear(&d->low->jump_cache[m]);
     }
     d->block_count = d->map_count = 1;
-    d->exit_count = d->site_count = d->fault_count = d->insn_count = d->page_count = 0;
+    d->exit_count = d->site_count = d->fault_count = d->insn_count = d->page_count = d->stand_ins = 0;
     d->flush_wanted = false;
 }
 
@@ -334,7 +362,7 @@ void dbt_flush(Dbt *d)
 
 static bool room(Dbt *d)
 {
-    return code_cache_has_room(&d->cache, LOWER_HOT_MAX, LOWER_COLD_MAX) && d->block_count + 1 < DBT_MAX_BLOCKS &&
+    return code_cache_has_room(&d->cache, LOWER_HOT_MAX, LOWER_COLD_MAX) && d->block_count + 2 + FRONT_MAX_AHEAD < DBT_MAX_BLOCKS &&
            d->exit_count + LOWER_MAX_EXITS < DBT_MAX_EXITS && d->site_count + LOWER_MAX_SITES < DBT_MAX_SITES &&
            d->fault_count + LOWER_MAX_SITES < DBT_MAX_FAULTS && d->insn_count + FRONT_MAX_INSNS < DBT_MAX_INSNS &&
            d->map_count < DBT_MAX_MAPS && d->page_count < (1 << DBT_PAGE_BITS) / 2;

@@ -264,20 +264,34 @@ static const uint8_t *follow_exit(Dbt *d, uint32_t number)
     return d->cache.run + b->entry;
 }
 
+/* Where the flags are after code was left: as exit_live of uops. */
+static uint8_t flags_kept(const Dbt *d, unsigned why, uint32_t payload)
+{
+    switch (why) {
+    case LEAVE_LINK:
+    case LEAVE_POLL:
+        return d->exits[payload].live;
+    case LEAVE_GUARD: /* see way_in() */
+    case LEAVE_INDIRECT:
+    case LEAVE_INTERP:
+        return FL_RECORD;
+    default:
+        return FL_ALL; /* the slow path has seen to them */
+    }
+}
+
 /* Brings hot.rflags up to date after code was left; true when all flags are exact. */
 static bool settle_flags(Dbt *d, unsigned why, uint32_t payload)
 {
-    bool recorded = why == LEAVE_INDIRECT || why == LEAVE_INTERP;
-    if (why == LEAVE_LINK || why == LEAVE_POLL) {
-        recorded = d->exits[payload].live & FL_RECORD;
-    } else if (why == LEAVE_GUARD) {
-        recorded = d->blocks[payload].flags_in & FL_RECORD;
-    }
-    if (recorded) {
+    uint8_t kept = flags_kept(d, why, payload);
+    if (kept & FL_RECORD) {
         dbt_flags_from_record(d);
+        return true;
     }
-    return recorded || why == LEAVE_DISPATCH ||
-           ((why == LEAVE_LINK || why == LEAVE_POLL) && (d->exits[payload].live & FL_ALL) == FL_ALL);
+    if (unlikely(d->stress != 0)) {
+        dbt_stress_flags(d, kept);
+    }
+    return (kept & FL_ALL) == FL_ALL;
 }
 
 static void check_after(Dbt *d, unsigned why, uint32_t payload, bool flags)
@@ -330,6 +344,9 @@ static bool turn(Dbt *d, const uint8_t *code)
             log_entry(cpu);
         }
         dbt_record_flags(d);
+        if (unlikely(d->stress != 0)) {
+            dbt_stress_before(d);
+        }
         uint64_t result = enter(cpu->tlb, code);
         uint32_t payload = (uint32_t)(result >> 32);
         unsigned why = (uint8_t)result;

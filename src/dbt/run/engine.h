@@ -32,7 +32,7 @@ typedef struct DbtBlock {
     uint64_t pc;
     uint32_t map;          /* CodeMap number */
     uint32_t map2;         /* of the second page of its only instruction; 0: none */
-    uint32_t stands_for;   /* on the list of a second page: the block itself; else 0 */
+    uint32_t stands_for;   /* on a page's list for bytes beside the block's own: the block itself; else 0 */
     uint32_t hash_next, page_next; /* block numbers */
     uint32_t incoming;     /* first exit that is linked here, + 1 */
     uint32_t first_exit, first_site;
@@ -65,7 +65,7 @@ typedef struct DbtSite {
     bool trap;
     bool leads;        /* the check of a group of accesses */
     bool shadow;       /* STI that is not its block's last instruction */
-    bool recorded;     /* the flags are in the record, not in EFLAGS */
+    uint8_t live;      /* FL_*: groups that EFLAGS hold; FL_RECORD: the record has them all */
     bool exact_fault;  /* its faults have side effects: the interpreter runs it when the fast path fails */
     uint8_t align;     /* mask of address bits that must be 0 */
     int32_t stack;     /* of a jump: what it added to rsp */
@@ -126,6 +126,7 @@ struct Dbt {
     DbtFault *faults;
     CodeMap *maps;
     X86Insn *insns;
+    uint32_t stand_ins; /* of block_count: those that only stand for others */
     uint32_t block_count, exit_count, site_count, fault_count, map_count, insn_count;
     uint32_t hash[1 << DBT_HASH_BITS];
     uint32_t map_hash[1 << DBT_MAP_HASH_BITS];
@@ -136,12 +137,14 @@ struct Dbt {
     DbtStats stats;
     FILE *perf_map;        /* owned; NULL: none */
     DbtCheck *check;       /* NULL: no self-check */
+    uint32_t stress;       /* DBT_STRESS_*; debugging */
+    uint32_t stress_turns;
     DbtBlock *found;       /* what dbt_find() found last */
     FrontBlock front;
     Lowered lowered;
 };
 
-enum { DBT_MAX_BLOCKS = 1 << 19, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
+enum { DBT_MAX_BLOCKS = 1 << 20, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
        DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 
 void dbt_group_init(DbtGroup *group);
@@ -194,6 +197,18 @@ void dbt_check_free(Dbt *dbt);
 void dbt_check_before(Dbt *dbt, const DbtBlock *block);
 void dbt_check_after(Dbt *dbt, uint64_t rip, bool flags);
 void dbt_check_disarm(Dbt *dbt);
+/* --- stress.c --- */
+enum {
+    DBT_STRESS_POLL = 1,       /* something is asked at every poll */
+    DBT_STRESS_UNLINKED = 2,   /* blocks are not linked: each leaves to the loop */
+    DBT_STRESS_TLB = 4,        /* the soft TLB is empty whenever code is entered */
+    DBT_STRESS_FLUSH = 8,      /* the code cache is emptied often */
+    DBT_STRESS_DEAD_FLAGS = 16, /* flags that liveness takes for dead are inverted */
+    DBT_STRESS_ALL = 31,
+};
+/* Before code is entered, and after it was left with these flags exact (FL_*). */
+void dbt_stress_before(Dbt *dbt);
+void dbt_stress_flags(Dbt *dbt, uint8_t exact);
 /* --- stats.c --- */
 char *dbt_describe(Dbt *dbt);
 

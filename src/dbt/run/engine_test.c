@@ -194,6 +194,98 @@ static void test_groups_straddle(void)
     g_assert_cmphex(got[1], ==, 0x21010);
 }
 
+enum { TABLES = 0x2000, WINDOW = 0x400000, WINDOW_OLD = 0x30000, WINDOW_NEW = 0x31000, PTE = 0x67 };
+
+/* Pages below 1 MiB map to themselves, one at WINDOW to `to`. */
+static void map_window(Rig *r, uint32_t to)
+{
+    uint32_t *directory = (uint32_t *)(void *)(r->box.host + TABLES), *low = directory + 1024, *window = low + 1024;
+    directory[0] = (TABLES + 0x1000) | PTE;
+    directory[1] = (TABLES + 0x2000) | PTE;
+    for (uint32_t n = 0; n < RAM_SIZE >> 12; n++) {
+        low[n] = n << 12 | PTE;
+    }
+    window[0] = to | PTE;
+}
+
+/* Runs from CODE with paging on to HLT; the result is ebx. */
+static uint32_t run_paged(Rig *r, bool translate)
+{
+    X86Cpu *cpu = r->box.cpu;
+    atomic_store(&r->box.vcpu.halted, false);
+    flat(cpu);
+    cpu->cr3 = TABLES;
+    cpu->cr0 |= CR0_PG;
+    x86_gpr(cpu)[X86_RBX] = 0;
+    x86_mode_changed(cpu);
+    x86_tlb_flush_all(cpu);
+    if (translate) {
+        dbt_run(r->dbt);
+    } else {
+        x86_interp_run(cpu, 1000, false);
+    }
+    g_assert_true(atomic_load(&r->box.vcpu.halted));
+    return (uint32_t)x86_gpr(cpu)[X86_RBX];
+}
+
+static void put_code(Rig *r, uint32_t at, const void *code, size_t size)
+{
+    memcpy(r->box.host + at, code, size);
+    ram_written(r->box.block, at, size);
+}
+
+/*
+ * A jump goes to code that overwrites the flags: xor eax,eax; hlt. Then other code is there, mapped to the same address
+ * or written over it, which reads them: adc $64,ebx; hlt. All with the carry set, then clear.
+ */
+static void test_flags_to_other_code(void)
+{
+    static const struct {
+        const char *what;
+        uint8_t code[16];
+        uint32_t target;
+    } cases[] = {
+        { "stc; jmp", { 0xf9, 0xe9, 0xfa, 0xff, 0x3e, 0 }, WINDOW },
+        { "stc; push; jmp", { 0xf9, 0x50, 0xe9, 0xf9, 0xff, 0x3e, 0 }, WINDOW },
+        { "stc; jc", { 0xf9, 0x0f, 0x82, 0xf9, 0xff, 0x3e, 0, 0xf4 }, WINDOW },
+        { "stc; push; jc", { 0xf9, 0x50, 0x0f, 0x82, 0xf8, 0xff, 0x3e, 0, 0xf4 }, WINDOW },
+        { "stc; call", { 0xf9, 0xe8, 0xfa, 0xff, 0x3e, 0 }, WINDOW },
+        { "stc; mov; jmp eax", { 0xf9, 0xb8, 0, 0, 0x40, 0, 0xff, 0xe0 }, WINDOW },
+        { "stc; push; ret", { 0xf9, 0x68, 0, 0, 0x40, 0, 0xc3 }, WINDOW },
+        { "stc; push; jmp, same page", { 0xf9, 0x50, 0xe9, 0xf9, 0, 0, 0 }, CODE + 0x100 },
+        { "stc; push; jc, same page", { 0xf9, 0x50, 0x0f, 0x82, 0xf8, 0, 0, 0, 0xf4 }, CODE + 0x100 },
+        { "stc; push; jmp, same page, next but one", { 0xf9, 0x50, 0xeb, 1, 0x90 }, CODE + 5 },
+    };
+    static const uint8_t old[] = { 0x31, 0xc0, 0xf4 }, new[] = { 0x83, 0xd3, 64, 0xf4 };
+    for (unsigned i = 0; i < 4 * ARRAY_SIZE(cases); i++) {
+        const uint32_t target = cases[i / 4].target;
+        uint8_t code[sizeof(cases->code)];
+        bool carry = i & 2;
+        memcpy(code, cases[i / 4].code, sizeof(code));
+        for (unsigned n = 0; !carry && n < 4; n++) { /* clc, jnc */
+            code[n] = n == 0 ? 0xf8 : code[n] == 0x82 ? 0x83 : code[n];
+        }
+        Rig *r = rig_new();
+        r->dbt->stress = i & 1 ? 0 : DBT_STRESS_UNLINKED;
+        map_window(r, WINDOW_OLD);
+        put_code(r, CODE, code, sizeof(code));
+        put_code(r, target == WINDOW ? WINDOW_OLD : target, old, sizeof(old));
+        put_code(r, WINDOW_NEW, new, sizeof(new));
+        for (unsigned n = 0; n < 3; n++) {
+            g_assert_cmpuint(run_paged(r, true), ==, 0);
+        }
+        if (target == WINDOW) {
+            map_window(r, WINDOW_NEW);
+        } else {
+            put_code(r, target, new, sizeof(new));
+        }
+        g_test_message("%s, carry %d", cases[i / 4].what, carry);
+        g_assert_cmpuint(run_paged(r, true), ==, 64 + carry);
+        g_assert_cmpuint(run_paged(r, false), ==, 64 + carry);
+        rig_free(r);
+    }
+}
+
 /* Self-check agrees on the loop, and notices when translated code is not what memory holds. */
 static void test_self_check(void)
 {
@@ -245,6 +337,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/crosses-page", test_crosses_page);
     g_test_add_func("/dbt/engine/call-of-next", test_call_of_next);
     g_test_add_func("/dbt/engine/groups-straddle", test_groups_straddle);
+    g_test_add_func("/dbt/engine/flags-to-other-code", test_flags_to_other_code);
     g_test_add_func("/dbt/engine/self-check", test_self_check);
     g_test_add_func("/dbt/engine/flush", test_flush);
     return g_test_run();

@@ -6,18 +6,6 @@
 #include "cpu/x86/mmu.h"
 #include "dbt/run/blocks_priv.h"
 
-static const uint8_t *peek(void *opaque, uint64_t va, unsigned *ret_available)
-{
-    Dbt *d = opaque;
-    uint32_t n = d->low->slots[dbt_slot_of(va)];
-    const CodeMap *m = &d->maps[n];
-    if (n == 0 || m->va != (va & ~(MEM_PAGE_SIZE - 1)) || m->host == NULL) {
-        return NULL;
-    }
-    *ret_available = (unsigned)(MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1)));
-    return m->host + (va & (MEM_PAGE_SIZE - 1));
-}
-
 static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
 {
     const FrontBlock *f = &d->front;
@@ -35,7 +23,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
             .trap = s->stub != NULL,
             .leads = (s->kind & SLOW_LEAD) != 0,
-            .recorded = (u->live_in & FL_RECORD) != 0,
+            .live = u->live_in,
             .align = u->attr & UA_ALIGN ? u->mem_size - 1 : 0,
         };
         if (s->kind == SLOW_JUMP) {
@@ -186,6 +174,19 @@ static void list_on_page(Dbt *d, DbtBlock *b, uint32_t map)
     page->blocks = (uint32_t)(b - d->blocks);
 }
 
+/* The same for the bytes that were looked at around the block. */
+static bool claim_ahead(Dbt *d, const FrontBlock *f, const CodeMap *m)
+{
+    for (unsigned n = 0; n < f->ahead_count; n++) {
+        const FrontAhead *a = &f->ahead[n];
+        if (!x86_code_add(d->cpu, CODE_DBT, m->block, m->ram - m->block->id + a->offset, a->length) ||
+            memcmp(m->host + a->offset, a->bytes, a->length) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* From here on writes to the block's bytes are reported. False: they changed meanwhile, or may yet. */
 static bool claim_bytes(Dbt *d, FrontBlock *f, uint32_t map, uint32_t map2, unsigned in_first, uint8_t bytes[32])
 {
@@ -201,7 +202,16 @@ static bool claim_bytes(Dbt *d, FrontBlock *f, uint32_t map, uint32_t map2, unsi
         memcpy(bytes, m->host + offset, in_first);
         memcpy(bytes + in_first, m2->host, 15);
     }
-    return same_bytes(f);
+    return same_bytes(f) && claim_ahead(d, f, m);
+}
+
+/* On the list of a page, for bytes that the block was not made from alone. */
+static void add_stand_in(Dbt *d, uint32_t number, uint32_t map, unsigned offset, unsigned length)
+{
+    DbtBlock *b = &d->blocks[d->block_count++];
+    d->stand_ins++;
+    *b = (DbtBlock){ .map = map, .stands_for = number, .offset = offset, .length = length };
+    list_on_page(d, b, map);
 }
 
 static uint32_t add_block(Dbt *d, const FrontBlock *f, uint32_t map, uint32_t map2, unsigned in_first)
@@ -212,9 +222,10 @@ static uint32_t add_block(Dbt *d, const FrontBlock *f, uint32_t map, uint32_t ma
                      .insn_count = f->insn_count, .flags_in = f->flags_in, .valid = true };
     list_on_page(d, b, map);
     if (map2 != 0) {
-        DbtBlock *other = &d->blocks[d->block_count++];
-        *other = (DbtBlock){ .map = map2, .stands_for = number, .length = f->length - in_first };
-        list_on_page(d, other, map2);
+        add_stand_in(d, number, map2, 0, f->length - in_first);
+    }
+    for (unsigned n = 0; n < f->ahead_count; n++) {
+        add_stand_in(d, number, map, f->ahead[n].offset, f->ahead[n].length);
     }
     return number;
 }
@@ -243,8 +254,7 @@ DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic)
     f->pc = pc;
     f->mode = d->mode;
     f->cpu = d->cpu;
-    f->peek = peek;
-    f->opaque = d;
+    f->exact = d->cpu->debug != NULL;
     f->bytes = m->host + offset;
     f->available = (unsigned)MEM_PAGE_SIZE - offset;
     f->crossing = false;

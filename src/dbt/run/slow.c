@@ -93,8 +93,10 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
         dbt_fix_fip(d);
     }
     x86_hot(cpu)->rip = site_pc(d, site);
-    if (site->recorded) {
+    if (site->live & FL_RECORD) {
         dbt_flags_from_record(d);
+    } else if (unlikely(d->stress != 0)) {
+        dbt_stress_flags(d, site->live);
     }
     if (!(kind & SLOW_INTERP) && !site->trap) {
         bool write = kind & SLOW_WRITE;

@@ -14,7 +14,7 @@ char *dbt_describe(Dbt *d)
     GString *t = g_string_new("Translation buffer state:\n");
     size_t hot = d->cache.hot - d->cache.hot_start, cold = d->cache.cold - d->cache.hot_end;
     g_string_append_printf(t, "gen code size       %zu/%zu\n", hot + cold, d->cache.size);
-    g_string_append_printf(t, "TB count            %u\n", d->block_count - 1);
+    g_string_append_printf(t, "TB count            %u\n", d->block_count - 1 - d->stand_ins);
     g_string_append_printf(t, "TB translated       %" PRIu64 " (%" PRIu64 " instructions, %" PRIu64 " us)\n", s->blocks,
                            s->insns, (uint64_t)((unsigned __int128)s->translate_ticks * 1000000 / x86_tsc_hz(d->cpu)));
     g_string_append_printf(t, "hot code            %zu bytes, cold %zu bytes\n", hot, cold);

@@ -39,31 +39,58 @@ FlagEffect front_flag_effect(const X86Insn *insn)
     };
 }
 
+/* Other pages may be mapped to something else by the time that the exit is taken. */
 static const uint8_t *bytes_at(const FrontBlock *b, uint64_t va, unsigned *ret_available)
 {
-    uint64_t offset = va - b->pc;
-    if (offset < b->available && !b->crossing) {
-        *ret_available = b->available - (unsigned)offset;
-        return b->bytes + offset;
+    if (b->crossing || (va ^ b->pc) >> 12 != 0) {
+        return NULL;
     }
-    if ((va ^ b->pc) >> 12 == 0 && !b->crossing) { /* earlier on the page */
-        *ret_available = (unsigned)(4096 - (va & 4095));
-        return b->bytes - (b->pc - va);
+    *ret_available = (unsigned)(4096 - (va & 4095));
+    return b->bytes + (int64_t)(va - b->pc);
+}
+
+/* The block depends on these bytes of its page. False: there are too many such places. */
+static bool depends(FrontBlock *b, uint64_t va, const X86Insn *insn)
+{
+    unsigned offset = va & 4095, length = insn->length;
+    if (va - b->pc < b->length && va - b->pc + length <= b->length) {
+        return true;
     }
-    return b->peek == NULL ? NULL : b->peek(b->opaque, va, ret_available);
+    for (unsigned n = 0; n < b->ahead_count; n++) {
+        FrontAhead *a = &b->ahead[n];
+        if (offset >= a->offset && offset + length <= a->offset + a->length) {
+            return true;
+        }
+        if (offset == a->offset + a->length && a->length + length <= sizeof(a->bytes)) {
+            memcpy(a->bytes + a->length, insn->bytes, length);
+            a->length += length;
+            return true;
+        }
+    }
+    if (b->ahead_count == FRONT_MAX_AHEAD) {
+        return false;
+    }
+    FrontAhead *a = &b->ahead[b->ahead_count++];
+    a->offset = offset;
+    a->length = length;
+    memcpy(a->bytes, insn->bytes, length);
+    return true;
 }
 
 /* Looks a few instructions ahead: which flags are surely read before they are written, and may there be more? */
 uint8_t front_exit_live(void *opaque, const Uop *uop, uint64_t target)
 {
-    const FrontBlock *b = opaque;
+    FrontBlock *b = opaque;
     uint8_t live = 0, need = FL_ALL;
     uint64_t pc = target;
+    if (b->exact) {
+        return FL_RECORD;
+    }
     for (unsigned n = 0; n < 8 && need != 0; n++) {
         X86Insn insn;
         unsigned available;
         const uint8_t *code = bytes_at(b, pc, &available);
-        if (code == NULL || x86_decode(&insn, code, available, b->mode) != DECODE_OK) {
+        if (code == NULL || x86_decode(&insn, code, available, b->mode) != DECODE_OK || !depends(b, pc, &insn)) {
             break;
         }
         FlagEffect effect = front_flag_effect(&insn);

@@ -165,7 +165,7 @@ static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next
 
 bool front_translate(FrontBlock *b)
 {
-    b->insn_count = b->uop_count = b->length = 0;
+    b->insn_count = b->uop_count = b->length = b->ahead_count = 0;
     bool ended = false;
     unsigned limit = b->crossing ? 1 : FRONT_MAX_INSNS;
     while (b->insn_count < limit && !ended) {

@@ -15,22 +15,27 @@ enum { FRONT_MAX_INSNS = 48, FRONT_MAX_UOPS = FRONT_MAX_INSNS + 1 };
 #define FRONT_MODE_NO_VEC BIT(31)
 #define FRONT_MODE_NO_X87 BIT(30)
 
-/* Bytes of guest code at va without side effects; NULL when not known. */
-typedef const uint8_t *FrontPeek(void *opaque, uint64_t va, unsigned *ret_available);
+/* Bytes of the page outside the block that were looked at, to know which flags an exit must keep. */
+typedef struct FrontAhead {
+    uint16_t offset, length; /* from the page's start */
+    uint8_t bytes[60];
+} FrontAhead;
+enum { FRONT_MAX_AHEAD = 6 };
 
 typedef struct FrontBlock {
     uint64_t pc;
     uint32_t mode;
     const X86Cpu *cpu; /* for its features */
-    FrontPeek *peek;
-    void *opaque;
     const uint8_t *bytes; /* at pc */
     unsigned available;   /* to the end of the page */
     bool crossing;        /* bytes are a copy of one instruction that lies on two pages */
+    bool exact;           /* exits keep all flags: somebody may look at them there */
 
     unsigned insn_count, uop_count;
     unsigned length;      /* bytes covered */
     uint8_t flags_in;
+    unsigned ahead_count;
+    FrontAhead ahead[FRONT_MAX_AHEAD];
     uint16_t offset[FRONT_MAX_INSNS + 1]; /* of each instruction, from pc */
     X86Insn insns[FRONT_MAX_INSNS];
     Uop uops[FRONT_MAX_UOPS];
@@ -38,7 +43,7 @@ typedef struct FrontBlock {
 
 /* True for modes that translate() takes. */
 bool front_mode_ok(uint32_t mode);
-/* Fills the block from pc, mode, cpu, peek, bytes. False: the first instruction must be interpreted (it
+/* Fills the block from pc, mode, cpu, bytes. False: the first instruction must be interpreted (it
  * crosses the page, or is invalid). */
 bool front_translate(FrontBlock *block);
 
