@@ -133,6 +133,35 @@ static void report(Run *run, const FuzzCase *failed, const char *seen)
     fflush(stdout);
 }
 
+typedef struct Failure {
+    FuzzCase c;
+    unsigned slot;
+    FuzzResult native, ours;
+    GString *seen;
+} Failure;
+
+static void failure_free(gpointer p)
+{
+    Failure *f = p;
+    g_string_free(f->seen, TRUE);
+    g_free(f);
+}
+
+/* The same batch once more: does each side do again what it did? */
+static void repeat_batch(Run *run, unsigned count, GPtrArray *failures)
+{
+    const FuzzResult *native = run_both(run, count);
+    for (unsigned i = 0; i < failures->len; i++) {
+        Failure *f = failures->pdata[i];
+        if (!compare_results(&f->c, f->slot, &f->native, &native[f->slot], NULL)) {
+            g_string_append(f->seen, "  the host did something else the second time\n");
+        }
+        if (!compare_results(&f->c, f->slot, &f->ours, &run->ours[f->slot], NULL)) {
+            g_string_append(f->seen, "  ours did something else the second time\n");
+        }
+    }
+}
+
 static void run_batch(Run *run, uint64_t seed, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
@@ -141,28 +170,29 @@ static void run_batch(Run *run, uint64_t seed, unsigned count)
         gen_assemble(&run->cases[i], i);
     }
     const FuzzResult *native = run_both(run, count);
-    FuzzCase *failed = NULL;
-    g_autoptr(GPtrArray) seen = g_ptr_array_new_with_free_func(g_free);
-    unsigned failures = 0;
+    g_autoptr(GPtrArray) failures = g_ptr_array_new_with_free_func(failure_free);
     for (unsigned i = 0; i < count; i++) {
         run->faults += native[i].out.vector < 256;
         run->hangs += native[i].out.vector == FUZZ_HANG;
-        if (!compare_results(&run->cases[i], i, &native[i], &run->ours[i], NULL)) {
-            run->differences++;
-            if (run->differences <= run->max_reports) {
-                failed = g_renew(FuzzCase, failed, failures + 1);
-                failed[failures++] = run->cases[i];
-                GString *text = g_string_new(NULL);
-                compare_results(&run->cases[i], i, &native[i], &run->ours[i], text);
-                g_ptr_array_add(seen, g_string_free(text, FALSE));
-            }
+        if (compare_results(&run->cases[i], i, &native[i], &run->ours[i], NULL)) {
+            continue;
+        }
+        run->differences++;
+        if (run->differences <= run->max_reports) {
+            Failure *f = g_new(Failure, 1);
+            *f = (Failure){ run->cases[i], i, native[i], run->ours[i], g_string_new(NULL) };
+            compare_results(&f->c, i, &f->native, &f->ours, f->seen);
+            g_ptr_array_add(failures, f);
         }
     }
     run->ran += count;
-    for (unsigned i = 0; i < failures; i++) {
-        report(run, &failed[i], seen->pdata[i]);
+    if (failures->len != 0) {
+        repeat_batch(run, count, failures);
     }
-    g_free(failed);
+    for (unsigned i = 0; i < failures->len; i++) {
+        const Failure *f = failures->pdata[i];
+        report(run, &f->c, f->seen->str);
+    }
 }
 
 static void run_one(Run *run, uint64_t seed)
