@@ -35,6 +35,7 @@ static HostEnv fake_env(void)
         env.slow[i] = fake(n++);
         if (i < SLOW_FLAGS) {
             env.slow_va[i] = env.slow[i] + 16;
+            env.site_miss[i] = env.slow[i] + 32;
         }
     }
     for (unsigned i = 0; i < LEAVE_KINDS; i++) {

@@ -26,7 +26,7 @@
 #include "cpu/x86/tsc.h"
 
 #define RESERVED (X86_CTX_COUNT * X86_CONTEXT_STRIDE)
-#define TLB_BYTES (X86_TLB_SIZE * sizeof(X86Tlbe))
+#define TLB_BYTES ((X86_CONTEXT_AREA - X86_CPU_AREA + MEM_PAGE_SIZE - 1) & ~(MEM_PAGE_SIZE - 1))
 
 static Error *area_map(int fd, char *area)
 {

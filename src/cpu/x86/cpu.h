@@ -128,6 +128,22 @@ typedef struct X86Tlbe {
 enum { X86_TLB_GLOBAL = 1, X86_TLB_LARGE = 2, X86_TLB_NX = 4 };
 
 /*
+ * What one place of translated code, or a few, found in the TLB last: the page whose read (or write) tag it was,
+ * and where it lies. It needs no index, and pages that compete for an entry do not compete here. A site without a
+ * page has a tag that no canonical address has, and for whoever tries that one a page of nothing.
+ */
+typedef struct X86Site {
+    uint64_t tag, host;
+} X86Site;
+#define X86_SITES    256u
+#define X86_SITE_TAG 0xaf5e3c1a97b4d000ull
+typedef struct X86Sites {
+    X86Site site[X86_SITES];
+    uint64_t used[X86_SITES / 64]; /* bit n: site n has a page; perhaps */
+    uint8_t nothing[4096];
+} X86Sites;
+
+/*
  * The mode word (DBT.md 8): everything besides the bytes and the address that decides what an instruction
  * means. Made by x86_mode() alone, kept in hot.mode by whoever changes what it depends on.
  */
@@ -349,7 +365,7 @@ static inline X86Tail *x86_tail(X86Cpu *cpu)
 #define x86_hot(cpu) (&x86_tail(cpu)->hot)
 
 /* Contexts: the same X86Cpu pages mapped again every X86_CONTEXT_STRIDE bytes, each with its own TLB. */
-#define X86_CONTEXT_AREA   (X86_CPU_AREA + X86_TLB_SIZE * sizeof(X86Tlbe))
+#define X86_CONTEXT_AREA   (X86_CPU_AREA + X86_TLB_SIZE * sizeof(X86Tlbe) + sizeof(X86Sites))
 #define X86_CONTEXT_STRIDE (256 * KiB) /* leaves room for per-context caches of the translator */
 enum {
     X86_CTX_KERNEL = 0,  /* supervisor; SMAP enforced when CR4.SMAP */
@@ -360,6 +376,11 @@ enum {
 static inline X86Tlbe *x86_context_tlb(X86Cpu *cpu, unsigned context)
 {
     return (X86Tlbe *)((char *)cpu + context * X86_CONTEXT_STRIDE + X86_CPU_AREA);
+}
+
+static inline X86Sites *x86_context_sites(X86Cpu *cpu, unsigned context)
+{
+    return (X86Sites *)(x86_context_tlb(cpu, context) + X86_TLB_SIZE);
 }
 
 /* The memory area is a memfd mapped X86_CTX_COUNT times. Registers are as after power-on. */

@@ -89,11 +89,38 @@ static bool victim_take(X86Cpu *cpu, uint64_t va_page, unsigned index, bool writ
     return false;
 }
 
+static void site_clear(X86Cpu *cpu, unsigned context, unsigned n)
+{
+    X86Sites *sites = x86_context_sites(cpu, context);
+    sites->site[n] = (X86Site) { X86_SITE_TAG, (uint64_t)(uintptr_t)sites->nothing };
+    sites->used[n >> 6] &= ~BIT64(n & 63);
+}
+
+/* Empties the sites that lie in [start, start + length), by address or by host address. */
+static void sites_drop(X86Cpu *cpu, unsigned context, uint64_t start, uint64_t length, bool by_host)
+{
+    X86Sites *sites = x86_context_sites(cpu, context);
+    for (unsigned w = 0; w < ARRAY_SIZE(sites->used); w++) {
+        for (uint64_t used = sites->used[w]; used; used &= used - 1) {
+            unsigned n = w << 6 | (unsigned)__builtin_ctzll(used);
+            if ((by_host ? sites->site[n].host : sites->site[n].tag) - start < length) {
+                site_clear(cpu, context, n);
+            }
+        }
+    }
+}
+
+static void sites_flush(X86Cpu *cpu, unsigned context)
+{
+    sites_drop(cpu, context, 0, UINT64_MAX, false);
+}
+
 /* Empties the groups of a context; keeps global pages when asked to. */
 static void context_flush(X86Cpu *cpu, unsigned context, bool keep_global)
 {
     X86Mmu *mmu = x86_mmu(cpu);
     victims_flush(mmu, context, keep_global);
+    sites_flush(cpu, context);
     X86Tlbe *tlb = x86_context_tlb(cpu, context);
     uint64_t groups = keep_global ? mmu->used_local[context] : mmu->used[context];
     while (groups) {
@@ -315,6 +342,8 @@ static bool tlb_insert(X86Cpu *cpu, unsigned context, uint64_t va, const Walk *w
     bool readable = !write || !mmu_check_rights(cpu, walk, X86_READ, privilege);
     if (e->rtag != va_page && e->wtag != va_page) {
         victim_add(mmu, context, e, index);
+    } else if (e->host != (uint64_t)(uintptr_t)page->host) {
+        sites_drop(cpu, context, va_page, MEM_PAGE_SIZE, false);
     }
     e->rtag = !watched && readable ? va_page : X86_TLB_INVALID(index);
     e->wtag = !watched && direct_write ? va_page : X86_TLB_INVALID(index);
@@ -343,7 +372,8 @@ static uint32_t fill(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privi
 {
     Walk walk;
     uint32_t error = translate(cpu, va, access, privilege, &walk);
-    if (error) {
+    if (error) { /* a fault takes back what was cached for its page */
+        sites_drop(cpu, context_of(cpu, privilege), va & PAGE_MASK, MEM_PAGE_SIZE, false);
         return error;
     }
     uint64_t pa = x86_a20(cpu, walk.pa), offset = va & (MEM_PAGE_SIZE - 1);
@@ -630,6 +660,7 @@ void x86_tlb_flush_page(X86Cpu *cpu, uint64_t va)
         if (e->rtag == page || e->wtag == page) {
             entry_clear(e, (va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1));
         }
+        sites_drop(cpu, context, page, MEM_PAGE_SIZE, false);
     }
     for (Victim *v = mmu->victim; v < mmu->victim + VICTIMS; v++) {
         if (v->entry.rtag == page || v->entry.wtag == page) {
@@ -668,6 +699,7 @@ void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t 
     }
     for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
         X86Tlbe *tlb = x86_context_tlb(cpu, context);
+        sites_drop(cpu, context, start, length, true);
         for (uint64_t groups = mmu->used[context]; groups; groups &= groups - 1) {
             X86Tlbe *e = &tlb[__builtin_ctzll(groups) << GROUP_BITS];
             for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
@@ -747,6 +779,9 @@ void x86_mmu_new(X86Cpu *cpu)
     for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
         for (unsigned n = 0; n < X86_TLB_SIZE; n++) {
             entry_clear(&x86_context_tlb(cpu, context)[n], n);
+        }
+        for (unsigned n = 0; n < X86_SITES; n++) {
+            site_clear(cpu, context, n);
         }
     }
     Machine *machine = cpu->vcpu->machine;

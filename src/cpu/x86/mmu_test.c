@@ -325,6 +325,47 @@ static void test_dirty_tracking(void)
     box_free(box);
 }
 
+/* As translated code does: a site takes over the TLB's entry. */
+static X86Site *keep_site(Box *box, uint64_t va, bool write)
+{
+    X86Cpu *cpu = box->cpu;
+    X86Sites *sites = x86_context_sites(cpu, cpu->context);
+    BOX_EXPECT(box, -1, write ? x86_store(cpu, va, 1, 1) : (void)x86_load(cpu, va, 1));
+    g_assert_nonnull(x86_tlb_hit(cpu, va, 1, write));
+    const X86Tlbe *e = &cpu->tlb[(va >> 12) & (X86_TLB_SIZE - 1)];
+    sites->site[70] = (X86Site){ write ? e->wtag : e->rtag, e->host };
+    sites->used[70 >> 6] |= BIT64(70 & 63);
+    return &sites->site[70];
+}
+
+#define SITE_GOES(write, event)                                                                    \
+    do {                                                                                           \
+        X86Site *site_ = keep_site(box, VA, write);                                                \
+        event;                                                                                     \
+        g_assert_cmphex(site_->tag, ==, X86_SITE_TAG);                                             \
+    } while (0)
+
+/* What takes a page from the TLB takes it from the sites. */
+static void test_sites(void)
+{
+    Box *box = box_new(MODEL);
+    X86Cpu *cpu = box->cpu;
+    uint64_t leaf = map(box, &modes[2], P | W | U, P | W | U | A | D);
+    enter(box, &modes[2], CR4_PGE, 3);
+    g_assert_cmphex(x86_context_sites(cpu, cpu->context)->site[70].tag, ==, X86_SITE_TAG);
+    SITE_GOES(false, x86_tlb_flush_page(cpu, VA));
+    SITE_GOES(false, x86_tlb_flush_nonglobal(cpu));
+    SITE_GOES(true, x86_tlb_flush_all(cpu));
+    SITE_GOES(true, x86_tlb_drop_rights(cpu));
+    SITE_GOES(true, x86_tlb_clean_page(cpu, box->block, PAGE));
+    /* Copy on write: the fault alone, and the new page behind it. */
+    box_put(box, leaf, PAGE | P | U | A, 8);
+    x86_tlb_flush_all(cpu);
+    SITE_GOES(false, BOX_EXPECT(box, EXC_PF, x86_store(cpu, VA, 1, 1)));
+    SITE_GOES(false, (box_put(box, leaf, (PAGE + 0x1000) | P | W | U | A | D, 8), x86_store(cpu, VA, 1, 1)));
+    box_free(box);
+}
+
 static void test_a20(void)
 {
     Box *box = box_new(MODEL);
@@ -370,6 +411,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/mmu/protection-keys", test_protection_keys);
     g_test_add_func("/x86/mmu/crossing", test_crossing);
     g_test_add_func("/x86/mmu/dirty-tracking", test_dirty_tracking);
+    g_test_add_func("/x86/mmu/sites", test_sites);
     g_test_add_func("/x86/mmu/a20", test_a20);
     g_test_add_func("/x86/mmu/watch", test_watch);
     return g_test_run();

@@ -21,6 +21,9 @@ enum {
     ENV_X87_LIVE = -5, ENV_X87_WAS = -4,
     ENV_TLB_ENTRY_BITS = 5, ENV_TLB_BITS = 10,
     ENV_TLB_READ = 0, ENV_TLB_WRITE = 8, ENV_TLB_HOST = 16,
+    ENV_SITES = 1 << (ENV_TLB_BITS + ENV_TLB_ENTRY_BITS), /* X86Site: what single places found in the TLB last */
+    ENV_SITE_BITS = 4, ENV_SITE_TAG = 0, ENV_SITE_HOST = 8,
+    ENV_SITE_STACK = 0, /* the site of all reads of the stack, and the next one of all writes */
     ENV_ARITH_FLAGS = 0x8d5,
     ENV_IF_FLAG = 0x200,
 };

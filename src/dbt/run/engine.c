@@ -66,6 +66,7 @@ static void make_thunks(Dbt *d)
     masks[5] = 31;
     env->masks = (uint32_t)(uintptr_t)masks;
     env->slots = (uint32_t)(uintptr_t)d->low->slots;
+    env->sites_used = ENV_SITES + (int32_t)offsetof(X86Sites, used);
     env->tlb = (int32_t)offsetof(X86Cpu, tlb) - (int32_t)X86_CPU_AREA;
     env->temp = (int32_t)offsetof(X86Cpu, jit.temp) - (int32_t)X86_CPU_AREA;
     env->flags_kind = (int32_t)offsetof(X86Cpu, jit.flags_kind) - (int32_t)X86_CPU_AREA;

@@ -148,6 +148,42 @@ static void check_pushf(Lower *l, unsigned size, bool write, bool align)
     enc_u8(a, 0x9d);
 }
 
+/* --- sites: what one place, or a few, found last, instead of the TLB --- */
+
+enum { NO_SITE = -1 };
+
+/* The site for an operand, by its displacement from the context; NO_SITE: it looks into the TLB. */
+static int32_t site_of(const Lower *l, const Uop *operand, bool write)
+{
+    bool stack = operand->base == 4 && operand->index == UOP_NO_REG && operand->seg == 0;
+    if (!stack || lower_flags_live(l->u)) {
+        return NO_SITE;
+    }
+    return ENV_SITES + ((ENV_SITE_STACK + write) << ENV_SITE_BITS);
+}
+
+/* r14 address -> page offset in r14, host page in rcx, as check_plain(). */
+static void check_site(Lower *l, int32_t site, unsigned size, bool write, bool align)
+{
+    Asm *a = l->hot, *c = l->cold;
+    const uint8_t *retry = enc_here(a), *stub = enc_here(c);
+    enc_alu(a, ALU_SUB, 8, H_R14, lower_env(site + ENV_SITE_TAG));
+    enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)size);
+    enc_jcc(a, CC_A, stub);
+    if (align) {
+        enc_op(a, 0xf6 | E_BYTE_RM, 0, enc_reg(H_R14)); /* test r14b, size - 1 */
+        enc_u8(a, size - 1);
+        enc_jcc(a, CC_NE, stub);
+    }
+    enc_load(a, 8, H_RCX, lower_env(site + ENV_SITE_HOST));
+    enc_alu(c, ALU_ADD, 8, H_R14, lower_env(site + ENV_SITE_TAG));
+    enc_mov_imm(c, H_RCX, (uint32_t)site);
+    uint32_t number = lower_new_site(l, write ? SLOW_WRITE : 0);
+    enc_call(c, l->env->site_miss[write]);
+    enc_jmp(c, retry);
+    enc_u32(c, l->block->first_site + number);
+}
+
 EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
 {
     if (!lower_flags_live(l->u)) {
@@ -165,7 +201,7 @@ EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
  * what that does not bring in (MMIO, a page with code), and a range on two pages, is left to a copy of the code
  * from here on without groups.
  */
-static void group_missed(Lower *l, const AccessPlan *plan, bool write, const uint8_t *retry)
+static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t site_at, const uint8_t *retry)
 {
     Asm *c = l->cold;
     bool keep = lower_flags_live(l->u);
@@ -184,7 +220,12 @@ static void group_missed(Lower *l, const AccessPlan *plan, bool write, const uin
     }
     unsigned kind = (keep ? SLOW_FLAGS : 0) | (write ? SLOW_WRITE : 0);
     uint32_t site = lower_new_site(l, SLOW_LEAD | kind);
-    enc_call(c, keep ? l->env->slow[kind] : l->env->slow_va[kind]);
+    if (site_at != NO_SITE) {
+        enc_mov_imm(c, H_RCX, (uint32_t)site_at);
+        enc_call(c, l->env->site_miss[kind]);
+    } else {
+        enc_call(c, keep ? l->env->slow[kind] : l->env->slow_va[kind]);
+    }
     enc_jmp(c, retry);
     enc_u32(c, l->block->first_site + site);
     uint8_t *field = enc_jmp(c, NULL); /* LOWER_LEAD_ELSEWHERE behind the call */
@@ -208,10 +249,18 @@ static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bo
     const uint8_t *retry = enc_here(a);
     int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
     l->had = (LowerHeld){ 0 }; /* not so at the second try */
+    int32_t site = site_of(l, operand, write);
     Uop lowest = *operand;
     lowest.disp = plan->low;
-    lower_address(l, &lowest, H_R14);
-    if (lower_flags_live(l->u)) {
+    lower_address(l, &lowest, site != NO_SITE ? H_RCX : H_R14);
+    if (site != NO_SITE) {
+        enc_alu(a, ALU_SUB, 8, H_RCX, lower_env(site + ENV_SITE_TAG));
+        enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_RCX), 4096 - (int)plan->span);
+        enc_jcc(a, CC_A, enc_here(l->cold));
+        enc_mov(l->cold, 8, H_R14, H_RCX);
+        enc_alu(l->cold, ALU_ADD, 8, H_R14, lower_env(site + ENV_SITE_TAG));
+        enc_alu(a, ALU_ADD, 8, H_RCX, lower_env(site + ENV_SITE_HOST));
+    } else if (lower_flags_live(l->u)) {
         uint8_t *hit = pext_hit(l, plan->span, write);
         enc_jmp(a, enc_here(l->cold));
         enc_here_rel8(a, hit);
@@ -224,11 +273,13 @@ static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bo
         enc_alu(l->cold, ALU_ADD, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
         enc_load(a, 8, H_RCX, enc_mem_index(H_RBP, H_RCX, 0, ENV_TLB_HOST));
     }
-    enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, 0));
+    if (site == NO_SITE) {
+        enc_lea(a, 8, H_RCX, enc_mem_index(H_RCX, H_R14, 0, 0));
+    }
     if (plan->keep) {
         enc_store(a, 8, lower_env(l->env->hosts + 8 * (plan->group - 1)), H_RCX);
     }
-    group_missed(l, plan, write, retry);
+    group_missed(l, plan, write, site, retry);
 }
 
 /* The access as a member of a group. False: it is none. */
@@ -289,6 +340,11 @@ EncRm lower_access_mem(Lower *l, bool write)
         }
     }
     lower_address(l, u, H_R14);
+    int32_t site = site_of(l, u, write);
+    if (site != NO_SITE) {
+        check_site(l, site, u->mem_size, write, align);
+        return enc_mem_index(H_RCX, H_R14, 0, 0);
+    }
     add_segment(l, u);
     return lower_check(l, u->mem_size, write, align);
 }
@@ -305,6 +361,11 @@ EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write)
         enc_mov(l->hot, width, H_R14, H_R13);
     } else {
         enc_lea(l->hot, width, H_R14, enc_mem(H_R13, disp));
+    }
+    int32_t site = site_of(l, &top, write);
+    if (site != NO_SITE) {
+        check_site(l, site, size, write, false);
+        return enc_mem_index(H_RCX, H_R14, 0, 0);
     }
     return lower_check(l, size, write, false);
 }

@@ -40,6 +40,7 @@ enum {
 typedef struct HostEnv {
     const uint8_t *slow[SLOW_KINDS];
     const uint8_t *slow_va[SLOW_FLAGS]; /* the same for checks whose address is in r14 */
+    const uint8_t *site_miss[SLOW_FLAGS]; /* looks into the TLB for the site at rbp + ecx first */
     const uint8_t *leave[LEAVE_KINDS];
     const uint8_t *vec_load, *x87_load;
     const uint8_t *flags_load, *flags_save; /* EFLAGS from the record; the record from EFLAGS, rcx is lost */
@@ -48,6 +49,7 @@ typedef struct HostEnv {
     uint32_t slots;      /* 32-bit address of the page-id table */
     uint32_t jump_cache; /* of the current mode's jump cache: JumpCache */
     uint32_t masks;      /* 32-bit address of pext masks: TLB index, ~0xfff, 0xfff */
+    int32_t sites_used; /* context-relative: bits of the sites that have a page */
     int32_t tlb; /* context-relative: where the current context pointer is kept */
     int32_t temp, vec, mxcsr, fx; /* context-relative: 8 spare bytes, vector registers, MXCSR, XSAVE area of x87 */
     int32_t flags_kind, flags_a, flags_b; /* the record of the flags */

@@ -335,6 +335,43 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, const HostCalls *call
     enc_jmp_mem(a, env_at(ENV_RESUME));
 }
 
+/*
+ * A look at a site failed: r14 is the address, rbp + ecx the site, flags are dead. Where the TLB has the page the site
+ * takes it over and the caller tries again; where the site has it already the access crosses pages.
+ */
+static void emit_site_miss(HostEnv *env, Asm *a, unsigned kind)
+{
+    enc_align(a, 16);
+    env->site_miss[kind] = enc_here(a);
+    EncRm tag = enc_mem_index(H_RBP, H_RCX, 0, ENV_SITE_TAG);
+    enc_push(a, H_RAX);
+    enc_push(a, H_RDX);
+    enc_mov(a, 4, H_RAX, H_R14);
+    enc_shr_imm(a, 4, H_RAX, 12 - ENV_TLB_ENTRY_BITS);
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RAX), ((1 << ENV_TLB_BITS) - 1) << ENV_TLB_ENTRY_BITS);
+    enc_load(a, 8, H_RDX, enc_mem_index(H_RBP, H_RAX, 0, kind & SLOW_WRITE ? ENV_TLB_WRITE : ENV_TLB_READ));
+    enc_alu(a, ALU_CMP, 8, H_RDX, tag);
+    uint8_t *crosses = enc_jcc8(a, CC_E);
+    enc_alu(a, ALU_SUB, 8, H_R14, enc_reg(H_RDX));
+    enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4095);
+    enc_lea(a, 8, H_R14, enc_mem_index(H_R14, H_RDX, 0, 0));
+    uint8_t *missed = enc_jcc8(a, CC_A);
+    enc_store(a, 8, tag, H_RDX);
+    enc_load(a, 8, H_RAX, enc_mem_index(H_RBP, H_RAX, 0, ENV_TLB_HOST));
+    enc_store(a, 8, enc_mem_index(H_RBP, H_RCX, 0, ENV_SITE_HOST), H_RAX);
+    enc_alu_imm(a, ALU_SUB, 4, enc_reg(H_RCX), ENV_SITES);
+    enc_shr_imm(a, 4, H_RCX, ENV_SITE_BITS);
+    enc_op(a, 0xab | E_0F, H_RCX, env_at(env->sites_used)); /* bts */
+    enc_pop(a, H_RDX);
+    enc_pop(a, H_RAX);
+    enc_u8(a, 0xc3);
+    enc_here_rel8(a, crosses);
+    enc_here_rel8(a, missed);
+    enc_pop(a, H_RDX);
+    enc_pop(a, H_RAX);
+    enc_jmp(a, env->slow_va[kind]);
+}
+
 void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls)
 {
     emit_enter(env, a);
@@ -344,6 +381,8 @@ void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls)
     for (unsigned kind = 0; kind < SLOW_KINDS; kind++) {
         emit_slow(env, a, kind, calls);
     }
+    emit_site_miss(env, a, 0);
+    emit_site_miss(env, a, SLOW_WRITE);
     emit_flags(env, a, calls);
     env->pushf = emit_value(env, a, calls->pushf, calls->opaque);
     env->rdtsc = emit_value(env, a, calls->rdtsc, calls->opaque);
