@@ -1,5 +1,7 @@
-/* Looking up accelerators by name. */
+/* Looking up accelerators by name; as types of objects they are "tcg-accel". */
 #include "accel/accel.h"
+
+#include "core/dev/dev_qmp.h"
 
 const AccelType *accel_type_find(const char *name)
 {
@@ -39,3 +41,31 @@ char *accel_types_help(void)
     }
     return g_string_free(text, FALSE);
 }
+
+/* --- introspection --- */
+
+static void list_accels(TypeListFn *fn, void *opaque)
+{
+    fn(opaque, "accel", "object", true);
+    SECTION_FOREACH (accel_types, AccelType, it) {
+        g_autofree char *name = g_strconcat((*it)->name, "-accel", NULL);
+        fn(opaque, name, "accel", false);
+    }
+}
+
+static bool list_accel_props(const char *name, void (*fn)(void *opaque, const Prop *prop), void *opaque)
+{
+    SECTION_FOREACH (accel_types, AccelType, it) {
+        g_autofree char *full = g_strconcat((*it)->name, "-accel", NULL);
+        if (strcmp(name, full) == 0) {
+            for (const Prop *prop = (*it)->props; prop && prop->name; prop++) {
+                fn(opaque, prop);
+            }
+            return true;
+        }
+    }
+    return strcmp(name, "accel") == 0;
+}
+
+static const TypeFamily accels = { list_accels, list_accel_props };
+SECTION_ENTRY(type_families, TypeFamily, &accels);

@@ -28,31 +28,20 @@ static MUST_USE Error *merge_option(KeyValues *into, const char *text, const cha
 
 /* --- -machine --- */
 
+static void describe_props(GString *out, const Prop *props)
+{
+    for (const Prop *prop = props; prop && prop->name; prop++) {
+        g_string_append_printf(out, "  %s=<%s> - %s\n", prop->name, prop->kind->name, prop->help ? prop->help : "");
+    }
+}
+
 static void machine_type_props(Plan *plan, const MachineType *type)
 {
     GString *out = g_string_new(NULL);
     g_string_append_printf(out, "Options of machine %s:\n", type->name);
-    static const char *const common[] = {
-        "accel=<str>            - accelerators to try, separated by ':'",
-        "acpi=<bool>            - ACPI tables and power management (default: on)",
-        "dump-guest-core=<bool> - guest memory goes into core dumps (default: on)",
-        "graphics=<bool>        - the machine has a display (default: on)",
-        "hpet=<bool>            - high precision event timer (default: on)",
-        "i8042=<bool>           - keyboard controller (default: on)",
-        "mem-merge=<bool>       - memory may be merged by KSM (default: on)",
-        "memory-backend=<str>   - id of the memory object that is RAM",
-        "pic=<bool>             - 8259 interrupt controllers (default: on)",
-        "pit=<bool>             - 8254 timer (default: on)",
-        "smm=<on|off|auto>      - system management mode (default: auto)",
-        "usb=<bool>             - a USB controller (default: off)",
-        "vmport=<on|off|auto>   - VMware's back door port (default: auto)",
-    };
-    for (size_t n = 0; n < ARRAY_SIZE(common); n++) {
-        g_string_append_printf(out, "  %s\n", common[n]);
-    }
-    for (const Prop *prop = type->props; prop && prop->name; prop++) {
-        g_string_append_printf(out, "  %s=<%s> - %s\n", prop->name, prop->kind->name, prop->help ? prop->help : "");
-    }
+    g_string_append(out, "  accel=<str> - accelerators to try, separated by ':'\n");
+    describe_props(out, machine_common_props);
+    describe_props(out, type->props);
     plan->print = g_string_free(out, FALSE);
 }
 
@@ -86,66 +75,17 @@ Error *opt_no_hpet(Plan *plan, const Option *option, const char *arg)
     return NULL;
 }
 
-static MUST_USE Error *take_bool(KeyValues *kv, const char *key, bool *value)
-{
-    TRY(keyvalues_get_bool(kv, key, *value, value));
-    keyvalues_remove(kv, key);
-    return NULL;
-}
-
-static MUST_USE Error *take_on_off_auto(KeyValues *kv, const char *key, OnOffAuto *value)
-{
-    g_autofree char *text = keyvalues_take(kv, key);
-    bool on;
-
-    if (text && !strcmp(text, "auto")) {
-        *value = AUTO_AUTO;
-    } else if (text) {
-        Error *err = parse_bool(text, &on);
-        if (err) {
-            error_free(err);
-            return error_new("%s=%s: expected on, off or auto", key, text);
-        }
-        *value = on ? AUTO_ON : AUTO_OFF;
-    }
-    return NULL;
-}
-
+/* The board's own ones are set when it is there. */
 static MUST_USE Error *machine_properties(Plan *plan)
 {
-    MachineConfig *config = plan->config;
-    g_autoptr(KeyValues) kv = keyvalues_copy(plan->machine);
-    char *text;
-
-    TRY(take_bool(kv, "acpi", &config->acpi));
-    TRY(take_bool(kv, "hpet", &config->hpet));
-    TRY(take_bool(kv, "i8042", &config->i8042));
-    TRY(take_bool(kv, "pit", &config->pit));
-    TRY(take_bool(kv, "pic", &config->pic));
-    TRY(take_bool(kv, "usb", &config->usb));
-    TRY(take_bool(kv, "graphics", &config->graphics));
-    bool dump = true;
-    TRY(take_bool(kv, "dump-guest-core", &dump));
-    config->ram_options.no_dump = !dump;
-    TRY(take_bool(kv, "mem-merge", &config->ram_options.merge));
-    TRY(take_on_off_auto(kv, "smm", &config->smm));
-    TRY(take_on_off_auto(kv, "vmport", &config->vmport));
-    if ((text = keyvalues_take(kv, "memory-backend"))) {
-        config->memory_backend = text;
-    }
-    const struct {
-        const char *key;
-        char **to;
-    } texts[] = {
-        { "firmware", &config->firmware }, { "kernel", &config->kernel }, { "initrd", &config->initrd },
-        { "append", &config->append },     { "dtb", &config->dtb },
-    };
-    for (size_t n = 0; n < ARRAY_SIZE(texts); n++) {
-        if ((text = keyvalues_take(kv, texts[n].key))) {
-            g_free(*texts[n].to);
-            *texts[n].to = text;
+    for (const Prop *prop = machine_common_props; prop->name; prop++) {
+        const char *text = keyvalues_get(plan->machine, prop->name);
+        Error *err = text ? prop->kind->set((Object *)plan->config, prop, text) : NULL;
+        if (err) {
+            return error_prefix(err, "%s=%s: ", prop->name, text);
         }
     }
+    plan->config->ram_options.no_dump = !plan->config->dump_guest_core;
     return NULL;
 }
 

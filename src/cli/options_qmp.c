@@ -25,8 +25,6 @@ static const Group groups[] = {
                "copy-on-read:b discard:s detect-zeroes:s werror:s rerror:s serial:s node-name:s" },
     { "fw_cfg", "name:s file:s string:s" },
     { "global", "driver:s property:s value:s" },
-    { "machine", "type:s accel:s acpi:b append:s dtb:s dump-guest-core:b firmware:s graphics:b hpet:b i8042:b initrd:s "
-                 "kernel:s mem-merge:b memory-backend:s pic:b pit:b smm:s usb:b vmport:s" },
     { "memory", "size:z slots:n maxmem:z" },
     { "mon", "chardev:s mode:s pretty:b" },
     { "msg", "timestamp:b guest-name:b" },
@@ -61,7 +59,7 @@ static Value *params_of(const Group *group)
     return list;
 }
 
-static void chardev_prop(void *opaque, const Prop *prop)
+static void add_prop(void *opaque, const Prop *prop)
 {
     Value *list = opaque;
     for (size_t n = 0; n < value_length(list); n++) {
@@ -78,10 +76,34 @@ static Value *chardev_params(void)
 
     add_param(list, "backend", "string");
     SECTION_FOREACH (chardev_types, ChardevType, it) {
-        object_props_foreach(&(*it)->object, chardev_prop, list);
+        object_props_foreach(&(*it)->object, add_prop, list);
     }
     return list;
 }
+
+/* Of all boards together. */
+static Value *machine_params(void)
+{
+    Value *list = value_list();
+
+    add_param(list, "type", "string");
+    add_param(list, "accel", "string");
+    for (const Prop *prop = machine_common_props; prop->name; prop++) {
+        add_prop(list, prop);
+    }
+    SECTION_FOREACH (machine_types, MachineType, it) {
+        for (const Prop *prop = (*it)->props; prop && prop->name; prop++) {
+            add_prop(list, prop);
+        }
+    }
+    return list;
+}
+
+/* Groups whose parameters stand in tables elsewhere. */
+static const struct {
+    const char *name;
+    Value *(*params)(void);
+} derived[] = { { "chardev", chardev_params }, { "machine", machine_params } };
 
 static void add_group(Value *list, const char *name, Value *params)
 {
@@ -102,17 +124,21 @@ Error *qmp_query_command_line_options(QmpContext *ctx, const QmpQueryCommandLine
             add_group(*ret, groups[n].name, params_of(&groups[n]));
         }
     }
-    if (!wanted || !strcmp(wanted, "chardev")) {
-        add_group(*ret, "chardev", chardev_params());
+    for (size_t n = 0; n < ARRAY_SIZE(derived); n++) {
+        if (!wanted || !strcmp(wanted, derived[n].name)) {
+            add_group(*ret, derived[n].name, derived[n].params());
+        }
     }
     /* Options that are no groups are known by their name alone. */
     for (unsigned n = 0; (name = cli_option_name(n, &has_arg)); n++) {
-        bool listed = false;
+        /* A filter that can only be off is no feature: clients that see it turn it on. */
+        bool listed = !strcmp(name, "sandbox");
         for (size_t i = 0; i < ARRAY_SIZE(groups); i++) {
             listed |= !strcmp(groups[i].name, name);
         }
-        /* A filter that can only be off is no feature: clients that see it turn it on. */
-        listed |= !strcmp(name, "chardev") || !strcmp(name, "sandbox");
+        for (size_t i = 0; i < ARRAY_SIZE(derived); i++) {
+            listed |= !strcmp(derived[i].name, name);
+        }
         if (has_arg && !listed && (!wanted || !strcmp(wanted, name))) {
             add_group(*ret, name, value_list());
         }

@@ -126,17 +126,13 @@ static bool needs_accel(const Machine *machine)
 
 static MUST_USE Error *set_machine_props(Plan *plan, Machine *machine)
 {
-    static const char *const common[] = { "type",   "acpi",      "hpet", "i8042",           "pit",      "pic",
-                                          "usb",    "graphics",  "smm",  "vmport",          "firmware", "kernel",
-                                          "initrd", "append",    "dtb",  "dump-guest-core", "mem-merge",
-                                          "memory-backend", NULL };
     g_autoptr(KeyValues) kv = keyvalues_copy(plan->machine);
 
     for (const Prop *prop = machine->type->props; prop && prop->name; prop++) {
         prop->kind->set_default(machine->board, prop);
     }
-    for (size_t n = 0; common[n]; n++) {
-        keyvalues_remove(kv, common[n]);
+    for (const Prop *prop = machine_common_props; prop->name; prop++) {
+        keyvalues_remove(kv, prop->name);
     }
     g_autofree char *what = g_strdup_printf("machine '%s'", machine->type->name);
     return set_props(machine->board, machine->type->props, kv, "type", what);

@@ -119,7 +119,8 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
 {
     TRY(open_log(plan));
     if (plan->daemonize) {
-        if (plan->nographic) {
+        /* The terminal is lost; where nothing is on it, as with -nodefaults, -nographic says nothing. */
+        if (plan->nographic && (plan->default_serial || plan->default_parallel || plan->default_monitor)) {
             return error_new("-nographic cannot be used with -daemonize");
         }
         process_go_to_background();

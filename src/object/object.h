@@ -119,6 +119,7 @@ struct Object {
     const ObjectType *type;
     char *id; /* name in the parent */
     Object *parent;
+    Object *scope; /* the tree that references are looked up in while it has no parent; may be NULL */
     List children;
     ListNode sibling;
     bool realized;

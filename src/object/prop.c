@@ -219,7 +219,7 @@ static Object *root_of(Object *obj)
     while (obj->parent) {
         obj = obj->parent;
     }
-    return obj;
+    return obj->scope ? obj->scope : obj;
 }
 
 static Error *link_set(Object *obj, const Prop *prop, const char *text)

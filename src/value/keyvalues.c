@@ -249,6 +249,9 @@ static char *scalar_text(const Value *value)
     if (value_kind(value) == VALUE_STRING) {
         return g_strdup(value_get_str(value));
     }
+    if (value_kind(value) == VALUE_NULL) {
+        return g_strdup(""); /* how option text says it: "backing=" */
+    }
     return json_write(value, false);
 }
 

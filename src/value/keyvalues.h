@@ -1,7 +1,7 @@
 /*
  * Option strings: "first,key=value,a.b.c=x,text=one,,two" or the JSON form "{...}", as a list of
  * key and value texts that keeps order and duplicates. A JSON object is flattened: members of members
- * become "outer.inner", array elements "outer.0".
+ * become "outer.inner", array elements "outer.0"; null is an empty text.
  *
  * "key" alone means key=on, "nokey" alone key=off (the old short form), unless it is the first and an
  * implied key is given. A doubled comma is a comma in the value.

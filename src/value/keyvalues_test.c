@@ -23,6 +23,7 @@ static void test_parse(void)
     check("server,nowait", NULL, "server=on,wait=off");
     check("a.b=1,a.c=2,a.b=3", NULL, "a.b=1,a.c=2,a.b=3");
     check("{\"driver\":\"e1000\",\"x\":{\"y\":[true,5]}}", "driver", "driver=e1000,x.y.0=on,x.y.1=5");
+    check("{\"driver\":\"qcow2\",\"backing\":null}", "driver", "driver=qcow2,backing=");
     check("=x", NULL, "Invalid parameter '=x': the name before '=' is missing");
     check("", "type", "");
     check("{\"a\":", NULL, "JSON parse error at line 1, column 6: expected a value");

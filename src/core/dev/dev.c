@@ -95,6 +95,7 @@ Device *device_new(Machine *machine, const DeviceType *type, const char *id)
     dev->machine = machine;
     dev->bootindex = -1;
     dev->object.id = g_strdup(id);
+    dev->object.scope = machine->root;
     list_init(&dev->buses);
     list_init(&dev->owned);
     for (const ObjectType *t = type->object.parent; t; t = t->parent) {

@@ -160,15 +160,27 @@ static const ObjectType *any_type(const char *name)
     return device ? &device->object : object_type_find(name);
 }
 
+static bool family_props(const char *name, Value *list)
+{
+    SECTION_FOREACH (type_families, TypeFamily, it) {
+        if ((*it)->props(name, add_prop, list)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 Error *qmp_qom_list_properties(QmpContext *ctx, const QmpQomListPropertiesArgs *args, Value **ret)
 {
     const ObjectType *type = any_type(args->typename);
 
-    if (!type) {
+    *ret = value_list();
+    if (type) {
+        object_props_foreach(type, add_prop, *ret);
+    } else if (!family_props(args->typename, *ret)) {
+        g_clear_pointer(ret, value_free);
         return error_new_class(ERROR_DEVICE_NOT_FOUND, "Class '%s' not found", args->typename);
     }
-    *ret = value_list();
-    object_props_foreach(type, add_prop, *ret);
     return NULL;
 }
 
@@ -182,29 +194,58 @@ static bool implements(const ObjectType *type, const char *name)
     return !strcmp(name, "object");
 }
 
-static void list_type(Value *list, const ObjectType *type, const QmpQomListTypesArgs *args)
+/* What qom-list-types was asked for, and the answer so far. */
+typedef struct TypeList {
+    Value *list;
+    const char *implements; /* NULL: all */
+    bool concrete;          /* no abstract ones */
+} TypeList;
+
+static void append_type(const TypeList *types, const char *name, const char *parent, bool abstract)
 {
-    if ((args->has_implements && !implements(type, args->implements)) ||
-        (type->abstract && args->has_abstract && !args->abstract)) {
+    if (abstract && types->concrete) {
         return;
     }
     Value *info = value_dict();
-    value_put_str(info, "name", type->name);
-    if (type->abstract) {
+    value_put_str(info, "name", name);
+    if (abstract) {
         value_put_bool(info, "abstract", true);
     }
-    value_put_str(info, "parent", type->parent ? type->parent->name : "object");
-    value_append(list, info);
+    value_put_str(info, "parent", parent);
+    value_append(types->list, info);
+}
+
+static void list_type(const TypeList *types, const ObjectType *type)
+{
+    if (!types->implements || implements(type, types->implements)) {
+        append_type(types, type->name, type->parent ? type->parent->name : "object", type->abstract);
+    }
+}
+
+static void list_family_member(void *opaque, const char *name, const char *parent, bool abstract)
+{
+    const TypeList *types = opaque;
+    const ObjectType *known = any_type(parent);
+
+    if (!types->implements || !strcmp(name, types->implements) || !strcmp(parent, types->implements) ||
+        !strcmp(types->implements, "object") || (known && implements(known, types->implements))) {
+        append_type(types, name, parent, abstract);
+    }
 }
 
 Error *qmp_qom_list_types(QmpContext *ctx, const QmpQomListTypesArgs *args, Value **ret)
 {
-    *ret = value_list();
+    TypeList types = { *ret = value_list(), args->has_implements ? args->implements : NULL,
+                       args->has_abstract && !args->abstract };
+
     SECTION_FOREACH (device_types, DeviceType, it) {
-        list_type(*ret, &(*it)->object, args);
+        list_type(&types, &(*it)->object);
     }
     SECTION_FOREACH (object_types, ObjectType, it) {
-        list_type(*ret, *it, args);
+        list_type(&types, *it);
+    }
+    SECTION_FOREACH (type_families, TypeFamily, it) {
+        (*it)->list(list_family_member, &types);
     }
     return NULL;
 }

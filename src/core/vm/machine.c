@@ -40,7 +40,7 @@ MachineConfig *machine_config_new(void)
     config->cpus = config->max_cpus = 1;
     config->sockets = config->dies = config->clusters = config->cores = config->threads = 1;
     config->boot_splash_time = config->boot_reboot_timeout = -1;
-    config->graphics = config->acpi = config->hpet = config->i8042 = config->pit = config->pic = true;
+    config->dump_guest_core = config->graphics = config->acpi = config->hpet = config->i8042 = config->pit = config->pic = true;
     config->ram_options.merge = config->fd_bootchk = true;
     config->rtc_clock = CLOCK_HOST;
     config->data_dirs = g_ptr_array_new_with_free_func(g_free);

@@ -81,8 +81,8 @@ struct MachineConfig {
     char *vga;            /* "std", "none", ...; NULL: default */
     bool usb;
     bool no_defaults;
-    bool acpi, hpet, i8042, pit, pic;
-    OnOffAuto smm, vmport;
+    bool acpi, hpet, i8042, pit, pic, dump_guest_core;
+    int smm, vmport;      /* OnOffAuto */
     char *memory_backend;    /* id of the object that is main memory; NULL: ram_options say */
     RamOptions ram_options;  /* path is owned */
     enum { RTC_BASE_UTC, RTC_BASE_LOCALTIME, RTC_BASE_DATE } rtc_base;
@@ -146,13 +146,14 @@ struct MachineType {
     const char *ram_id;
     bool no_serial, no_parallel, no_floppy, no_cdrom;
     const struct CompatProp *compat; /* driver, property, value; NULL driver ends */
-    const Prop *props;               /* -M options beyond the common ones; offsets into the board */
+    const Prop *props;               /* -M options beyond machine_common_props; offsets into the board */
     size_t board_size;
     const void *data;
     Error *(*build)(Machine *machine); /* memory, buses, built-in devices */
     /* After -device and before the first reset: firmware tables. */
     Error *(*finish)(Machine *machine);
 };
+extern const Prop machine_common_props[]; /* -M options that every board has; offsets into MachineConfig */
 typedef struct CompatProp {
     const char *driver, *prop, *value;
 } CompatProp;
