@@ -41,7 +41,7 @@ static Value *node_value(BlockNode *node)
     value_put_bool(info, "ro", node->read_only);
     value_put_str(info, "drv", node->driver->name);
     value_put_int(info, "backing_file_depth", node->backing ? 1 : 0);
-    value_put_bool(info, "encrypted", false);
+    value_put_bool(info, "encrypted", node->encrypted);
     static const char *const zeroes[] = { "off", "on", "unmap" };
     value_put_str(info, "detect_zeroes", zeroes[node->detect_zeroes]);
     static const char *const limits[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr" };

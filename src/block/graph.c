@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "block/bitmap.h"
 #include "block/export/export.h"
@@ -294,6 +295,7 @@ static Error *take_common_options(BlockNode *node, KeyValues *opts)
     TRY(block_take_bool(opts, "force-share", false, &node->force_share));
     TRY(block_take_bool(opts, "cache.direct", false, &node->direct));
     TRY(block_take_bool(opts, "cache.no-flush", false, &node->no_flush));
+    TRY(block_take_bool(opts, "x-no-io", false, &node->no_io));
     if (node->force_share && !node->read_only) {
         return error_new("force-share=on can only be used with read-only images");
     }
@@ -645,6 +647,9 @@ Error *block_open_file_co(BlockGraph *graph, const char *filename, const char *f
     if (flags & OPEN_NO_BACKING) {
         keyvalues_set(opts, "backing", "");
     }
+    if (flags & OPEN_NO_IO) {
+        keyvalues_set(opts, "x-no-io", "on");
+    }
     if (!keyvalues_has(opts, "discard")) {
         keyvalues_set(opts, "discard", "unmap");
     }
@@ -698,6 +703,23 @@ Error *block_open_file(BlockGraph *graph, const char *filename, const char *form
 
 /* --- creating --- */
 
+static void pass_option(KeyValues *from, KeyValues *to, const char *key)
+{
+    g_autofree char *value = keyvalues_take(from, key);
+    if (value) {
+        keyvalues_set(to, key, value);
+    }
+}
+
+/* What is left of an image that could not be made. */
+static void remove_torso(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0 && S_ISREG(st.st_mode)) {
+        unlink(path);
+    }
+}
+
 Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
                        const KeyValues *given)
 {
@@ -722,17 +744,12 @@ Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDrive
         static const char *const passed[] = { "size", "preallocation", "nocow",
                                               "extent_size_hint" };
         for (size_t i = 0; i < ARRAY_SIZE(passed); i++) {
-            g_autofree char *value = keyvalues_take(opts, passed[i]);
-            if (value) {
-                keyvalues_set(file_opts, passed[i], value);
-            }
+            pass_option(opts, file_opts, passed[i]);
         }
     } else {
         keyvalues_set(file_opts, "size", "0");
-        g_autofree char *nocow = keyvalues_take(opts, "nocow");
-        if (nocow) {
-            keyvalues_set(file_opts, "nocow", nocow);
-        }
+        pass_option(opts, file_opts, "nocow");
+        pass_option(opts, file_opts, "extent_size_hint");
     }
     TRY(storage->create_co(graph, path, NULL, file_opts));
     BlockNode *file;
@@ -745,5 +762,8 @@ Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDrive
         block_root_detach(edge);
     }
     node_unref_co(file);
+    if (err && !strcmp(storage->name, "file")) {
+        remove_torso(path);
+    }
     return err;
 }

@@ -185,6 +185,7 @@ struct BlockDriver {
     bool extends;                      /* writes beyond the end make it longer (files) */
     const BlockOption *options;        /* of open, without the common ones */
     const BlockOption *create_options; /* NULL: cannot create */
+    const BlockOption *amend_options;  /* of amend_co */
 
     /* 0 to 100: how sure it is that the image is its own. */
     int (*probe)(const uint8_t *data, size_t length, const char *filename);
@@ -219,7 +220,8 @@ struct BlockDriver {
     Error *(*measure)(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockMeasure *ret);
     Error *(*set_backing_co)(BlockNode *node, const char *filename, const char *format);
     Error *(*make_empty_co)(BlockNode *node); /* everything from the backing node again */
-    Error *(*amend_co)(BlockNode *node, KeyValues *opts);
+    /* opts: of amend_options. force: also what may destroy data. */
+    Error *(*amend_co)(BlockNode *node, KeyValues *opts, bool force);
 
     GPtrArray *(*snapshots)(BlockNode *node); /* BlockSnapshot *, owned by the caller */
     Error *(*snapshot_create_co)(BlockNode *node, const BlockSnapshot *snapshot);
@@ -270,6 +272,8 @@ struct BlockNode {
     unsigned refs;
     bool read_only, force_share, no_flush, direct, probed;
     bool unmap; /* discard=unmap: discards reach the storage */
+    bool no_io;     /* opened for its facts: no key is needed, no data can be read */
+    bool encrypted;
     bool open, closing;
     bool extends;      /* writes beyond the end make it longer */
     bool follows_size; /* it is as long as its first child */
@@ -327,6 +331,7 @@ enum {
     OPEN_PROTOCOL = BIT(3), /* the file itself, no format */
     OPEN_NO_FLUSH = BIT(4),
     OPEN_DIRECT = BIT(5),
+    OPEN_NO_IO = BIT(6), /* for info: an encrypted image needs no key */
 };
 /* By file name ("x.qcow2", "json:{...}", "file:x"); format NULL: probed. more may be NULL. */
 Error *block_open_file(BlockGraph *graph, const char *filename, const char *format, unsigned flags,

@@ -241,7 +241,7 @@ static void test_refusals(void)
         { "secret,id=x,data=QQ,format=base64", "base 64" },
         { "secret,id=x,data=QQ==QQ==,format=base64", "base 64" },
         { "secret,id=x,data=QQ==,format=base64,keyid=k", "'iv'" },
-        { "secret,id=x,data=QQ==,format=base64,keyid=k,iv=AAAA", "no secret 'k'" },
+        { "secret,id=x,data=QQ==,format=base64,keyid=k,iv=AAAA", "No secret with id 'k'" },
         { "secret,id=x,data=QQ==,format=hex", "hex" },
     };
     Object *objects = object_new_container();

@@ -27,12 +27,14 @@ void secret_free(void *data, size_t size)
     }
 }
 
+void secret_free_text(char *text)
+{
+    secret_free(text, text ? strlen(text) : 0);
+}
+
 static void wipe_text(char **text)
 {
-    if (*text) {
-        secret_free(*text, strlen(*text));
-        *text = NULL;
-    }
+    secret_free_text(g_steal_pointer(text));
 }
 
 /* --- reading --- */
@@ -176,9 +178,9 @@ Error *secret_get(const Object *objects, const char *id, uint8_t **ret_data, siz
     Object *obj = object_child(objects, id);
 
     if (!obj || obj->type != &secret_type) {
-        return error_hint(obj ? error_new("object '%s' is a %s, not a secret", id, obj->type->name)
-                              : error_new("there is no secret '%s'", id),
-                          "--object secret,id=%s,file=... makes one.", id);
+        return error_hint(obj ? error_new("Object with id '%s' is a %s, not a secret", id, obj->type->name)
+                              : error_new("No secret with id '%s'", id),
+                          "-object secret,id=%s,file=... makes one.", id);
     }
     const Secret *secret = (Secret *)obj;
     *ret_data = g_malloc0(secret->size + 1);

@@ -15,5 +15,6 @@ Error *secret_get(const Object *objects, const char *id, uint8_t **ret_data, siz
 /* The same, for what must be text in UTF-8: a pass phrase. */
 Error *secret_get_text(const Object *objects, const char *id, char **ret_text) MUST_USE;
 void secret_free(void *data, size_t size); /* wipes; accepts NULL */
+void secret_free_text(char *text);         /* the same for text */
 
 #endif

@@ -3,7 +3,11 @@
 
 usage: crypto_test.py OUR-QEMU-IMG OUR-QEMU-IO OUR-QEMU-NBD [TEST...]
 """
+import json
 import os
+import random
+import shutil
+import struct
 import subprocess
 import sys
 
@@ -11,6 +15,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import tap  # noqa: E402
 
 IMG, IO, NBD = (os.path.abspath(p) for p in sys.argv[1:4])
+PEER, PEER_IO = (shutil.which(t, path="/usr/bin:/usr/local/bin") for t in ("qemu-img", "qemu-io"))
+CRYPTSETUP = shutil.which("cryptsetup", path=os.environ.get("PATH", "") + ":/sbin:/usr/sbin")
+KEYS = ["--object", "secret,id=k,data=open sesame", "--object", "secret,id=n,data=another",
+        "--object", "secret,id=w,data=wrong"]
 
 
 def run(*argv, code=0):
@@ -19,6 +27,46 @@ def run(*argv, code=0):
     if done.returncode != code:
         sys.exit(f"{' '.join(argv)}: exit code {done.returncode}, expected {code}\n{done.stdout}")
     return done.stdout
+
+
+def peer_img(*argv):
+    """Another qemu-img measures its CPU time by the host's ticks and fails when there was none: it gets more tries."""
+    for _ in range(40):
+        done = subprocess.run([PEER, *argv], capture_output=True, text=True, timeout=300)
+        if "accurate CPU usage" not in done.stderr:
+            break
+    if done.returncode:
+        sys.exit(f"{argv}: {done.stderr}")
+    return done.stdout
+
+
+def need(*tools):
+    for name, tool in zip(("another qemu-img", "cryptsetup"), tools):
+        if not tool:
+            raise tap.Skip(f"{name} is not installed")
+
+
+def luks(path, secret="k"):
+    return ["--image-opts", f"driver=luks,key-secret={secret},file.filename={path}"]
+
+
+def fill(path, size):
+    rng = random.Random(size)
+    with open(path, "wb") as f:
+        for _ in range(size // 65536):
+            f.write(rng.randbytes(65536))
+
+
+def same(a, b):
+    with open(a, "rb") as f, open(b, "rb") as g:
+        assert f.read() == g.read(), (a, b)
+
+
+def facts(tool, path):
+    about = json.loads(run(tool, "info", "--output=json", path))
+    del about["actual-size"]
+    about.pop("children", None)
+    return about
 
 
 def test_objects():
@@ -43,6 +91,186 @@ def test_objects():
     for tool in ((IMG, "info"), (IO,), (NBD, "-L")):
         assert "\n  secret\n" in run(*tool, "--object", "help")
         assert "file=<str>" in run(*tool, "--object", "secret,help")
+
+
+SHAPES = ("", "cipher-alg=aes-128,hash-alg=sha1", "cipher-alg=aes-192", "cipher-mode=cbc,ivgen-alg=essiv",
+          "cipher-mode=cbc,ivgen-alg=plain",
+          "cipher-alg=serpent-256", "cipher-alg=twofish-256,hash-alg=sha512", "cipher-alg=cast5-128,cipher-mode=cbc",
+          "hash-alg=ripemd160", "cipher-mode=ctr", "cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256",
+          "cipher-mode=ecb", "hash-alg=sha224", "hash-alg=sha384", "cipher-alg=serpent-128,cipher-mode=cbc,ivgen-alg=plain64")
+
+
+def test_luks_both_ways():
+    """Images that one makes, the other reads and changes."""
+    need(PEER)
+    fill("plain.raw", 1 << 20)
+    for shape in SHAPES:
+        options = ",".join(x for x in ("key-secret=k,iter-time=10", shape) if x)
+        run(IMG, "convert", *KEYS, "-f", "raw", "-O", "luks", "-o", options, "plain.raw", "ours.luks")
+        images = ["ours.luks"]
+        if shape in SHAPES[:4]:  # the other one measures its speed for long
+            peer_img("convert", *KEYS, "-f", "raw", "-O", "luks", "-o", options, "plain.raw", "theirs.luks")
+            images.append("theirs.luks")
+        for image in images:
+            assert facts(IMG, image) == facts(PEER, image), image
+            for tool in (IMG, PEER):
+                run(tool, "convert", *KEYS, *luks(image), "-O", "raw", "back.raw")
+                same("plain.raw", "back.raw")
+            writes = ["-c", "write -P 5 3k 512", "-c", "write -P 6 100k 300k", "-c", "write -z 512k 64k"]
+            reads = ["-c", "read -P 5 3k 512", "-c", "read -P 6 100k 300k", "-c", "read -P 0 512k 64k"]
+            for writer, reader in ((IO, PEER_IO), (PEER_IO, IO)):
+                run(writer, *KEYS, *writes, *luks(image))
+                assert "failed" not in run(reader, *KEYS, *reads, *luks(image))
+
+
+def test_luks_cryptsetup():
+    need(True, CRYPTSETUP)
+    with open("key", "w") as f:
+        f.write("open sesame")
+    keyfile = ["--key-file", "key"]
+    opened = 0
+    for shape in SHAPES:
+        options = ",".join(x for x in ("key-secret=k,iter-time=10", shape) if x)
+        run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", options, "a.luks", "1M")
+        run(CRYPTSETUP, "luksDump", "a.luks")
+        done = subprocess.run([CRYPTSETUP, "open", "--test-passphrase", *keyfile, "a.luks"], capture_output=True, text=True)
+        opened += done.returncode == 0
+        # Ciphers that the host's kernel lacks are asked of a device mapper, which may not be there.
+        assert done.returncode == 0 or "device-mapper" in done.stderr or "cipher" in done.stderr, (shape, done)
+    assert opened >= 3
+    for cipher, bits in (("aes-xts-plain64", 512), ("aes-cbc-essiv:sha256", 256), ("aes-cbc-plain", 128)):
+        with open("c.luks", "wb") as f:
+            f.truncate(4 << 20)
+        run(CRYPTSETUP, "luksFormat", "-q", "--type", "luks1", "--pbkdf-force-iterations", "1000", "--cipher", cipher,
+            "--key-size", str(bits), "c.luks", "key")
+        run(IO, *KEYS, "-c", "write -P 3 0 64k", "-c", "read -P 3 0 64k", *luks("c.luks"))
+        run(IMG, "amend", *KEYS, "-o", "state=active,new-secret=n,iter-time=10", *luks("c.luks"))
+        assert "Key Slot 1: ENABLED" in run(CRYPTSETUP, "luksDump", "c.luks")
+        run(CRYPTSETUP, "luksKillSlot", "-q", *keyfile, "c.luks", "1")
+        assert "Key Slot 1: DISABLED" in run(CRYPTSETUP, "luksDump", "c.luks")
+        run(IO, *KEYS, "-c", "read 0 512", *luks("c.luks", "n"), code=1)
+        run(IO, *KEYS, "-c", "read -P 3 0 64k", *luks("c.luks"))
+
+
+AMENDMENTS = (
+    ("state=active", "'new-secret' is required"), ("state=active,new-secret=n,keyslot=9", "between 0 and 7"),
+    ("state=active,new-secret=n,keyslot=0", "Refusing to overwrite active keyslot 0"),
+    ("state=active,new-secret=n,old-secret=n", "must not be given when activating"),
+    ("state=inactive", "either explicit keyslot index"), ("state=inactive,keyslot=5", "already erased"),
+    ("state=inactive,keyslot=1,old-secret=k", "doesn't contain the given old password"),
+    ("state=inactive,old-secret=zz", "No secret with id 'zz'"),
+    ("state=inactive,old-secret=n,new-secret=k", "must not be given when erasing"),
+    ("state=inactive,keyslot=0", "the only active keyslot 0"), ("state=inactive,old-secret=k", "All the active keyslots match"),
+    ("state=inactive,old-secret=n", "No keyslots match"), ("state=zzz", "does not accept value 'zzz'"),
+    ("new-secret=n", "is missing"), ("key-secret=k", "Invalid parameter"), ("iter-time=10", "is missing"),
+    ("state=inactive,iter-time=1,keyslot=1", "'iter-time' must not be given"),
+)
+
+
+def slots(path):
+    return [s["active"] for s in facts(IMG, path)["format-specific"]["data"]["slots"]]
+
+
+def test_luks_slots():
+    run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", "key-secret=k,iter-time=10", "a.luks", "1M")
+    run(IO, *KEYS, "-c", "write -P 9 0 1M", *luks("a.luks"))
+
+    def amend(options, *more, secret="k", code=0):
+        return run(IMG, "amend", *KEYS, *more, "-o", options, *luks("a.luks", secret), code=code)
+
+    for options, why in AMENDMENTS:
+        text = amend(options, code=1)
+        assert why in text, (options, text)
+        if PEER:
+            done = subprocess.run([PEER, "amend", *KEYS, "-o", options, *luks("a.luks")], capture_output=True, text=True)
+            assert done.returncode == 1 and why in done.stderr, (options, done.stderr)
+    for _ in range(7):
+        amend("state=active,new-secret=n,iter-time=10")
+    assert "all keyslots are in use" in amend("state=active,new-secret=n", code=1)
+    amend("state=inactive,keyslot=3")
+    assert slots("a.luks") == [True] * 3 + [False] + [True] * 4
+    amend("state=active,new-secret=k,keyslot=5,iter-time=10", "--force")
+    amend("state=inactive,old-secret=n", secret="n")
+    assert slots("a.luks") == [True] + [False] * 4 + [True] + [False] * 2
+    assert "Invalid password" in run(IO, *KEYS, "-c", "read 0 512", *luks("a.luks", "n"), code=1)
+    for tool in (IO, PEER_IO):
+        if tool:
+            assert "failed" not in run(tool, *KEYS, "-c", "read -P 9 0 1M", *luks("a.luks"))
+    amend("state=inactive,old-secret=k", "--force")
+    assert not any(slots("a.luks"))
+    assert "Invalid password" in run(IO, *KEYS, "-c", "read 0 512", *luks("a.luks"), code=1)
+
+
+def test_luks_image_commands():
+    run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", "key-secret=k,iter-time=10", "a.luks", "1M")
+    whole = os.path.getsize("a.luks")
+    assert "file format: luks" in run(IMG, "info", "a.luks")
+    for argv in (["map", "a.luks"], ["compare", "a.luks", "a.luks"], ["resize", "a.luks", "2M"]):
+        assert "'key-secret' is required" in run(IMG, *argv, code=2 if argv[0] == "compare" else 1), argv
+    assert "No secret with id" in run(IMG, "map", *luks("a.luks"), code=1)
+    assert "Invalid password" in run(IMG, "map", *KEYS, *luks("a.luks", "w"), code=1)
+    run(IO, *KEYS, "-c", "write -P 7 0 1M", *luks("a.luks"))
+    run(IMG, "resize", "-q", *KEYS, *luks("a.luks"), "+1M")
+    assert os.path.getsize("a.luks") == whole + (1 << 20)
+    run(IO, *KEYS, "-c", "read -P 7 0 1M", "-c", "write -P 8 1M 1M", "-c", "read -P 8 1M 1M", *luks("a.luks"))
+    run(IMG, "resize", "-q", "--shrink", *KEYS, *luks("a.luks"), "512k")
+    assert os.path.getsize("a.luks") == whole - (1 << 19)
+    assert run(IMG, "measure", "-O", "luks", "--size", "1G").startswith("required size: 1075810304\n")
+    # An image that cannot be made is not left behind.
+    os.unlink("a.luks")
+    for options, why in (("iter-time=10", "'key-secret' is required"), ("key-secret=zz", "No secret"),
+                         ("key-secret=k,cipher-alg=des", "'des'"), ("key-secret=k,hash-alg=x", "'x'"),
+                         ("key-secret=k,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha1", "aes-160"),
+                         ("key-secret=k,iter-time=0", "iter-time")):
+        text = run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", options, "a.luks", "1M", code=1)
+        assert why in text and not os.path.exists("a.luks"), (options, text)
+    # A backing image that is encrypted, opened by options.
+    run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", "key-secret=k,iter-time=10", "a.luks", "1M")
+    run(IO, *KEYS, "-c", "write -P 7 0 1M", *luks("a.luks"))
+    run(IMG, "create", "-q", "-f", "qcow2", "-u", "-b", "a.luks", "-F", "luks", "top.qcow2", "1M")
+    run(IO, *KEYS, "-c", "read -P 7 0 1M", "--image-opts", "driver=qcow2,file.filename=top.qcow2,backing.key-secret=k")
+
+
+def test_luks_hostile():
+    """Headers with one field changed: an error or the right data, never a crash, a hang or much memory."""
+    run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", "key-secret=k,iter-time=10", "good.luks", "64k")
+    with open("good.luks", "rb") as f:
+        good = f.read()
+    cases = [(104, ">I", 0, "payload"), (104, ">I", 0xffffffff, "cut off"), (104, ">I", 8, "overlapping with the encrypted"),
+             (108, ">I", 0, "key size 0"), (108, ">I", 0x7fffffff, "key size"), (164, ">I", 0, "is zero"),
+             (164, ">I", 0xffffffff, "iteration count"), (208, ">I", 7, "corrupted"), (212, ">I", 0, "is zero"),
+             (212, ">I", 0xffffffff, "iteration count"), (248, ">I", 0, "overlapping the LUKS header"),
+             (248, ">I", 0xfffffff0, "overlapping"), (252, ">I", 0xffffffff, "stripes"), (252, ">I", 1, "stripes"),
+             (248 + 48, ">I", 9, "overlapping"), (6, ">H", 2, "LUKS version 2"), (8, "32s", b"a" * 32, "NUL"),
+             (40, "32s", b"xts", "mode string"), (40, "32s", b"xts-nope", "'nope'"), (40, "32s", b"cbc-essiv", "Missing IV"),
+             (40, "32s", b"cbc-essiv:nope", "'nope'"), (72, "32s", b"", "''"), (8, "32s", b"", "''"), (8, "32s", b"ae", "'ae'"),
+             (168, "40s", b"u" * 40, "NUL"), (112, "B", good[112] ^ 1, "Invalid password"),
+             (216, "B", good[216] ^ 1, "Invalid password"), (4096, "B", good[4096] ^ 1, "Invalid password")]
+    for offset, kind, value, why in cases:
+        bad = bytearray(good)
+        struct.pack_into(kind, bad, offset, value)
+        with open("bad.luks", "wb") as f:
+            f.write(bad)
+        text = run(IO, *KEYS, "-r", "-c", "read 0 512", *luks("bad.luks"), code=1)
+        assert why in text, (offset, value, text)
+    for length in (0, 6, 591, 4096, 100000, 2068479):
+        with open("bad.luks", "wb") as f:
+            f.write(good[:length])
+        run(IO, *KEYS, "-r", "-c", "read 0 512", *luks("bad.luks"), code=1)
+    rng = random.Random(1)
+    for _ in range(int(os.environ.get("FUZZ_ROUNDS", 60))):
+        bad = bytearray(good)
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(592)
+            if 164 <= at < 168 or at >= 208 and 4 <= (at - 208) % 48 < 8:
+                continue  # many iterations are slow by right
+            bad[at] = rng.randrange(256)
+        with open("bad.luks", "wb") as f:
+            f.write(bad)
+        done = subprocess.run([IO, *KEYS, "-r", "-c", "read 0 512", *luks("bad.luks")], capture_output=True, timeout=60)
+        assert done.returncode in (0, 1), done
+        done = subprocess.run([IMG, "info", "bad.luks"], capture_output=True, timeout=60)
+        assert done.returncode in (0, 1), done
 
 
 tap.run(tap.tests_in(globals()), names=sys.argv[4:], call=tap.in_scratch)

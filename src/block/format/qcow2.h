@@ -365,7 +365,7 @@ Error *qcow2_make_empty_co(BlockNode *node);
 Error *qcow2_measure(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockMeasure *ret);
 
 /* --- qcow2_amend.c --- */
-Error *qcow2_amend_co(BlockNode *node, KeyValues *opts);
+Error *qcow2_amend_co(BlockNode *node, KeyValues *opts, bool force);
 /* A new refcount structure behind the last cluster in use: refs[i] references to cluster i, of
  * `order`. One write of the header makes it the valid one. Lock held. */
 int qcow2_replace_refcounts_co(Qcow2 *q, const uint32_t *refs, uint64_t count, unsigned order);

@@ -321,7 +321,7 @@ static Error *set_lazy_co(Qcow2 *q, bool lazy)
     return ret < 0 ? error_new_errno(ret, "Could not update the qcow2 header") : NULL;
 }
 
-Error *qcow2_amend_co(BlockNode *node, KeyValues *opts)
+Error *qcow2_amend_co(BlockNode *node, KeyValues *opts, bool force)
 {
     Qcow2 *q = node->state;
     Amend a = { 0 };

@@ -767,9 +767,21 @@ static const BlockOption qcow2_create_options[] = {
     { 0 },
 };
 
+static const BlockOption qcow2_amend_options[] = {
+    { "backing_file", OPT_STR, "File name of a base image" },
+    { "backing_fmt", OPT_STR, "Image format of the base image" },
+    { "compat", OPT_STR, "Compatibility level (v2 [0.10] or v3 [1.1])" },
+    { "data_file", OPT_STR, "File name of an external data file" },
+    { "data_file_raw", OPT_BOOL, "The external data file must stay valid as a raw image" },
+    { "lazy_refcounts", OPT_BOOL, "Postpone refcount updates" },
+    { "refcount_bits", OPT_NUM, "Width of a reference count entry in bits" },
+    { "size", OPT_SIZE, "Virtual disk size" },
+    { 0 },
+};
+
 BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
              .state_size = sizeof(Qcow2), .supports_backing = true, .repairs = true, .options = qcow2_options,
-             .create_options = qcow2_create_options, .probe = qcow2_probe, .open_co = qcow2_open_co,
+             .create_options = qcow2_create_options, .amend_options = qcow2_amend_options, .probe = qcow2_probe, .open_co = qcow2_open_co,
              .close_co = qcow2_close_co, .create_co = qcow2_create_co, .preadv_co = qcow2_preadv_co,
              .pwritev_co = qcow2_pwritev_co, .write_zeroes_co = qcow2_write_zeroes_co,
              .discard_co = qcow2_discard_co, .write_back_co = qcow2_write_back_co,

@@ -39,15 +39,14 @@ static Error *amend_steps_co(Amend *a, BlockNode *node)
     }
     for (guint i = 0; i < a->opts->items->len; i++) {
         const KeyValue *item = g_ptr_array_index(a->opts->items, i);
-        const BlockOption *known = driver->create_options;
-        while (known->name && strcmp(known->name, item->key)) {
-            known++;
-        }
-        if (!known->name) {
-            return error_new("Invalid parameter '%s'", item->key);
+        if (!img_has_option(driver->amend_options, item->key)) {
+            return error_hint(error_new("Invalid parameter '%s'", item->key), "%s",
+                              img_has_option(driver->create_options, item->key)
+                                  ? "This option is only supported for image creation"
+                                  : "See -o help.");
         }
     }
-    return driver->amend_co(node, a->opts);
+    return driver->amend_co(node, a->opts, a->force);
 }
 
 static int amend_co(void *opaque)
@@ -87,7 +86,8 @@ int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **arg
         if (err) {
             return img_result(err);
         }
-        img_print_create_options(driver, false);
+        printf("Amend options for '%s':\n", driver->name);
+        img_print_options(driver->amend_options);
         return 0;
     }
     if (!opts->items->len) {

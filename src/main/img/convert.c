@@ -393,28 +393,6 @@ static Error *open_sources_co(Convert *c)
     return NULL;
 }
 
-static Error *check_create_options(const BlockDriver *driver, KeyValues *opts)
-{
-    const BlockDriver *file = block_driver_find("file");
-    g_autoptr(GPtrArray) names = g_ptr_array_new();
-    for (const BlockOption *o = driver->create_options; o && o->name; o++) {
-        g_ptr_array_add(names, (void *)o->name);
-    }
-    for (const BlockOption *o = file->create_options; o->name; o++) {
-        g_ptr_array_add(names, (void *)o->name);
-    }
-    g_ptr_array_add(names, NULL);
-    for (guint i = 0; i < opts->items->len; i++) {
-        const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
-        if (!g_strv_contains((const char *const *)names->pdata, key)) {
-            const char *near = nearest_in(key, (const char *const *)names->pdata);
-            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "",
-                             near ? near : "", near ? "'?" : "");
-        }
-    }
-    return NULL;
-}
-
 static Error *create_target_co(Convert *c, const char *filename)
 {
     const BlockDriver *driver;
@@ -428,11 +406,14 @@ static Error *create_target_co(Convert *c, const char *filename)
     if (!driver->create_options || !driver->create_co) {
         return error_new("Format driver '%s' does not support image creation", format);
     }
-    TRY(check_create_options(driver, c->opts));
+    TRY(img_check_create_options(driver, c->opts));
     if (c->compress && !(driver->write_flags & REQ_COMPRESSED)) {
         return error_new("Compression not supported for this file format");
     }
-    const char *prealloc = keyvalues_get(c->opts, "preallocation");
+    const char *prealloc = keyvalues_get(c->opts, "preallocation"), *encryption = keyvalues_get(c->opts, "encryption");
+    if (c->compress && (keyvalues_has(c->opts, "encrypt.format") || (encryption && !strcmp(encryption, "on")))) {
+        return error_new("Compression and encryption not supported at the same time");
+    }
     if (c->compress && prealloc && strcmp(prealloc, "off")) {
         return error_new("Compression and preallocation not supported at the same time");
     }
@@ -454,6 +435,19 @@ static Error *create_target_co(Convert *c, const char *filename)
     return err ? error_prefix(err, "%s: error while converting %s: ", filename, format) : NULL;
 }
 
+/* What opens the image that was made with these options. */
+static KeyValues *key_secrets(const KeyValues *opts)
+{
+    KeyValues *more = keyvalues_new();
+    for (guint i = 0; i < opts->items->len; i++) {
+        const KeyValue *item = g_ptr_array_index(opts->items, i);
+        if (!strcmp(item->key, "key-secret") || !strcmp(item->key, "encrypt.key-secret")) {
+            keyvalues_set(more, item->key, item->value);
+        }
+    }
+    return more;
+}
+
 static Error *open_target_co(Convert *c)
 {
     const char *filename = c->o.args[c->o.arg_count - 1];
@@ -468,8 +462,8 @@ static Error *open_target_co(Convert *c)
         flags |= OPEN_NO_FLUSH;
     }
     const char *format = c->o.target_image_opts ? NULL : c->o.out_format ? c->o.out_format : "raw";
-    TRY(img_open_co(&c->o, filename, format, flags, c->o.cache, c->o.target_image_opts,
-                    &c->target));
+    g_autoptr(KeyValues) more = c->no_create ? NULL : key_secrets(c->opts);
+    TRY(img_open_with_co(&c->o, filename, format, flags, c->o.cache, c->o.target_image_opts, more, &c->target));
     BlockNode *node = c->target.node;
     if (node->size < c->total) {
         return error_new("'%s' is smaller than the source: %" PRIu64
@@ -481,7 +475,7 @@ static Error *open_target_co(Convert *c)
     if (c->compress && !(node->driver->write_flags & REQ_COMPRESSED)) {
         return error_new("Compression not supported for this file format");
     }
-    c->target_zeroed = c->target_is_zero || (!c->no_create && !node->backing && c->sparse &&
+    c->target_zeroed = c->target_is_zero || (!c->no_create && !node->backing && c->sparse && !node->encrypted &&
                                              node_storage(node)->driver->extends);
     return NULL;
 }

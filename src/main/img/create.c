@@ -47,37 +47,6 @@ static Error *create_option(void *opaque, int letter, const char *value)
     }
 }
 
-static bool has_option(const BlockDriver *driver, const char *name)
-{
-    for (const BlockOption *o = driver->create_options; o && o->name; o++) {
-        if (!strcmp(o->name, name)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static Error *check_options(const Create *c)
-{
-    const BlockDriver *file = block_driver_find("file");
-    g_autoptr(GPtrArray) names = g_ptr_array_new();
-    for (const BlockOption *o = c->driver->create_options; o && o->name; o++) {
-        g_ptr_array_add(names, (void *)o->name);
-    }
-    g_ptr_array_add(names, NULL);
-    for (guint i = 0; i < c->opts->items->len; i++) {
-        const char *key = ((KeyValue *)g_ptr_array_index(c->opts->items, i))->key;
-        /* The driver itself says that it lacks these. */
-        bool known_lack = g_str_has_prefix(key, "encrypt") || g_str_has_prefix(key, "data_file");
-        if (!has_option(c->driver, key) && !has_option(file, key) && !known_lack) {
-            const char *near = nearest_in(key, (const char *const *)names->pdata);
-            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "",
-                             near ? near : "", near ? "'?" : "");
-        }
-    }
-    return NULL;
-}
-
 /* Size and existence of the backing image. */
 static Error *look_at_backing_co(Create *c, const char *filename, const char *backing,
                                  const char *format)
@@ -105,13 +74,31 @@ static Error *look_at_backing_co(Create *c, const char *filename, const char *ba
     return err;
 }
 
+static void print_option(const char *key, const char *value)
+{
+    uint64_t bytes;
+    bool is_size = !strcmp(key, "size") || !strcmp(key, "cluster_size") || !strcmp(key, "extent_size_hint");
+    Error *err = is_size ? block_parse_size(value, &bytes) : NULL;
+
+    if (is_size && !err) {
+        printf(" %s=%" PRIu64, key, bytes);
+    } else {
+        printf(" %s=%s", key, value);
+    }
+    error_free(err);
+}
+
 static void print_formatting(const Create *c, const char *filename)
 {
-    /* The order in which people know it: defaults of the format among what was given. */
-    static const char *const order[] = { "cluster_size",     "extended_l2", "preallocation",
-                                         "compression_type", "size",        "backing_file",
-                                         "backing_fmt",      "compat",      "lazy_refcounts",
-                                         "refcount_bits",    "nocow",       "extent_size_hint" };
+    /* The order in which people know it: defaults of the format among what was given, then what the file takes. */
+    static const char *const order[] = { "encryption", "encrypt.format", "encrypt.key-secret", "encrypt.cipher-alg",
+                                         "encrypt.cipher-mode", "encrypt.ivgen-alg", "encrypt.ivgen-hash-alg",
+                                         "encrypt.hash-alg", "encrypt.iter-time", "cluster_size", "extended_l2",
+                                         "preallocation", "compression_type", "size", "key-secret", "cipher-alg",
+                                         "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg", "iter-time",
+                                         "backing_file", "backing_fmt", "compat", "data_file", "data_file_raw",
+                                         "lazy_refcounts", "refcount_bits", "nocow", "preallocation", "extent_size_hint" };
+    enum { OF_FILE = 3 }; /* the last ones are printed when the format does not have them */
     static const struct {
         const char *key, *value;
     } defaults[] = { { "cluster_size", "65536" },
@@ -121,21 +108,17 @@ static void print_formatting(const Create *c, const char *filename)
                      { "refcount_bits", "16" } };
     printf("Formatting '%s', fmt=%s", filename, c->driver->name);
     for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
+        bool of_file = i >= ARRAY_SIZE(order) - OF_FILE;
         const char *value = keyvalues_get(c->opts, order[i]);
+        if (img_has_option(c->driver->create_options, order[i]) == of_file) {
+            continue;
+        }
         for (size_t d = 0; d < ARRAY_SIZE(defaults) && !value; d++) {
-            if (!strcmp(defaults[d].key, order[i]) && has_option(c->driver, order[i])) {
-                value = defaults[d].value;
-            }
+            value = strcmp(defaults[d].key, order[i]) ? NULL : defaults[d].value;
         }
-        uint64_t bytes;
-        bool is_size = !strcmp(order[i], "size") || !strcmp(order[i], "cluster_size");
-        Error *err = value && is_size ? block_parse_size(value, &bytes) : NULL;
-        if (value && is_size && !err) {
-            printf(" %s=%" PRIu64, order[i], bytes);
-        } else if (value) {
-            printf(" %s=%s", order[i], value);
+        if (value) {
+            print_option(order[i], value);
         }
-        error_free(err);
     }
     printf("\n");
     fflush(stdout);
@@ -166,7 +149,7 @@ static Error *create_steps_co(Create *c)
     if (!c->driver->create_options) {
         return error_new("Format driver '%s' does not support image creation", format);
     }
-    TRY(check_options(c));
+    TRY(img_check_create_options(c->driver, c->opts));
     if (c->backing) {
         if (!c->driver->supports_backing) {
             return error_new("Backing file not supported for file format '%s'", format);

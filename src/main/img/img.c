@@ -206,6 +206,9 @@ static Error *open_node_co(const ImgOptions *options, const char *filename, cons
     if (flags & OPEN_NO_BACKING) {
         keyvalues_set(opts, "backing", "");
     }
+    if (flags & OPEN_NO_IO) {
+        keyvalues_set(opts, "x-no-io", "on");
+    }
     return block_open_options_co(options->graph, opts, ret_node);
 }
 
@@ -349,17 +352,57 @@ static const char *option_kind(BlockOptionKind kind)
     return names[kind];
 }
 
-void img_print_create_options(const BlockDriver *driver, bool protocol_follows)
+void img_print_options(const BlockOption *options)
 {
-    printf("Supported %s%soptions:\n", driver->name, " ");
-    for (const BlockOption *o = driver->create_options; o && o->name; o++) {
+    for (const BlockOption *o = options; o && o->name; o++) {
         g_autofree char *left = g_strdup_printf("%s=%s", o->name, option_kind(o->kind));
         printf("  %-22s - %s\n", left, o->help);
     }
+}
+
+void img_print_create_options(const BlockDriver *driver, bool protocol_follows)
+{
+    printf("Supported %s%soptions:\n", driver->name, " ");
+    img_print_options(driver->create_options);
     if (protocol_follows) {
         printf("\nThe protocol level may support further options.\n"
                "Specify the target filename to include those options.\n");
     }
+}
+
+bool img_has_option(const BlockOption *options, const char *name)
+{
+    for (; options && options->name; options++) {
+        if (!strcmp(options->name, name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void add_names(GPtrArray *names, const BlockOption *options)
+{
+    for (; options && options->name; options++) {
+        g_ptr_array_add(names, (void *)options->name);
+    }
+}
+
+Error *img_check_create_options(const BlockDriver *driver, const KeyValues *opts)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    add_names(names, driver->create_options);
+    add_names(names, block_driver_find("file")->create_options);
+    g_ptr_array_add(names, NULL);
+    for (guint i = 0; i < opts->items->len; i++) {
+        const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
+        if (!g_strv_contains((const char *const *)names->pdata, key)) {
+            const char *near = nearest_in(key, (const char *const *)names->pdata);
+            return error_new("Invalid parameter '%s'%s%s%s", key, near ? ", did you mean '" : "", near ? near : "",
+                             near ? "'?" : "");
+        }
+    }
+    return NULL;
 }
 
 bool img_is_help(const char *text)

@@ -113,6 +113,11 @@ void img_progress_end(const ImgOptions *options);
 void img_print_snapshots(GPtrArray *snapshots);
 /* The option help of a format, for -o help. */
 void img_print_create_options(const BlockDriver *driver, bool protocol_follows);
+/* Their lines alone. */
+void img_print_options(const BlockOption *options);
+bool img_has_option(const BlockOption *options, const char *name);
+/* Every option is one of the format's or of the file's. */
+Error *img_check_create_options(const BlockDriver *driver, const KeyValues *opts) MUST_USE;
 bool img_is_help(const char *text);
 
 int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);

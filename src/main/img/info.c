@@ -93,6 +93,9 @@ static Value *info_value(BlockNode *node)
         value_put_str(info, "full-backing-filename", full);
         value_put_str(info, "backing-filename", node->backing_filename);
     }
+    if (node->encrypted) {
+        value_put_bool(info, "encrypted", true);
+    }
     value_put_bool(info, "dirty-flag", node->driver->dirty_flag && node->driver->dirty_flag(node));
     return info;
 }
@@ -108,6 +111,9 @@ static void print_info(BlockNode *node)
            node->filename, node->driver->name, size, node->size, disk);
     if (node->driver->dirty_flag && node->driver->dirty_flag(node)) {
         printf("cleanly shut down: no\n");
+    }
+    if (node->encrypted) {
+        printf("encrypted: yes\n");
     }
     if (node->limits.cluster_size) {
         printf("cluster_size: %u\n", node->limits.cluster_size);
@@ -145,7 +151,7 @@ static Error *info_chain_co(Info *info, Value *list)
         if (!g_hash_table_add(seen, g_strdup(filename))) {
             return error_new("Backing file '%s' creates an infinite loop.", filename);
         }
-        TRY(img_open_co(&info->o, filename, format, OPEN_NO_BACKING, NULL, image_opts, &disk));
+        TRY(img_open_co(&info->o, filename, format, OPEN_NO_BACKING | OPEN_NO_IO, NULL, image_opts, &disk));
         if (info->o.json) {
             value_append(list, info_value(disk.node));
         } else {
