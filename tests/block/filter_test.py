@@ -61,6 +61,11 @@ PEERED = [
      "max-discard=128k,discard=unmap", ["write -P 1 0 1M", "write -z 1000 700k", "read -P 0 1000 700k", "discard 100 500k"]),
     ("", "driver=qcow2,file.driver=blkdebug,file.image.driver=file,file.image.filename=a.qcow2,file.inject-error.0.event=l2_load,"
      "file.inject-error.0.errno=28,file.inject-error.0.once=on", ["read 0 1k", "read 0 1k"]),
+    ("", "driver=blkverify,test.driver=qcow2,test.file.filename=a.qcow2,raw.driver=file,raw.filename=r.raw",
+     ["write -P 7 0 1M", "read -P 7 0 1M", "read 1M 1M", "flush"]),
+    ("", "driver=compress,file.driver=qcow2,file.file.filename=a.qcow2", ["write -P 9 0 128k", "read -P 9 0 128k"]),
+    ("", "driver=preallocate,file.driver=file,file.filename=r.raw", ["read 0 64k", "write -P 1 0 4k"]),
+    ("", "driver=copy-on-read,file.driver=qcow2,file.file.filename=a.qcow2", ["read 0 64k"]),
 ]
 
 
@@ -100,6 +105,58 @@ def test_peer():
         a, b = results
         assert (a[0], a[2]) == (b[0], b[2]), f"{image} {commands} {rules}\n--- theirs\n{a}\n--- ours\n{b}"
         assert bool(a[1]) == bool(b[1]), f"{image}: {a[1]!r} {b[1]!r}"
+
+
+def test_log():
+    """The same log as the other program's, byte for byte, and with log-append what comes behind it."""
+    if not PEER or os.path.samefile(PEER, OURS):
+        raise tap.Skip("no other qemu-io")
+    logs = []
+    for tool in (PEER, OURS):
+        fresh()
+        open("log", "w").close()
+        image = "driver=blklogwrites,file.driver=file,file.filename=r.raw,log.driver=file,log.filename=log,discard=unmap"
+        for more in ("", ",log-append=on"):
+            out = run(tool, image + more, ["write -P 1 0 4k", "write -P 2 64k 8k", "flush", "write -z 0 64k", "discard 0 64k",
+                                           "write -P 3 1000 1000"], ["-t", "writeback"])
+            assert out[2] == 0, out
+        with open("log", "rb") as f:
+            logs.append(f.read())
+        assert run(tool, image + ",log-append=on,log-sector-size=1k", ["read 0 1k"])[2] == 1
+    assert logs[0] == logs[1]
+
+
+def test_preallocate():
+    """The file is longer while it is open, and no longer afterwards."""
+    fresh()
+    os.truncate("r.raw", 0)
+    image = "driver=raw,file.driver=preallocate,file.prealloc-size=1M,file.file.driver=file,file.file.filename=r.raw"
+    inner = "driver=preallocate,prealloc-size=1M,file.driver=file,file.filename=r.raw"
+    out = run(OURS, "driver=qcow2,file.driver=preallocate,file.file.driver=file,file.file.filename=a.qcow2",
+              ["write -P 1 0 1M", "read -P 1 0 1M"])
+    assert out[2] == 0, out
+    subprocess.run([IMG, "check", "-q", "a.qcow2"], check=True)
+    assert os.path.getsize("a.qcow2") < 2 * MIB
+    for opts in (image, inner):
+        out = run(OURS, opts, ["truncate 100k", "length", "write -P 3 0 100k", "truncate 64k", "truncate 200k",
+                               "read -P 3 0 64k", "read -P 0 64k 136k"])
+        assert out[2] == 0, out
+        assert os.path.getsize("r.raw") == 200 << 10
+    for bad in ("prealloc-align=100", "prealloc-align=0"):
+        assert run(OURS, inner + "," + bad, ["length"])[2] == 1
+
+
+def test_verify():
+    """What differs is found, in images and in the answers."""
+    fresh()
+    with open("r.raw", "r+b") as f:
+        f.seek(70000)
+        f.write(b"x")
+    image = "driver=blkverify,test.driver=qcow2,test.file.filename=a.qcow2,raw.driver=file,raw.filename=r.raw"
+    out = run(OURS, image, ["read 0 64k", "read 64k 64k"])
+    assert out[0].startswith("read 65536") and out[2] == 1 and "mismatch at offset 70000" in out[1], out
+    out = run(OURS, "blkverify:r.raw:a.qcow2", ["write -P 1 0 1M", "read 0 1M"])
+    assert out[2] == 0, out
 
 
 def test_throttle():
