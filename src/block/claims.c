@@ -67,8 +67,10 @@ static void child_claims(const BlockEdge *edge, unsigned *ret_used, unsigned *re
         *ret_shared = CLAIM_READ | CLAIM_WRITE_UNCHANGED;
         break;
     case CHILD_BACKING:
+        /* Others may write to it only if those who read it through the parent expect that. */
         *ret_used = CLAIM_READ;
-        *ret_shared = CLAIM_READ | CLAIM_WRITE_UNCHANGED;
+        *ret_shared = CLAIM_READ | CLAIM_WRITE_UNCHANGED |
+                      (shared & CLAIM_WRITE ? CLAIM_WRITE | CLAIM_RESIZE : 0);
         break;
     }
     *ret_used |= edge->also_used;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "block/block_qmp.h"
+#include "block/filter/quorum.h"
 
 Error *qmp_find_node(QmpContext *ctx, const char *name, BlockNode **ret)
 {
@@ -185,6 +186,41 @@ Error *qmp_blockdev_snapshot_sync(QmpContext *ctx, const QmpBlockdevSnapshotSync
     TRY(qmp_in_coroutine(ctx, snapshot_sync_co, &call));
     note_overlay(ctx, call.old, call.overlay); /* its users hold it */
     return NULL;
+}
+
+/* --- children --- */
+
+typedef struct ChildCall {
+    BlockNode *parent, *node;
+    const char *child;
+} ChildCall;
+
+static Error *change_child_co(void *opaque)
+{
+    const ChildCall *call = opaque;
+    return call->child ? quorum_remove_child_co(call->parent, call->child)
+                       : quorum_add_child_co(call->parent, call->node);
+}
+
+Error *qmp_x_blockdev_change(QmpContext *ctx, const QmpXBlockdevChangeArgs *args, Value **ret)
+{
+    ChildCall call = { .child = args->child };
+    TRY(qmp_find_node(ctx, args->parent, &call.parent));
+    if (args->has_child == args->has_node) {
+        return error_new(args->has_child ? "The parameters child and node are in conflict"
+                                         : "Either child or node must be specified");
+    }
+    if (!quorum_is(call.parent)) {
+        return error_new("The node %s does not support %s a child", call.parent->name,
+                         call.child ? "removing" : "adding");
+    }
+    if (args->has_node) {
+        call.node = block_node_find(qmp_graph(ctx), args->node);
+        if (!call.node) {
+            return error_new("Node '%s' not found", args->node);
+        }
+    }
+    return qmp_in_coroutine(ctx, change_child_co, &call);
 }
 
 /* --- size --- */

@@ -51,7 +51,7 @@ PEERED = [
     ("", "blkdebug::a.qcow2", ["break write_aio A", "aio_write -P 1 0 64k", "wait_break A", "aio_write -P 2 64k 64k", "sleep 200",
                                "resume A", "aio_flush", "remove_break A", "break write_aio B", "aio_write 0 64k", "wait_break B",
                                "sleep 100", "remove_break B", "resume C", "aio_flush", "break nonsense X"]),
-    ("", "blkdebug::a.qcow2", ["break cow_read A", "aio_write -P 1 4k 4k", "aio_write -P 2 12k 4k", "aio_flush",
+    ("", "blkdebug::a.qcow2", ["break cow_read A", "aio_write -P 1 4k 4k", "aio_flush", "aio_write -P 2 12k 4k", "aio_flush",
                                "read -P 1 4k 4k", "read -P 2 12k 4k"]),
     ("", "driver=blkdebug,image.driver=file,image.filename=r.raw,align=4k,max-transfer=64k",
      ["write -P 3 100 200k", "read -P 3 100 200k", "read -P 0 0 100", "write -z 300 5000", "read -P 0 300 5000"]),
@@ -63,6 +63,16 @@ PEERED = [
      "file.inject-error.0.errno=28,file.inject-error.0.once=on", ["read 0 1k", "read 0 1k"]),
     ("", "driver=blkverify,test.driver=qcow2,test.file.filename=a.qcow2,raw.driver=file,raw.filename=r.raw",
      ["write -P 7 0 1M", "read -P 7 0 1M", "read 1M 1M", "flush"]),
+    ("", "driver=quorum,vote-threshold=2,children.0.driver=file,children.0.filename=r.raw,children.1.driver=file,"
+     "children.1.filename=q.raw", ["read 0 64k", "write -P 4 0 64k", "read -P 4 0 64k", "read 64k 64k"]),
+    ("", "driver=quorum,vote-threshold=2,children.0.driver=file,children.0.filename=r.raw,children.1.driver=file,"
+     "children.1.filename=q.raw,children.2.driver=file,children.2.filename=p.raw", ["read -P 0 0 64k", "write -z 0 1M", "flush"]),
+    ("", "driver=quorum,vote-threshold=1,read-pattern=fifo,children.0.driver=file,children.0.filename=q.raw,children.1.driver=file,"
+     "children.1.filename=r.raw", ["read -P 9 4096 4096", "write 0 64k"]),
+    ("", "driver=quorum,vote-threshold=2,children.0.driver=file,children.0.filename=r.raw", ["read 0 64k"]),
+    ("", "driver=quorum,vote-threshold=1,blkverify=on,children.0.driver=file,children.0.filename=r.raw", ["read 0 64k"]),
+    ("", "driver=quorum,vote-threshold=1,read-pattern=nonsense,children.0.driver=file,children.0.filename=r.raw", ["read 0 64k"]),
+    ("", "driver=quorum,vote-threshold=1", ["read 0 64k"]),
     ("", "driver=compress,file.driver=qcow2,file.file.filename=a.qcow2", ["write -P 9 0 128k", "read -P 9 0 128k"]),
     ("", "driver=preallocate,file.driver=file,file.filename=r.raw", ["read 0 64k", "write -P 1 0 4k"]),
     ("", "driver=copy-on-read,file.driver=qcow2,file.file.filename=a.qcow2", ["read 0 64k"]),
@@ -90,6 +100,11 @@ def fresh():
     subprocess.run([IMG, "create", "-q", "-f", "qcow2", "a.qcow2", "4M"], check=True)
     with open("r.raw", "wb") as f:
         f.truncate(4 * MIB)
+    for name in ("p.raw", "q.raw"):
+        shutil.copyfile("r.raw", name)
+    with open("q.raw", "r+b") as f:
+        f.seek(4096)
+        f.write(b"\x09" * 4096)
 
 
 def test_peer():
@@ -157,6 +172,16 @@ def test_verify():
     assert out[0].startswith("read 65536") and out[2] == 1 and "mismatch at offset 70000" in out[1], out
     out = run(OURS, "blkverify:r.raw:a.qcow2", ["write -P 1 0 1M", "read 0 1M"])
     assert out[2] == 0, out
+
+
+def test_quorum_rewrite():
+    fresh()
+    image = "driver=quorum,vote-threshold=2,rewrite-corrupted=on"
+    for i, name in enumerate("pqr"):
+        image += f",children.{i}.driver=file,children.{i}.filename={name}.raw"
+    out = run(OURS, image, ["read -P 0 0 64k"])
+    assert out[2] == 0, out
+    subprocess.run([IMG, "compare", "-q", "-f", "raw", "-F", "raw", "q.raw", "r.raw"], check=True)
 
 
 def test_throttle():

@@ -70,6 +70,19 @@ class Machine:
         assert self.process.wait(60) == 0
 
 
+def guest(m, node, *commands):
+    """Another program's qemu-io, over NBD, in the guest's place."""
+    m.do("nbd-server-start", addr={"type": "unix", "data": {"path": "nbd.sock"}})
+    m.do("block-export-add", type="nbd", id="guest", node_name=node, writable=True)
+    argv = [PEER_IO or "qemu-io", "-f", "raw", "-t", "writeback", "-d", "unmap"]
+    for c in commands:
+        argv += ["-c", c]
+    done = subprocess.run([*argv, f"nbd+unix:///{node}?socket=nbd.sock"], capture_output=True, text=True, timeout=120)
+    m.do("nbd-server-stop")
+    m.wait("BLOCK_EXPORT_DELETED", id="guest")
+    return done.stdout
+
+
 def fresh(*steps):
     img("create", "-q", "-f", "qcow2", "base.qcow2", "16M")
     if PEER_IO:
@@ -189,6 +202,72 @@ def test_create():
     m.quit()
     img("check", "new.qcow2")
     assert json.loads(img("info", "--output=json", "new.qcow2"))["cluster-size"] == 4096
+
+
+def test_fleecing():
+    """The moment at which copy-before-write came in stays readable while the guest writes."""
+    fresh().quit()
+    m = Machine("-blockdev", "driver=qcow2,node-name=n0,file.driver=file,file.filename=base.qcow2,discard=unmap")
+    img("create", "-q", "-f", "qcow2", "temp.qcow2", "16M")
+    m.do("blockdev-add", driver="qcow2", node_name="temp", file={"driver": "file", "filename": "temp.qcow2"})
+    m.do("blockdev-add", driver="copy-before-write", node_name="cbw", file="n0", target="temp")
+    m.do("blockdev-add", driver="snapshot-access", node_name="moment", file="cbw", read_only=True)
+    m.fails("blockdev-add", "keeps no moment", driver="snapshot-access", node_name="x", file="n0", read_only=True)
+    img("create", "-q", "-f", "raw", "out.raw", "16M")
+    m.do("blockdev-add", driver="raw", node_name="out", file={"driver": "file", "filename": "out.raw"})
+    assert "failed" not in guest(m, "cbw", "write -P 7 0 1M")
+    assert "failed" not in guest(m, "cbw", "write -z 8M 100k")
+    assert "failed" not in guest(m, "cbw", "discard 2M 1M")
+    m.do("blockdev-backup", job_id="b", device="moment", target="out", sync="full")
+    m.wait("BLOCK_JOB_COMPLETED", device="b")
+    m.quit()
+    img("create", "-q", "-f", "qcow2", "same.qcow2", "16M")
+    subprocess.run([PEER_IO, "-c", "write -P 1 0 4M", "-c", "write -P 2 8M 300k", "same.qcow2"], check=True, capture_output=True)
+    img("compare", "-f", "raw", "-F", "qcow2", "out.raw", "same.qcow2")
+
+
+def test_quorum():
+    for name in "abcd":
+        with open(name + ".raw", "wb") as f:
+            f.truncate(4 * MIB)
+    with open("b.raw", "r+b") as f:
+        f.write(b"bad")
+    m = Machine()
+    for name in "abcd":
+        m.do("blockdev-add", driver="file", node_name=name, filename=name + ".raw")
+    m.do("blockdev-add", driver="quorum", node_name="q", vote_threshold=2, children=["a", "b", "c"])
+    assert "failed" not in guest(m, "q", "read -P 0 0 64k")
+    bad = m.wait("QUORUM_REPORT_BAD", type="read")
+    assert bad["node-name"] == "b" and bad["sector-num"] == 0 and "error" not in bad, bad
+    m.do("x-blockdev-change", parent="q", node="d")
+    m.do("x-blockdev-change", parent="q", child="children.1")
+    m.fails("x-blockdev-change", "does not have a child", parent="q", child="children.1")
+    assert "failed" not in guest(m, "q", "write -P 3 0 64k")
+    m.do("x-blockdev-change", parent="q", child="children.0")
+    m.fails("x-blockdev-change", "vote threshold", parent="q", child="children.2")
+    m.fails("x-blockdev-change", "Either child or node", parent="q")
+    m.fails("x-blockdev-change", "in conflict", parent="q", child="x", node="b")
+    m.quit()
+    img("compare", "-f", "raw", "-F", "raw", "a.raw", "d.raw")
+    with open("b.raw", "rb") as f:
+        assert f.read(4) == b"bad\0"
+
+
+def test_throttle_group():
+    m = Machine("-object", "throttle-group,id=g,x-iops-total=100000")
+    with open("t.raw", "wb") as f:
+        f.truncate(MIB)
+    m.do("blockdev-add", driver="throttle", node_name="t", throttle_group="g", file={"driver": "file", "filename": "t.raw"})
+    m.fails("blockdev-add", "does not exist", driver="throttle", node_name="u", throttle_group="h",
+            file={"driver": "file", "filename": "t.raw"})
+    m.fails("object-del", "in use", id="g")
+    m.do("qom-set", path="/objects/g", property="limits", value={"iops-total": 0, "bps-total": 1 << 20})
+    m.fails("qom-set", "same time", path="/objects/g", property="limits", value={"bps-read": 5})
+    limits = m.do("qom-get", path="/objects/g", property="limits")
+    assert limits["bps-total"] == 1 << 20 and limits["iops-total"] == 0 and limits["bps-read-max-length"] == 1, limits
+    m.do("blockdev-del", node_name="t")
+    m.do("object-del", id="g")
+    m.quit()
 
 
 if __name__ == "__main__":

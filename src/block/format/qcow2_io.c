@@ -244,7 +244,7 @@ static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size
     size_t covered;
     int ret = (step->fill_head && !head) || (step->fill_tail && !tail) ? -ENOMEM : 0;
 
-    if (head || tail) {
+    if ((head || tail) && !step->fill_zero) {
         qcow2_event_co(q, BLOCK_EVENT_COW_READ);
     }
     if (ret >= 0 && head) {
