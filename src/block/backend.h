@@ -118,6 +118,10 @@ const char *blk_io_status(const BlockBackend *blk);
 void block_graph_set_hooks(BlockGraph *graph, void (*stop)(void *opaque),
                            void (*emit)(void *opaque, const char *event, Value *data),
                            void *opaque);
+/*
+ * Opens names that are no paths (/dev/fdset/N): a descriptor or -errno, -ENOENT: there is no such set. NULL: none can be opened.
+ */
+void block_graph_set_open_special(BlockGraph *graph, int (*fn)(void *opaque, const char *path, int flags), void *opaque);
 /* The machine runs again: makes the held requests once more. */
 void block_graph_resume(BlockGraph *graph);
 /* Writes back and flushes every node: before exit, migration, on stop. */

@@ -264,8 +264,8 @@ static Error *take_spec(KeyValues *kv, DriveInterface default_interface, bool sn
     TRY(block_take_bool(kv, "read-only", spec->cdrom, &spec->read_only));
     TRY(block_take_bool(kv, "snapshot", snapshot && !spec->cdrom, &spec->snapshot));
     g_autofree char *aio = keyvalues_take(kv, "aio");
-    if (aio && !keyvalues_has(kv, "file.aio")) {
-        keyvalues_set(kv, "file.aio", aio);
+    if (aio) {
+        keyvalues_set(kv, "x-aio", aio);
     }
     return NULL;
 }

@@ -1,5 +1,6 @@
 /* Nodes: naming, opening with their children, closing. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -95,6 +96,7 @@ static void node_free(BlockNode *node)
     g_free(node->state);
     g_free(node->name);
     g_free(node->filename);
+    g_free(node->aio);
     g_free(node->backing_filename);
     g_free(node->backing_format);
     g_free(node);
@@ -214,6 +216,21 @@ void block_graph_free(BlockGraph *graph)
 
 /* --- file names --- */
 
+void block_graph_set_open_special(BlockGraph *graph, int (*fn)(void *opaque, const char *path, int flags), void *opaque)
+{
+    graph->open_special = fn;
+    graph->open_opaque = opaque;
+}
+
+int block_open_path(BlockGraph *graph, const char *path, int flags)
+{
+    if (g_str_has_prefix(path, "/dev/fdset/")) {
+        return graph->open_special ? graph->open_special(graph->open_opaque, path, flags) : -ENOENT;
+    }
+    int fd = open(path, flags | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
 static const char *skip_protocol(const char *name)
 {
     const char *p = name;
@@ -241,7 +258,7 @@ static Error *options_from_filename(const char *filename, KeyValues *opts)
 
     if (g_str_has_prefix(filename, "json:")) {
         Value *value;
-        KeyValues *parsed;
+        g_autoptr(KeyValues) parsed = NULL;
         Error *err = json_parse(filename + 5, strlen(filename + 5), &value);
         if (err) {
             return error_prefix(err, "Could not parse the JSON options of '%s': ", filename);
@@ -249,13 +266,17 @@ static Error *options_from_filename(const char *filename, KeyValues *opts)
         err = keyvalues_from_value(value, &parsed);
         value_free(value);
         TRY(err);
+        const char *driver = keyvalues_get(parsed, "driver"), *wanted = keyvalues_get(opts, "driver");
+        if (wanted && g_strcmp0(wanted, driver)) {
+            keyvalues_set(opts, "file.filename", filename); /* a format above it */
+            return NULL;
+        }
         for (guint i = 0; i < parsed->items->len; i++) {
             KeyValue *item = g_ptr_array_index(parsed->items, i);
             if (!keyvalues_has(opts, item->key)) {
                 keyvalues_set(opts, item->key, item->value);
             }
         }
-        keyvalues_free(parsed);
         return NULL;
     }
     const char *rest = skip_protocol(filename);
@@ -296,6 +317,7 @@ static Error *take_common_options(BlockNode *node, KeyValues *opts)
     TRY(block_take_bool(opts, "cache.direct", false, &node->direct));
     TRY(block_take_bool(opts, "cache.no-flush", false, &node->no_flush));
     TRY(block_take_bool(opts, "x-no-io", false, &node->no_io));
+    node->aio = keyvalues_take(opts, "x-aio");
     if (node->force_share && !node->read_only) {
         return error_new("force-share=on can only be used with read-only images");
     }
@@ -363,6 +385,9 @@ static void inherit_options(const BlockNode *node, KeyValues *child, bool read_o
     inherit(child, "force-share", node->force_share);
     inherit(child, "cache.direct", node->direct);
     inherit(child, "cache.no-flush", node->no_flush);
+    if (node->aio && !keyvalues_has(child, "x-aio")) {
+        keyvalues_set(child, "x-aio", node->aio);
+    }
 }
 
 /* A child given by name ("file=NODE") or by options ("file.x=..."). NULL in *ret: neither was
@@ -554,6 +579,7 @@ static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
     node->extends = driver->extends;
     TRY(driver->open_co(node, opts));
     node->open = true;
+    node->size = ALIGN_UP(node->size, (uint64_t)NODE_SECTOR);
     if (!node->limits.request_align) {
         node->limits.request_align = 1;
     }
@@ -597,8 +623,7 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
     const char *filename = keyvalues_get(opts, "filename");
 
     /* A name alone: the protocol's driver for it; json: may bring a driver for the format. */
-    if (filename && !keyvalues_has(opts, "driver") &&
-        (protocol || g_str_has_prefix(filename, "json:"))) {
+    if (filename && (g_str_has_prefix(filename, "json:") || (protocol && !keyvalues_has(opts, "driver")))) {
         g_autofree char *name = keyvalues_take(opts, "filename");
         TRY(options_from_filename(name, opts));
     }

@@ -254,6 +254,8 @@ const BlockDriver **block_drivers_sorted(void); /* NULL-terminated; caller frees
 
 typedef enum DetectZeroes { DETECT_ZEROES_OFF, DETECT_ZEROES_ON, DETECT_ZEROES_UNMAP } DetectZeroes;
 
+enum { NODE_SECTOR = 512 };
+
 typedef struct NodeRequest NodeRequest;
 
 /* Called before a range of a node is changed; the change waits for it. */
@@ -274,12 +276,13 @@ struct BlockNode {
     bool unmap; /* discard=unmap: discards reach the storage */
     bool no_io;     /* opened for its facts: no key is needed, no data can be read */
     bool encrypted;
+    char *aio;  /* what files below shall use unless they are told otherwise ("x-aio"); NULL: threads */
     bool open, closing;
     bool extends;      /* writes beyond the end make it longer */
     bool follows_size; /* it is as long as its first child */
     bool hurry;        /* requests shall end without delay: somebody waits for all of them */
     DetectZeroes detect_zeroes;
-    uint64_t size; /* bytes */
+    uint64_t size; /* bytes; whole sectors: beyond the end of a shorter file there are zeroes */
     BlockLimits limits;
     BlockEdge *file, *backing;               /* shorthands into `children` */
     char *backing_filename, *backing_format; /* as the image records them, or NULL */
@@ -454,6 +457,8 @@ Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDrive
                        const KeyValues *opts) MUST_USE;
 
 /* --- helpers for drivers --- */
+/* open(2), and /dev/fdset/N. A descriptor or -errno. */
+int block_open_path(BlockGraph *graph, const char *path, int flags);
 Error *block_take_bool(KeyValues *opts, const char *key, bool fallback, bool *ret_value) MUST_USE;
 Error *block_take_size(KeyValues *opts, const char *key, uint64_t fallback,
                        uint64_t *ret_value) MUST_USE;

@@ -21,6 +21,8 @@ struct BlockGraph {
     void (*stop)(void *opaque);
     void (*emit)(void *opaque, const char *event, Value *data);
     void *hooks_opaque;
+    int (*open_special)(void *opaque, const char *path, int flags);
+    void *open_opaque;
 };
 
 struct NodeRequest {

@@ -682,6 +682,7 @@ Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
     uint64_t from = MIN(size, node->size);
     request_begin(&req, node, from, MAX(size, node->size) - from + 1, true, 1);
     Error *err = node->driver->truncate_co(node, size, prealloc);
+    node->size = ALIGN_UP(node->size, (uint64_t)NODE_SECTOR);
     node->write_generation++;
     if (!list_empty(&node->bitmaps)) {
         block_bitmaps_resize(node);

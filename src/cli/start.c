@@ -314,6 +314,7 @@ static MUST_USE Error *make_drives(Plan *plan, Machine *machine)
 
     machine_set_service(machine, BLOCK_SERVICE, graph);
     block_graph_set_hooks(graph, stop_for_io_error, emit_block_event, machine);
+    block_graph_set_open_special(graph, open_special, machine);
     follow_state(machine);
     for (guint n = 0; n < plan->blockdevs->len; n++) {
         KeyValues *kv = g_ptr_array_index(plan->blockdevs, n);

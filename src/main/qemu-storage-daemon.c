@@ -300,6 +300,7 @@ static MUST_USE Error *make_services(Daemon *d)
     block_graph_set_objects(d->graph, object_container_at(d->machine->root, "/objects"));
     machine_set_service(d->machine, BLOCK_SERVICE, d->graph);
     block_graph_set_hooks(d->graph, NULL, emit_block_event, d->machine);
+    block_graph_set_open_special(d->graph, open_special, d->machine);
     Error *err = monitors_init(d->machine);
     if (!err) {
         monitors_set_daemon(d->machine);

@@ -183,34 +183,48 @@ Error *qmp_remove_fd(QmpContext *ctx, const QmpRemoveFdArgs *args, Value **ret)
             found = true;
         }
     }
-    return found ? NULL : error_new("File descriptor named 'fdset-id:%d' not found", (int)args->fdset_id);
+    g_autofree char *fd = args->has_fd ? g_strdup_printf(", fd:%" G_GINT64_FORMAT, args->fd) : g_strdup("");
+    return found ? NULL : error_new("File descriptor named 'fdset-id:%" G_GINT64_FORMAT "%s' not found", args->fdset_id, fd);
+}
+
+/* The greatest number below `limit` that a set has; -1: none. */
+static int64_t next_set(const GPtrArray *entries, int64_t limit)
+{
+    int64_t best = -1;
+    for (guint n = 0; n < entries->len; n++) {
+        const FdEntry *entry = g_ptr_array_index(entries, n);
+        best = entry->set < limit ? MAX(best, entry->set) : best;
+    }
+    return best;
+}
+
+static Value *set_value(const GPtrArray *entries, int64_t number)
+{
+    Value *set = value_dict(), *fds = value_list();
+
+    for (guint n = 0; n < entries->len; n++) {
+        const FdEntry *entry = g_ptr_array_index(entries, n);
+        if (entry->set == number) {
+            Value *info = value_dict();
+            value_put_int(info, "fd", entry->fd);
+            if (entry->name) {
+                value_put_str(info, "opaque", entry->name);
+            }
+            value_append(fds, info);
+        }
+    }
+    value_put_int(set, "fdset-id", number);
+    value_put(set, "fds", fds);
+    return set;
 }
 
 Error *qmp_query_fdsets(QmpContext *ctx, const QmpQueryFdsetsArgs *args, Value **ret)
 {
     const GPtrArray *entries = entries_of(ctx->machine);
-    g_autoptr(GHashTable) sets = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, NULL);
 
     *ret = value_list();
-    for (guint n = 0; n < entries->len; n++) {
-        FdEntry *entry = g_ptr_array_index(entries, n);
-        if (entry->set < 0) {
-            continue;
-        }
-        Value *fds = g_hash_table_lookup(sets, &entry->set), *info = value_dict();
-        if (!fds) {
-            Value *set = value_dict();
-            fds = value_list();
-            value_put_int(set, "fdset-id", entry->set);
-            value_put(set, "fds", fds);
-            value_append(*ret, set);
-            g_hash_table_insert(sets, &entry->set, fds);
-        }
-        value_put_int(info, "fd", entry->fd);
-        if (entry->name) {
-            value_put_str(info, "opaque", entry->name);
-        }
-        value_append(fds, info);
+    for (int64_t set = INT64_MAX; (set = next_set(entries, set)) >= 0;) {
+        value_append(*ret, set_value(entries, set));
     }
     return NULL;
 }

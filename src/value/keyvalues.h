@@ -30,7 +30,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(KeyValues, keyvalues_free)
 
 /* implied: the key of a first element that has no '=', or NULL. */
 Error *keyvalues_parse(const char *text, const char *implied, KeyValues **ret_kv) MUST_USE;
-/* From a dictionary (QMP's arguments). */
+/* From a dictionary (QMP's arguments). null becomes an empty text. */
 Error *keyvalues_from_value(const Value *dict, KeyValues **ret_kv) MUST_USE;
 /* The tree: "a.b=1" becomes {a: {b: "1"}}; keys that are 0..n-1 become a list. All leaves are strings. */
 Error *keyvalues_to_value(const KeyValues *kv, Value **ret_dict) MUST_USE;

@@ -56,7 +56,7 @@ Error *io_opening_set_aio(IoOpening *opening, const char *mode)
     if (strcmp(mode, "threads") && strcmp(mode, "native") && strcmp(mode, "io_uring")) {
         return error_new("Invalid aio option: %s", mode);
     }
-    keyvalues_set(opening->opts, "file.aio", mode);
+    keyvalues_set(opening->opts, "x-aio", mode);
     return NULL;
 }
 

@@ -1,5 +1,5 @@
 /*
- * Drivers "file" and "host_device": a file or a block device of the host. Calls that may block run
+ * Drivers "file", "host_device" and "host_cdrom": a file or a device of the host. Calls that may block run
  * on worker threads, or go through io_uring with aio=io_uring and aio=native; reads of what the
  * page cache holds are made in place.
  *
@@ -239,8 +239,9 @@ static int file_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, Bloc
         return 0;
     }
     off_t hole = lseek(s->fd, (off_t)offset, SEEK_HOLE);
-    if (hole > 0 && (uint64_t)hole > offset) {
-        ret_status->bytes = MIN(bytes, (uint64_t)hole - offset);
+    if (hole > 0 && (uint64_t)hole > offset) { /* the end of the file may be in the middle of a block */
+        uint64_t run = ALIGN_UP((uint64_t)hole, (uint64_t)MAX(node->limits.request_align, 1)) - offset;
+        ret_status->bytes = MIN(bytes, run);
     }
     return 0;
 }
@@ -279,6 +280,17 @@ static int call_grow(void *opaque)
     return ftruncate(call->fd, (off_t)call->to) < 0 ? -errno : 0;
 }
 
+/*
+ * The first block of an empty file that grows is allocated: with O_DIRECT, some file systems tell the alignment they need
+ * only where there is a block. What cannot be written there will be told later.
+ */
+static void allocate_first_block(int fd, uint64_t size)
+{
+    static const char zeroes[4096];
+    ssize_t put = pwrite(fd, zeroes, (size_t)MIN(size, sizeof(zeroes)), 0);
+    (void)put;
+}
+
 static Error *grow_co(const char *filename, int fd, uint64_t from, uint64_t to,
                       Preallocation prealloc)
 {
@@ -286,7 +298,7 @@ static Error *grow_co(const char *filename, int fd, uint64_t from, uint64_t to,
         return error_new("Unsupported preallocation mode '%s'", block_preallocation_name(prealloc));
     }
     if (prealloc != PREALLOC_OFF && to < from) {
-        return error_new("Preallocation can't be used for shrinking files");
+        return error_new("Preallocation can only be used for growing images");
     }
     GrowCall call = { .fd = fd, .from = from, .to = to, .prealloc = prealloc };
     int ret = co_blocking(call_grow, &call);
@@ -294,6 +306,9 @@ static Error *grow_co(const char *filename, int fd, uint64_t from, uint64_t to,
         int undone = ftruncate(fd, (off_t)from);
         (void)undone;
         return error_new_errno(ret, "Could not resize file '%s'", filename);
+    }
+    if (from == 0 && to > 0 && prealloc == PREALLOC_OFF) {
+        allocate_first_block(fd, to);
     }
     return NULL;
 }
@@ -364,12 +379,10 @@ static Error *file_geometry(BlockNode *node, FileState *s)
         return error_new_errno(errno, "Could not stat '%s'", node->filename);
     }
     s->device = S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode);
-    if (s->device != !strcmp(node->driver->name, "host_device")) {
-        if (S_ISDIR(st.st_mode)) {
-            return error_new("'%s' is a directory, not an image", node->filename);
-        }
-        return error_new("'file' driver requires '%s' to be a regular file%s", node->filename,
-                         s->device ? " (use driver=host_device)" : "");
+    if (s->device != g_str_has_prefix(node->driver->name, "host_")) {
+        return error_new(s->device ? "'%s' driver requires '%s' to be a regular file"
+                                   : "'%s' driver requires '%s' to be either a character or block device",
+                         node->driver->name, node->filename);
     }
     if (s->device) {
         return device_geometry(node, s);
@@ -386,7 +399,8 @@ static Error *file_geometry(BlockNode *node, FileState *s)
 
 static Error *check_aio(BlockNode *node, KeyValues *opts)
 {
-    g_autofree char *aio = keyvalues_take(opts, "aio");
+    g_autofree char *given = keyvalues_take(opts, "aio");
+    const char *aio = given ? given : node->aio;
     FileState *s = node->state;
     if (!aio || !strcmp(aio, "threads")) {
         return NULL;
@@ -437,14 +451,11 @@ static Error *file_open_co(BlockNode *node, KeyValues *opts)
         return error_new("The '%s' block driver requires a file name", node->driver->name);
     }
     node->filename = g_strdup(filename);
-    int flags = (node->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | (node->direct ? O_DIRECT : 0);
-    int fd_set = -1;
-    if (sscanf(filename, "/dev/fdset/%d", &fd_set) == 1) {
-        return error_new("File descriptor sets are not available ('%s')", filename);
-    }
-    s->fd = open(filename, flags);
+    /* A CD drive without a disc opens only so. */
+    int extra = (node->direct ? O_DIRECT : 0) | (strcmp(node->driver->name, "host_cdrom") ? 0 : O_NONBLOCK);
+    s->fd = block_open_path(node->graph, filename, (node->read_only ? O_RDONLY : O_RDWR) | extra);
     if (s->fd < 0) {
-        return error_new_errno(errno, "Could not open '%s'", filename);
+        return error_new_errno(s->fd, "Could not open '%s'", filename);
     }
     Error *err = file_prepare(node, s, opts);
     if (err) {
@@ -465,11 +476,11 @@ static void file_close_co(BlockNode *node)
 static Error *file_reopen_co(BlockNode *node)
 {
     FileState *s = node->state;
-    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", s->fd);
-    int fd = open(path, (node->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC |
-                            (node->direct ? O_DIRECT : 0));
+    bool special = g_str_has_prefix(node->filename, "/dev/fdset/"); /* the client decides what may be opened */
+    g_autofree char *path = special ? g_strdup(node->filename) : g_strdup_printf("/proc/self/fd/%d", s->fd);
+    int fd = block_open_path(node->graph, path, (node->read_only ? O_RDONLY : O_RDWR) | (node->direct ? O_DIRECT : 0));
     if (fd < 0) {
-        return error_new_errno(errno, "Could not reopen '%s'", node->filename);
+        return error_new_errno(fd, "Could not reopen '%s'", node->filename);
     }
     if (dup3(fd, s->fd, O_CLOEXEC) < 0) { /* gives up the locks: the claims are set anew */
         close(fd);
@@ -560,6 +571,14 @@ BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .state_size = siz
              .allocated_size = file_allocated_size);
 
 BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the host",
+             .state_size = sizeof(FileState), .protocol = true, .options = file_options,
+             .open_co = file_open_co, .close_co = file_close_co, .preadv_co = file_preadv_co,
+             .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
+             .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
+             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
+             .allocated_size = file_allocated_size);
+
+BLOCK_DRIVER(host_cdrom, .name = "host_cdrom", .desc = "CD drive of the host",
              .state_size = sizeof(FileState), .protocol = true, .options = file_options,
              .open_co = file_open_co, .close_co = file_close_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,

@@ -117,7 +117,7 @@ static int bench_co(void *opaque)
     ImgDisk disk;
     g_autoptr(KeyValues) more = keyvalues_new();
     if (b->aio) {
-        keyvalues_set(more, "file.aio", b->aio);
+        keyvalues_set(more, "x-aio", b->aio);
     }
     Error *err = img_open_with_co(&b->o, b->o.args[0], b->o.format, b->write ? OPEN_WRITE : 0,
                                   b->o.cache, b->o.image_opts, more, &disk);

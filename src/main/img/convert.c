@@ -26,6 +26,7 @@ typedef struct Convert {
     ImgDisk sources[MAX_SOURCES];
     unsigned source_count;
     uint64_t total;
+    uint64_t total_data; /* of `total`, what is not zeroes: the measure of progress; 0: not counted */
     ImgDisk target;
     bool target_zeroed; /* the target reads as zeroes where nothing is written */
     uint32_t cluster;   /* of the target; with compression pieces are made of whole ones */
@@ -143,10 +144,14 @@ static int take_piece_co(Convert *c, Piece *piece)
         return -EAGAIN;
     }
     if (ret < 0) {
-        status = (BlockStatus) { .flags = STATUS_DATA, .bytes = MIN(left, 65536) };
+        if (!c->o.quiet) {
+            warn_report("error while reading block status at offset %" PRIu64 ": %s", c->next, strerror(-ret));
+        }
+        status = (BlockStatus) { .flags = STATUS_DATA, .bytes = MIN(left, 512) };
     }
     piece->offset = c->next;
-    piece->data = !(status.flags & STATUS_ZERO) && (status.flags & STATUS_DATA);
+    /* With -S 0 zeroes are written, too. */
+    piece->data = !c->sparse || (!(status.flags & STATUS_ZERO) && (status.flags & STATUS_DATA));
     piece->skip = c->backing && (depth > 0 || !(status.flags & STATUS_ALLOCATED));
     piece->bytes = status.bytes;
     if (unit > 1) { /* whole clusters of the target */
@@ -177,12 +182,11 @@ static int read_piece_co(Convert *c, const Piece *piece, char *buffer)
         if (ret < 0 && c->salvage) { /* sector by sector */
             for (uint64_t i = 0; i < part; i += 512) {
                 uint64_t sector = MIN(512, part - i);
-                if (node_pread_co(node, inside + i, sector, buffer + i) < 0) {
+                ret = node_pread_co(node, inside + i, sector, buffer + i);
+                if (ret < 0) {
                     memset(buffer + i, 0, (size_t)sector);
                     if (!c->o.quiet) {
-                        warn_report("error while reading offset %" PRIu64
-                                    ": it is replaced by zeroes",
-                                    at + i);
+                        warn_report("error while reading offset %" PRIu64 ": %s", at + i, strerror(-ret));
                     }
                 }
             }
@@ -321,8 +325,10 @@ static void worker_co(void *opaque)
         }
         c->write_turn = piece.offset + piece.bytes;
         co_queue_wake_all(&c->turns);
-        c->done += piece.bytes;
-        img_progress(&c->o, c->done, c->total);
+        if (!c->total_data || piece.data) {
+            c->done += piece.bytes;
+            img_progress(&c->o, c->done, c->total_data ? c->total_data : c->total);
+        }
     }
     free(buffer);
     co_queue_wake_all(&c->turns);
@@ -331,12 +337,31 @@ static void worker_co(void *opaque)
     }
 }
 
+/* Progress is told of the data: holes are no work. Where the status cannot be read, of everything. */
+static void count_data_co(Convert *c)
+{
+    uint64_t data = 0;
+    for (uint64_t at = 0; c->o.progress && at < c->total;) {
+        uint64_t inside;
+        BlockNode *node = source_at(c, at, &inside);
+        BlockStatus status;
+        unsigned depth;
+        if (node_status_above_co(node, NULL, inside, MIN(node->size - inside, c->total - at), &status, &depth) < 0) {
+            return;
+        }
+        data += (status.flags & STATUS_DATA) && !(status.flags & STATUS_ZERO) ? status.bytes : 0;
+        at += status.bytes;
+    }
+    c->total_data = data;
+}
+
 static Error *copy_co(Convert *c)
 {
+    count_data_co(c);
     co_queue_init(&c->turns);
     co_queue_init(&c->finished);
     c->running = c->coroutines;
-    img_progress(&c->o, 0, c->total);
+    img_progress(&c->o, 0, MAX(c->total, 1));
     for (unsigned i = 0; i < c->coroutines; i++) {
         co_start(co_loop(), worker_co, c);
     }

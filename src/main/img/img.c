@@ -302,20 +302,24 @@ char *img_size_text(uint64_t bytes)
 void img_progress(const ImgOptions *options, uint64_t done, uint64_t total)
 {
     static int64_t last; /* the program has one progress line */
+    static double shown;
     if (!options->progress) {
         return;
     }
     int64_t now = g_get_monotonic_time();
-    if (done != 0 && done != total && now - last < 100000) {
+    double percent = total ? 100.0 * (double)done / (double)total : 100.0;
+    bool edge = done == 0 || done == total;
+    if (!edge && (options->progress_json ? now - last < 100000 : percent < shown + 1)) {
         return;
     }
     last = now;
+    shown = percent;
     if (options->progress_json) {
         printf("{\"done\": %" PRIu64 ", \"total\": %" PRIu64 "}\n", done, total);
         fflush(stdout);
         return;
     }
-    printf("    (%3.2f/100%%)\r", total ? 100.0 * (double)done / (double)total : 100.0);
+    printf("    (%3.2f/100%%)\r", percent);
     fflush(stdout);
 }
 

@@ -125,7 +125,7 @@ static Error *set_mode(NbdProgram *p, int letter, const char *mode)
 {
     switch (letter) {
     case LONG_AIO:
-        keyvalues_set(p->open_opts, "file.aio", mode);
+        keyvalues_set(p->open_opts, "x-aio", mode);
         return one_of(mode, "native", "io_uring", "threads")
                    ? NULL
                    : error_new("Invalid aio mode '%s'", mode);
