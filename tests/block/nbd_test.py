@@ -94,12 +94,18 @@ def test_info():
 
 def test_copy():
     need("nbdcopy")
-    make_raw("c.raw", 48 * MIB + 12345, 1)
+    make_raw("c.raw", 48 * MIB + 12800, 1)
     with Server(NBD, "-f", "raw", "-r", "-e", "8", "c.raw"):
         run(PEER["nbdcopy"], uri(), "back.raw")
         assert digest("back.raw") == digest("c.raw")
+    make_raw("odd.raw", 12345, 2)
+    with Server(NBD, "-f", "raw", "-r", "odd.raw"):  # a disk is whole sectors
+        run(PEER["nbdcopy"], uri(), "back.raw")
+    with open("odd.raw", "ab") as f:
+        f.write(bytes(-12345 % 512))
+    assert digest("back.raw") == digest("odd.raw")
     with open("d.raw", "wb") as f:
-        f.truncate(48 * MIB + 12345)
+        f.truncate(48 * MIB + 12800)
     with Server(NBD, "-f", "raw", "-e", "8", "d.raw"):
         run(PEER["nbdcopy"], "--flush", "c.raw", uri())
     assert digest("d.raw") == digest("c.raw")
