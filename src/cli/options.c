@@ -115,7 +115,7 @@ const Option option_table[] = {
     OLD("singlestep", false, "accel tcg,one-insn-per-tb=on"),
     REFUSED("preconfig", false, "an early monitor; give the machine options on the command line"),
     { "S", false, NULL, "do not start the CPUs (command 'c' does)", opt_flag, NULL, PLAN(start_paused) },
-    { "overcommit", true, "[mem-lock=on|off][,cpu-pm=on|off]", "memory and CPU overcommit (only off)", opt_overcommit },
+    { "overcommit", true, "[mem-lock=on|off][,cpu-pm=on|off]", "lock memory (only off); idle CPUs keep their host CPUs", opt_overcommit },
     { "gdb", true, "dev", "let a debugger connect to dev; -S waits for it", opt_plan_string, NULL, PLAN(gdb) },
     { "s", false, NULL, "as -gdb tcp::1234", opt_gdb },
     { "d", true, "item1,...", "log items ('-d help' for the list)", opt_log },

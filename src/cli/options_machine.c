@@ -478,9 +478,10 @@ Error *opt_overcommit(Plan *plan, const Option *option, const char *arg)
     TRY(keyvalues_get_bool(kv, "mem-lock", false, &lock));
     TRY(keyvalues_get_bool(kv, "cpu-pm", false, &pm));
     TRY(keyvalues_check_used(kv, "-overcommit", known));
-    if (lock || pm) {
-        return error_new("%s=on is not supported yet", lock ? "mem-lock" : "cpu-pm");
+    if (lock) {
+        return error_new("mem-lock=on is not supported yet");
     }
+    plan->config->cpu_pm = pm;
     return NULL;
 }
 

@@ -94,6 +94,7 @@ struct MachineConfig {
     GPtrArray *fw_cfg_items; /* char *: arguments of -fw_cfg */
     GPtrArray *smbios;       /* char *: arguments of -smbios */
     GPtrArray *acpi_tables;
+    bool cpu_pm; /* an idle CPU keeps its host CPU */
     bool win2k_hack, fd_bootchk;
 };
 

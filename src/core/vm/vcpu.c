@@ -7,6 +7,7 @@
  */
 #include "core/vm/vcpu.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <unistd.h>
@@ -147,6 +148,15 @@ void vcpu_run_queued(Vcpu *vcpu)
 
 /* --- the thread --- */
 
+/* -overcommit cpu-pm=on: HLT ends without a wake-up by the host, at the price of a busy host CPU. */
+static void spin(Vcpu *vcpu)
+{
+    enum { ROUNDS = 1000 };
+    for (unsigned n = 0; n < ROUNDS && atomic_load_explicit(vcpu->exit_req, memory_order_relaxed) == 0; n++) {
+        sched_yield();
+    }
+}
+
 static bool must_sleep(Vcpu *vcpu)
 {
     return atomic_load(&vcpu->halted) && !vcpu->ops->has_work(vcpu);
@@ -178,7 +188,13 @@ bool vcpu_wait_until_runnable(Vcpu *vcpu)
         }
         vcpu->stopped = false;
         if (must_sleep(vcpu)) {
-            pthread_cond_wait(&vcpu->wake, &vcpu->run_lock);
+            if (vcpu->machine->config->cpu_pm) {
+                pthread_mutex_unlock(&vcpu->run_lock);
+                spin(vcpu);
+                pthread_mutex_lock(&vcpu->run_lock);
+            } else {
+                pthread_cond_wait(&vcpu->wake, &vcpu->run_lock);
+            }
             continue;
         }
         go_on = true;
