@@ -27,7 +27,7 @@ static uint8_t *fake(unsigned n)
 
 static HostEnv fake_env(void)
 {
-    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .hosts = -0x1200, .held = -0x1020, .tsc_aux = -0x1028,
+    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .pauses = -0xff0, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .hosts = -0x1200, .held = -0x1020, .tsc_aux = -0x1028,
                     .selectors = -0x1100, .selector_stride = 16, .vec = -0x1800,
                     .mxcsr = -0x900, .bmi2 = true };
     unsigned n = 0;

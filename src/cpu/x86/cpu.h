@@ -339,6 +339,7 @@ struct X86Cpu {
         uint64_t temp;
         uint64_t flags_a, flags_b; /* the record of the arithmetic flags: see FlagsRecord there */
         uint32_t flags_kind;
+        uint32_t pauses;  /* PAUSE instructions until the host CPU is given away */
         uint64_t host[8]; /* where groups of accesses lie (dbt/back/x86_64/groups.c) */
     } jit;
 

@@ -29,6 +29,7 @@ static const struct {
     [UOP_FLAG_IF] = { "flag_if", HAS_IMM },
     [UOP_PUSHF] = { "pushf", STACK },
     [UOP_RDTSC] = { "rdtsc", HAS_IMM },
+    [UOP_PAUSE] = { "pause", 0 },
     [UOP_READ_SEL] = { "read_sel", HAS_REG | HAS_IMM },
     [UOP_INTERP] = { "interp", 0 },
     [UOP_JCC] = { "jcc", TARGET | SIDE },

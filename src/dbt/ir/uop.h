@@ -32,6 +32,7 @@ typedef enum UopKind {
     UOP_FLAG_IF,  /* imm: new value of IF; CPL and IOPL allow it */
     UOP_PUSHF,
     UOP_RDTSC,    /* imm 1: RDTSCP */
+    UOP_PAUSE,    /* now and then gives the host CPU away: who is waited for may need it */
     UOP_READ_SEL, /* reg = selector of segment register imm */
     UOP_INTERP,   /* the interpreter executes the guest instruction; control comes back */
     /* Ends of a block. */

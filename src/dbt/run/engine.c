@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 
@@ -54,6 +55,33 @@ static Error *reserve_tables(Dbt *d)
     return NULL;
 }
 
+/* So many PAUSE take longer than most locks are held. */
+enum { PAUSES = 32 };
+
+/* Whom the guest waits for may be another of its CPUs. */
+static bool others_run(Dbt *d)
+{
+    bool found = false;
+    if (pthread_mutex_trylock(&d->group->lock) == 0) {
+        for (unsigned i = 0; i < d->group->members->len && !found; i++) {
+            const Dbt *other = g_ptr_array_index(d->group->members, i);
+            found = other != d && !atomic_load(&other->cpu->vcpu->halted);
+        }
+        pthread_mutex_unlock(&d->group->lock);
+    }
+    return found;
+}
+
+static void yield_host(void *opaque)
+{
+    Dbt *d = opaque;
+    d->cpu->jit.pauses = PAUSES;
+    if (others_run(d)) {
+        d->stats.yields++;
+        sched_yield();
+    }
+}
+
 static void make_thunks(Dbt *d)
 {
     HostEnv *env = &d->env;
@@ -72,6 +100,7 @@ static void make_thunks(Dbt *d)
     env->flags_kind = (int32_t)offsetof(X86Cpu, jit.flags_kind) - (int32_t)X86_CPU_AREA;
     env->flags_a = (int32_t)offsetof(X86Cpu, jit.flags_a) - (int32_t)X86_CPU_AREA;
     env->flags_b = (int32_t)offsetof(X86Cpu, jit.flags_b) - (int32_t)X86_CPU_AREA;
+    env->pauses = (int32_t)offsetof(X86Cpu, jit.pauses) - (int32_t)X86_CPU_AREA;
     env->hosts = (int32_t)offsetof(X86Cpu, jit.host) - (int32_t)X86_CPU_AREA;
     env->held = (int32_t)offsetof(X86Cpu, held) - (int32_t)X86_CPU_AREA;
     env->tsc_aux = (int32_t)offsetof(X86Cpu, tsc_aux) - (int32_t)X86_CPU_AREA;
@@ -83,7 +112,7 @@ static void make_thunks(Dbt *d)
     env->bmi2 = __builtin_cpu_supports("bmi2");
     env->avx = __builtin_cpu_supports("avx");
     Asm a = code_cache_asm(&d->cache, 0);
-    HostCalls calls = { .slow = dbt_slow, .refill = dbt_refill, .flags = dbt_flags, .pushf = dbt_pushf, .rdtsc = dbt_rdtsc, .opaque = d };
+    HostCalls calls = { .yield = yield_host, .slow = dbt_slow, .refill = dbt_refill, .flags = dbt_flags, .pushf = dbt_pushf, .rdtsc = dbt_rdtsc, .opaque = d };
     thunks_emit(env, &a, &calls);
     code_cache_start(&d->cache, (size_t)(a.p - d->cache.write));
 }
@@ -391,6 +420,7 @@ void dbt_run(Dbt *d)
 {
     X86Cpu *cpu = d->cpu;
     dbt_set_current(d);
+    cpu->jit.pauses = PAUSES;
     cpu->fault_jmp = &d->jmp;
     if (setjmp(d->jmp) == X86_JMP_FAULT) {
         if (d->check != NULL) {

@@ -88,7 +88,7 @@ typedef struct DbtPage {
 } DbtPage;
 
 typedef struct DbtStats {
-    uint64_t blocks, insns, links, flushes, invalidated, translate_ticks;
+    uint64_t blocks, insns, links, flushes, invalidated, translate_ticks, yields;
     uint64_t checks, check_differs;
     uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
 } DbtStats;

@@ -25,6 +25,7 @@ char *dbt_describe(Dbt *d)
     for (unsigned i = 0; i < LEAVE_KINDS; i++) {
         g_string_append_printf(t, "left: %-13s %" PRIu64 "\n", leave[i], s->leave[i]);
     }
+    g_string_append_printf(t, "gave way in PAUSE   %" PRIu64 "\n", s->yields);
     g_string_append_printf(t, "code page lookups   %" PRIu64 "\n", s->fetches);
     g_string_append_printf(t, "TLB misses          %" PRIu64 ", then %" PRIu64 "\n", s->refills, s->slow_miss);
     g_string_append_printf(t, "interpreted: blocks %" PRIu64 ", elsewhere %" PRIu64 "\n", s->slow_interp, s->interp_insns);

@@ -8,7 +8,7 @@
 #include "cpu/x86/sys.h"
 #include "dbt/run/engine.h"
 
-enum { RARELY = 64 };
+enum { RARELY = 1024 };
 
 void dbt_stress_before(Dbt *d)
 {

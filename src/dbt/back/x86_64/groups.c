@@ -130,6 +130,7 @@ static void after(Planner *p, const Uop *u)
         fresh(p, GUEST_RBP);
         return;
     case UOP_NOP:
+    case UOP_PAUSE:
     case UOP_JCC:
         return;
     case UOP_OP:

@@ -146,6 +146,9 @@ static void lower_uop(Lower *l)
     case UOP_RDTSC:
         lower_rdtsc(l);
         break;
+    case UOP_PAUSE:
+        lower_pause(l);
+        break;
     case UOP_READ_SEL:
         lower_read_sel(l);
         break;

@@ -45,6 +45,7 @@ typedef struct HostEnv {
     const uint8_t *vec_load, *x87_load;
     const uint8_t *flags_load, *flags_save; /* EFLAGS from the record; the record from EFLAGS, rcx is lost */
     const uint8_t *pushf, *rdtsc; /* give what PUSHF pushes, what RDTSC reads (ecx 0: it faults) in r14 */
+    const uint8_t *yield; /* called when `pauses` has come to 0; keeps flags and guest registers */
     uint8_t *enter;
     uint32_t slots;      /* 32-bit address of the page-id table */
     uint32_t jump_cache; /* of the current mode's jump cache: JumpCache */
@@ -54,6 +55,7 @@ typedef struct HostEnv {
     int32_t temp, vec, mxcsr, fx; /* context-relative: 8 spare bytes, vector registers, MXCSR, XSAVE area of x87 */
     int32_t flags_kind, flags_a, flags_b; /* the record of the flags */
     int32_t hosts;         /* where groups of accesses lie: GROUPS_MAX addresses */
+    int32_t pauses;        /* how many PAUSE until the host CPU is given away */
     int32_t held, tsc_aux; /* requests that wait for IF; IA32_TSC_AUX */
     int32_t selectors, selector_stride;
     bool bmi2, avx;
@@ -123,7 +125,9 @@ typedef const uint8_t *SlowFn(void *opaque, uint64_t va, const uint8_t *return_a
 typedef bool RefillFn(void *opaque, uint64_t va, bool write);
 /* The flags that the record says. */
 typedef uint64_t FlagsFn(void *opaque);
+typedef void YieldFn(void *opaque);
 typedef struct HostCalls {
+    YieldFn *yield;
     SlowFn *slow;
     RefillFn *refill;
     FlagsFn *flags, *pushf, *rdtsc; /* rdtsc: says in the spare bytes whether it is allowed */

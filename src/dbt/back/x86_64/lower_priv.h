@@ -122,6 +122,7 @@ void lower_flag_if(Lower *l);
 void lower_pushf(Lower *l);
 void lower_rdtsc(Lower *l);
 void lower_read_sel(Lower *l);
+void lower_pause(Lower *l);
 
 /* --- lower_branch.c --- */
 void lower_jcc(Lower *l);

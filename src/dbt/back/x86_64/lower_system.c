@@ -64,6 +64,31 @@ void lower_rdtsc(Lower *l)
     }
 }
 
+/* A spinning guest whose other CPU's thread has no host CPU would spin through its whole time slice. */
+void lower_pause(Lower *l)
+{
+    Asm *a = l->hot;
+    EncRm left = lower_env(l->env->pauses);
+    const uint8_t *stub = enc_here(l->cold);
+    enc_u8(a, 0xf3);
+    enc_u8(a, 0x90);
+    if (lower_flags_live(l->u)) {
+        enc_load(a, 4, H_RCX, left);
+        enc_lea(a, 4, H_RCX, enc_mem(H_RCX, -1));
+        enc_store(a, 4, left, H_RCX);
+        uint8_t *none = enc_jrcxz(a);
+        uint8_t *some = enc_jmp8(a);
+        enc_here_rel8(a, none);
+        enc_jmp(a, stub);
+        enc_here_rel8(a, some);
+    } else {
+        enc_alu_imm(a, ALU_SUB, 4, left, 1);
+        enc_jcc(a, CC_E, stub);
+    }
+    enc_call(l->cold, l->env->yield);
+    enc_jmp(l->cold, enc_here(a));
+}
+
 void lower_read_sel(Lower *l)
 {
     const Uop *u = l->u;

@@ -298,6 +298,22 @@ static const uint8_t *emit_value(HostEnv *env, Asm *a, FlagsFn *fn, void *opaque
     return thunk;
 }
 
+static void emit_yield(HostEnv *env, Asm *a, const HostCalls *calls)
+{
+    enc_align(a, 16);
+    const uint8_t *inner = enc_here(a);
+    save_light(env, a);
+    enc_mov_imm(a, H_RDI, (uintptr_t)calls->opaque);
+    call_light(env, a, (uintptr_t)calls->yield);
+    restore_light(a);
+    enc_u8(a, 0xc3);
+    env->yield = enc_here(a);
+    enc_u8(a, 0x9c); /* pushfq */
+    enc_call(a, inner);
+    enc_u8(a, 0x9d); /* popfq */
+    enc_u8(a, 0xc3);
+}
+
 static void emit_slow(HostEnv *env, Asm *a, unsigned kind, const HostCalls *calls)
 {
     enc_align(a, 16);
@@ -384,6 +400,7 @@ void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls)
     emit_site_miss(env, a, 0);
     emit_site_miss(env, a, SLOW_WRITE);
     emit_flags(env, a, calls);
+    emit_yield(env, a, calls);
     env->pushf = emit_value(env, a, calls->pushf, calls->opaque);
     env->rdtsc = emit_value(env, a, calls->rdtsc, calls->opaque);
     enc_align(a, 16);

@@ -307,9 +307,7 @@ static bool xchg_rax(Front *f)
     Uop *u = f->u;
     if (insn->operands == 0) { /* NOP, PAUSE */
         if (insn->prefixes & PFX_REP) {
-            u->kind = UOP_BYTES;
-            u->imm = 0x90f3;
-            u->imm_size = 2;
+            u->kind = UOP_PAUSE;
         }
         return true;
     }
