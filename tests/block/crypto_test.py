@@ -273,4 +273,153 @@ def test_luks_hostile():
         assert done.returncode in (0, 1), done
 
 
+def qcow2(path, secret="k", more=""):
+    return ["--image-opts", f"driver=qcow2,encrypt.key-secret={secret},file.filename={path}{more}"]
+
+
+LUKS_IN = "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10"
+QCOW2_SHAPES = (LUKS_IN, "encrypt.format=aes,encrypt.key-secret=k", "encryption=on,encrypt.key-secret=k",
+                LUKS_IN + ",cluster_size=512", LUKS_IN + ",cluster_size=2M", LUKS_IN + ",compat=0.10",
+                LUKS_IN + ",extended_l2=on,cluster_size=16k", LUKS_IN + ",refcount_bits=1", LUKS_IN + ",lazy_refcounts=on",
+                LUKS_IN + ",encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.cipher-alg=aes-128",
+                LUKS_IN + ",data_file=x.data", "encrypt.format=aes,encrypt.key-secret=k,compat=0.10,cluster_size=4k")
+
+
+def check_both(image):
+    for tool in (IMG, PEER):
+        assert "No errors" in run(tool, "check", *KEYS, *qcow2(image))
+
+
+def test_qcow2_both_ways():
+    need(PEER)
+    fill("plain.raw", 1 << 20)
+    for number, shape in enumerate(QCOW2_SHAPES):
+        run(IMG, "convert", *KEYS, "-f", "raw", "-O", "qcow2", "-o", shape, "plain.raw", "ours.qcow2")
+        images = ["ours.qcow2"]
+        if number < 3 or "aes," in shape:
+            peer_img("convert", *KEYS, "-f", "raw", "-O", "qcow2", "-o", shape, "plain.raw", "theirs.qcow2")
+            images.append("theirs.qcow2")
+        for image in images:
+            assert facts(IMG, image) == facts(PEER, image), image
+            assert run(IMG, "map", "--output=json", *KEYS, *qcow2(image)) == run(PEER, "map", "--output=json", *KEYS, *qcow2(image))
+            check_both(image)
+            for tool in (IMG, PEER):
+                run(tool, "convert", *KEYS, *qcow2(image), "-O", "raw", "back.raw")
+                same("plain.raw", "back.raw")
+            for writer, reader in ((IO, PEER_IO), (PEER_IO, IO)):
+                run(writer, *KEYS, "-c", "write -P 5 3k 512", "-c", "write -P 6 100k 300k", "-c", "write -z 512k 64k",
+                    "-c", "discard 640k 64k", *qcow2(image))
+                assert "failed" not in run(reader, *KEYS, "-c", "read -P 5 3k 512", "-c", "read -P 6 100k 300k",
+                                           "-c", "read -P 0 512k 64k", *qcow2(image))
+            check_both(image)
+
+
+def test_qcow2_life():
+    """Snapshots, sizes, backing files, commit and rebase of encrypted images, judged by the other program."""
+    need(PEER)
+    for shape in (LUKS_IN, "encrypt.format=aes,encrypt.key-secret=k", LUKS_IN + ",cluster_size=4k"):
+        run(IMG, "create", "-q", *KEYS, "-f", "qcow2", "-o", shape, "a.qcow2", "2M")
+        run(IO, *KEYS, "-c", "write -P 1 0 1M", *qcow2("a.qcow2"))
+        run(IMG, "snapshot", *KEYS, "-c", "one", *qcow2("a.qcow2"))
+        run(IO, *KEYS, "-c", "write -P 2 512k 1M", "-c", "write -P 3 1k 512", *qcow2("a.qcow2"))
+        check_both("a.qcow2")
+        run(IMG, "snapshot", *KEYS, "-c", "two", *qcow2("a.qcow2"))
+        run(PEER, "snapshot", *KEYS, "-a", "one", *qcow2("a.qcow2"))
+        run(IO, *KEYS, "-c", "read -P 1 0 1M", "-c", "read -P 0 1M 1M", *qcow2("a.qcow2"))
+        run(IMG, "snapshot", *KEYS, "-a", "two", *qcow2("a.qcow2"))
+        state = ["-c", "read -P 3 1k 512", "-c", "read -P 1 2k 510k", "-c", "read -P 2 512k 1M"]
+        assert "failed" not in run(PEER_IO, *KEYS, *state, *qcow2("a.qcow2"))
+        run(IMG, "snapshot", *KEYS, "-d", "one", *qcow2("a.qcow2"))
+        run(IMG, "snapshot", *KEYS, "-d", "two", *qcow2("a.qcow2"))
+        run(IMG, "resize", "-q", *KEYS, *qcow2("a.qcow2"), "3M")
+        run(IO, *KEYS, "-c", "write -P 4 2560k 512k", *qcow2("a.qcow2"))
+        run(IMG, "resize", "-q", "--shrink", *KEYS, *qcow2("a.qcow2"), "2M")
+        check_both("a.qcow2")
+        assert "failed" not in run(PEER_IO, *KEYS, *state, *qcow2("a.qcow2"))
+        # An overlay that is encrypted too, with another pass phrase.
+        base = 'json:{"driver":"qcow2","encrypt.key-secret":"k","file.filename":"a.qcow2"}'
+        run(IMG, "create", "-q", *KEYS, "-f", "qcow2", "-o", shape.replace("key-secret=k", "key-secret=n"), "-b", base,
+            "-F", "qcow2", "top.qcow2")
+        run(IO, *KEYS, "-c", "write -P 9 2k 1k", *qcow2("top.qcow2", "n"))
+        above = ["-c", "read -P 9 2k 1k", "-c", "read -P 3 1k 512", "-c", "read -P 2 512k 1M"]
+        for tool in (IO, PEER_IO):
+            assert "failed" not in run(tool, *KEYS, *above, *qcow2("top.qcow2", "n"))
+        run(IMG, "convert", *KEYS, *qcow2("top.qcow2", "n"), "-O", "raw", "before.raw")
+        run(IMG, "rebase", *KEYS, *qcow2("top.qcow2", "n"), "-b", "")
+        run(PEER, "convert", *KEYS, *qcow2("top.qcow2", "n"), "-O", "raw", "after.raw")
+        same("before.raw", "after.raw")
+        run(IMG, "rebase", "-u", *KEYS, *qcow2("top.qcow2", "n"), "-b", base, "-F", "qcow2")
+        run(IMG, "commit", "-q", *KEYS, *qcow2("top.qcow2", "n"))
+        run(PEER, "convert", *KEYS, *qcow2("a.qcow2"), "-O", "raw", "after.raw")
+        same("before.raw", "after.raw")
+        check_both("a.qcow2")
+
+
+def test_qcow2_options():
+    def refused(why, *argv):
+        text = run(IMG, *argv, code=1)
+        assert why in text, (argv, text)
+
+    def create(options, why):
+        refused(why, "create", "-q", *KEYS, "-f", "qcow2", "-o", options, "x.qcow2", "1M")
+        assert not os.path.exists("x.qcow2")
+
+    create("encrypt.format=luks", "Parameter 'encrypt.key-secret' is required for cipher")
+    create("encrypt.format=aes", "Parameter 'encrypt.key-secret' is required for cipher")
+    create("encrypt.key-secret=k", "'encrypt.format' is missing")
+    create("encrypt.format=foo,encrypt.key-secret=k", "does not accept value 'foo'")
+    create("encryption=on,encrypt.format=luks,encrypt.key-secret=k", "can't be used at the same time")
+    create("encrypt.format=aes,encrypt.key-secret=k,encrypt.iter-time=10", "'encrypt.iter-time' is unexpected")
+    create("encrypt.format=luks,encrypt.key-secret=zz", "No secret with id 'zz'")
+    run(IMG, "create", "-q", *KEYS, "-f", "qcow2", "-o", LUKS_IN, "l.qcow2", "1M")
+    run(IMG, "create", "-q", *KEYS, "-f", "qcow2", "-o", "encryption=on,encrypt.key-secret=k", "a.qcow2", "1M")
+    run(IMG, "create", "-q", "-f", "qcow2", "p.qcow2", "1M")
+    assert "encrypted: yes" in run(IMG, "info", "l.qcow2") and "format: aes" in run(IMG, "info", "a.qcow2")
+    for command in ("check", "map", "snapshot"):
+        refused("Parameter 'encrypt.key-secret' is required for cipher", command, "l.qcow2")
+    refused("Invalid password", "map", *KEYS, *qcow2("l.qcow2", "w"))
+    refused("options specify 'aes'", "map", *KEYS, *qcow2("l.qcow2", "k", ",encrypt.format=aes"))
+    refused("options specify 'luks'", "map", *KEYS, *qcow2("a.qcow2", "k", ",encrypt.format=luks"))
+    refused("options specified format 'luks'", "map", *KEYS, *qcow2("p.qcow2", "k", ",encrypt.format=luks"))
+    refused("encryption not present", "amend", *KEYS, "-o", "encrypt.state=active,encrypt.new-secret=n", "p.qcow2")
+    refused("Only LUKS", "amend", *KEYS, "-o", "encrypt.state=active,encrypt.new-secret=n", *qcow2("a.qcow2"))
+    refused("only supported for image creation", "amend", *KEYS, "-o", "encrypt.format=luks", *qcow2("l.qcow2"))
+    refused("Compression and encryption", "convert", "-c", *KEYS, "-O", "qcow2", "-o", LUKS_IN, "p.qcow2", "x.qcow2")
+    run(IMG, "amend", *KEYS, "-o", "encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10", *qcow2("l.qcow2"))
+    run(IO, *KEYS, "-c", "write -P 3 0 1M", *qcow2("l.qcow2", "n"))
+    run(IMG, "amend", *KEYS, "-o", "encrypt.state=inactive,encrypt.keyslot=0", *qcow2("l.qcow2"))
+    refused("Invalid password", "map", *KEYS, *qcow2("l.qcow2"))
+    run(IMG, "amend", *KEYS, "-o", "compat=0.10", *qcow2("l.qcow2", "n"))
+    run(IMG, "amend", *KEYS, "-o", "compat=1.1,refcount_bits=64,lazy_refcounts=on", *qcow2("l.qcow2", "n"))
+    assert "failed" not in run(PEER_IO or IO, *KEYS, "-c", "read -P 3 0 1M", *qcow2("l.qcow2", "n"))
+    assert "No errors" in run(PEER or IMG, "check", *KEYS, *qcow2("l.qcow2", "n"))
+    sizes = run(IMG, "measure", "-O", "qcow2", "--size", "1G", *KEYS, "-o", LUKS_IN)
+    assert sizes == "required size: 2490368\nfully allocated size: 1076232192\n", sizes
+
+
+def test_qcow2_hostile():
+    run(IMG, "create", "-q", *KEYS, "-f", "qcow2", "-o", LUKS_IN, "good.qcow2", "1M")
+    with open("good.qcow2", "rb") as f:
+        good = f.read()
+    at = good.index(b"\x05\x37\xbe\x77") + 4
+    luks_at, = struct.unpack_from(">Q", good, at + 4)
+    for offset, kind, value, why in (
+            (at, ">I", 8, "size 8"), (at + 4, ">Q", 0, "not a multiple"), (at + 4, ">Q", 512, "not a multiple"),
+            (at + 4, ">Q", 1 << 62, "beyond the end"), (at + 12, ">Q", 1 << 63, "beyond the end"),
+            (at + 12, ">Q", 100, "LUKS header"), (at - 4, ">I", 0x12345678, "Missing CRYPTO"), (32, ">I", 3, "method 3"),
+            (32, ">I", 0xffffffff, "method"), (luks_at, ">I", 0, "not in LUKS format"), (at + 12, ">Q", 8192, "beyond the end")):
+        bad = bytearray(good)
+        struct.pack_into(kind, bad, offset, value)
+        with open("bad.qcow2", "wb") as f:
+            f.write(bad)
+        text = run(IO, *KEYS, "-c", "read 0 512", *qcow2("bad.qcow2"), code=1)
+        assert why in text, (offset, value, text)
+    # The header among the tables: found before anything is written over it.
+    bad = bytearray(good)
+    struct.pack_into(">Q", bad, 40, luks_at)
+    with open("bad.qcow2", "wb") as f:
+        f.write(bad)
+    assert run(IMG, "check", *KEYS, *qcow2("bad.qcow2"), code=2)
+
+
 tap.run(tap.tests_in(globals()), names=sys.argv[4:], call=tap.in_scratch)

@@ -47,11 +47,12 @@ void crypt_store_init(CryptStore *store, BlockNode *node, uint64_t offset, uint6
     { prefix "old-secret", OPT_STR, "Select all keyslots that match this password" },              \
     { prefix "state", OPT_STR, "Select new state of affected keyslots (active/inactive)" }
 
-typedef struct CryptCreate {
+typedef struct CryptCreate CryptCreate;
+struct CryptCreate {
     LuksSpec spec;
     unsigned iter_time;
     char *secret; /* ID; NULL: not given */
-} CryptCreate;
+};
 /* Takes the options of creation. */
 Error *crypt_take_create(KeyValues *opts, const char *prefix, CryptCreate *ret_create) MUST_USE;
 void crypt_create_clear(CryptCreate *create);

@@ -75,9 +75,11 @@ enum {
     EXT_BACKING_FORMAT = 0xe2792aca,
     EXT_FEATURES = 0x6803f857,
     EXT_BITMAPS = 0x23852875,
+    EXT_CRYPTO = 0x0537be77,
     EXT_DATA_FILE = 0x44415441
 };
 enum { COMPRESSION_ZLIB = 0, COMPRESSION_ZSTD = 1 };
+enum { CRYPT_AES = 1, CRYPT_LUKS = 2 };
 
 #define ENTRY_COPIED     BIT64(63) /* refcount is exactly 1 */
 #define ENTRY_COMPRESSED BIT64(62)
@@ -147,7 +149,8 @@ typedef struct Qcow2 {
     uint64_t unit_size; /* what one L2 entry or one of its subclusters maps */
     uint64_t incompatible, compatible, autoclear;
     uint32_t header_length;
-    uint32_t crypt;
+    uint32_t crypt_method;    /* CRYPT_*, 0: none */
+    struct Qcow2Crypt *crypt; /* NULL: not encrypted */
     uint8_t compression;
     GPtrArray *extensions; /* Qcow2Extension *, without backing format and features */
 
@@ -344,6 +347,21 @@ int qcow2_read_compressed_co(Qcow2 *q, uint64_t entry, uint64_t in_cluster, uint
                              const BlockVec *vec, size_t at);
 int qcow2_write_compressed_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                               size_t at);
+
+/* --- qcow2_crypt.c --- */
+Error *qcow2_crypt_open_co(Qcow2 *q, KeyValues *opts) MUST_USE;
+void qcow2_crypt_free(Qcow2 *q);
+/* Data of an encrypted image; all addresses are multiples of 512. */
+int qcow2_read_encrypted_co(Qcow2 *q, uint64_t guest, uint64_t host, uint64_t bytes, const BlockVec *vec, size_t at);
+int qcow2_write_encrypted_co(Qcow2 *q, uint64_t guest, uint64_t host, uint64_t bytes, const BlockVec *vec, size_t at);
+/* Where the LUKS header lies; false: there is none. */
+bool qcow2_crypt_header(const Qcow2 *q, uint64_t *ret_offset, uint64_t *ret_bytes);
+void qcow2_crypt_info(const Qcow2 *q, Value *data);
+typedef struct CryptCreate CryptCreate; /* block/crypt/crypt.h */
+Error *qcow2_crypt_take_create(KeyValues *opts, uint32_t *ret_method, CryptCreate *ret_create) MUST_USE;
+/* Makes an empty image encrypted. */
+Error *qcow2_crypt_make_co(Qcow2 *q, uint32_t method, const CryptCreate *create) MUST_USE;
+Error *qcow2_crypt_amend_co(Qcow2 *q, KeyValues *opts, bool force) MUST_USE;
 
 /* --- qcow2_header.c --- */
 const Qcow2Extension *qcow2_find_extension(const Qcow2 *q, uint32_t type);

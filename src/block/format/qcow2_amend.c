@@ -328,6 +328,7 @@ Error *qcow2_amend_co(BlockNode *node, KeyValues *opts, bool force)
     Error *err = NULL;
 
     TRY(take_options(q, opts, &a));
+    TRY(qcow2_crypt_amend_co(q, opts, force));
     unsigned order = (unsigned)__builtin_ctzll(a.refcount_bits);
     if (a.version > q->version) {
         TRY(upgrade_co(q));

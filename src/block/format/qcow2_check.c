@@ -182,6 +182,14 @@ static void check_snapshot_trees(Checker *c)
     }
 }
 
+static void check_crypt_header(Checker *c)
+{
+    uint64_t offset, bytes;
+    if (qcow2_crypt_header(c->q, &offset, &bytes)) {
+        refer(c, offset, bytes);
+    }
+}
+
 static void check_bitmaps(Checker *c)
 {
     Qcow2 *q = c->q;
@@ -419,6 +427,7 @@ static Error *check_locked_co(Checker *c, unsigned fix)
     refer(c, q->l1_offset, (uint64_t)q->l1_size * 8);
     check_snapshot_trees(c);
     check_bitmaps(c);
+    check_crypt_header(c);
     check_refcount_blocks(c);
     compare(c);
     out->corruptions += c->low_counts;

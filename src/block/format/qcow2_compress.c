@@ -217,7 +217,7 @@ int qcow2_write_compressed_co(Qcow2 *q, uint64_t offset, uint64_t bytes, const B
     if (!data) {
         return -ENOMEM;
     }
-    if (qcow2_external(q)) {
+    if (qcow2_external(q) || q->crypt) {
         return -ENOTSUP;
     }
     if (qcow2_in_cluster(q, offset)) {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "block/crypt/crypt.h"
 #include "block/format/qcow2.h"
 
 typedef struct CreateSpec {
@@ -16,15 +17,9 @@ typedef struct CreateSpec {
     Preallocation prealloc;
     char *backing_file, *backing_fmt, *data_file;
     bool data_file_raw;
+    uint32_t crypt_method; /* 0: not encrypted */
+    CryptCreate crypt;
 } CreateSpec;
-
-static Error *refuse(KeyValues *opts, const char *key, const char *harmless)
-{
-    g_autofree char *value = keyvalues_take(opts, key);
-    return value && strcmp(value, harmless)
-               ? error_new("The option '%s' of qcow2 is not supported", key)
-               : NULL;
-}
 
 static Error *parse_compat(KeyValues *opts, unsigned *ret_version)
 {
@@ -71,15 +66,9 @@ static Error *parse_spec(KeyValues *opts, CreateSpec *spec)
     }
     spec->backing_file = keyvalues_take(opts, "backing_file");
     spec->backing_fmt = keyvalues_take(opts, "backing_fmt");
-    TRY(refuse(opts, "encryption", "off"));
+    TRY(qcow2_crypt_take_create(opts, &spec->crypt_method, &spec->crypt));
     spec->data_file = keyvalues_take(opts, "data_file");
     TRY(block_take_bool(opts, "data_file_raw", false, &spec->data_file_raw));
-    for (guint i = 0; i < opts->items->len; i++) {
-        const char *key = ((KeyValue *)g_ptr_array_index(opts->items, i))->key;
-        if (g_str_has_prefix(key, "encrypt.")) {
-            return error_new("The option '%s' of qcow2 is not supported", key);
-        }
-    }
     return NULL;
 }
 
@@ -196,7 +185,10 @@ static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpe
     keyvalues_set(opts, "backing", "");
     keyvalues_set(opts, "cache.no-flush", "on");
     TRY(block_open_options_co(graph, opts, &node));
-    Error *err = node_truncate_co(node, spec->size, spec->prealloc);
+    Error *err = spec->crypt_method ? qcow2_crypt_make_co(node->state, spec->crypt_method, &spec->crypt) : NULL;
+    if (!err) {
+        err = node_truncate_co(node, spec->size, spec->prealloc);
+    }
     node_unref_co(node);
     return err;
 }
@@ -212,5 +204,6 @@ Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file,
     g_free(spec.backing_file);
     g_free(spec.backing_fmt);
     g_free(spec.data_file);
+    crypt_create_clear(&spec.crypt);
     return err;
 }

@@ -7,6 +7,7 @@
 #include "base/endian.h"
 #include "base/log.h"
 #include "block/bitmap.h"
+#include "block/crypt/crypt.h"
 #include "block/format/qcow2.h"
 
 static const struct {
@@ -60,8 +61,7 @@ static Error *check_features(Qcow2 *q, const uint8_t *table, size_t length)
 
 static Error *check_header(Qcow2 *q, const uint8_t *h)
 {
-    uint32_t crypt = ld32_be(h + H_CRYPT);
-
+    q->crypt_method = ld32_be(h + H_CRYPT);
     if (q->cluster_bits < QCOW2_MIN_CLUSTER_BITS || q->cluster_bits > QCOW2_MAX_CLUSTER_BITS) {
         return error_new("Unsupported cluster size: 2^%u", q->cluster_bits);
     }
@@ -72,8 +72,8 @@ static Error *check_header(Qcow2 *q, const uint8_t *h)
     if (q->refcount_order > 6) {
         return error_new("Reference count entry width too large; may not exceed 64 bits");
     }
-    if (crypt) {
-        return error_new("The image is encrypted (method %u), which is not supported", crypt);
+    if (q->crypt_method > CRYPT_LUKS) {
+        return error_new("Unsupported encryption method %u", q->crypt_method);
     }
     if ((q->incompatible & INCOMPAT_EXTENDED_L2) && q->cluster_bits < 14) {
         return error_new("Extended L2 entries need clusters of at least 16k");
@@ -316,6 +316,7 @@ static void qcow2_release(Qcow2 *q)
     qcow2_cache_fini(&q->refcount_cache);
     qcow2_snapshots_free(q);
     qcow2_bitmaps_free(q);
+    qcow2_crypt_free(q);
     g_clear_pointer(&q->extensions, g_ptr_array_unref);
     qcow2_quarantine_clear(q);
     g_clear_pointer(&q->freed, g_array_unref);
@@ -413,6 +414,7 @@ static Error *open_steps_co(BlockNode *node, Qcow2 *q, KeyValues *opts)
     TRY(parse_header_co(q));
     TRY(open_data_file_co(q, opts));
     TRY(take_options(q, opts, &repair));
+    TRY(qcow2_crypt_open_co(q, opts));
     TRY(read_tables_co(q));
     TRY(qcow2_snapshots_read_co(q));
     TRY(show_snapshot_co(q, opts));
@@ -714,6 +716,7 @@ static void qcow2_info(BlockNode *node, Value *data)
     value_put_str(data, "compression-type", q->compression == COMPRESSION_ZSTD ? "zstd" : "zlib");
     if (q->version < 3) {
         value_put_int(data, "refcount-bits", 16);
+        qcow2_crypt_info(q, data);
         return;
     }
     value_put_bool(data, "lazy-refcounts", (q->compatible & COMPAT_LAZY_REFCOUNTS) != 0);
@@ -722,6 +725,7 @@ static void qcow2_info(BlockNode *node, Value *data)
         value_put(data, "bitmaps", bitmaps);
     }
     value_put_int(data, "refcount-bits", 1 << q->refcount_order);
+    qcow2_crypt_info(q, data);
     if (qcow2_external(q)) {
         const Qcow2Extension *ext = qcow2_find_extension(q, EXT_DATA_FILE);
         g_autofree char *name =
@@ -746,6 +750,8 @@ static const BlockOption qcow2_options[] = {
     { "lazy-refcounts", OPT_BOOL, "Refcounts may be updated late" },
     { "overlap-check", OPT_STR,
       "Guard metadata against wrong writes: none, constant, cached, all" },
+    { "encrypt.format", OPT_STR, "How the image is encrypted: aes or luks (default: as it says)" },
+    { "encrypt.key-secret", OPT_STR, "ID of secret providing qcow AES key or LUKS passphrase" },
     { "pass-discard-request", OPT_BOOL, "Tell the storage what the guest discards" },
     { 0 },
 };
@@ -758,6 +764,11 @@ static const BlockOption qcow2_create_options[] = {
     { "compression_type", OPT_STR, "Compression method used for image cluster compression" },
     { "data_file", OPT_STR, "File name of an external data file" },
     { "data_file_raw", OPT_BOOL, "The external data file must stay valid as a raw image" },
+    CRYPT_LUKS_OPTIONS("encrypt."),
+    { "encrypt.format", OPT_STR, "Encrypt the image, format choices: 'aes', 'luks'" },
+    { "encrypt.key-secret", OPT_STR, "ID of secret providing qcow AES key or LUKS passphrase" },
+    { "encryption", OPT_BOOL,
+      "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)" },
     { "extended_l2", OPT_BOOL, "Extended L2 tables" },
     { "lazy_refcounts", OPT_BOOL, "Postpone refcount updates" },
     { "preallocation", OPT_STR,
@@ -773,6 +784,7 @@ static const BlockOption qcow2_amend_options[] = {
     { "compat", OPT_STR, "Compatibility level (v2 [0.10] or v3 [1.1])" },
     { "data_file", OPT_STR, "File name of an external data file" },
     { "data_file_raw", OPT_BOOL, "The external data file must stay valid as a raw image" },
+    CRYPT_AMEND_OPTIONS("encrypt."),
     { "lazy_refcounts", OPT_BOOL, "Postpone refcount updates" },
     { "refcount_bits", OPT_NUM, "Width of a reference count entry in bits" },
     { "size", OPT_SIZE, "Virtual disk size" },

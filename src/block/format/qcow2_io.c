@@ -34,7 +34,8 @@ static int read_run_co(Qcow2 *q, const Qcow2Map *map, uint64_t offset, const Blo
     switch (map->kind) {
     case KIND_DATA:
         qcow2_event_co(q, BLOCK_EVENT_READ_AIO);
-        return node_preadv_co(q->data, map->host, map->bytes, vec, at);
+        return q->crypt ? qcow2_read_encrypted_co(q, offset, map->host, map->bytes, vec, at)
+                        : node_preadv_co(q->data, map->host, map->bytes, vec, at);
     case KIND_COMPRESSED:
         return qcow2_read_compressed_co(q, map->entry, qcow2_in_cluster(q, offset), map->bytes, vec,
                                         at);
@@ -165,7 +166,7 @@ static void plan_fill(Qcow2 *q, Step *step, uint64_t fresh_before, bool had_data
     step->fill_zero = false;
     if (!step->keeps_place && !had_data && !q->node->backing) {
         step->fill_zero = true;
-        if (step->host_cluster >= fresh_before && q->file->extends && !qcow2_external(q)) {
+        if (step->host_cluster >= fresh_before && q->file->extends && !qcow2_external(q) && !q->crypt) {
             step->fill_head = step->fill_tail = 0; /* the file has zeroes there */
         }
     }
@@ -231,6 +232,12 @@ static int read_fill_co(Qcow2 *q, const Step *step, uint64_t offset, uint64_t by
     return inside ? qcow2_preadv_co(q->node, offset, inside, &vec, 0) : 0;
 }
 
+static int write_data_co(Qcow2 *q, uint64_t guest, uint64_t host, uint64_t bytes, const BlockVec *vec, size_t at)
+{
+    return q->crypt ? qcow2_write_encrypted_co(q, guest, host, bytes, vec, at)
+                    : node_pwritev_co(q->data, host, bytes, vec, at, 0);
+}
+
 /* [head][the guest's data][tail] in one write. */
 static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size_t at)
 {
@@ -262,8 +269,8 @@ static int write_filled_co(Qcow2 *q, const Step *step, const BlockVec *vec, size
             qcow2_event_co(q, BLOCK_EVENT_COW_WRITE);
         }
         qcow2_event_co(q, BLOCK_EVENT_WRITE_AIO);
-        ret = node_pwritev_co(q->data, step->host - step->fill_head,
-                              step->fill_head + step->bytes + step->fill_tail, &whole, 0, 0);
+        ret = write_data_co(q, step->offset - step->fill_head, step->host - step->fill_head,
+                            step->fill_head + step->bytes + step->fill_tail, &whole, 0);
     }
     free(head);
     free(tail);
@@ -352,7 +359,7 @@ int qcow2_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
             ret = finish_allocation_co(q, &step, write_filled_co(q, &step, vec, at));
         } else {
             qcow2_event_co(q, BLOCK_EVENT_WRITE_AIO);
-            ret = node_pwritev_co(q->data, step.host, step.bytes, vec, at, 0);
+            ret = write_data_co(q, step.offset, step.host, step.bytes, vec, at);
         }
         if (ret < 0) {
             return ret;
@@ -633,6 +640,10 @@ int qcow2_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatu
         [KIND_COMPRESSED] = STATUS_DATA | STATUS_ALLOCATED | STATUS_COMPRESSED,
     };
     *ret_status = (BlockStatus) { .flags = flags[map.kind], .bytes = total };
+    if (q->crypt) { /* what the file has there is not what the guest sees */
+        ret_status->flags &= ~STATUS_OFFSET;
+        return 0;
+    }
     if (map.kind == KIND_DATA && has_many_holes(q)) {
         ret_status->flags |= STATUS_RECURSE;
     }

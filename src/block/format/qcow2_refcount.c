@@ -736,6 +736,10 @@ static const char *overlapping(const Qcow2 *q, uint64_t offset, uint64_t bytes)
     if (ranges_meet(offset, bytes, q->snapshots_offset, q->snapshots_bytes)) {
         return "snapshot table";
     }
+    uint64_t crypt_offset, crypt_bytes;
+    if (qcow2_crypt_header(q, &crypt_offset, &crypt_bytes) && ranges_meet(offset, bytes, crypt_offset, crypt_bytes)) {
+        return "encryption header";
+    }
     for (uint32_t i = 0; i < q->reftable_size; i++) {
         if (ranges_meet(offset, bytes, q->reftable[i], q->cluster_size)) {
             return "refcount block";

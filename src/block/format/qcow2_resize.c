@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "block/crypt/crypt.h"
 #include "block/format/qcow2.h"
 
 /* --- zeroes where the disk gets longer --- */
@@ -240,6 +241,17 @@ Error *qcow2_make_empty_co(BlockNode *node)
 
 /* --- measuring --- */
 
+static Error *crypt_header_bytes(KeyValues *opts, uint64_t *ret_bytes)
+{
+    CryptCreate create;
+    uint32_t method;
+
+    TRY(qcow2_crypt_take_create(opts, &method, &create));
+    *ret_bytes = method == CRYPT_LUKS ? luks_header_size(&create.spec) : 0;
+    crypt_create_clear(&create);
+    return NULL;
+}
+
 Error *qcow2_measure(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockMeasure *ret)
 {
     uint64_t cluster, refcount_bits;
@@ -255,7 +267,9 @@ Error *qcow2_measure(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockM
              clusters = size / cluster + (size % cluster != 0);
     uint64_t l2 = (clusters + entries - 1) / entries;
     uint64_t l1 = (l2 * 8 + cluster - 1) / cluster;
-    uint64_t fixed = 1 + MAX(l1, 1) + l2 + clusters, blocks = 0, table = 0;
+    uint64_t crypt;
+    TRY(crypt_header_bytes(opts, &crypt));
+    uint64_t fixed = 1 + MAX(l1, 1) + l2 + clusters + (crypt + cluster - 1) / cluster, blocks = 0, table = 0;
     for (uint64_t before = 1; before != blocks + table;) {
         before = blocks + table;
         blocks = (fixed + before + cluster * 8 / refcount_bits - 1) / (cluster * 8 / refcount_bits);

@@ -357,14 +357,50 @@ uint64_t qcow2_vmstate_offset(BlockNode *node)
     return vmstate_base(node->state);
 }
 
+/* Of an encrypted image only whole sectors can be read and written. */
+static int read_sectors_co(Qcow2 *q, uint64_t at, uint64_t bytes, void *buffer)
+{
+    uint64_t from = ALIGN_DOWN(at, 512ull), to = ALIGN_UP(at + bytes, 512ull);
+    g_autofree uint8_t *whole = g_try_malloc((gsize)(to - from));
+    BLOCK_VEC_BUFFER(vec, whole, (size_t)(to - from));
+
+    int ret = whole ? qcow2_preadv_co(q->node, from, to - from, &vec, 0) : -ENOMEM;
+    if (ret >= 0) {
+        memcpy(buffer, whole + (at - from), (size_t)bytes);
+    }
+    return ret;
+}
+
+static int write_sectors_co(Qcow2 *q, uint64_t at, uint64_t bytes, const void *buffer)
+{
+    uint64_t from = ALIGN_DOWN(at, 512ull), to = ALIGN_UP(at + bytes, 512ull);
+    g_autofree uint8_t *whole = g_try_malloc((gsize)(to - from));
+    BLOCK_VEC_BUFFER(vec, whole, (size_t)(to - from));
+
+    int ret = whole ? 0 : -ENOMEM;
+    if (ret >= 0 && from < at) {
+        ret = read_sectors_co(q, from, 512, whole);
+    }
+    if (ret >= 0 && to > at + bytes) {
+        ret = read_sectors_co(q, to - 512, 512, whole + (to - 512 - from));
+    }
+    if (ret >= 0) {
+        memcpy(whole + (at - from), buffer, (size_t)bytes);
+        ret = qcow2_pwritev_co(q->node, from, to - from, &vec, 0, 0);
+    }
+    return ret;
+}
+
 int qcow2_vmstate_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer)
 {
+    Qcow2 *q = node->state;
     BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
     if (!range_inside(offset, bytes, (uint64_t)MAX_VM_STATE * KiB)) {
         return -EFBIG;
     }
-    qcow2_event_co(node->state, BLOCK_EVENT_VMSTATE_LOAD);
-    return qcow2_preadv_co(node, vmstate_base(node->state) + offset, bytes, &vec, 0);
+    qcow2_event_co(q, BLOCK_EVENT_VMSTATE_LOAD);
+    uint64_t at = vmstate_base(q) + offset;
+    return q->crypt ? read_sectors_co(q, at, bytes, buffer) : qcow2_preadv_co(node, at, bytes, &vec, 0);
 }
 
 int qcow2_vmstate_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer)
@@ -384,7 +420,7 @@ int qcow2_vmstate_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
     }
     node->write_generation++;
     qcow2_event_co(q, BLOCK_EVENT_VMSTATE_SAVE);
-    return qcow2_pwritev_co(node, at, bytes, &vec, 0, 0);
+    return q->crypt ? write_sectors_co(q, at, bytes, buffer) : qcow2_pwritev_co(node, at, bytes, &vec, 0, 0);
 }
 
 /* --- creating --- */

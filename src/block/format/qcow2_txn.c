@@ -285,7 +285,7 @@ static int switch_header_co(Qcow2 *q)
     uint8_t fields[H_V2_LENGTH - FROM];
 
     st64_be(fields, q->node->size);
-    st32_be(fields + H_CRYPT - FROM, q->crypt);
+    st32_be(fields + H_CRYPT - FROM, q->crypt_method);
     st32_be(fields + H_L1_SIZE - FROM, q->l1_size);
     st64_be(fields + H_L1_OFFSET - FROM, q->l1_offset);
     st64_be(fields + H_REFTABLE_OFFSET - FROM, q->reftable_offset);

@@ -276,25 +276,31 @@ static Error *find_base(const Commit *c, BlockNode *top, BlockNode **ret_base)
     return NULL;
 }
 
-/* The base is opened a second time to be written to; its reader lets that be. */
+static Error *copy_to_base_co(Commit *c, BlockNode *top, BlockNode *base)
+{
+    BlockEdge *edge;
+
+    /* What the layers above show does not change. */
+    TRY(block_root_attach(base, "commit", CLAIM_READ | CLAIM_WRITE_UNCHANGED, CLAIM_ALL, &edge));
+    Error *err = base->size < top->size ? node_truncate_co(base, top->size, PREALLOC_OFF) : NULL;
+    if (!err) {
+        err = copy_layers_co(&c->o, top, base, base);
+    }
+    int ret = err ? 0 : node_flush_co(base);
+    block_root_detach(edge);
+    return ret < 0 ? error_new_errno(ret, "Could not flush '%s'", base->filename) : err;
+}
+
 static Error *commit_into_co(Commit *c, ImgDisk *top, BlockNode *base)
 {
-    ImgOptions o = c->o;
-    ImgDisk to;
-    g_autofree char *filename = g_strdup(base->filename), *format = g_strdup(base->driver->name);
-    uint64_t size = top->node->size;
-
-    TRY(img_open_co(&o, filename, format, OPEN_WRITE, c->o.cache, false, &to));
-    Error *err = NULL;
-    if (to.node->size < size) {
-        err = node_truncate_co(to.node, size, PREALLOC_OFF);
+    TRY(node_set_read_only_co(base, false));
+    Error *err = copy_to_base_co(c, top->node, base);
+    Error *back = node_set_read_only_co(base, true);
+    if (err) {
+        error_free(back);
+        return err;
     }
-    if (!err) {
-        err = copy_layers_co(&c->o, top->node, base, to.node);
-    }
-    int ret = err ? 0 : node_flush_co(to.node);
-    img_close_co(&to);
-    return ret < 0 ? error_new_errno(ret, "Could not flush '%s'", filename) : err;
+    return back;
 }
 
 static Error *commit_steps_co(Commit *c, ImgDisk *top)
@@ -308,23 +314,11 @@ static Error *commit_steps_co(Commit *c, ImgDisk *top)
     return NULL;
 }
 
-/* The chain below is shared for the time of the commit: this program is the only one to write to
- * it. */
-static Error *open_shared_chain_co(Commit *c, ImgDisk *ret_top)
-{
-    g_autoptr(KeyValues) more = keyvalues_new();
-    keyvalues_set(more, "backing.force-share", "on");
-    keyvalues_set(more, "backing.read-only", "on");
-    Error *err = img_open_with_co(&c->o, c->o.args[0], c->o.format, OPEN_WRITE, c->o.cache,
-                                  c->o.image_opts, more, ret_top);
-    return err;
-}
-
 static int commit_co(void *opaque)
 {
     Commit *c = opaque;
     ImgDisk top;
-    Error *err = open_shared_chain_co(c, &top);
+    Error *err = img_open_co(&c->o, c->o.args[0], c->o.format, OPEN_WRITE, c->o.cache, c->o.image_opts, &top);
     if (err) {
         return img_result(err);
     }
