@@ -18,8 +18,8 @@ Error *json_parse(const char *text, size_t length, Value **ret_value) MUST_USE;
 
 /*
  * A stream of values. emit() is called once a value, with the value (which it then owns) or with the
- * error that it owns; after an error the parser goes on behind the damaged text: at the next line, or
- * after a byte 0xff, which resets it at any time.
+ * error that it owns. After text without sense the parser goes on at the next line or object; a control character or a byte 0xff,
+ * which are never part of a value, give an error and let it begin anew at once.
  */
 typedef struct JsonStream JsonStream;
 typedef void JsonEmit(void *opaque, Value *value, Error *err);

@@ -400,6 +400,14 @@ static void stream_fail(JsonStream *stream, Error *err)
     stream->emit(stream->opaque, NULL, err);
 }
 
+/* A character that no value contains: what came before is given up, what follows is read. */
+static void stream_restart(JsonStream *stream, char c)
+{
+    stream_reset(stream);
+    stream->skipping = false;
+    stream->emit(stream->opaque, NULL, error_new("JSON parse error, stray byte 0x%02x", (unsigned char)c));
+}
+
 static void stream_value_done(JsonStream *stream)
 {
     Value *value = NULL;
@@ -449,6 +457,10 @@ static void stream_byte(JsonStream *stream, char c)
     if (space && stream->text->len == 0) {
         return;
     }
+    if ((unsigned char)c < 0x20 && (!space || stream->quote)) {
+        stream_restart(stream, c);
+        return;
+    }
     if (stream->text->len >= JSON_MAX_SIZE) {
         stream_fail(stream, error_new("JSON text is longer than %d bytes", JSON_MAX_SIZE));
         return;
@@ -477,11 +489,11 @@ void json_stream_feed(JsonStream *stream, const char *data, size_t length)
 {
     for (size_t n = 0; n < length; n++) {
         if ((unsigned char)data[n] == 0xff) {
-            stream_reset(stream);
-            stream->skipping = false;
-        } else if (stream->skipping) {
-            stream->skipping = data[n] != '\n';
-        } else {
+            stream_restart(stream, data[n]);
+            continue;
+        }
+        stream->skipping &= data[n] != '\n' && data[n] != '{';
+        if (!stream->skipping) {
             stream_byte(stream, data[n]);
         }
     }

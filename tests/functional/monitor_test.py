@@ -133,6 +133,8 @@ def test_protocol_errors():
         matches('JSON', raw('}}}')['error']['desc'])
         # 0xff resets the parser wherever it is.
         q.process.stdin.write(b'{"execute": "st\xff')
+        q.process.stdin.flush()
+        matches('JSON parse error', q.answer()['error']['desc'])
         same(raw('{"execute": "query-name"}'), {'return': {}})
         same(q.error('stop', x=1), ('GenericError', "Parameter 'x' is unexpected"))
         same(q.error('qom-get', path='/'), ('GenericError', "Parameter 'property' is missing"))

@@ -211,7 +211,9 @@ static void append_type(const TypeList *types, const char *name, const char *par
     if (abstract) {
         value_put_bool(info, "abstract", true);
     }
-    value_put_str(info, "parent", parent);
+    if (parent) {
+        value_put_str(info, "parent", parent);
+    }
     value_append(types->list, info);
 }
 
@@ -219,6 +221,14 @@ static void list_type(const TypeList *types, const ObjectType *type)
 {
     if (!types->implements || implements(type, types->implements)) {
         append_type(types, type->name, type->parent ? type->parent->name : "object", type->abstract);
+    }
+}
+
+/* What others derive from is in no section. */
+static void list_with_parents(const TypeList *types, GHashTable *seen, const ObjectType *type)
+{
+    for (; type && g_hash_table_add(seen, (gpointer)type); type = type->parent) {
+        list_type(types, type);
     }
 }
 
@@ -238,11 +248,15 @@ Error *qmp_qom_list_types(QmpContext *ctx, const QmpQomListTypesArgs *args, Valu
     TypeList types = { *ret = value_list(), args->has_implements ? args->implements : NULL,
                        args->has_abstract && !args->abstract };
 
+    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+    if (!types.implements || !strcmp(types.implements, "object")) {
+        append_type(&types, "object", NULL, true);
+    }
     SECTION_FOREACH (device_types, DeviceType, it) {
-        list_type(&types, &(*it)->object);
+        list_with_parents(&types, seen, &(*it)->object);
     }
     SECTION_FOREACH (object_types, ObjectType, it) {
-        list_type(&types, *it);
+        list_with_parents(&types, seen, *it);
     }
     SECTION_FOREACH (type_families, TypeFamily, it) {
         (*it)->list(list_family_member, &types);
@@ -356,10 +370,25 @@ Error *object_add_options(Machine *machine, const KeyValues *options)
     return object_make(object_container_at(machine->root, "/objects"), options);
 }
 
+/* Numbers and truth values are not given as strings here, as the schema of each type would have it. */
+static MUST_USE Error *check_kinds(const ObjectType *type, const Value *members)
+{
+    for (size_t n = 0; type && n < value_length(members); n++) {
+        const char *name = value_key_at(members, n);
+        const Prop *prop = object_prop_find(type, name);
+        char kind = prop ? prop->kind->json : 's';
+        if ((kind == 'i' || kind == 'b') && value_find_str(members, name)) {
+            return error_new("Invalid parameter type for '%s', expected: %s", name, kind == 'i' ? "integer" : "boolean");
+        }
+    }
+    return NULL;
+}
+
 Error *qmp_object_add(QmpContext *ctx, const QmpObjectAddArgs *args, Value **ret)
 {
     g_autoptr(KeyValues) kv = NULL;
 
+    TRY(check_kinds(object_type_find(args->qom_type), args->all));
     TRY(keyvalues_from_value(args->all, &kv));
     return object_add_options(ctx->machine, kv);
 }

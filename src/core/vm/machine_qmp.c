@@ -257,8 +257,7 @@ Error *qmp_query_memory_devices(QmpContext *ctx, const QmpQueryMemoryDevicesArgs
 
 Error *qmp_query_acpi_ospm_status(QmpContext *ctx, const QmpQueryAcpiOspmStatusArgs *args, Value **ret)
 {
-    *ret = value_list();
-    return NULL;
+    return error_new("command is not supported, missing ACPI device");
 }
 
 Error *qmp_query_tpm(QmpContext *ctx, const QmpQueryTpmArgs *args, Value **ret)

@@ -90,8 +90,9 @@ static void floppy_look(FloppyDrive *drive, int fallback)
 
 void floppy_seek(FloppyDrive *drive, uint8_t track)
 {
+    bool stepped = drive->track != track;
     drive->track = track;
-    if (floppy_has_medium(drive)) {
+    if (stepped && floppy_has_medium(drive)) {
         drive->changed = false;
     }
 }

@@ -38,7 +38,7 @@ typedef struct FloppyBus {
 } FloppyBus;
 
 bool floppy_has_medium(const FloppyDrive *drive);
-/* Steps the head; clears the disk change line when a medium is in. */
+/* Moves the head; a step clears the disk change line when a medium is in. */
 void floppy_seek(FloppyDrive *drive, uint8_t track);
 extern const StateField floppy_state[];
 

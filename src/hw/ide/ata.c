@@ -752,6 +752,39 @@ static const EnumName chs_trans_names[] = {
     { "rechs", CHS_TRANS_RECHS }, { 0 },
 };
 
+/* Heads of the geometry by which a partition table counts, from where its first partition ends; 0: it does not tell. */
+static unsigned partition_heads(const IdeDrive *drive)
+{
+    enum { TABLE = 446, ENTRY = 16, ENTRIES = 4, SIGNATURE = 510, END_HEAD = 5, END_SECTOR = 6, SIZE = 12 };
+    uint8_t sector[IDE_SECTOR];
+
+    if (blk_pread(disk_blk(&drive->conf), 0, sizeof(sector), sector) < 0 || ld16_le(sector + SIGNATURE) != 0xaa55) {
+        return 0;
+    }
+    for (unsigned n = 0; n < ENTRIES; n++) {
+        const uint8_t *entry = sector + TABLE + n * ENTRY;
+        if (ld32_le(entry + SIZE) && entry[END_HEAD] && (entry[END_SECTOR] & 63)) {
+            return entry[END_HEAD] + 1u;
+        }
+    }
+    return 0;
+}
+
+/* What the system on the disk was installed with; an empty one gets what its size needs. */
+static unsigned guess_translation(const IdeDrive *drive)
+{
+    unsigned heads = partition_heads(drive);
+    bool beyond_large = drive->sectors > 1024u * BIOS_HEADS * BIOS_SECS; /* more than the BIOS' CHS can say */
+
+    if (heads == 0) {
+        return beyond_large ? CHS_TRANS_LBA : CHS_TRANS_NONE;
+    }
+    if (heads <= BIOS_HEADS) {
+        return CHS_TRANS_NONE;
+    }
+    return drive->cyls * drive->heads <= 131072 ? CHS_TRANS_LARGE : CHS_TRANS_LBA;
+}
+
 bool ide_disk_geometry(Machine *machine, unsigned channel, unsigned unit, IdeGeometry *ret_geometry)
 {
     g_autofree char *name = g_strdup_printf("ide.%u", channel);
@@ -765,11 +798,7 @@ bool ide_disk_geometry(Machine *machine, unsigned channel, unsigned unit, IdeGeo
     }
     const IdeDrive *drive = ide_drive_of(device);
     *ret_geometry = (IdeGeometry) { drive->cyls, drive->heads, drive->secs, CHS_TRANS_NONE };
-    if (drive->chs_trans >= 0) {
-        ret_geometry->translation = (unsigned)drive->chs_trans;
-    } else if (drive->sectors > 1024u * BIOS_HEADS * BIOS_SECS) { /* more than the BIOS' CHS can say */
-        ret_geometry->translation = CHS_TRANS_LBA;
-    }
+    ret_geometry->translation = drive->chs_trans >= 0 ? (unsigned)drive->chs_trans : guess_translation(drive);
     return true;
 }
 

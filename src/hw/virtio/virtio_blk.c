@@ -23,6 +23,7 @@ typedef struct VirtioBlk {
     uint16_t num_queues, queue_size;
     bool discard, write_zeroes, config_wce, original_wce;
     uint32_t max_discard_sectors, max_write_zeroes_sectors;
+    uint32_t cyls, heads, secs, lcyls, lheads, lsecs;
 } VirtioBlk;
 
 typedef struct BlkReq {
@@ -192,9 +193,9 @@ static void get_config(VirtioDevice *vdev, uint8_t *config)
     memset(config, 0, CONFIG);
     st64_le(config, sectors);
     st32_le(config + 12, (uint32_t)(blk->queue_size - 2)); /* seg_max */
-    st16_le(config + 16, (uint16_t)MIN(sectors / (16 * 63), (uint64_t)16383));
-    config[18] = 16;
-    config[19] = 63;
+    st16_le(config + 16, (uint16_t)(blk->cyls ? blk->cyls : MIN(sectors / (16 * 63), (uint64_t)16383)));
+    config[18] = (uint8_t)(blk->heads ? blk->heads : 16);
+    config[19] = (uint8_t)(blk->secs ? blk->secs : 63);
     st32_le(config + 20, (uint32_t)block);
     config[24] = (uint8_t)(physical > block ? g_bit_storage(physical / block) - 1 : 0);
     st16_le(config + 26, (uint16_t)(blk->conf.min_io_size / block));
@@ -310,6 +311,12 @@ static const Prop props[] = {
     PROP_BOOL("write-zeroes", VirtioBlk, write_zeroes, true, .help = "Offer writing zeroes"),
     PROP_U32("max-discard-sectors", VirtioBlk, max_discard_sectors, MAX_SECTORS, .min = 1, .max = MAX_SECTORS),
     PROP_U32("max-write-zeroes-sectors", VirtioBlk, max_write_zeroes_sectors, MAX_SECTORS, .min = 1, .max = MAX_SECTORS),
+    PROP_U32("cyls", VirtioBlk, cyls, 0, .max = 65535, .help = "Geometry that the configuration tells; 0: 16 heads, 63 sectors"),
+    PROP_U32("heads", VirtioBlk, heads, 0, .max = 255),
+    PROP_U32("secs", VirtioBlk, secs, 0, .max = 255),
+    PROP_U32("lcyls", VirtioBlk, lcyls, 0, .help = "Geometry that the firmware uses"),
+    PROP_U32("lheads", VirtioBlk, lheads, 0),
+    PROP_U32("lsecs", VirtioBlk, lsecs, 0),
     { 0 },
 };
 
