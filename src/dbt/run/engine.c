@@ -436,6 +436,9 @@ void dbt_run(Dbt *d)
         if (unlikely(atomic_load_explicit(&cpu->vcpu->halted, memory_order_relaxed))) {
             break;
         }
+        if (unlikely(d->stress != 0)) {
+            dbt_stress_turn(d);
+        }
         if (unlikely(d->flush_wanted)) {
             dbt_flush(d);
         }

@@ -208,6 +208,8 @@ enum {
 };
 /* Before code is entered, and after it was left with these flags exact (FL_*). */
 void dbt_stress_before(Dbt *dbt);
+/* At each turn of the loop. */
+void dbt_stress_turn(Dbt *dbt);
 void dbt_stress_flags(Dbt *dbt, uint8_t exact);
 /* --- stats.c --- */
 char *dbt_describe(Dbt *dbt);

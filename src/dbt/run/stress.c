@@ -17,11 +17,16 @@ void dbt_stress_before(Dbt *d)
     if (d->stress & DBT_STRESS_POLL) { /* the request asks for nothing */
         atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_TIMER);
     }
-    if (d->stress & DBT_STRESS_TLB) {
-        x86_tlb_flush_all(cpu);
-    }
     if ((d->stress & DBT_STRESS_FLUSH) && d->stress_turns % RARELY == 0) {
         d->flush_wanted = true;
+    }
+}
+
+/* Not before each block: the second page of an instruction would never be there. */
+void dbt_stress_turn(Dbt *d)
+{
+    if (d->stress & DBT_STRESS_TLB) {
+        x86_tlb_flush_all(d->cpu);
     }
 }
 
