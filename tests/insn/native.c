@@ -12,6 +12,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ struct FuzzNative {
     int code_fd;
     uint8_t *code; /* writable view */
     int to_child, from_child;
+    uint8_t *stack; /* the child's */
     pid_t pid;
 };
 
@@ -248,6 +250,36 @@ static void child_confine(void)
     }
 }
 
+/*
+ * What the kernel puts below the end of user space goes, the first stack included: operands reach there, by a scaled
+ * index from the canonical boundary for one, and in the guest nothing is mapped. Everything else of ours lies below it,
+ * out of reach. The loop ends when the list has no more such line: unmapping changes the list.
+ */
+static void child_unmap_top(void)
+{
+    char line[512];
+    bool again = true;
+    for (unsigned round = 0; again && round < 16; round++) {
+        FILE *maps = fopen("/proc/self/maps", "re");
+        if (maps == NULL) {
+            perror("/proc/self/maps");
+            _exit(8);
+        }
+        again = false;
+        while (!again && fgets(line, sizeof(line), maps) != NULL) {
+            unsigned long start, end;
+            bool kernels = strstr(line, "[stack]") || strstr(line, "[vdso]") || strstr(line, "[vvar");
+            again = kernels && sscanf(line, "%lx-%lx", &start, &end) == 2 && munmap((void *)start, end - start) == 0;
+        }
+        fclose(maps);
+    }
+}
+
+typedef struct ChildArgs {
+    FuzzNative *native;
+    int in[2], out[2];
+} ChildArgs;
+
 static NORETURN void child_main(FuzzNative *native, int in, int out)
 {
     static uint8_t alt[256 * 1024];
@@ -258,6 +290,7 @@ static NORETURN void child_main(FuzzNative *native, int in, int out)
     for (unsigned i = 0; i < ARRAY_SIZE(signals); i++) {
         sigaction(signals[i], &sa, NULL);
     }
+    child_unmap_top();
     child_map(native);
     syscall(SYS_arch_prctl, ARCH_SET_GS, FUZZ_GS_BASE);
     __asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0x2b)); /* for 32-bit code */
@@ -285,7 +318,17 @@ static NORETURN void child_main(FuzzNative *native, int in, int out)
     }
 }
 
+static int child_entry(void *opaque)
+{
+    const ChildArgs *args = opaque;
+    close(args->in[1]);
+    close(args->out[0]);
+    child_main(args->native, args->in[0], args->out[1]);
+}
+
 /* --- the parent --- */
+enum { CHILD_STACK = 1 << 20 };
+
 static void child_start(FuzzNative *native)
 {
     int to[2], from[2];
@@ -293,11 +336,12 @@ static void child_start(FuzzNative *native)
         perror("pipe");
         exit(2);
     }
-    native->pid = fork();
-    if (native->pid == 0) {
-        close(to[1]);
-        close(from[0]);
-        child_main(native, to[0], from[1]);
+    static ChildArgs args; /* not on the stack, which the child gives up */
+    args = (ChildArgs){ native, { to[0], to[1] }, { from[0], from[1] } };
+    native->pid = clone(child_entry, native->stack + CHILD_STACK, SIGCHLD, &args);
+    if (native->pid < 0) {
+        perror("clone");
+        exit(2);
     }
     close(to[0]);
     close(from[1]);
@@ -322,6 +366,11 @@ FuzzNative *native_new(void)
         perror("memory for the native side");
         exit(2);
     }
+    native->stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (native->stack == MAP_FAILED) {
+        perror("the child's stack");
+        exit(2);
+    }
     native->code = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, native->code_fd, 0);
     for (unsigned i = 0; i < FUZZ_TEMPLATES; i++) {
         gen_template(i, native->shared->templates[i]);
@@ -335,6 +384,7 @@ void native_free(FuzzNative *native)
 {
     child_stop(native);
     munmap(native->shared, sizeof(Shared));
+    munmap(native->stack, CHILD_STACK);
     munmap(native->code, FUZZ_BATCH * FUZZ_SLOT);
     close(native->code_fd);
     g_free(native);
