@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "block/bitmap.h"
+#include "block/block_qmp.h"
 #include "block/drive.h"
 #include "block/throttle.h"
 #include "core/vm/machine.h"
@@ -207,6 +208,29 @@ Error *qmp_blockdev_add(QmpContext *ctx, const QmpBlockdevAddArgs *args, Value *
     }
     TRY(keyvalues_from_value(args->all, &kv));
     return block_open_options(graph_of(ctx), kv, &node); /* the reference is the monitor's, until blockdev-del */
+}
+
+typedef struct ReopenCall {
+    BlockGraph *graph;
+    GPtrArray *opts; /* KeyValues * */
+} ReopenCall;
+
+static Error *reopen_co(void *opaque)
+{
+    const ReopenCall *call = opaque;
+    return node_reopen_co(call->graph, (KeyValues *const *)call->opts->pdata, call->opts->len);
+}
+
+Error *qmp_blockdev_reopen(QmpContext *ctx, const QmpBlockdevReopenArgs *args, Value **ret)
+{
+    g_autoptr(GPtrArray) opts = g_ptr_array_new_with_free_func((GDestroyNotify)keyvalues_free);
+    for (size_t i = 0; i < value_length(args->options); i++) {
+        KeyValues *kv;
+        TRY(keyvalues_from_value(value_at(args->options, i), &kv));
+        g_ptr_array_add(opts, kv);
+    }
+    ReopenCall call = { graph_of(ctx), opts };
+    return qmp_in_coroutine(ctx, reopen_co, &call);
 }
 
 Error *qmp_blockdev_del(QmpContext *ctx, const QmpBlockdevDelArgs *args, Value **ret)

@@ -99,6 +99,7 @@ static void node_free(BlockNode *node)
     g_free(node->aio);
     g_free(node->backing_filename);
     g_free(node->backing_format);
+    keyvalues_free(node->options);
     g_free(node);
 }
 
@@ -307,10 +308,12 @@ static Error *options_from_filename(const char *filename, KeyValues *opts)
 static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, unsigned depth,
                            BlockNode **ret_node);
 
-static Error *take_common_options(BlockNode *node, KeyValues *opts)
+Error *block_take_common_options(BlockNode *node, KeyValues *opts)
 {
     bool auto_read_only;
 
+    node->unmap = false;
+    node->detect_zeroes = DETECT_ZEROES_OFF;
     TRY(block_take_bool(opts, "read-only", false, &node->read_only));
     TRY(block_take_bool(opts, "auto-read-only", false, &auto_read_only));
     TRY(block_take_bool(opts, "force-share", false, &node->force_share));
@@ -577,6 +580,7 @@ static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
 
     node->state = driver->state_size ? g_malloc0(driver->state_size) : NULL;
     node->extends = driver->extends;
+    node->options = keyvalues_copy(opts);
     TRY(driver->open_co(node, opts));
     node->open = true;
     node->size = ALIGN_UP(node->size, (uint64_t)NODE_SECTOR);
@@ -604,7 +608,7 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts, bool protocol, uns
         TRY(block_driver_lookup(driver, &node->driver));
     }
     TRY(take_name(node, opts));
-    TRY(take_common_options(node, opts));
+    TRY(block_take_common_options(node, opts));
     if (protocol && node->driver && !node->driver->protocol) {
         protocol = false; /* a format over a format */
     }

@@ -111,6 +111,26 @@ Error *node_set_backing_co(BlockNode *node, BlockNode *backing)
     return err;
 }
 
+/* Above a file that is opened with or without O_DIRECT. */
+static void alignment_changed(BlockNode *node)
+{
+    LIST_FOREACH (edge, &node->parents, BlockEdge, in_child) {
+        BlockNode *parent = edge->parent;
+        if (parent && parent->driver->filter && parent->file == edge) {
+            parent->limits.request_align = MAX(node->limits.request_align, 1);
+            parent->limits.memory_align = node->limits.memory_align;
+            alignment_changed(parent);
+        }
+    }
+}
+
+Error *node_reopen_same_co(BlockNode *node)
+{
+    TRY(node->driver->reopen_co(node));
+    alignment_changed(node);
+    return node_claims_update(node);
+}
+
 static Error *reopen_co(BlockNode *node, bool read_only)
 {
     bool old = node->read_only;

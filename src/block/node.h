@@ -210,6 +210,9 @@ struct BlockDriver {
 
     /* node->read_only is what it shall be; NULL: nothing to do. */
     Error *(*reopen_co)(BlockNode *node);
+    /* While nothing is under way: takes its options anew, as open_co does, out of opts. On failure nothing
+     * has changed. NULL: what was given at first stays. */
+    Error *(*change_options_co)(BlockNode *node, KeyValues *opts);
     Error *(*set_claims)(BlockNode *node, unsigned used, unsigned shared); /* may be NULL */
     uint64_t (*allocated_size)(BlockNode *node); /* bytes on the host; NULL: the file child's */
     /* Facts for info: adds members to `data` ({"type":..., "data":{...}} is made around it). */
@@ -270,6 +273,7 @@ struct BlockNode {
     const BlockDriver *driver;
     void *state;
     char *name;     /* node-name, or "#block<n>" */
+    KeyValues *options; /* the driver's own, as given */
     char *filename; /* as the user or the image named it; "" when there is none */
     unsigned refs;
     bool read_only, force_share, no_flush, direct, probed;
@@ -403,6 +407,10 @@ static inline BlockNode *node_backing(BlockNode *node)
 }
 /* Reopens the node, and its storage, for writing or only for reading. */
 Error *node_set_read_only_co(BlockNode *node, bool read_only) MUST_USE;
+/* blockdev-reopen: other options for nodes that are in use, each with its "node-name"; used up. All or none. */
+Error *node_reopen_co(BlockGraph *graph, KeyValues *const *opts, size_t count) MUST_USE;
+/* Opens the storage of a protocol node anew, after a flag has changed. */
+Error *node_reopen_same_co(BlockNode *node) MUST_USE;
 /* Whether `below` is node, or is reached from it. */
 bool node_reaches(const BlockNode *node, const BlockNode *below);
 /* Keeps requests of everybody but the calling coroutine from beginning on the node, and waits until

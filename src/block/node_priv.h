@@ -38,6 +38,8 @@ struct NodeRequest {
 /* Removes and returns the options that begin with prefix, without it. Never NULL. */
 KeyValues *block_take_prefix(KeyValues *opts, const char *prefix);
 bool block_has_prefix(const KeyValues *opts, const char *prefix);
+/* read-only, cache.*, discard and the like, into the members of node that are named so. */
+Error *block_take_common_options(BlockNode *node, KeyValues *opts) MUST_USE;
 /* An error that names the first option that is left. */
 Error *block_check_leftover(const KeyValues *opts, const BlockNode *node) MUST_USE;
 

@@ -270,5 +270,49 @@ def test_throttle_group():
     m.quit()
 
 
+def test_reopen():
+    fresh().quit()
+    img("create", "-q", "-f", "qcow2", "top.qcow2", "16M")
+    m = Machine("-object", "throttle-group,id=g1", "-object", "throttle-group,id=g2",
+                "-blockdev", "driver=file,node-name=f0,filename=base.qcow2", "-blockdev", "driver=qcow2,node-name=n0,file=f0",
+                "-blockdev", "driver=file,node-name=f1,filename=top.qcow2",
+                "-blockdev", "driver=qcow2,node-name=n1,file=f1", "-blockdev", "driver=throttle,node-name=t,file=n1,throttle-group=g1",
+                "-device", "virtio-blk-pci,drive=t,id=disk")
+
+    def info(name):
+        return next(n for n in m.do("query-named-block-nodes") if n["node-name"] == name)
+
+    n0, n1 = {"driver": "qcow2", "node-name": "n0", "file": "f0"}, {"driver": "qcow2", "node-name": "n1", "file": "f1"}
+    m.do("blockdev-reopen", options=[{**n0, "read-only": True, "discard": "unmap", "cache": {"no-flush": True}}])
+    assert info("n0")["ro"] and info("n0")["cache"]["no-flush"]
+    m.do("blockdev-reopen", options=[n0])
+    assert not info("n0")["ro"] and not info("n0")["cache"]["no-flush"]
+    m.do("blockdev-reopen", options=[{**n0, "read-only": True}, {**n1, "backing": "n0", "detect-zeroes": "on"}])
+    assert info("n1")["backing_file_depth"] == 1 and info("n1")["detect_zeroes"] == "on"
+    for bad, text in (({"driver": "raw"}, "Cannot change the option 'driver'"), ({"node-name": "x"}, "Failed to find node"),
+                      ({}, "backing is missing"), ({"backing": "nothing"}, "nor node-name='nothing'"), ({"backing": "n1"}, "cycle"),
+                      ({"backing": None, "file": "f0"}, "Cannot change the option 'file'"),
+                      ({"backing": None, "overlap-check": "x"}, "overlap-check"), ({"backing": None, "nonsense": 1}, "nonsense"),
+                      ({"backing": None, "read-only": True}, "written to"),
+                      ({"backing": None, "file": {"driver": "file", "filename": "other"}}, "'filename'")):
+        m.fails("blockdev-reopen", text, options=[{**n1, **bad}])
+        assert info("n1")["backing_file_depth"] == 1 and info("n1")["detect_zeroes"] == "on"
+    # the second cannot: the first gets back what it had
+    m.fails("blockdev-reopen", "does not exist", options=[{**n1, "backing": None},
+                                                         {"driver": "throttle", "node-name": "t", "file": "n1", "throttle-group": "g3"}])
+    assert info("n1")["backing_file_depth"] == 1
+    m.do("blockdev-reopen", options=[{"driver": "throttle", "node-name": "t", "file": "n1", "throttle-group": "g2"}])
+    m.do("object-del", id="g1")
+    m.fails("object-del", "in use", id="g2")
+    m.do("blockdev-reopen", options=[{**n1, "backing": None, "lazy-refcounts": True, "l2-cache-size": 65536,
+                                      "file": {"driver": "file", "filename": "top.qcow2", "cache": {"direct": True}}}])
+    assert info("n1")["backing_file_depth"] == 0 and info("f1")["cache"]["direct"]
+    m.do("blockdev-reopen", options=[n0])
+    assert "failed" not in guest(m, "n0", "read -P 1 0 4M", "write -P 2 0 1M")
+    m.quit()
+    img("check", "top.qcow2")
+    img("check", "base.qcow2")
+
+
 if __name__ == "__main__":
     tap.run(tap.tests_in(globals()), names=sys.argv[3:], call=tap.in_scratch)

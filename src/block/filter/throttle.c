@@ -20,6 +20,20 @@ static Error *throttle_open_co(BlockNode *node, KeyValues *opts)
     return s->group ? NULL : error_new("Throttle group '%s' does not exist", name);
 }
 
+static Error *throttle_change_options_co(BlockNode *node, KeyValues *opts)
+{
+    ThrottleFilter *s = node->state;
+    g_autofree char *name = keyvalues_take(opts, "throttle-group");
+    ThrottleGroup *group = name ? throttle_group_find(node->graph, name) : NULL;
+    if (!group) {
+        return name ? error_new("Throttle group '%s' does not exist", name)
+                    : error_new("Please specify a throttle group");
+    }
+    throttle_group_unref(s->group);
+    s->group = group;
+    return NULL;
+}
+
 static void throttle_close_co(BlockNode *node)
 {
     throttle_group_unref(((ThrottleFilter *)node->state)->group);
@@ -63,7 +77,8 @@ static const BlockOption throttle_options[] = {
 
 BLOCK_DRIVER(throttle, .name = "throttle", .desc = "Filter: I/O limits of a group", .filter = true,
              .state_size = sizeof(ThrottleFilter), .options = throttle_options,
-             .open_co = throttle_open_co, .close_co = throttle_close_co,
+             .open_co = throttle_open_co, .change_options_co = throttle_change_options_co,
+             .close_co = throttle_close_co,
              .preadv_co = throttle_preadv_co, .pwritev_co = throttle_pwritev_co,
              .write_zeroes_co = throttle_write_zeroes_co, .discard_co = throttle_discard_co,
              .status_co = filter_status_co, .truncate_co = filter_truncate_co, FILTER_FLAGS);

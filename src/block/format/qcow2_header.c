@@ -283,11 +283,10 @@ static Error *cache_limits(Qcow2 *q, KeyValues *opts, unsigned *ret_l2, unsigned
     return NULL;
 }
 
-static Error *take_options(Qcow2 *q, KeyValues *opts, bool *ret_repair)
+static Error *parse_options(Qcow2 *q, KeyValues *opts, bool *ret_repair, unsigned *ret_l2, unsigned *ret_refcount)
 {
     bool marked = (q->compatible & COMPAT_LAZY_REFCOUNTS) != 0;
-    unsigned l2 = 0, refcount = 0;
-    TRY(cache_limits(q, opts, &l2, &refcount));
+    TRY(cache_limits(q, opts, ret_l2, ret_refcount));
     TRY(block_take_bool(opts, "lazy-refcounts", marked, &q->lazy));
     if (q->lazy && q->version < 3) {
         return error_new("Lazy refcounts require a qcow2 image with at least compatibility level 1.1");
@@ -303,6 +302,13 @@ static Error *take_options(Qcow2 *q, KeyValues *opts, bool *ret_repair)
                          "is expected",
                          overlap);
     }
+    return NULL;
+}
+
+static Error *take_options(Qcow2 *q, KeyValues *opts, bool *ret_repair)
+{
+    unsigned l2 = 0, refcount = 0;
+    TRY(parse_options(q, opts, ret_repair, &l2, &refcount));
     qcow2_cache_init(&q->l2_cache, q, l2, true);
     qcow2_cache_init(&q->refcount_cache, q, refcount, false);
     return NULL;
@@ -462,6 +468,20 @@ static void qcow2_close_co(BlockNode *node)
         }
     }
     qcow2_release(q);
+}
+
+static Error *qcow2_change_options_co(BlockNode *node, KeyValues *opts)
+{
+    Qcow2 *q = node->state, wanted = *q;
+    unsigned l2 = 0, refcount = 0;
+    bool repair;
+    TRY(parse_options(&wanted, opts, &repair, &l2, &refcount));
+    q->lazy = wanted.lazy;
+    q->pass_discard = wanted.pass_discard;
+    q->check_overlaps = wanted.check_overlaps;
+    q->l2_cache.limit = l2;
+    q->refcount_cache.limit = refcount;
+    return NULL;
 }
 
 static Error *qcow2_reopen_co(BlockNode *node)
@@ -803,7 +823,8 @@ BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
              .snapshots = qcow2_snapshots, .snapshot_create_co = qcow2_snapshot_create_co,
              .snapshot_apply_co = qcow2_snapshot_apply_co,
              .snapshot_delete_co = qcow2_snapshot_delete_co,
-             .amend_co = qcow2_amend_co, .reopen_co = qcow2_reopen_co, .can_store_bitmap = qcow2_can_store_bitmap,
+             .amend_co = qcow2_amend_co, .reopen_co = qcow2_reopen_co, .change_options_co = qcow2_change_options_co,
+              .can_store_bitmap = qcow2_can_store_bitmap,
              .vmstate_pread_co = qcow2_vmstate_pread_co,
              .vmstate_pwrite_co = qcow2_vmstate_pwrite_co,
              .vmstate_offset = qcow2_vmstate_offset, .write_flags = REQ_COMPRESSED);

@@ -56,6 +56,29 @@ static Error *raw_open_co(BlockNode *node, KeyValues *opts)
     return NULL;
 }
 
+static Error *raw_change_options_co(BlockNode *node, KeyValues *opts)
+{
+    RawState *s = node->state, old = *s;
+    Error *err = block_take_size(opts, "offset", 0, &s->offset);
+    if (!err) {
+        err = block_take_size(opts, "size", UINT64_MAX, &s->window);
+    }
+    if (!err) {
+        err = raw_set_size(node);
+    }
+    if (!err && !IS_ALIGNED(s->offset, (uint64_t)MAX(node->file->node->limits.request_align, 1))) {
+        err = error_new("offset %" PRIu64 " is not a multiple of the storage's block size", s->offset);
+    }
+    if (err) {
+        *s = old;
+        error_free(raw_set_size(node));
+        return err;
+    }
+    node->follows_size = s->window == UINT64_MAX && !s->offset;
+    node->extends = node->follows_size && node->file->node->extends;
+    return NULL;
+}
+
 static bool is_guarded(const BlockNode *node, uint64_t offset)
 {
     return node->probed && offset < GUARDED;
@@ -159,7 +182,8 @@ static const BlockOption raw_create_options[] = {
 
 BLOCK_DRIVER(raw, .name = "raw", .desc = "Raw image", .state_size = sizeof(RawState),
              .filter = true, .options = raw_options, .create_options = raw_create_options,
-             .probe = raw_probe, .open_co = raw_open_co, .create_co = raw_create_co,
+             .probe = raw_probe, .open_co = raw_open_co, .change_options_co = raw_change_options_co,
+             .create_co = raw_create_co,
              .preadv_co = raw_preadv_co, .pwritev_co = raw_pwritev_co,
              .write_zeroes_co = raw_write_zeroes_co, .discard_co = raw_discard_co,
              .status_co = raw_status_co, .truncate_co = raw_truncate_co, .measure = raw_measure,

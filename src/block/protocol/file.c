@@ -488,6 +488,12 @@ static Error *file_reopen_co(BlockNode *node)
     }
     close(fd);
     memset(&s->locks, 0, sizeof(s->locks));
+    if (!s->device) {
+        node->limits.request_align = node->limits.memory_align = 1;
+        if (node->direct) {
+            direct_alignment(node, s);
+        }
+    }
     return NULL;
 }
 
