@@ -195,6 +195,7 @@ void x86_cpu_reset(X86Cpu *cpu, bool init)
     atomic_fetch_and(&x86_hot(cpu)->exit_req, ~gone);
     cpu->in_wait_for_sipi = waits;
     cpu->vcpu->halted = waits;
+    x86_svm_select_space(cpu);
     x86_tlb_drop_rights(cpu);
     x86_mmu_map_changed(cpu);
     x86_mode_changed(cpu);

@@ -38,7 +38,7 @@ const PhysPage *mmu_phys_page(X86Cpu *cpu, uint64_t pa)
     return slot;
 }
 
-static void phys_forget(X86Mmu *mmu)
+void mmu_phys_forget(X86Mmu *mmu)
 {
     if (++mmu->phys_tag == PHYS_TAGS) {
         mmu->phys_tag = 0;
@@ -49,22 +49,6 @@ static void phys_forget(X86Mmu *mmu)
 }
 
 /* --- first-level TLB --- */
-
-static void entry_clear(X86Tlbe *e, unsigned index)
-{
-    e->rtag = e->wtag = X86_TLB_INVALID(index);
-    e->host = 0;
-    e->meta = 0;
-}
-
-static void victims_flush(X86Mmu *mmu, unsigned context, bool keep_global)
-{
-    for (Victim *v = mmu->victim; v < mmu->victim + VICTIMS; v++) {
-        if (v->context == context && !(keep_global && (v->entry.meta & X86_TLB_GLOBAL))) {
-            v->context = X86_CTX_COUNT;
-        }
-    }
-}
 
 /* Keeps an entry that is about to be replaced. */
 static void victim_add(X86Mmu *mmu, unsigned context, const X86Tlbe *e, unsigned index)
@@ -89,92 +73,22 @@ static bool victim_take(X86Cpu *cpu, uint64_t va_page, unsigned index, bool writ
     return false;
 }
 
-static void site_clear(X86Cpu *cpu, unsigned context, unsigned n)
-{
-    X86Sites *sites = x86_context_sites(cpu, context);
-    sites->site[n] = (X86Site) { X86_SITE_TAG, (uint64_t)(uintptr_t)sites->nothing };
-    sites->used[n >> 6] &= ~BIT64(n & 63);
-}
-
-/* Empties the sites that lie in [start, start + length), by address or by host address. */
-static void sites_drop(X86Cpu *cpu, unsigned context, uint64_t start, uint64_t length, bool by_host)
-{
-    X86Sites *sites = x86_context_sites(cpu, context);
-    for (unsigned w = 0; w < ARRAY_SIZE(sites->used); w++) {
-        for (uint64_t used = sites->used[w]; used; used &= used - 1) {
-            unsigned n = w << 6 | (unsigned)__builtin_ctzll(used);
-            if ((by_host ? sites->site[n].host : sites->site[n].tag) - start < length) {
-                site_clear(cpu, context, n);
-            }
-        }
-    }
-}
-
-static void sites_flush(X86Cpu *cpu, unsigned context)
-{
-    sites_drop(cpu, context, 0, UINT64_MAX, false);
-}
-
-/* Empties the groups of a context; keeps global pages when asked to. */
-static void context_flush(X86Cpu *cpu, unsigned context, bool keep_global)
-{
-    X86Mmu *mmu = x86_mmu(cpu);
-    victims_flush(mmu, context, keep_global);
-    sites_flush(cpu, context);
-    X86Tlbe *tlb = x86_context_tlb(cpu, context);
-    uint64_t groups = keep_global ? mmu->used_local[context] : mmu->used[context];
-    while (groups) {
-        unsigned group = __builtin_ctzll(groups);
-        groups &= groups - 1;
-        X86Tlbe *e = &tlb[group << GROUP_BITS];
-        for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
-            if (!keep_global || !(e->meta & X86_TLB_GLOBAL)) {
-                entry_clear(e, (group << GROUP_BITS) + n);
-            }
-        }
-    }
-    mmu->used_local[context] = 0;
-    if (!keep_global) {
-        mmu->used[context] = 0;
-    }
-}
-
-static void contexts_flush(X86Cpu *cpu, bool keep_global)
-{
-    for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
-        context_flush(cpu, context, keep_global);
-    }
-}
-
 /* A large page's pieces may be cached: remember its 2 MiB (or 1 GiB) range. */
-static unsigned large_hash(uint64_t region)
-{
-    return (unsigned)((region * 0x9e3779b97f4a7c15ull) >> 52);
-}
-
 static void large_note(X86Mmu *mmu, uint64_t va, const Walk *walk, bool pse4m)
 {
-    mmu->any_large = true;
+    TlbSpace *space = mmu->space;
+    space->any_large = true;
     if (walk->flags & WALK_HUGE) {
-        unsigned bit = large_hash(va >> 30) & 127;
-        mmu->huge_seen[bit >> 6] |= BIT64(bit & 63);
+        unsigned bit = mmu_huge_bit(va >> 30);
+        space->huge_seen[bit >> 6] |= BIT64(bit & 63);
         return;
     }
-    unsigned bit = large_hash(va >> 21);
-    mmu->large_seen[bit >> 6] |= BIT64(bit & 63);
+    unsigned bit = mmu_large_bit(va >> 21);
+    space->large_seen[bit >> 6] |= BIT64(bit & 63);
     if (pse4m) {
-        bit = large_hash((va >> 21) ^ 1);
-        mmu->large_seen[bit >> 6] |= BIT64(bit & 63);
+        bit = mmu_large_bit((va >> 21) ^ 1);
+        space->large_seen[bit >> 6] |= BIT64(bit & 63);
     }
-}
-
-static bool large_maybe(const X86Mmu *mmu, uint64_t va)
-{
-    if (!mmu->any_large) {
-        return false;
-    }
-    unsigned bit = large_hash(va >> 21), huge = large_hash(va >> 30) & 127;
-    return (mmu->large_seen[bit >> 6] >> (bit & 63) & 1) || (mmu->huge_seen[huge >> 6] >> (huge & 63) & 1);
 }
 
 /* --- second level --- */
@@ -187,7 +101,7 @@ static L2Entry *l2_set(X86Mmu *mmu, uint64_t va)
 
 static bool l2_valid(const X86Mmu *mmu, const L2Entry *e)
 {
-    return e->gen == mmu->gen || e->gen == mmu->global_gen;
+    return e->gen == mmu->space->gen || e->gen == mmu->space->global_gen;
 }
 
 static const L2Entry *l2_find(X86Mmu *mmu, uint64_t va)
@@ -201,31 +115,40 @@ static const L2Entry *l2_find(X86Mmu *mmu, uint64_t va)
     return NULL;
 }
 
-static void l2_insert(X86Mmu *mmu, uint64_t va, const Walk *walk)
+/*
+ * Where a page goes: its own place, or, in turn, one that the current space has no use for. Most such places
+ * are stale, but some belong to other spaces, so that taking always the first would lose those every time.
+ */
+static L2Entry *l2_place(X86Mmu *mmu, L2Entry *set, uint64_t va)
 {
-    L2Entry *set = l2_set(mmu, va), *e = NULL;
     for (unsigned way = 0; way < L2_WAYS; way++) {
         if (set[way].va == va && l2_valid(mmu, &set[way])) {
-            e = &set[way];
-            break;
-        }
-        if (!e && !l2_valid(mmu, &set[way])) {
-            e = &set[way];
+            return &set[way];
         }
     }
-    if (!e) {
-        e = &set[mmu->l2_next[(set - mmu->l2[0]) / L2_WAYS]++ & (L2_WAYS - 1)];
+    unsigned next = mmu->l2_next[(set - mmu->l2[0]) / L2_WAYS]++;
+    for (unsigned n = 0; n < L2_WAYS; n++) {
+        L2Entry *e = &set[(next + n) & (L2_WAYS - 1)];
+        if (!l2_valid(mmu, e)) {
+            return e;
+        }
     }
+    return &set[next & (L2_WAYS - 1)];
+}
+
+static void l2_insert(X86Mmu *mmu, uint64_t va, const Walk *walk)
+{
+    L2Entry *e = l2_place(mmu, l2_set(mmu, va), va);
     *e = (L2Entry) {
         .va = va,
         .pa = walk->pa,
-        .gen = walk->flags & WALK_G ? mmu->global_gen : mmu->gen,
+        .gen = walk->flags & WALK_G ? mmu->space->global_gen : mmu->space->gen,
         .flags = (uint16_t)walk->flags,
         .pkey = walk->pkey,
     };
 }
 
-static void l2_remove(X86Mmu *mmu, uint64_t va)
+void mmu_l2_remove(X86Mmu *mmu, uint64_t va)
 {
     L2Entry *set = l2_set(mmu, va);
     for (unsigned way = 0; way < L2_WAYS; way++) {
@@ -233,20 +156,6 @@ static void l2_remove(X86Mmu *mmu, uint64_t va)
             set[way].gen = 0;
         }
     }
-}
-
-/* A generation that nothing carries yet. When the counter wraps, everything cached is forgotten. */
-static uint32_t new_gen(X86Mmu *mmu)
-{
-    if (unlikely(++mmu->gen_counter == UINT32_MAX)) {
-        memset(mmu->l2, 0, sizeof(mmu->l2));
-        memset(mmu->fetch, 0, sizeof(mmu->fetch));
-        memset(mmu->pcids, 0, sizeof(mmu->pcids));
-        mmu->global_gen = 1;
-        mmu->gen = 2;
-        mmu->gen_counter = 3;
-    }
-    return mmu->gen_counter;
 }
 
 /* --- translation --- */
@@ -283,7 +192,7 @@ static uint32_t translate(X86Cpu *cpu, uint64_t va, X86Access access, Privilege 
         }
         l2_insert(mmu, page, ret_walk);
     } else if (e) {
-        l2_remove(mmu, page);
+        mmu_l2_remove(mmu, page);
     }
     return error;
 }
@@ -343,7 +252,7 @@ static bool tlb_insert(X86Cpu *cpu, unsigned context, uint64_t va, const Walk *w
     if (e->rtag != va_page && e->wtag != va_page) {
         victim_add(mmu, context, e, index);
     } else if (e->host != (uint64_t)(uintptr_t)page->host) {
-        sites_drop(cpu, context, va_page, MEM_PAGE_SIZE, false);
+        mmu_sites_drop(cpu, context, va_page, MEM_PAGE_SIZE, false);
     }
     e->rtag = !watched && readable ? va_page : X86_TLB_INVALID(index);
     e->wtag = !watched && direct_write ? va_page : X86_TLB_INVALID(index);
@@ -373,7 +282,7 @@ static uint32_t fill(X86Cpu *cpu, uint64_t va, X86Access access, Privilege privi
     Walk walk;
     uint32_t error = translate(cpu, va, access, privilege, &walk);
     if (error) { /* a fault takes back what was cached for its page */
-        sites_drop(cpu, context_of(cpu, privilege), va & PAGE_MASK, MEM_PAGE_SIZE, false);
+        mmu_sites_drop(cpu, context_of(cpu, privilege), va & PAGE_MASK, MEM_PAGE_SIZE, false);
         return error;
     }
     uint64_t pa = x86_a20(cpu, walk.pa), offset = va & (MEM_PAGE_SIZE - 1);
@@ -444,7 +353,7 @@ bool x86_mmu_probe(X86Cpu *cpu, uint64_t va, uint64_t *ret_pa, uint64_t *ret_fla
 
 static bool fetch_valid(const X86Mmu *mmu, const FetchEntry *e, uint64_t va_page)
 {
-    return e->va == va_page && e->epoch == mmu->fetch_epoch && (e->gen == mmu->gen || e->gen == mmu->global_gen);
+    return e->va == va_page && e->epoch == mmu->fetch_epoch && (e->gen == mmu->space->gen || e->gen == mmu->space->global_gen);
 }
 
 /* NULL: page fault, code in *ret_error. */
@@ -466,7 +375,7 @@ static const FetchEntry *fetch_entry(X86Cpu *cpu, uint64_t va, uint32_t *ret_err
     uint64_t pa = x86_a20(cpu, walk.pa);
     *e = (FetchEntry) {
         .va = va_page,
-        .gen = walk.flags & WALK_G ? mmu->global_gen : mmu->gen,
+        .gen = walk.flags & WALK_G ? mmu->space->global_gen : mmu->space->gen,
         .epoch = mmu->fetch_epoch,
         .pa = pa,
         .page = *mmu_phys_page(cpu, pa),
@@ -525,201 +434,7 @@ bool x86_fetch_is_global(X86Cpu *cpu, uint64_t va)
 {
     const X86Mmu *mmu = x86_mmu(cpu);
     const FetchEntry *e = &mmu->fetch[cpu->cpl == 3][(va >> MEM_PAGE_BITS) & (FETCH_SLOTS - 1)];
-    return fetch_valid(mmu, e, va & PAGE_MASK) && e->gen == mmu->global_gen;
-}
-
-/* --- flushes --- */
-
-static void dirs_flush(X86Mmu *mmu)
-{
-    mmu->dir_gen++;
-}
-
-static void hook_unmapped(X86Cpu *cpu, uint64_t va, bool global)
-{
-    const X86CodeHooks *hooks = &x86_mmu(cpu)->hooks;
-    cpu->map_changes++;
-    if (hooks->unmapped) {
-        hooks->unmapped(cpu, va, global);
-    }
-}
-
-void x86_tlb_flush_all(X86Cpu *cpu)
-{
-    X86Mmu *mmu = x86_mmu(cpu);
-    contexts_flush(cpu, false);
-    memset(mmu->pcids, 0, sizeof(mmu->pcids));
-    mmu->global_gen = new_gen(mmu);
-    mmu->gen = new_gen(mmu);
-    dirs_flush(mmu);
-    mmu->any_large = false;
-    memset(mmu->large_seen, 0, sizeof(mmu->large_seen));
-    memset(mmu->huge_seen, 0, sizeof(mmu->huge_seen));
-    mmu->fetch_epoch++;
-    hook_unmapped(cpu, ~0ull, true);
-}
-
-static PcidSlot *pcid_slot(X86Mmu *mmu, unsigned pcid)
-{
-    for (unsigned n = 0; n < PCID_SLOTS; n++) {
-        if (mmu->pcids[n].used && mmu->pcids[n].pcid == pcid) {
-            return &mmu->pcids[n];
-        }
-    }
-    return NULL;
-}
-
-static unsigned current_pcid(const X86Cpu *cpu)
-{
-    return cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0;
-}
-
-void x86_tlb_flush_nonglobal(X86Cpu *cpu)
-{
-    X86Mmu *mmu = x86_mmu(cpu);
-    contexts_flush(cpu, true);
-    mmu->gen = new_gen(mmu);
-    PcidSlot *slot = pcid_slot(mmu, current_pcid(cpu));
-    if (slot) {
-        slot->gen = mmu->gen;
-    }
-    dirs_flush(mmu);
-    hook_unmapped(cpu, ~0ull, false);
-}
-
-void x86_tlb_select_pcid(X86Cpu *cpu, unsigned pcid, bool keep)
-{
-    X86Mmu *mmu = x86_mmu(cpu);
-    PcidSlot *slot = pcid_slot(mmu, pcid);
-    if (!slot) {
-        slot = &mmu->pcids[0];
-        for (unsigned n = 0; n < PCID_SLOTS; n++) {
-            if (!mmu->pcids[n].used) {
-                slot = &mmu->pcids[n];
-                break;
-            }
-            if (mmu->pcids[n].stamp < slot->stamp) {
-                slot = &mmu->pcids[n];
-            }
-        }
-        *slot = (PcidSlot) { .pcid = pcid, .used = true, .gen = new_gen(mmu) };
-    } else if (!keep) {
-        slot->gen = new_gen(mmu);
-    } else if (slot->gen == mmu->gen) {
-        slot->stamp = ++mmu->stamp;
-        dirs_flush(mmu); /* the tables may be others although the PCID is the same */
-        return;
-    }
-    slot->stamp = ++mmu->stamp;
-    mmu->gen = slot->gen;
-    contexts_flush(cpu, true);
-    dirs_flush(mmu);
-    hook_unmapped(cpu, ~0ull, false);
-}
-
-void x86_tlb_flush_pcid(X86Cpu *cpu, unsigned pcid)
-{
-    X86Mmu *mmu = x86_mmu(cpu);
-    if (pcid == current_pcid(cpu)) {
-        x86_tlb_flush_nonglobal(cpu);
-        return;
-    }
-    PcidSlot *slot = pcid_slot(mmu, pcid);
-    if (slot) {
-        slot->gen = new_gen(mmu);
-    }
-    dirs_flush(mmu);
-}
-
-void x86_tlb_flush_pcid_page(X86Cpu *cpu, unsigned pcid, uint64_t va)
-{
-    if (pcid == current_pcid(cpu)) {
-        x86_tlb_flush_page(cpu, va);
-    } else {
-        x86_tlb_flush_pcid(cpu, pcid);
-    }
-}
-
-void x86_tlb_flush_all_pcids(X86Cpu *cpu)
-{
-    X86Mmu *mmu = x86_mmu(cpu);
-    memset(mmu->pcids, 0, sizeof(mmu->pcids));
-    x86_tlb_flush_nonglobal(cpu);
-}
-
-void x86_tlb_flush_page(X86Cpu *cpu, uint64_t va)
-{
-    X86Mmu *mmu = x86_mmu(cpu);
-    uint64_t page = va & PAGE_MASK;
-    if (large_maybe(mmu, va)) {
-        x86_tlb_flush_all(cpu);
-        return;
-    }
-    for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
-        X86Tlbe *e = &x86_context_tlb(cpu, context)[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
-        if (e->rtag == page || e->wtag == page) {
-            entry_clear(e, (va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1));
-        }
-        sites_drop(cpu, context, page, MEM_PAGE_SIZE, false);
-    }
-    for (Victim *v = mmu->victim; v < mmu->victim + VICTIMS; v++) {
-        if (v->entry.rtag == page || v->entry.wtag == page) {
-            v->context = X86_CTX_COUNT;
-        }
-    }
-    for (unsigned user = 0; user < 2; user++) {
-        FetchEntry *e = &mmu->fetch[user][(va >> MEM_PAGE_BITS) & (FETCH_SLOTS - 1)];
-        if (e->va == page) {
-            e->gen = 0;
-        }
-    }
-    l2_remove(mmu, page);
-    dirs_flush(mmu);
-    hook_unmapped(cpu, page, true);
-}
-
-void x86_tlb_drop_rights(X86Cpu *cpu)
-{
-    x86_mmu(cpu)->watch = cpu->debug && cpu->debug->data;
-    for (unsigned n = 0; n < 4; n++) {
-        x86_mmu(cpu)->watch |= (cpu->dr[7] >> (2 * n) & 3) && (cpu->dr[7] >> (16 + 4 * n) & 1);
-    }
-    contexts_flush(cpu, false);
-}
-
-void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t count)
-{
-    X86Mmu *mmu = x86_mmu(cpu);
-    uint64_t start = (uint64_t)(uintptr_t)block->host + (first << MEM_PAGE_BITS);
-    uint64_t length = count << MEM_PAGE_BITS;
-    for (Victim *v = mmu->victim; v < mmu->victim + VICTIMS; v++) {
-        if (v->entry.host - start < length) {
-            v->context = X86_CTX_COUNT;
-        }
-    }
-    for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
-        X86Tlbe *tlb = x86_context_tlb(cpu, context);
-        sites_drop(cpu, context, start, length, true);
-        for (uint64_t groups = mmu->used[context]; groups; groups &= groups - 1) {
-            X86Tlbe *e = &tlb[__builtin_ctzll(groups) << GROUP_BITS];
-            for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
-                if (e->host - start < length) {
-                    e->wtag = X86_TLB_INVALID((unsigned)(e - tlb));
-                }
-            }
-        }
-    }
-}
-
-void x86_tlb_clean_page(X86Cpu *cpu, RamBlock *block, uint64_t page_offset)
-{
-    x86_tlb_clean_range(cpu, block, page_offset >> MEM_PAGE_BITS, 1);
-}
-
-void x86_mmu_map_changed(X86Cpu *cpu)
-{
-    phys_forget(x86_mmu(cpu));
-    x86_tlb_flush_all(cpu);
+    return fetch_valid(mmu, e, va & PAGE_MASK) && e->gen == mmu->space->global_gen;
 }
 
 /* --- life --- */
@@ -766,22 +481,21 @@ void x86_mmu_new(X86Cpu *cpu)
     X86Mmu *mmu = g_new0(X86Mmu, 1);
     cpu->mmu = mmu;
     mmu->cpu = cpu;
-    mmu->gen_counter = 2;
-    mmu->global_gen = 1;
-    mmu->gen = 2;
+    mmu->space = &mmu->spaces[0];
+    mmu_space_clear(mmu, mmu->space);
     mmu->fetch_epoch = 1;
     mmu->dir_gen = 1;
     mmu->phys_tag = PHYS_TAGS - 1; /* so that the slots are emptied */
-    phys_forget(mmu);
+    mmu_phys_forget(mmu);
     for (unsigned n = 0; n < VICTIMS; n++) {
         mmu->victim[n].context = X86_CTX_COUNT;
     }
     for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
         for (unsigned n = 0; n < X86_TLB_SIZE; n++) {
-            entry_clear(&x86_context_tlb(cpu, context)[n], n);
+            mmu_entry_clear(&x86_context_tlb(cpu, context)[n], n);
         }
         for (unsigned n = 0; n < X86_SITES; n++) {
-            site_clear(cpu, context, n);
+            mmu_site_clear(cpu, context, n);
         }
     }
     Machine *machine = cpu->vcpu->machine;

@@ -86,6 +86,14 @@ bool x86_fetch_is_global(X86Cpu *cpu, uint64_t va);
 void x86_tlb_flush_all(X86Cpu *cpu);                 /* global pages too: CR0.PG, CR4.PGE/PAE/SMEP.., A20, SMM */
 void x86_tlb_flush_nonglobal(X86Cpu *cpu);           /* MOV CR3 */
 void x86_tlb_flush_page(X86Cpu *cpu, uint64_t va);   /* INVLPG */
+/*
+ * SVM: to the address space of a guest, by its ASID, or of the host (0); CR3 and CR4 are that one's already.
+ * What others have cached stays, unseen, until they are selected again; it goes when the nested page tables
+ * are others than then (root). The flushes above and below are the current space's.
+ */
+void x86_tlb_select_asid(X86Cpu *cpu, uint32_t asid, uint64_t root);
+void x86_tlb_flush_asid(X86Cpu *cpu, uint32_t asid); /* global pages too */
+void x86_tlb_flush_all_asids(X86Cpu *cpu);
 /* Withholds write permission (code or dirty tracking started) of a RAM page. Own thread. */
 void x86_tlb_clean_page(X86Cpu *cpu, RamBlock *block, uint64_t page_offset);
 /* The same for pages [first, first + count) of a block. Own thread. */

@@ -14,6 +14,7 @@
 
 #include "base/bits.h"
 #include "cpu/x86/mmu.h"
+#include "cpu/x86/svm.h"
 
 enum { /* rights and attributes of a translation */
     WALK_W = 1,      /* R/W bits of all levels */
@@ -90,21 +91,33 @@ typedef struct Victim {
 } Victim;
 enum { VICTIMS = 8 };
 
+/*
+ * What one address-space identifier (ASID) of SVM has cached; 0 is the host's. A generation belongs to one
+ * space only, so that entries of others lie beside the current one's and match nothing.
+ */
+typedef struct TlbSpace {
+    uint32_t gen, global_gen; /* 0: nothing cached */
+    uint32_t asid;
+    uint64_t root;            /* as x86_tlb_select_asid() was told */
+    PcidSlot pcids[PCID_SLOTS];
+    /* Ranges of 2 MiB (1 GiB) of which pieces of large pages may be cached: a Bloom filter. */
+    uint64_t large_seen[64], huge_seen[2];
+    bool any_large;
+} TlbSpace;
+
 typedef struct X86Mmu {
     Victim victim[VICTIMS];
     unsigned next_victim;
     uint64_t used[X86_CTX_COUNT];        /* groups of 16 entries that hold anything */
     uint64_t used_local[X86_CTX_COUNT];  /* groups that hold pages that are not global */
-    uint32_t gen_counter, gen, global_gen;
+    TlbSpace *space;                     /* the current one */
+    TlbSpace spaces[SVM_ASIDS];
+    uint32_t gen_counter;
     uint64_t dir_gen;
     uint32_t fetch_epoch;
-    PcidSlot pcids[PCID_SLOTS];
-    uint64_t stamp;
+    uint64_t stamp;                      /* of PcidSlot */
     uint64_t phys_tag;                   /* moves on with each change of the memory map */
     bool watch;                          /* DR7 has data breakpoints on */
-    /* Ranges of 2 MiB (1 GiB) of which pieces of large pages may be cached: a Bloom filter. */
-    uint64_t large_seen[64], huge_seen[2];
-    bool any_large;
     L2Entry l2[L2_SETS][L2_WAYS];
     uint8_t l2_next[L2_SETS];
     DirCache dirs[DIR_SLOTS];
@@ -132,6 +145,23 @@ static inline uint64_t x86_a20(const X86Cpu *cpu, uint64_t pa)
     return cpu->a20 ? pa : pa & ~BIT64(20);
 }
 
+static inline void mmu_entry_clear(X86Tlbe *e, unsigned index)
+{
+    e->rtag = e->wtag = X86_TLB_INVALID(index);
+    e->host = 0;
+    e->meta = 0;
+}
+
+/* Of a 2 MiB (1 GiB) range: its bit in TlbSpace.large_seen (huge_seen). */
+static inline unsigned mmu_large_bit(uint64_t region)
+{
+    return (unsigned)((region * 0x9e3779b97f4a7c15ull) >> 52);
+}
+static inline unsigned mmu_huge_bit(uint64_t region)
+{
+    return mmu_large_bit(region) & 127;
+}
+
 /* Looks up a physical page (A20 applied by the caller). The result lives until the next map change. */
 const PhysPage *mmu_phys_page(X86Cpu *cpu, uint64_t pa);
 /* Sets the dirty bits of a RAM page before it is written. */
@@ -155,6 +185,17 @@ uint32_t mmu_check_rights(const X86Cpu *cpu, const Walk *walk, X86Access access,
 #define WALK_FAULT BIT(31)
 /* With WALK_FAULT: a nested page fault; cpu->svm.npf_* say which. */
 #define WALK_NESTED_FAULT BIT(30)
+
+/* Empties a site of translated code. */
+void mmu_site_clear(X86Cpu *cpu, unsigned context, unsigned n);
+/* Empties the sites that lie in [start, start + length), by address or by host address. */
+void mmu_sites_drop(X86Cpu *cpu, unsigned context, uint64_t start, uint64_t length, bool by_host);
+/* Takes a page out of the second level, for the current space. */
+void mmu_l2_remove(X86Mmu *mmu, uint64_t va_page);
+/* Forgets the map of physical pages. */
+void mmu_phys_forget(X86Mmu *mmu);
+/* Gives a space generations of its own, in which nothing is cached. */
+void mmu_space_clear(X86Mmu *mmu, TlbSpace *space);
 
 typedef struct NestedPage {
     uint64_t pa;

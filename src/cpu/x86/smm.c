@@ -10,6 +10,7 @@
 #include "core/vm/machine.h"
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/seg_priv.h"
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 
 enum { REVISION_64 = 0x00020064, REVISION_32 = 0x00020000 };
@@ -264,6 +265,7 @@ void x86_smi_enter(X86Cpu *cpu)
     hot->rflags = BIT(1);
     hot->rip = 0x8000;
     smm_segments(cpu);
+    x86_svm_select_space(cpu);
     x86_tlb_drop_rights(cpu);
     x86_tlb_flush_all(cpu);
     x86_mode_changed(cpu);
@@ -314,6 +316,7 @@ void x86_rsm(X86Cpu *cpu)
         }
         return;
     }
+    x86_svm_select_space(cpu);
     x86_tlb_drop_rights(cpu);
     x86_mode_changed(cpu);
     if (cpu->smi_in_halt) {

@@ -10,6 +10,7 @@
 #include "cpu/x86/exc.h"
 #include "cpu/x86/fpu.h"
 #include "cpu/x86/mmu.h"
+#include "cpu/x86/svm.h"
 #include "cpu/x86/sys.h"
 #include "cpu/x86/tsc.h"
 #include "cpu/x86/vcpu_x86.h"
@@ -184,7 +185,7 @@ Error *x86_cpu_loaded(X86Cpu *cpu)
     if (smm) {
         x86_smm_select(cpu, true);
     }
-    x86_tlb_select_pcid(cpu, cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0, false);
+    x86_svm_select_space(cpu);
     x86_tlb_drop_rights(cpu);
     x86_mmu_map_changed(cpu);
     x86_mode_changed(cpu);

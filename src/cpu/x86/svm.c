@@ -37,6 +37,7 @@ enum {
 enum { V_FLAG_IRQ = BIT(0), V_FLAG_GIF = BIT(1) };
 enum { V_PRIORITY = 15, V_IGNORE_TPR = BIT(4) };
 enum { V_MASKING = BIT(0), V_GIF_ENABLE = BIT(1) };
+enum { TLB_FLUSH_ALL = 1, TLB_FLUSH_GUEST = 3, TLB_FLUSH_GUEST_LOCAL = 7 };
 enum { IOPM_SIZE = 0x3000, MSRPM_SIZE = 0x2000 };
 
 static uint64_t get(X86Cpu *cpu, uint64_t vmcb, unsigned offset, unsigned size)
@@ -75,11 +76,17 @@ static void put_seg(X86Cpu *cpu, uint64_t vmcb, unsigned offset, const X86Seg *s
     put(cpu, vmcb, offset + 8, seg->base, 8);
 }
 
-/* Translations of one side mean nothing to the other. */
+void x86_svm_select_space(X86Cpu *cpu)
+{
+    const X86Svm *svm = &cpu->svm;
+    uint64_t root = svm->guest && svm->nested_paging ? svm->nested_cr3 | 1 : 0;
+    x86_tlb_select_asid(cpu, svm->guest ? svm->asid : 0, root);
+}
+
 static void world_changed(X86Cpu *cpu)
 {
     x86_tlb_drop_rights(cpu);
-    x86_tlb_flush_all(cpu);
+    x86_svm_select_space(cpu);
     x86_mode_changed(cpu);
     x86_release_requests(cpu);
     cpu->interp_stop = true;
@@ -350,6 +357,16 @@ static void refuse(X86Cpu *cpu, uint64_t vmcb)
     cpu->interp_stop = true;
 }
 
+/* TLB_CONTROL (15.16.1). What flushes a part may flush more. */
+static void flush_as_told(X86Cpu *cpu, unsigned control)
+{
+    if (control == TLB_FLUSH_ALL) {
+        x86_tlb_flush_all_asids(cpu);
+    } else if (control == TLB_FLUSH_GUEST || control == TLB_FLUSH_GUEST_LOCAL) {
+        x86_tlb_flush_asid(cpu, cpu->svm.asid);
+    }
+}
+
 void x86_op_vmrun(X86Cpu *cpu, const X86Insn *insn)
 {
     need_svme(cpu);
@@ -366,6 +383,7 @@ void x86_op_vmrun(X86Cpu *cpu, const X86Insn *insn)
     cpu->svm.delivering = 0;
     cpu->tsc_offset += cpu->svm.tsc_offset;
     load_guest(cpu, vmcb);
+    flush_as_told(cpu, (unsigned)get(cpu, vmcb, VMCB_TLB_CONTROL, 1));
     world_changed(cpu);
     if ((cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !(cpu->efer & EFER_LMA)) {
         x86_load_any_pdptes(cpu, cpu->cr3); /* entries with reserved bits fault when they are used */
@@ -514,12 +532,15 @@ void x86_op_clgi(X86Cpu *cpu, const X86Insn *insn)
     cpu->interp_stop = true;
 }
 
-/* rAX in the address space ECX. Nothing is kept of other address spaces than the current one. */
+/* rAX in the address space ECX; another one than the current one goes as a whole. */
 void x86_op_invlpga(X86Cpu *cpu, const X86Insn *insn)
 {
     need_svme(cpu);
     uint64_t va = rax_operand(cpu, insn);
-    if (x86_canonical(cpu, va)) {
+    uint32_t asid = (uint32_t)x86_gpr(cpu)[X86_RCX];
+    if (asid != (cpu->svm.guest ? cpu->svm.asid : 0)) {
+        x86_tlb_flush_asid(cpu, asid);
+    } else if (x86_canonical(cpu, va)) {
         x86_tlb_flush_page(cpu, va);
     }
     cpu->interp_stop = true;

@@ -48,6 +48,8 @@ void x86_svm_leave(X86Cpu *cpu, uint64_t code, uint64_t info1, uint64_t info2, u
 NORETURN void x86_svm_exit(X86Cpu *cpu, uint64_t code, uint64_t info1, uint64_t info2, uint64_t next_rip);
 /* Forgets the guest and sets GIF: reset, INIT. */
 void x86_svm_reset(X86Cpu *cpu);
+/* Selects the TLB's space of the host or the guest, whichever runs now with its registers. */
+void x86_svm_select_space(X86Cpu *cpu);
 
 /* An instruction's handler in a guest: the intercept first. NULL: the instruction has none. */
 X86Handler *x86_svm_handler(const X86Insn *insn);

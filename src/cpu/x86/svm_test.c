@@ -72,7 +72,7 @@ static Box *svm_box(void)
 }
 
 /* VMRUN and HLT of the host; gives the exit code. */
-static uint64_t vmrun(Box *box, const char *guest, size_t size)
+static uint64_t vmrun_again(Box *box, const char *guest, size_t size)
 {
     X86Cpu *cpu = box->cpu;
     put_code(box, HOST, "\x0f\x01\xd8\xf4", 4);
@@ -82,7 +82,6 @@ static uint64_t vmrun(Box *box, const char *guest, size_t size)
     x86_hot(cpu)->rip = HOST;
     x86_hot(cpu)->rflags = 2;
     box->vcpu.halted = false;
-    x86_tlb_flush_all(cpu);
     g_assert_cmpint(x86_interp_run(cpu, 1000, false), ==, X86_EXIT_HALT);
     g_assert_false(cpu->svm.guest);
     g_assert_true(cpu->svm.gif_off);
@@ -90,6 +89,13 @@ static uint64_t vmrun(Box *box, const char *guest, size_t size)
     g_assert_cmphex(x86_gpr(cpu)[X86_RAX], ==, VMCB);
     g_assert_cmphex(x86_gpr(cpu)[X86_RSP], ==, BOX_STACK0);
     return vmcb_get(box, C_EXIT);
+}
+
+/* The same with nothing cached from before. */
+static uint64_t vmrun(Box *box, const char *guest, size_t size)
+{
+    x86_tlb_flush_all_asids(box->cpu);
+    return vmrun_again(box, guest, size);
 }
 #define VMRUN(box, code) vmrun(box, code, sizeof(code) - 1)
 
@@ -239,6 +245,47 @@ static void test_virtual_interrupt(void)
     finish(box);
 }
 
+/* What a guest has cached stays over exits, until it is told to go. Reads 0x43008 and tells what was there. */
+static uint64_t read_nested(Box *box, unsigned tlb_control)
+{
+    box_put(box, VMCB + 0x5c, tlb_control, 1);
+    box_put(box, VMCB + S_RIP, GUEST, 8);
+    g_assert_cmphex(vmrun_again(box, "\x8b\x04\x25\x08\x30\x04\0\x0f\x01\xd9", 10), ==, SVM_EXIT_VMMCALL);
+    return vmcb_get(box, S_RAX);
+}
+
+static void test_address_spaces(void)
+{
+    Box *box = svm_box();
+    X86Cpu *cpu = box->cpu;
+    uint64_t entry = NESTED + 0x3000 + 8 * 0x43;
+    static const struct { unsigned control; bool sees_change; } runs[] = {
+        { 0, false }, { 3, true }, { 0, false }, { 1, true }, { 7, true }, { 0, false },
+    };
+    nested_tables(box);
+    for (unsigned n = 0; n < 8; n++) {
+        box_put(box, 0x50008 + 0x1000 * n, 0x1000 + n, 8);
+    }
+    unsigned page = 0;
+    g_assert_cmphex(read_nested(box, 0), ==, 0x1000);
+    for (unsigned n = 0; n < ARRAY_SIZE(runs); n++) {
+        box_put(box, entry, (0x51000 + 0x1000 * n) | 7, 8);
+        page = runs[n].sees_change ? n + 1 : page;
+        g_assert_cmphex(read_nested(box, runs[n].control), ==, 0x1000 + page);
+    }
+    box_put(box, VMCB + 0x58, 2, 4); /* another ASID has cached nothing, and leaves the first one's alone */
+    g_assert_cmphex(read_nested(box, 0), ==, 0x1006);
+    box_put(box, VMCB + 0x58, 1, 4);
+    g_assert_cmphex(read_nested(box, 0), ==, 0x1000 + page);
+    g_assert_cmphex(x86_load(cpu, 0x43008, 8), !=, 0x1006); /* nor does the host see it */
+    x86_tlb_flush_asid(cpu, 1);
+    g_assert_cmphex(read_nested(box, 0), ==, 0x1006);
+    box_put(box, entry, 0x50000 | 7, 8);
+    x86_tlb_flush_all_asids(cpu);
+    g_assert_cmphex(read_nested(box, 0), ==, 0x1000);
+    finish(box);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -247,5 +294,6 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/svm/injection", test_injection);
     g_test_add_func("/x86/svm/nested", test_nested);
     g_test_add_func("/x86/svm/virtual-interrupt", test_virtual_interrupt);
+    g_test_add_func("/svm/address-spaces", test_address_spaces);
     return g_test_run();
 }
