@@ -11,7 +11,7 @@
  * Judges: our check; on a sample another program's `qemu-img check`; and the guest's data against
  * the model (crash_model.h). Leaks pass, errors do not. With flushes disabled it must fail.
  *
- * usage: block-crash-test [--full] (otherwise GLib's test options)
+ * usage: block-crash-test [--full | --all] (otherwise GLib's test options)
  */
 #include "block/test_mem.h"
 #include "crash_model.h"
@@ -48,7 +48,7 @@ typedef struct Totals {
 static Totals totals;
 
 static struct {
-    bool full;
+    bool full, all;
     unsigned peer_every; /* another program judges each n-th state; 0: none */
     char *peer;
 } mode;
@@ -481,11 +481,11 @@ static void judge_repair(Run *run, const Verdict *v, const uint8_t *before)
     totals.repaired++;
 }
 
-static void ask_peer(Run *run, const Verdict *v, bool dirty)
+/* What the other program's check says against the image; NULL: nothing. Caller frees. */
+static char *peer_objects(Run *run, const GByteArray *data, bool dirty)
 {
     g_autofree char *path = block_fixture_path(run->f, "peer.qcow2"), *out = NULL;
     g_autofree char *base = block_fixture_path(run->f, "base");
-    GByteArray *data = mem_file("crashed")->data;
     const char *argv[] = { mode.peer, "check", "-q", "-f", "qcow2", path, NULL, NULL, NULL };
     int status;
 
@@ -501,10 +501,16 @@ static void ask_peer(Run *run, const Verdict *v, bool dirty)
     g_assert_true(
         g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, NULL, &out, &status, NULL));
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    if (code != 0 && code != 3) {
-        fail(run, v->log, "the other qemu-img's check says %d: %s", code, out);
-    }
     totals.asked++;
+    return code != 0 && code != 3 ? g_strdup_printf("the other qemu-img's check says %d: %s", code, out) : NULL;
+}
+
+static void ask_peer(Run *run, const Verdict *v, bool dirty)
+{
+    g_autofree char *text = peer_objects(run, mem_file("crashed")->data, dirty);
+    if (text) {
+        fail(run, v->log, "%s", text);
+    }
 }
 
 static void judge_open(Run *run, const Verdict *v, BlockNode *node, unsigned nodes)
@@ -697,12 +703,12 @@ static void one_sequence(BlockFixture *f, const Config *config, const char *befo
     run_end(&run);
 }
 
-/* All sequences of up to three steps (quick: two, of a sample), on a used image, each with a flush
- * behind it. */
+/* Sequences of three steps (quick: two), on a used image, each with a flush behind it: a sample, another
+ * one each time, or all. */
 static void test_sequences(BlockFixture *f, gconstpointer data)
 {
     const Config *config = data;
-    size_t n = strlen(letters), every = mode.full ? 1 : 29;
+    size_t n = strlen(letters), every = mode.all ? 1 : mode.full ? 7 : 29;
     size_t total = mode.full ? n * n * n : n * n;
     for (size_t i = (size_t)g_test_rand_int_range(0, (int)every); i < total; i += every) {
         char sequence[] = { letters[i % n], letters[i / n % n], mode.full ? letters[i / n / n] : 'F',
@@ -713,7 +719,7 @@ static void test_sequences(BlockFixture *f, gconstpointer data)
 
 static void test_random(BlockFixture *f, gconstpointer data)
 {
-    for (int i = 0; i < (mode.full ? 6 : 1); i++) {
+    for (int i = 0; i < (mode.all ? 6 : mode.full ? 2 : 1); i++) {
         char sequence[121] = "";
         for (int s = 0; s < (mode.full ? 120 : 30); s++) {
             sequence[s] = "WWWWWPZUDDFFCAXGS"[g_test_rand_int_range(0, 17)];
@@ -724,7 +730,7 @@ static void test_random(BlockFixture *f, gconstpointer data)
 
 static void test_queues(BlockFixture *f, gconstpointer data)
 {
-    for (int i = 0; i < (mode.full ? 4 : 1); i++) {
+    for (int i = 0; i < (mode.all ? 4 : mode.full ? 2 : 1); i++) {
         Run run;
         run_begin(&run, f, data);
         guest_letters(&run, "WPW");
@@ -810,6 +816,11 @@ static void test_errors(BlockFixture *f, gconstpointer data)
         run.file->fail_any = -1;
         node_unref(run.node);
         wait_closed(f);
+        bool dirty = config->options && strstr(config->options, "lazy");
+        g_autofree char *objection = mode.peer ? peer_objects(&run, run.file->data, dirty) : NULL;
+        if (objection) {
+            g_error("%s: request %d failed, then %s", config->name, n, objection);
+        }
         g_autofree char *text = node_options(config, "img", "");
         run.node = open_text(f, text);
         BlockCheck check = check_node(f, run.node, 0);
@@ -839,8 +850,9 @@ static void add(const char *what, const Config *config, void (*fn)(BlockFixture 
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && !strcmp(argv[1], "--full")) {
+    if (argc > 1 && (!strcmp(argv[1], "--full") || !strcmp(argv[1], "--all"))) {
         mode.full = true;
+        mode.all = argv[1][2] == 'a';
         argv[1] = argv[0];
         argv++;
         argc--;
