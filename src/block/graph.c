@@ -620,17 +620,8 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts, bool protocol, uns
     return open_driver_co(node, opts, depth);
 }
 
-/* opts is used up. */
-static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, unsigned depth,
-                           BlockNode **ret_node)
+static BlockNode *node_new(BlockGraph *graph)
 {
-    const char *filename = keyvalues_get(opts, "filename");
-
-    /* A name alone: the protocol's driver for it; json: may bring a driver for the format. */
-    if (filename && (g_str_has_prefix(filename, "json:") || (protocol && !keyvalues_has(opts, "driver")))) {
-        g_autofree char *name = keyvalues_take(opts, "filename");
-        TRY(options_from_filename(name, opts));
-    }
     BlockNode *node = g_new0(BlockNode, 1);
     node->graph = graph;
     node->refs = 1;
@@ -642,6 +633,51 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
     co_queue_init(&node->drained);
     co_queue_init(&node->gate);
     list_append(&graph->nodes, &node->in_graph);
+    return node;
+}
+
+Error *node_new_above_co(BlockNode *below, const BlockDriver *driver, const char *name, BlockNode **ret_node)
+{
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    BlockNode *node = node_new(below->graph);
+    node->driver = driver;
+    node->read_only = below->read_only;
+    node->force_share = below->force_share;
+    node->direct = below->direct;
+    node->no_flush = below->no_flush;
+    node->unmap = true;
+    node->filename = g_strdup(below->filename);
+    if (name) {
+        keyvalues_set(opts, "node-name", name);
+    }
+    Error *err = take_name(node, opts);
+    if (!err) {
+        err = node_attach_child(node, node_ref(below), "file", CHILD_FILTERED, &node->file);
+        below->refs -= err != NULL;
+    }
+    if (!err) {
+        err = open_driver_co(node, opts, 0);
+    }
+    if (err) {
+        node_unref_co(node);
+        return err;
+    }
+    *ret_node = node;
+    return NULL;
+}
+
+/* opts is used up. */
+static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, unsigned depth,
+                           BlockNode **ret_node)
+{
+    const char *filename = keyvalues_get(opts, "filename");
+
+    /* A name alone: the protocol's driver for it; json: may bring a driver for the format. */
+    if (filename && (g_str_has_prefix(filename, "json:") || (protocol && !keyvalues_has(opts, "driver")))) {
+        g_autofree char *name = keyvalues_take(opts, "filename");
+        TRY(options_from_filename(name, opts));
+    }
+    BlockNode *node = node_new(graph);
     Error *err = open_steps_co(node, opts, protocol, depth);
     if (err) {
         node_unref_co(node);
@@ -653,7 +689,6 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
     *ret_node = node;
     return NULL;
 }
-
 Error *block_open_options_co(BlockGraph *graph, const KeyValues *opts, BlockNode **ret_node)
 {
     g_autoptr(KeyValues) copy = keyvalues_copy(opts);

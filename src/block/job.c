@@ -16,6 +16,25 @@ const char *job_status_name(JobStatus status)
     return names[status];
 }
 
+JobGroup *job_group_new(void)
+{
+    JobGroup *group = g_new0(JobGroup, 1);
+    group->refs = 1;
+    return group;
+}
+
+void job_group_seal(JobGroup *group)
+{
+    group->sealed = true;
+}
+
+void job_group_unref(JobGroup *group)
+{
+    if (group && --group->refs == 0) {
+        g_free(group);
+    }
+}
+
 static void emit(Job *job, const char *event, Value *data)
 {
     BlockGraph *graph = job->graph;
@@ -85,6 +104,12 @@ Error *job_new(BlockGraph *graph, const JobDriver *driver, const JobOptions *o, 
     job->auto_finalize = !o->manual_finalize;
     job->auto_dismiss = !o->manual_dismiss;
     job->io_status = "ok";
+    if (o->group) {
+        job->group = o->group;
+        job->group->refs++;
+        job->group->jobs++;
+        job->group->manual |= o->manual_finalize;
+    }
     list_append(&graph->jobs, &job->in_graph);
     set_status(job, JOB_CREATED);
     *ret = job;
@@ -95,6 +120,7 @@ static void job_free(Job *job)
 {
     set_status(job, JOB_NULL);
     list_remove(&job->in_graph);
+    job_group_unref(job->group);
     error_free(job->err);
     g_free(job->id);
     g_free(job);
@@ -103,6 +129,9 @@ static void job_free(Job *job)
 void job_drop(Job *job)
 {
     if (job) {
+        if (job->group) {
+            job->group->jobs--;
+        }
         job_free(job);
     }
 }
@@ -124,8 +153,11 @@ void job_wait_co(Job *job, int64_t ns)
     job->busy = true;
 }
 
-static bool shall_end(const Job *job)
+static bool shall_end(Job *job)
 {
+    if (job->group && job->group->failed) {
+        job->cancelled = job->force_cancel = true;
+    }
     return job->cancelled && (job->force_cancel || !job->ready);
 }
 
@@ -200,10 +232,34 @@ static void end_badly(Job *job)
     emit(job, job->err ? "BLOCK_JOB_COMPLETED" : "BLOCK_JOB_CANCELLED", data);
 }
 
+/* One that fails takes the others with it. */
+static bool group_lost(Job *job)
+{
+    if (job->group && job->group->failed) {
+        job->cancelled = job->force_cancel = true;
+    }
+    return job->cancelled;
+}
+
+static void wait_for_group_co(Job *job)
+{
+    JobGroup *group = job->group;
+    if (!group) {
+        return;
+    }
+    group->waiting++;
+    job->busy = false;
+    while ((!group->sealed || group->waiting < group->jobs) && !group_lost(job)) {
+        co_sleep_ns(CLOCK_REALTIME_NS, POLL_NS);
+    }
+    job->busy = true;
+}
+
 static void wait_for_finalize_co(Job *job)
 {
+    bool manual = job->group ? job->group->manual : !job->auto_finalize;
     set_status(job, JOB_PENDING);
-    if (job->auto_finalize) {
+    if (!manual) {
         return;
     }
     Value *data = value_dict();
@@ -211,7 +267,7 @@ static void wait_for_finalize_co(Job *job)
     value_put_str(data, "id", job->id);
     emit(job, "BLOCK_JOB_PENDING", data);
     job->busy = false;
-    while (!job->finalize_asked && !job->cancelled) {
+    while (!job->finalize_asked && !(job->group && job->group->finalize_asked) && !group_lost(job)) {
         co_sleep_ns(CLOCK_REALTIME_NS, POLL_NS);
     }
     job->busy = true;
@@ -229,7 +285,10 @@ static void job_main_co(void *opaque)
     if (!bad) {
         bool was_cancelled = job->cancelled; /* a ready mirror that is told to end without a switch */
         set_status(job, JOB_WAITING);
-        wait_for_finalize_co(job);
+        wait_for_group_co(job);
+        if (!job->cancelled || was_cancelled) {
+            wait_for_finalize_co(job);
+        }
         bad = job->cancelled && !was_cancelled;
         if (!bad && driver->commit_co) {
             job->err = driver->commit_co(job);
@@ -237,6 +296,9 @@ static void job_main_co(void *opaque)
         }
     }
     if (bad) {
+        if (job->group) {
+            job->group->failed = true;
+        }
         set_status(job, JOB_ABORTING);
         if (driver->abort_co) {
             driver->abort_co(job);
@@ -317,6 +379,9 @@ Error *job_finalize(Job *job)
 {
     TRY(check_verb(job, "finalize", job->status == JOB_PENDING));
     job->finalize_asked = true;
+    if (job->group) {
+        job->group->finalize_asked = true;
+    }
     return NULL;
 }
 

@@ -39,6 +39,16 @@ typedef struct JobDriver {
     void (*clean_co)(Job *job);
 } JobDriver;
 
+/* Jobs that end well together, or not at all. Counted. */
+typedef struct JobGroup {
+    unsigned refs, jobs, waiting; /* jobs: that have not ended; waiting: of those, for the others */
+    bool sealed;                  /* no more will come */
+    bool failed, finalize_asked, manual;
+} JobGroup;
+JobGroup *job_group_new(void);
+void job_group_seal(JobGroup *group);
+void job_group_unref(JobGroup *group); /* accepts NULL */
+
 struct Job {
     const JobDriver *driver;
     BlockGraph *graph;
@@ -53,6 +63,7 @@ struct Job {
     uint64_t speed; /* bytes a second, 0: no limit */
     int64_t slice_start, slice_done;
     Error *err;
+    JobGroup *group; /* NULL: none */
     Coroutine *co; /* while it waits for somebody */
     bool waiting;
     ListNode in_graph;
@@ -63,6 +74,7 @@ typedef struct JobOptions {
     const char *device;
     uint64_t speed;
     bool manual_finalize, manual_dismiss;
+    JobGroup *group; /* borrowed; NULL: none */
 } JobOptions;
 
 /* Owned by the graph until it is dismissed. The caller fills its own members, then starts it. */
@@ -115,6 +127,11 @@ typedef struct CopySpec {
     BlockBitmap *bitmap;
     BitmapSync bitmap_mode;
     bool compress;
+    /* both */
+    const char *filter_name; /* of the job's node; NULL: none is needed */
+    bool write_blocking;     /* mirror: the guest's writes go to the target at once */
+    bool keep_allocated;     /* zeroes are written so that they have space */
+    uint64_t buf_size;       /* bytes of a copy; 0: any */
 } CopySpec;
 Error *job_mirror(BlockGraph *graph, const CopySpec *spec) MUST_USE;
 Error *job_backup(BlockGraph *graph, const CopySpec *spec) MUST_USE;
@@ -123,6 +140,7 @@ typedef struct ChainSpec {
     JobOptions job;
     BlockNode *active, *top, *base; /* of the chain; base of stream may be NULL */
     const char *backing_file;       /* to record; NULL: base's name */
+    const char *filter_name;        /* of the job's node; NULL: none */
     BlkOnError on_error;
 } ChainSpec;
 Error *job_commit(BlockGraph *graph, const ChainSpec *spec) MUST_USE;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "block/job.h"
+#include "block/job_filter.h"
 #include "block/node_priv.h"
 
 enum { CHUNK = 512 * 1024 };
@@ -18,6 +19,7 @@ typedef struct ChainJob {
     ChainSpec spec;
     char *backing_file;
     BlockEdge *active_edge, *base_edge;
+    BlockNode *filter; /* above the active node; NULL: none */
     bool base_was_read_only, overlay_was_read_only;
 } ChainJob;
 
@@ -124,6 +126,7 @@ static Error *commit_commit_co(Job *job)
 static void chain_clean_co(Job *job)
 {
     ChainJob *c = (ChainJob *)job;
+    job_filter_remove_co(c->filter);
     block_root_detach(c->base_edge);
     if (c->base_was_read_only) {
         error_free(node_set_read_only_co(c->spec.base, true));
@@ -199,11 +202,17 @@ static Error *chain_start(BlockGraph *graph, const JobDriver *driver, const Chai
     if (!err && spec->base) {
         err = block_root_attach(spec->base, job->id, base_claims, CLAIM_ALL, &c->base_edge);
     }
+    if (!err && spec->filter_name) {
+        err = job_filter_insert(spec->active, driver == &stream_driver ? JOB_FILTER_STREAM : JOB_FILTER_COMMIT,
+                                spec->filter_name, NULL, &c->filter);
+    }
     if (err) {
         block_root_detach(c->active_edge);
+        block_root_detach(c->base_edge);
         job_drop(job);
         return err;
     }
+    c->spec.filter_name = NULL;
     if (spec->top) {
         node_ref(spec->top);
     }
@@ -241,6 +250,7 @@ Error *job_commit(BlockGraph *graph, const ChainSpec *spec)
                       .target = node_ref(spec->base),
                       .base = spec->base,
                       .sync = JOB_SYNC_TOP,
+                      .filter_name = spec->filter_name,
                       .on_source_error = spec->on_error,
                       .on_target_error = spec->on_error };
     return job_mirror(graph, &copy);

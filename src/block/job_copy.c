@@ -11,6 +11,7 @@
 
 #include "block/bitmap.h"
 #include "block/job.h"
+#include "block/job_filter.h"
 #include "block/node_priv.h"
 
 enum { CHUNK = 1 << 20, READY_POLL_MS = 50 };
@@ -21,6 +22,9 @@ typedef struct CopyJob {
     BlockEdge *source_edge, *target_edge;
     BlockBitmap *todo; /* what the target lacks; anonymous, on the source */
     char *buffer;
+    BlockNode *filter;   /* above the source; NULL: none */
+    CopyRanges ranges;   /* that are being copied */
+    ActiveMirror active; /* of the filter, in write-blocking mode */
     /* backup */
     BeforeWrite before_write;
     CoMutex copying;
@@ -42,7 +46,7 @@ static int copy_data_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t byte
     }
     if ((status.flags & STATUS_ZERO) && status.bytes >= bytes && bytes % align == 0) {
         *ret_read = false;
-        return node_write_zeroes_co(c->spec.target, offset, bytes, REQ_MAY_UNMAP);
+        return node_write_zeroes_co(c->spec.target, offset, bytes, c->spec.keep_allocated ? 0 : REQ_MAY_UNMAP);
     }
     ret = node_pread_co(c->spec.source, offset, bytes, buffer);
     if (ret < 0) {
@@ -54,28 +58,6 @@ static int copy_data_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t byte
                  (bytes % cluster == 0 || offset + bytes == c->spec.target->size);
     return node_pwrite_co(c->spec.target, offset, bytes, buffer,
                           c->spec.compress && whole ? REQ_COMPRESSED : 0);
-}
-
-/* With the error policy. The bits were taken away; they come back when it fails. */
-static Error *copy_chunk_co(CopyJob *c, uint64_t offset, uint64_t bytes)
-{
-    for (;;) {
-        bool is_read, ignore;
-        int ret = copy_data_co(c, c->buffer, offset, bytes, &is_read);
-        if (ret >= 0) {
-            return NULL;
-        }
-        BlkOnError policy = is_read ? c->spec.on_source_error : c->spec.on_target_error;
-        if (job_error_co(&c->job, policy, is_read, ret, &ignore)) {
-            continue;
-        }
-        block_bitmap_set(c->todo, offset, bytes);
-        if (ignore) {
-            return NULL;
-        }
-        return error_new_errno(ret, "%s failed at byte %" PRIu64,
-                               is_read ? "Reading the source" : "Writing the target", offset);
-    }
 }
 
 /* --- what is to be copied --- */
@@ -120,14 +102,61 @@ static Error *flush_target_co(CopyJob *c)
 
 /* --- mirror --- */
 
+/* Bytes of one copy. */
+static uint64_t chunk_size(const CopyJob *c)
+{
+    uint64_t unit = c->todo->granularity, asked = c->spec.buf_size;
+    return asked && asked < CHUNK ? MAX(asked / unit * unit, unit) : CHUNK;
+}
+
+/* Nobody else copies there meanwhile; what is clean by now needs no copy. The bits that are taken away come
+ * back when it fails. */
+static int mirror_range_co(CopyJob *c, uint64_t offset, uint64_t bytes, bool *ret_read)
+{
+    CopyRange range;
+    uint64_t at = offset, end = offset + bytes, part;
+    int ret = 0;
+    copy_range_hold_co(&c->ranges, &range, offset, bytes, c->todo->granularity);
+    while (ret >= 0 && at < end && block_bitmap_next(c->todo, at, end - at, &at, &part) && at < end) {
+        block_bitmap_reset(c->todo, at, part);
+        ret = copy_data_co(c, c->buffer, at, part, ret_read);
+        if (ret < 0) {
+            block_bitmap_set(c->todo, at, part);
+        }
+        at += part;
+    }
+    copy_range_drop(&range);
+    return ret;
+}
+
+/* With the error policy. */
+static Error *mirror_chunk_co(CopyJob *c, uint64_t offset, uint64_t bytes)
+{
+    for (;;) {
+        bool is_read = false, ignore;
+        int ret = mirror_range_co(c, offset, bytes, &is_read);
+        if (ret >= 0) {
+            return NULL;
+        }
+        BlkOnError policy = is_read ? c->spec.on_source_error : c->spec.on_target_error;
+        if (job_error_co(&c->job, policy, is_read, ret, &ignore)) {
+            continue;
+        }
+        if (ignore) {
+            return NULL;
+        }
+        return error_new_errno(ret, "%s failed at byte %" PRIu64,
+                               is_read ? "Reading the source" : "Writing the target", offset);
+    }
+}
+
 /* Until nothing is left (or the job shall end). */
 static Error *mirror_round_co(CopyJob *c)
 {
-    uint64_t pos = 0, at, bytes;
-    while (block_bitmap_next(c->todo, pos, CHUNK, &at, &bytes) ||
-           (pos && block_bitmap_next(c->todo, pos = 0, CHUNK, &at, &bytes))) {
-        block_bitmap_reset(c->todo, at, bytes);
-        TRY(copy_chunk_co(c, at, bytes));
+    uint64_t pos = 0, at, bytes, chunk = chunk_size(c);
+    while (block_bitmap_next(c->todo, pos, chunk, &at, &bytes) ||
+           (pos && block_bitmap_next(c->todo, pos = 0, chunk, &at, &bytes))) {
+        TRY(mirror_chunk_co(c, at, bytes));
         count_total(c);
         if (!job_progress_co(&c->job, bytes)) {
             return NULL;
@@ -211,12 +240,18 @@ static Error *mirror_switch_co(CopyJob *c)
 static Error *mirror_commit_co(Job *job)
 {
     CopyJob *c = (CopyJob *)job;
+    if (c->filter) { /* what it has begun it ends on both sides */
+        node_close_gate_co(c->filter);
+    }
     node_close_gate_co(c->spec.source);
     Error *err = catch_up_co(c);
     if (!err && job->complete_asked && !job->cancelled) {
         err = mirror_switch_co(c);
     }
     node_open_gate(c->spec.source);
+    if (c->filter) {
+        node_open_gate(c->filter);
+    }
     return err;
 }
 
@@ -353,6 +388,7 @@ static void backup_abort_co(Job *job)
 static void copy_clean_co(Job *job)
 {
     CopyJob *c = (CopyJob *)job;
+    job_filter_remove_co(c->filter);
     if (c->before_write.fn) {
         list_remove(&c->before_write.node);
         co_mutex_lock(&c->copying); /* a write that waits for its copy */
@@ -413,6 +449,19 @@ static Error *check_spec(const CopySpec *spec)
     return spec->target->read_only ? error_new("Node '%s' is read only", spec->target->name) : NULL;
 }
 
+/* Where somebody wants to see it, or it has something to do. */
+static Error *add_filter(CopyJob *c)
+{
+    const CopySpec *s = &c->spec;
+    JobFilterKind kind = c->job.driver->type[0] == 'b' ? JOB_FILTER_BACKUP
+                         : s->base                     ? JOB_FILTER_COMMIT
+                                                       : JOB_FILTER_MIRROR;
+    c->active = (ActiveMirror) { s->target, c->todo, &c->ranges, !s->keep_allocated };
+    return s->filter_name || s->write_blocking
+               ? job_filter_insert(s->source, kind, s->filter_name, s->write_blocking ? &c->active : NULL, &c->filter)
+               : NULL;
+}
+
 static Error *attach(CopyJob *c)
 {
     CopySpec *s = &c->spec;
@@ -471,12 +520,20 @@ static Error *copy_start(BlockGraph *graph, const JobDriver *driver, const CopyS
     }
     CopyJob *c = (CopyJob *)job;
     c->spec = *spec;
+    list_init(&c->ranges.held);
     err = attach(c);
     if (!err && driver == &backup_driver) {
         err = backup_begin(c);
     }
+    if (!err) {
+        err = add_filter(c);
+        c->spec.filter_name = NULL; /* the caller's */
+    }
     if (err) {
-        c->before_write.fn = NULL;
+        list_remove(&c->before_write.node); /* if it is there */
+        if (c->spec.bitmap && c->spec.bitmap->busy && c->before_write.saved) {
+            bitmap_end(c, false);
+        }
         block_bitmap_free(c->before_write.saved);
         block_bitmap_free(c->todo);
         block_root_detach(c->source_edge);

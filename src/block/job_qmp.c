@@ -132,16 +132,10 @@ static JobSync parse_sync(const char *text)
         (options).manual_dismiss = (args)->has_auto_dismiss && !(args)->auto_dismiss;              \
     } while (0)
 
-static MUST_USE Error *check_background(bool given, const char *mode)
-{
-    return given && strcmp(mode, "background")
-               ? error_new("copy-mode '%s' is not supported; 'background' is", mode)
-               : NULL;
-}
-
 /* In a transaction: a job that was started is cancelled. */
 typedef struct JobUndo {
     BlockGraph *graph;
+    JobGroup *group; /* counted; NULL: none */
     char *id;
 } JobUndo;
 
@@ -157,14 +151,30 @@ static void undo_job(void *opaque)
 static void forget_job(void *opaque)
 {
     JobUndo *u = opaque;
+    if (u->group) { /* the transaction is at its end */
+        job_group_seal(u->group);
+        job_group_unref(u->group);
+    }
     g_free(u->id);
     g_free(u);
 }
 
-static MUST_USE Error *backup_noted(QmpContext *ctx, const CopySpec *spec)
+static MUST_USE Error *backup_noted(QmpContext *ctx, CopySpec *spec)
 {
-    TRY(job_backup(qmp_graph(ctx), spec));
+    JobGroup *group = ctx->group;
+    if (ctx->grouped && !group) {
+        group = job_group_new();
+    } else if (group) {
+        group->refs++;
+    }
+    spec->job.group = group;
+    Error *err = job_backup(qmp_graph(ctx), spec);
+    if (err) {
+        job_group_unref(group);
+        return err;
+    }
     JobUndo *u = g_new0(JobUndo, 1);
+    u->group = ctx->group = group;
     u->graph = qmp_graph(ctx);
     u->id = g_strdup(spec->job.id ? spec->job.id : spec->job.device);
     qmp_undo_add(ctx, undo_job, forget_job, u);
@@ -178,7 +188,13 @@ static MUST_USE Error *backup_noted(QmpContext *ctx, const CopySpec *spec)
         TAKE_JOB_OPTIONS((spec).job, args);                                                        \
         TRY(parse_policy((args)->has_on_source_error, (args)->on_source_error, &(spec).on_source_error)); \
         TRY(parse_policy((args)->has_on_target_error, (args)->on_target_error, &(spec).on_target_error)); \
-        TRY(check_background((args)->has_copy_mode, (args)->copy_mode));                           \
+        (spec).write_blocking = (args)->has_copy_mode && !strcmp((args)->copy_mode, "write-blocking"); \
+        (spec).keep_allocated = (args)->has_unmap && !(args)->unmap;                               \
+        (spec).filter_name = (args)->filter_node_name;                                             \
+        if ((args)->has_buf_size && (args)->buf_size < 0) {                                        \
+            return error_new("Invalid parameter 'buf-size'");                                      \
+        }                                                                                          \
+        (spec).buf_size = (args)->has_buf_size ? (uint64_t)(args)->buf_size : 0;                   \
         if ((spec).sync == JOB_SYNC_BITMAP) {                                                      \
             return error_new("Sync mode '%s' not supported", (args)->sync);                        \
         }                                                                                          \
@@ -294,7 +310,8 @@ static MUST_USE Error *take_bitmap(CopySpec *spec, const char *name, const char 
 Error *qmp_blockdev_backup(QmpContext *ctx, const QmpBlockdevBackupArgs *args, Value **ret)
 {
     CopySpec spec = { .sync = parse_sync(args->sync),
-                      .compress = args->has_compress && args->compress };
+                      .compress = args->has_compress && args->compress,
+                      .filter_name = args->filter_node_name };
     TAKE_JOB_OPTIONS(spec.job, args);
     TRY(parse_policy(args->has_on_source_error, args->on_source_error, &spec.on_source_error));
     TRY(parse_policy(args->has_on_target_error, args->on_target_error, &spec.on_target_error));
@@ -308,7 +325,8 @@ Error *qmp_blockdev_backup(QmpContext *ctx, const QmpBlockdevBackupArgs *args, V
 Error *qmp_drive_backup(QmpContext *ctx, const QmpDriveBackupArgs *args, Value **ret)
 {
     CopySpec spec = { .sync = parse_sync(args->sync),
-                      .compress = args->has_compress && args->compress };
+                      .compress = args->has_compress && args->compress,
+                      .filter_name = args->filter_node_name };
     TAKE_JOB_OPTIONS(spec.job, args);
     TRY(parse_policy(args->has_on_source_error, args->on_source_error, &spec.on_source_error));
     TRY(parse_policy(args->has_on_target_error, args->on_target_error, &spec.on_target_error));
@@ -341,7 +359,7 @@ static MUST_USE Error *find_in_chain(QmpContext *ctx, BlockNode *active, const c
 
 Error *qmp_block_commit(QmpContext *ctx, const QmpBlockCommitArgs *args, Value **ret)
 {
-    ChainSpec spec = { .backing_file = args->backing_file };
+    ChainSpec spec = { .backing_file = args->backing_file, .filter_name = args->filter_node_name };
     TAKE_JOB_OPTIONS(spec.job, args);
     TRY(parse_policy(args->has_on_error, args->on_error, &spec.on_error));
     TRY(qmp_find_node(ctx, args->device, &spec.active));
@@ -362,7 +380,7 @@ Error *qmp_block_commit(QmpContext *ctx, const QmpBlockCommitArgs *args, Value *
 
 Error *qmp_block_stream(QmpContext *ctx, const QmpBlockStreamArgs *args, Value **ret)
 {
-    ChainSpec spec = { .backing_file = args->backing_file };
+    ChainSpec spec = { .backing_file = args->backing_file, .filter_name = args->filter_node_name };
     TAKE_JOB_OPTIONS(spec.job, args);
     TRY(parse_policy(args->has_on_error, args->on_error, &spec.on_error));
     TRY(qmp_find_node(ctx, args->device, &spec.active));

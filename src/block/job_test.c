@@ -209,13 +209,15 @@ static void check_all(Disk *d)
 
 static void test_mirror(BlockFixture *f, gconstpointer data)
 {
-    bool pivot = GPOINTER_TO_INT(data);
+    bool pivot = GPOINTER_TO_INT(data) & 1, active = GPOINTER_TO_INT(data) & 2;
     Disk d;
     disk_begin(&d, f);
     BlockNode *target = make_layer(&d, "target", NULL);
     CopySpec spec = { .job = { .device = "drive0" },
                       .source = d.active,
                       .target = node_ref(target),
+                      .filter_name = active ? "the-filter" : NULL,
+                      .write_blocking = active,
                       .sync = JOB_SYNC_FULL };
     guest_start(&d);
     start_copy(&d, job_mirror, &spec);
@@ -223,6 +225,7 @@ static void test_mirror(BlockFixture *f, gconstpointer data)
     for (int i = 0; i < 50; i++) {
         loop_run_once(f->loop, NS_PER_MS);
     }
+    g_assert_true((block_node_find(f->graph, "the-filter") != NULL) == active);
     if (pivot) {
         expect_ok(job_complete(the_job(&d)));
     } else {
@@ -352,6 +355,8 @@ int main(int argc, char **argv)
                block_fixture_teardown)
     JOB_TEST("mirror/pivot", 1, test_mirror);
     JOB_TEST("mirror/cancel-ready", 0, test_mirror);
+    JOB_TEST("mirror/active-pivot", 3, test_mirror);
+    JOB_TEST("mirror/active-cancel", 2, test_mirror);
     JOB_TEST("cancel", 0, test_cancel);
     JOB_TEST("backup/full", JOB_SYNC_FULL, test_backup);
     JOB_TEST("backup/bitmap", JOB_SYNC_BITMAP, test_backup);

@@ -48,6 +48,10 @@ Error *node_claims_update(BlockNode *node) MUST_USE;
 void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigned *ret_used,
                          unsigned *ret_shared);
 
+/* A filter above a node that is there; the caller puts it in the node's place. */
+Error *node_new_above_co(BlockNode *below, const BlockDriver *driver, const char *name,
+                         BlockNode **ret_node) MUST_USE;
+
 /* At the end: waits for their requests and takes the media out of all backends. */
 void blk_detach_all(BlockGraph *graph);
 

@@ -54,15 +54,16 @@ Error *qmp_transaction(QmpContext *ctx, const QmpTransactionArgs *args, Value **
         args->has_properties ? value_find_str(args->properties, "completion-mode") : NULL;
     Error *err = NULL;
 
-    if (mode && !strcmp(mode, "grouped")) {
-        return error_new("completion-mode 'grouped' is not supported; 'individual' is");
-    }
+    ctx->grouped = !g_strcmp0(mode, "grouped");
+    ctx->group = NULL;
     ctx->undo = g_array_new(FALSE, FALSE, sizeof(QmpUndo));
     for (size_t i = 0; i < value_length(args->actions) && !err; i++) {
         err = run_action(ctx, value_at(args->actions, i));
     }
     GArray *undo = ctx->undo;
     ctx->undo = NULL;
+    ctx->grouped = false;
+    ctx->group = NULL;
     finish(undo, !err);
     return err;
 }

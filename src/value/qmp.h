@@ -30,6 +30,8 @@ typedef struct QmpContext {
     struct Machine *machine;
     struct Monitor *monitor; /* who asks */
     GArray *undo;            /* QmpUndo; NULL: not in a transaction */
+    bool grouped;            /* jobs of the transaction end well together or not at all */
+    void *group;             /* of whoever starts such jobs; borrowed until the transaction ends */
 } QmpContext;
 
 /* opaque is forgotten at once when there is no transaction. */

@@ -70,11 +70,11 @@ class Machine:
         assert self.process.wait(60) == 0
 
 
-def guest(m, node, *commands):
+def guest(m, node, *commands, writable=True):
     """Another program's qemu-io, over NBD, in the guest's place."""
     m.do("nbd-server-start", addr={"type": "unix", "data": {"path": "nbd.sock"}})
-    m.do("block-export-add", type="nbd", id="guest", node_name=node, writable=True)
-    argv = [PEER_IO or "qemu-io", "-f", "raw", "-t", "writeback", "-d", "unmap"]
+    m.do("block-export-add", type="nbd", id="guest", node_name=node, writable=writable)
+    argv = [PEER_IO or "qemu-io", *([] if writable else ["-r"]), "-f", "raw", "-t", "writeback", "-d", "unmap"]
     for c in commands:
         argv += ["-c", c]
     done = subprocess.run([*argv, f"nbd+unix:///{node}?socket=nbd.sock"], capture_output=True, text=True, timeout=120)
@@ -312,6 +312,126 @@ def test_reopen():
     m.quit()
     img("check", "top.qcow2")
     img("check", "base.qcow2")
+
+
+def nodes(m):
+    return {n["node-name"]: n["drv"] for n in m.do("query-named-block-nodes")}
+
+
+def add_target(m, name, **rules):
+    """A target of the guest's size; rules are blkdebug's."""
+    img("create", "-q", "-f", "qcow2", name + ".qcow2", "16M")
+    file = {"driver": "file", "filename": name + ".qcow2"}
+    if rules:
+        file = {"driver": "blkdebug", "image": file, "inject-error": [{k.replace("_", "-"): v for k, v in rules.items()}]}
+    m.do("blockdev-add", driver="qcow2", node_name=name, file=file)
+
+
+def test_active_mirror():
+    """In write-blocking mode the target has what the guest has written, without another step of the job."""
+    fresh().quit()
+    m = Machine("-blockdev", "driver=qcow2,node-name=n0,file.driver=file,file.filename=base.qcow2")
+    add_target(m, "t")
+    m.do("blockdev-mirror", job_id="j", device="n0", target="t", sync="full", copy_mode="write-blocking", filter_node_name="mf",
+         buf_size=65536, unmap=False)
+    m.wait("BLOCK_JOB_READY", device="j")
+    assert nodes(m)["mf"] == "mirror_top"
+    m.do("job-pause", id="j")
+    m.wait("JOB_STATUS_CHANGE", id="j", status="standby")
+    assert "failed" not in guest(m, "mf", "write -P 7 1000 1M", "write -z 4M 100k", "write -P 9 15M 1M", "flush")
+    assert "Pattern" not in guest(m, "t", "read -P 7 1000 1M", "read -P 0 4M 100k", "read -P 9 15M 1M", writable=False)
+    m.do("job-resume", id="j")
+    m.do("block-job-cancel", device="j")
+    m.wait("BLOCK_JOB_COMPLETED", device="j")
+    m.wait("JOB_STATUS_CHANGE", id="j", status="null")
+    assert "mf" not in nodes(m)
+    m.quit()
+    img("compare", "base.qcow2", "t.qcow2")
+
+
+def test_job_filters():
+    """The nodes of jobs are there under their names while the jobs run."""
+    for command, drv, more in (("block-commit", "commit_top", {}), ("block-stream", "copy-on-read", {}),
+                               ("blockdev-backup", "copy-before-write", {"target": "t", "sync": "full"})):
+        m = fresh()
+        add_target(m, "t")
+        m.do("blockdev-snapshot-sync", device="d0", snapshot_file="one.qcow2", snapshot_node_name="one")
+        m.fails(command, "Duplicate", job_id="x", device="one", filter_node_name="n0", **more)
+        m.do(command, job_id="j", device="one", filter_node_name="jf", speed=1 << 20, **more)
+        assert nodes(m)["jf"] == drv
+        m.do("block-job-cancel", device="j", force=True)
+        m.wait("JOB_STATUS_CHANGE", id="j", status="null")
+        assert "jf" not in nodes(m)
+        m.quit()
+
+
+def test_error_policies():
+    """What a job does when its target fails: stop and go on, give up, go over it."""
+    fresh().quit()
+    base = ("-blockdev", "driver=qcow2,node-name=n0,file.driver=file,file.filename=base.qcow2")
+    for command in ("blockdev-mirror", "blockdev-backup"):
+        for policy, errno, action in (("stop", 5, "stop"), ("enospc", 28, "stop"), ("enospc", 5, "report"), ("report", 28, "report")):
+            m = Machine(*base)
+            add_target(m, "t", event="write_aio", errno=errno, once=True)
+            m.do(command, job_id="j", device="n0", target="t", sync="full", on_target_error=policy)
+            assert m.wait("BLOCK_JOB_ERROR", device="j") == {"device": "j", "operation": "write", "action": action}
+            if action == "stop":
+                m.wait("JOB_STATUS_CHANGE", id="j", status="paused")
+                assert m.do("query-block-jobs")[0]["io-status"] == ("nospace" if errno == 28 else "failed")
+                m.do("job-resume", id="j")
+                if command == "blockdev-mirror":
+                    m.wait("BLOCK_JOB_READY", device="j")
+                    m.do("block-job-cancel", device="j")
+                done = m.wait("BLOCK_JOB_COMPLETED", device="j")
+                assert "error" not in done, done
+            else:
+                done = m.wait("BLOCK_JOB_COMPLETED", device="j")
+                assert done["error"] == ("Input/output error" if errno == 5 else "No space left on device") or "failed" in done["error"]
+            m.quit()
+            if action == "stop":
+                img("compare", "base.qcow2", "t.qcow2")
+            img("check", "t.qcow2")
+    m = Machine(*base)  # the source fails: another policy, another operation
+    m.do("blockdev-add", driver="blkdebug", node_name="bad", image="n0",
+         inject_error=[{"event": "none", "iotype": "read", "once": True}])
+    add_target(m, "t")
+    m.do("blockdev-mirror", job_id="j", device="bad", target="t", sync="full", on_source_error="stop", on_target_error="report")
+    assert m.wait("BLOCK_JOB_ERROR", device="j")["operation"] == "read"
+    m.do("job-resume", id="j")
+    m.wait("BLOCK_JOB_READY", device="j")
+    m.do("job-complete", id="j")
+    m.wait("BLOCK_JOB_COMPLETED", device="j")
+    m.quit()
+    img("compare", "base.qcow2", "t.qcow2")
+
+
+def test_grouped():
+    """Jobs of one transaction end well together or not at all."""
+    for good in (True, False):
+        m = fresh()
+        add_target(m, "t1")
+        add_target(m, "t2", **({} if good else {"event": "write_aio", "errno": 5}))
+        m.do("block-dirty-bitmap-add", node="n0", name="b", granularity=65536)
+        m.fails("transaction", "Abort", actions=[
+            {"type": "blockdev-backup", "data": {"job-id": "j0", "device": "n0", "target": "t1", "sync": "full"}},
+            {"type": "abort", "data": {}}], properties={"completion-mode": "grouped"})
+        m.wait("JOB_STATUS_CHANGE", id="j0", status="null")
+        m.do("transaction", properties={"completion-mode": "grouped"}, actions=[
+            {"type": "blockdev-backup", "data": {"job-id": "j1", "device": "n0", "target": "t1", "sync": "full"}},
+            {"type": "blockdev-backup", "data": {"job-id": "j2", "device": "n0", "target": "t2", "sync": "full", "auto-finalize": False}}])
+        if good:
+            m.wait("BLOCK_JOB_PENDING", id="j2")
+            m.wait("JOB_STATUS_CHANGE", id="j1", status="pending")
+            assert {j["id"]: j["status"] for j in m.do("query-jobs")} == {"j1": "pending", "j2": "pending"}
+            m.do("job-finalize", id="j1")
+            for j in ("j1", "j2"):
+                assert "error" not in m.wait("BLOCK_JOB_COMPLETED", device=j)
+        else:
+            assert "error" in m.wait("BLOCK_JOB_COMPLETED", device="j2")
+            m.wait("BLOCK_JOB_CANCELLED", device="j1")
+        m.wait("JOB_STATUS_CHANGE", id="j1", status="null")
+        assert m.do("query-jobs") == []
+        m.quit()
 
 
 if __name__ == "__main__":
