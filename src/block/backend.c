@@ -203,6 +203,17 @@ const char *blk_device(const BlockBackend *blk)
     return blk->device;
 }
 
+const char *blk_device_id(const BlockBackend *blk)
+{
+    static const char with_id[] = "/machine/peripheral/";
+    size_t length = strlen(with_id);
+
+    if (blk->device && !strncmp(blk->device, with_id, length) && !strchr(blk->device + length, '/')) {
+        return blk->device + length;
+    }
+    return blk->device;
+}
+
 bool blk_has_tray(const BlockBackend *blk)
 {
     return blk->ops && blk->ops->tray_open;
@@ -227,7 +238,7 @@ void blk_tray_moved(BlockBackend *blk, bool open)
 {
     Value *data = value_dict();
     value_put_str(data, "device", blk->name);
-    value_put_str(data, "id", blk->device ? blk->device : "");
+    value_put_str(data, "id", blk->device ? blk_device_id(blk) : "");
     value_put_bool(data, "tray-open", open);
     blk_emit(blk, "DEVICE_TRAY_MOVED", data);
 }
@@ -248,10 +259,13 @@ static Error *check_removable(BlockBackend *blk)
     return blk_is_removable(blk) ? NULL : error_new("Device '%s' is not removable", blk->name);
 }
 
-Error *blk_eject(BlockBackend *blk, bool force)
+Error *blk_open_tray(BlockBackend *blk, bool force)
 {
     TRY(check_removable(blk));
-    if (blk_has_tray(blk) && !blk_tray_is_open(blk) && blk_is_locked(blk)) {
+    if (!blk_has_tray(blk) || blk_tray_is_open(blk)) {
+        return NULL;
+    }
+    if (blk_is_locked(blk)) {
         if (blk->ops->eject_request) {
             blk->ops->eject_request(blk->ops_opaque, force);
         }
@@ -261,21 +275,48 @@ Error *blk_eject(BlockBackend *blk, bool force)
                              blk->name);
         }
     }
-    TRY(blk_insert(blk, NULL));
     notify_changed(blk, false);
     return NULL;
 }
 
-Error *blk_change(BlockBackend *blk, BlockNode *node, bool force)
+void blk_close_tray(BlockBackend *blk)
+{
+    if (blk_has_tray(blk) && blk_tray_is_open(blk)) {
+        notify_changed(blk, true);
+    }
+}
+
+Error *blk_take_out(BlockBackend *blk)
 {
     if (blk->root) {
-        TRY(blk_eject(blk, force));
-    } else {
-        TRY(check_removable(blk));
-        notify_changed(blk, false);
+        TRY(blk_insert(blk, NULL));
+        if (!blk_has_tray(blk)) {
+            notify_changed(blk, false);
+        }
     }
-    Error *err = blk_insert(blk, node);
-    notify_changed(blk, blk->root != NULL);
+    return NULL;
+}
+
+Error *blk_put_in(BlockBackend *blk, BlockNode *node)
+{
+    TRY(blk_insert(blk, node));
+    if (!blk_has_tray(blk)) {
+        notify_changed(blk, true);
+    }
+    return NULL;
+}
+
+Error *blk_eject(BlockBackend *blk, bool force)
+{
+    TRY(blk_open_tray(blk, force));
+    return blk_take_out(blk);
+}
+
+Error *blk_change(BlockBackend *blk, BlockNode *node, bool force)
+{
+    TRY(blk_eject(blk, force));
+    Error *err = blk_put_in(blk, node);
+    blk_close_tray(blk);
     return err;
 }
 

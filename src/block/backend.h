@@ -64,13 +64,21 @@ Error *blk_attach_device(BlockBackend *blk, const char *label, const BlkDeviceOp
 /* Waits for its requests, so call it from the main loop. */
 void blk_detach_device(BlockBackend *blk);
 const char *blk_device(const BlockBackend *blk); /* label; NULL: no device */
+/* As clients know it: the id of a device that has one, else the label. NULL: no device. */
+const char *blk_device_id(const BlockBackend *blk);
 bool blk_has_tray(const BlockBackend *blk);
 bool blk_is_removable(const BlockBackend *blk);
 bool blk_tray_is_open(const BlockBackend *blk);
 bool blk_is_locked(const BlockBackend *blk);
 /* The guest opened or closed the tray. */
 void blk_tray_moved(BlockBackend *blk, bool open);
-/* The monitor's eject: asks the guest when it holds the medium and force is not given. */
+/* The monitor's hand. Asks the guest when it holds the tray and force is not given; nothing to do where there is none. */
+Error *blk_open_tray(BlockBackend *blk, bool force) MUST_USE;
+void blk_close_tray(BlockBackend *blk);
+/* The medium, while the tray is open or where there is none. node is not taken. */
+Error *blk_take_out(BlockBackend *blk) MUST_USE;
+Error *blk_put_in(BlockBackend *blk, BlockNode *node) MUST_USE;
+/* The monitor's eject: opens the tray, takes the medium out; asks the guest when it holds the medium and force is not given. */
 Error *blk_eject(BlockBackend *blk, bool force) MUST_USE;
 /* The monitor's change: opens the tray, puts node (not taken) in, closes it. */
 Error *blk_change(BlockBackend *blk, BlockNode *node, bool force) MUST_USE;

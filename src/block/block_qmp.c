@@ -8,6 +8,8 @@
 #include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
 
+#define VIRTIO_PART "/virtio-backend" /* of a virtio disk on a transport: this is how clients know it */
+
 static BlockGraph *graph_of(QmpContext *ctx)
 {
     return machine_service(ctx->machine, BLOCK_SERVICE);
@@ -58,18 +60,6 @@ static Value *node_value(BlockNode *node)
     return info;
 }
 
-/* A device with an id is known by it, others by their path. Caller frees. */
-static char *device_name(Machine *machine, BlockBackend *blk)
-{
-    const char *label = blk_device(blk);
-    Device *dev = label ? device_find(machine, label) : NULL;
-
-    if (dev && dev->object.parent && g_strcmp0(dev->object.parent->id, "peripheral") != 0) {
-        return object_path(&dev->object);
-    }
-    return g_strdup(label);
-}
-
 static void put_limits(BlockBackend *blk, Value *inserted)
 {
     if (!blk_throttle(blk)) {
@@ -93,9 +83,9 @@ static void put_limits(BlockBackend *blk, Value *inserted)
     value_put_str(inserted, "group", throttle_group_name(blk_throttle(blk)));
 }
 
-static Value *backend_value(Machine *machine, BlockBackend *blk)
+static Value *backend_value(BlockBackend *blk)
 {
-    g_autofree char *qdev = device_name(machine, blk);
+    const char *qdev = blk_device_id(blk);
     Value *info = value_dict();
 
     value_put_str(info, "device", blk_name(blk));
@@ -122,15 +112,15 @@ Error *qmp_query_block(QmpContext *ctx, const QmpQueryBlockArgs *args, Value **r
     *ret = value_list();
     for (BlockBackend *blk = NULL; graph_of(ctx) && (blk = blk_next(graph_of(ctx), blk));) {
         if (*blk_name(blk) || blk_device(blk)) {
-            value_append(*ret, backend_value(ctx->machine, blk));
+            value_append(*ret, backend_value(blk));
         }
     }
     return NULL;
 }
 
-static Value *stats_value(Machine *machine, BlockBackend *blk)
+static Value *stats_value(BlockBackend *blk)
 {
-    g_autofree char *qdev = device_name(machine, blk);
+    const char *qdev = blk_device_id(blk);
     const BlkStats *stats = blk_stats(blk);
     Value *info = value_dict(), *out = value_dict();
     const struct {
@@ -182,7 +172,7 @@ Error *qmp_query_blockstats(QmpContext *ctx, const QmpQueryBlockstatsArgs *args,
 {
     *ret = value_list();
     for (BlockBackend *blk = NULL; graph_of(ctx) && (blk = blk_next(graph_of(ctx), blk));) {
-        value_append(*ret, stats_value(ctx->machine, blk));
+        value_append(*ret, stats_value(blk));
     }
     return NULL;
 }
@@ -249,6 +239,20 @@ Error *qmp_blockdev_del(QmpContext *ctx, const QmpBlockdevDelArgs *args, Value *
 
 /* --- media --- */
 
+/* Whether the text names the device: its path, its id, or the path of the part of it that has the drive. */
+static bool names_device(const char *label, const char *text)
+{
+    size_t length = strlen(label), part = strlen(VIRTIO_PART);
+
+    if (!strcmp(label, text)) {
+        return true;
+    }
+    length -= g_str_has_suffix(label, VIRTIO_PART) ? part : 0;
+    g_autofree char *device = g_strndup(label, length);
+    const char *slash = strrchr(device, '/');
+    return !strcmp(device, text) || (slash && !strcmp(slash + 1, text));
+}
+
 /* By the device's id or path, or by the drive's name. */
 static MUST_USE Error *find_backend(QmpContext *ctx, const char *device, const char *id, BlockBackend **ret_blk)
 {
@@ -258,8 +262,8 @@ static MUST_USE Error *find_backend(QmpContext *ctx, const char *device, const c
         return error_new("Need exactly one of 'device' and 'id'");
     }
     for (BlockBackend *blk = NULL; (blk = blk_next(graph_of(ctx), blk));) {
-        const char *label = blk_device(blk), *slash = label ? strrchr(label, '/') : NULL;
-        if ((!id && !strcmp(blk_name(blk), name)) || (id && label && (!strcmp(label, name) || (slash && !strcmp(slash + 1, name))))) {
+        const char *label = blk_device(blk);
+        if (id ? label && names_device(label, name) : !strcmp(blk_name(blk), name)) {
             *ret_blk = blk;
             return NULL;
         }
@@ -328,8 +332,7 @@ Error *qmp_eject(QmpContext *ctx, const QmpEjectArgs *args, Value **ret)
 
     TRY(find_backend(ctx, device, id, &blk));
     TRY(check_removable(blk, id ? id : device));
-    TRY(blk_eject(blk, args->has_force && args->force));
-    return blk_node(blk) && (!blk_has_tray(blk) || blk_tray_is_open(blk)) ? blk_insert(blk, NULL) : NULL;
+    return blk_eject(blk, args->has_force && args->force);
 }
 
 Error *qmp_blockdev_open_tray(QmpContext *ctx, const QmpBlockdevOpenTrayArgs *args, Value **ret)
@@ -338,7 +341,7 @@ Error *qmp_blockdev_open_tray(QmpContext *ctx, const QmpBlockdevOpenTrayArgs *ar
 
     TRY(find_backend(ctx, text_or_null(args->has_device, args->device), text_or_null(args->has_id, args->id), &blk));
     TRY(check_removable(blk, args->has_id ? args->id : args->device));
-    return blk_eject(blk, args->has_force && args->force);
+    return blk_open_tray(blk, args->has_force && args->force);
 }
 
 Error *qmp_blockdev_close_tray(QmpContext *ctx, const QmpBlockdevCloseTrayArgs *args, Value **ret)
@@ -347,7 +350,8 @@ Error *qmp_blockdev_close_tray(QmpContext *ctx, const QmpBlockdevCloseTrayArgs *
 
     TRY(find_backend(ctx, text_or_null(args->has_device, args->device), text_or_null(args->has_id, args->id), &blk));
     TRY(check_removable(blk, args->has_id ? args->id : args->device));
-    return blk_node(blk) ? blk_change(blk, blk_node(blk), false) : NULL;
+    blk_close_tray(blk);
+    return NULL;
 }
 
 Error *qmp_blockdev_remove_medium(QmpContext *ctx, const QmpBlockdevRemoveMediumArgs *args, Value **ret)
@@ -359,7 +363,7 @@ Error *qmp_blockdev_remove_medium(QmpContext *ctx, const QmpBlockdevRemoveMedium
     if (blk_has_tray(blk) && !blk_tray_is_open(blk)) {
         return error_new("Tray of device '%s' is not open", args->id);
     }
-    return blk_insert(blk, NULL);
+    return blk_take_out(blk);
 }
 
 Error *qmp_blockdev_insert_medium(QmpContext *ctx, const QmpBlockdevInsertMediumArgs *args, Value **ret)
@@ -375,7 +379,10 @@ Error *qmp_blockdev_insert_medium(QmpContext *ctx, const QmpBlockdevInsertMedium
     if (blk_node(blk)) {
         return error_new("There already is a medium in device '%s'", args->id);
     }
-    return blk_insert(blk, node);
+    if (blk_has_tray(blk) && !blk_tray_is_open(blk)) {
+        return error_new("Tray of device '%s' is not open", args->id);
+    }
+    return blk_put_in(blk, node);
 }
 
 Error *qmp_blockdev_change_medium(QmpContext *ctx, const QmpBlockdevChangeMediumArgs *args, Value **ret)

@@ -63,7 +63,8 @@ Error *disk_conf_attach(DiskConf *conf, Device *dev, const DiskTraits *traits)
     if (!conf->drive.name && !traits->optional) {
         return error_new("%s: drive property not set", device_label(dev));
     }
-    g_autofree char *path = object_path(&dev->object);
+    g_autofree char *device = object_path(&dev->object);
+    g_autofree char *path = traits->part ? g_strconcat(device, "/", traits->part, NULL) : g_strdup(device);
     TRY(drive_ref_attach(&conf->drive, graph, path, traits->ops, traits->opaque, traits->optional,
                          traits->writes, traits->read_only_ok, conf->share_rw));
     BlockBackend *blk = conf->drive.blk;

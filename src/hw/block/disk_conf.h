@@ -38,6 +38,7 @@ typedef struct DiskConf {
     PROP_("bootindex", prop_i32, t, d.bootindex, .def = -1)
 
 typedef struct DiskTraits {
+    const char *part;  /* of the device that its drive is known by, a name below its path; NULL: the device */
     bool optional;     /* may be without a drive (removable media) */
     bool writes;       /* the device can write at all */
     bool read_only_ok; /* and does without when the medium is read-only */

@@ -348,17 +348,21 @@ const IdeDriveOps atapi_ops = {
 
 /* --- the device --- */
 
-static void medium_changed(void *opaque, bool loaded)
+void atapi_move_tray(IdeDrive *drive, bool open)
 {
-    IdeDrive *drive = opaque;
     Atapi *atapi = &drive->atapi;
     int64_t length = blk_length(disk_blk(&drive->conf));
     drive->sectors = length > 0 ? (uint64_t)length / IDE_SECTOR : 0;
-    atapi->tray_open = !loaded;
-    if (loaded) {
+    atapi->tray_open = open;
+    if (!open && blk_is_inserted(disk_blk(&drive->conf))) {
         atapi->attention = ASC_MEDIUM_CHANGED;
     }
-    atapi->event = loaded ? MEDIA_EVENT_NEW : MEDIA_EVENT_REMOVED;
+    atapi->event = open ? MEDIA_EVENT_REMOVED : MEDIA_EVENT_NEW;
+}
+
+static void medium_changed(void *opaque, bool loaded)
+{
+    atapi_move_tray(opaque, !loaded);
 }
 
 static void eject_request(void *opaque, bool force)

@@ -24,6 +24,8 @@ void mmc_parameters(IdeDrive *drive, uint32_t bytes);
 void mmc_raw_header(uint8_t *raw, uint32_t lba);
 
 /* How a command ends or goes on; one of these for each. */
+/* By the guest or the user; what is in it then counts. */
+void atapi_move_tray(IdeDrive *drive, bool open);
 void atapi_good(IdeDrive *drive);
 void atapi_check(IdeDrive *drive, uint8_t key, uint8_t asc, uint8_t ascq);
 /* Sends the first bytes of the buffer, no more than the guest allocated. */

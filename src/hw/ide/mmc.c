@@ -181,12 +181,8 @@ static void start_stop(IdeDrive *drive, const uint8_t *packet)
         return;
     }
     if (atapi->tray_open != open) {
-        atapi->tray_open = open;
+        atapi_move_tray(drive, open);
         blk_tray_moved(disk_blk(&drive->conf), open);
-        if (!open && blk_is_inserted(disk_blk(&drive->conf))) {
-            atapi->attention = ASC_MEDIUM_CHANGED;
-        }
-        atapi->event = open ? MEDIA_EVENT_REMOVED : MEDIA_EVENT_NEW;
     }
     atapi_good(drive);
 }

@@ -9,6 +9,7 @@
 
 #include "base/endian.h"
 #include "bus/virtio.h"
+#include "value/json.h"
 
 enum { F_STATS_VQ = 1, F_DEFLATE_ON_OOM = 2 };
 enum { PFN_SHIFT = 12, CONFIG = 8, STAT_ENTRY = 10, STATS = 16 };
@@ -20,6 +21,9 @@ typedef struct VirtioBalloon {
     uint32_t num_pages, actual;
     Virtqueue *inflate, *deflate, *stats_vq;
     uint64_t stats[STATS];
+    int64_t stats_at;         /* seconds since 1970, of the last report; 0: none */
+    uint32_t poll_interval;   /* seconds; 0: nobody asks */
+    Timer poll;
     VirtqElement *stats_elem; /* held until statistics are wanted */
 } VirtioBalloon;
 
@@ -76,8 +80,60 @@ static void stats_notified(VirtioDevice *vdev, Virtqueue *vq)
             }
         }
         balloon->stats_elem = elem;
+        balloon->stats_at = g_get_real_time() / G_USEC_PER_SEC;
     }
 }
+
+/* --- statistics, asked for at intervals --- */
+
+static void arm_poll(VirtioBalloon *balloon)
+{
+    if (balloon->poll_interval) {
+        timer_set(&balloon->poll, clock_now(balloon->vdev.dev.machine->clocks, CLOCK_VIRTUAL) + balloon->poll_interval * NS_PER_SEC);
+    } else {
+        timer_cancel(&balloon->poll);
+    }
+}
+
+/* The driver fills the buffer anew when it gets it back. */
+static void poll_now(void *opaque)
+{
+    VirtioBalloon *balloon = container_of(opaque, VirtioBalloon, vdev.dev);
+
+    if (virtio_ready(&balloon->vdev) && virtio_has(&balloon->vdev, F_STATS_VQ)) {
+        if (balloon->stats_elem) {
+            virtq_push(g_steal_pointer(&balloon->stats_elem), 0);
+            virtq_notify(balloon->stats_vq);
+        } else {
+            stats_notified(&balloon->vdev, balloon->stats_vq); /* one that was given back for saving */
+        }
+    }
+    arm_poll(balloon);
+}
+
+static void interval_changed(Object *obj, const Prop *prop)
+{
+    arm_poll(container_of((Device *)obj, VirtioBalloon, vdev.dev));
+}
+
+static char *stats_get(const Object *obj, const Prop *prop)
+{
+    static const char *const names[] = {
+        "stat-swap-in", "stat-swap-out", "stat-major-faults", "stat-minor-faults", "stat-free-memory", "stat-total-memory",
+        "stat-available-memory", "stat-disk-caches", "stat-htlb-pgalloc", "stat-htlb-pgfail",
+    };
+    const VirtioBalloon *balloon = container_of((const Device *)obj, VirtioBalloon, vdev.dev);
+    g_autoptr(Value) info = value_dict();
+    Value *stats = value_dict();
+
+    for (size_t n = 0; n < ARRAY_SIZE(names); n++) {
+        value_put(stats, names[n], value_uint(balloon->stats[n])); /* what was never told is all ones */
+    }
+    value_put(info, "stats", stats);
+    value_put_int(info, "last-update", balloon->stats_at);
+    return json_write(info, false);
+}
+static const PropKind stats_kind = { "guest statistics", NULL, stats_get, NULL, NULL, 'j' };
 
 static void get_config(VirtioDevice *vdev, uint8_t *config)
 {
@@ -110,6 +166,7 @@ static void reset(VirtioDevice *vdev)
         balloon->stats_elem = NULL;
     }
     memset(balloon->stats, 0xff, sizeof(balloon->stats));
+    balloon->stats_at = 0;
 }
 
 static void saving(VirtioDevice *vdev)
@@ -131,6 +188,8 @@ static Error *plug(VirtioDevice *vdev)
     balloon->inflate = virtio_add_queue(vdev, 128, pages_notified);
     balloon->deflate = virtio_add_queue(vdev, 128, pages_notified);
     balloon->stats_vq = virtio_add_queue(vdev, 128, stats_notified);
+    device_timer_init(&vdev->dev, &balloon->poll, CLOCK_VIRTUAL, poll_now);
+    arm_poll(balloon);
     return NULL;
 }
 
@@ -179,6 +238,9 @@ static const VirtioKind kind = { .name = "virtio-balloon", .id = VIRTIO_ID_BALLO
                                  .config_written = config_written };
 
 static const Prop props[] = {
+    PROP_U32("guest-stats-polling-interval", VirtioBalloon, poll_interval, 0, .min = 0, .max = INT32_MAX,
+             .help = "seconds between questions for guest-stats, 0: none", .flags = PROP_RUNTIME, .changed = interval_changed),
+    { .name = "guest-stats", .kind = &stats_kind, .help = "what the guest last told of its memory", .flags = PROP_READONLY | PROP_HIDDEN },
     PROP_BOOL("deflate-on-oom", VirtioBalloon, deflate_on_oom, false, .help = "Let the guest take pages back when memory is short"),
     { 0 },
 };
@@ -187,6 +249,9 @@ static const StateField state[] = {
     STATE_U32(VirtioBalloon, num_pages),
     STATE_U32(VirtioBalloon, actual),
     STATE_NOT(VirtioBalloon, stats, "asked for again"),
+    STATE_NOT(VirtioBalloon, stats_at, "asked for again"),
+    STATE_NOT(VirtioBalloon, poll_interval, "configuration"),
+    STATE_NOT(VirtioBalloon, poll, "armed by the configuration"),
     STATE_NOT(VirtioBalloon, stats_elem, "given back before saving"),
     STATE_NOT(VirtioBalloon, inflate, "a queue"), STATE_NOT(VirtioBalloon, deflate, "a queue"), STATE_NOT(VirtioBalloon, stats_vq, "a queue"),
     { 0 },

@@ -263,7 +263,7 @@ static const BlkDeviceOps device_ops = { .resized = resized };
 static Error *plug(VirtioDevice *vdev)
 {
     VirtioBlk *blk = of_vdev(vdev);
-    DiskTraits traits = { .writes = true, .read_only_ok = true, .ops = &device_ops, .opaque = blk };
+    DiskTraits traits = { .part = "virtio-backend", .writes = true, .read_only_ok = true, .ops = &device_ops, .opaque = blk };
 
     if (blk->num_queues == UINT16_MAX) {
         blk->num_queues = (uint16_t)MIN(vdev->dev.machine->config->cpus, (unsigned)VIRTIO_QUEUE_MAX);
