@@ -23,7 +23,7 @@ static void victims_flush(X86Mmu *mmu, unsigned context, bool keep_global)
 void mmu_site_clear(X86Cpu *cpu, unsigned context, unsigned n)
 {
     X86Sites *sites = x86_context_sites(cpu, context);
-    sites->site[n] = (X86Site) { X86_SITE_TAG, (uint64_t)(uintptr_t)sites->nothing };
+    sites->site[n] = (X86Site) { .tag = X86_SITE_TAG, .host = (uint64_t)(uintptr_t)sites->nothing };
     sites->used[n >> 6] &= ~BIT64(n & 63);
 }
 
@@ -40,9 +40,17 @@ void mmu_sites_drop(X86Cpu *cpu, unsigned context, uint64_t start, uint64_t leng
     }
 }
 
-static void sites_flush(X86Cpu *cpu, unsigned context)
+static void sites_flush(X86Cpu *cpu, unsigned context, bool keep_global)
 {
-    mmu_sites_drop(cpu, context, 0, UINT64_MAX, false);
+    X86Sites *sites = x86_context_sites(cpu, context);
+    for (unsigned w = 0; w < ARRAY_SIZE(sites->used); w++) {
+        for (uint64_t used = sites->used[w]; used; used &= used - 1) {
+            unsigned n = w << 6 | (unsigned)__builtin_ctzll(used);
+            if (!keep_global || !(sites->site[n].meta & X86_TLB_GLOBAL)) {
+                mmu_site_clear(cpu, context, n);
+            }
+        }
+    }
 }
 
 /* Empties the groups of a context; keeps global pages when asked to. */
@@ -50,7 +58,7 @@ static void context_flush(X86Cpu *cpu, unsigned context, bool keep_global)
 {
     X86Mmu *mmu = x86_mmu(cpu);
     victims_flush(mmu, context, keep_global);
-    sites_flush(cpu, context);
+    sites_flush(cpu, context, keep_global);
     X86Tlbe *tlb = x86_context_tlb(cpu, context);
     uint64_t groups = keep_global ? mmu->used_local[context] : mmu->used[context];
     while (groups) {

@@ -333,7 +333,7 @@ static X86Site *keep_site(Box *box, uint64_t va, bool write)
     BOX_EXPECT(box, -1, write ? x86_store(cpu, va, 1, 1) : (void)x86_load(cpu, va, 1));
     g_assert_nonnull(x86_tlb_hit(cpu, va, 1, write));
     const X86Tlbe *e = &cpu->tlb[(va >> 12) & (X86_TLB_SIZE - 1)];
-    sites->site[70] = (X86Site){ write ? e->wtag : e->rtag, e->host };
+    sites->site[70] = (X86Site){ write ? e->wtag : e->rtag, e->host, e->meta, 0 };
     sites->used[70 >> 6] |= BIT64(70 & 63);
     return &sites->site[70];
 }
@@ -355,6 +355,10 @@ static void test_sites(void)
     g_assert_cmphex(x86_context_sites(cpu, cpu->context)->site[70].tag, ==, X86_SITE_TAG);
     SITE_GOES(false, x86_tlb_flush_page(cpu, VA));
     SITE_GOES(false, x86_tlb_flush_nonglobal(cpu));
+    box_put(box, leaf, PAGE | P | W | U | A | D | G, 8);
+    X86Site *site = keep_site(box, VA, true);
+    x86_tlb_flush_nonglobal(cpu);
+    g_assert_cmphex(site->tag, ==, VA);
     SITE_GOES(true, x86_tlb_flush_all(cpu));
     SITE_GOES(true, x86_tlb_drop_rights(cpu));
     SITE_GOES(true, x86_tlb_clean_page(cpu, box->block, PAGE));

@@ -42,7 +42,7 @@ static const Prop props[] = {
     PROP_U32("x-self-check", TcgAccel, self_check, 0, .flags = PROP_UNSTABLE,
              .help = "run each Nth block in the interpreter too and log differences"),
     PROP_U32("x-stress", TcgAccel, stress, 0, .flags = PROP_UNSTABLE,
-             .help = "1 request at each poll, 2 no links, 4 empty TLB, 8 emptied cache, 16 dead flags inverted"),
+             .help = "1 request at each poll, 2 no links, 4 empty TLB, 8 emptied cache, 16 dead flags inverted, 32 all blocks hot"),
     { 0 },
 };
 

@@ -10,6 +10,11 @@
 #include "dbt/ir/env.h"
 #include "dbt/run/blocks_priv.h"
 
+/* TSC ticks between misses of a site from which on it pays. */
+enum { SITE_MISS_TICKS = 600 };
+/* And between entries of a block up to which it is hot. */
+enum { HOT_TICKS = 300 };
+
 /* --- hashes --- */
 
 static uint32_t hash64(uint64_t v, unsigned bits)
@@ -265,6 +270,77 @@ static void drop_block(Dbt *d, DbtBlock *b)
     d->stats.invalidated++;
 }
 
+/* --- hot blocks --- */
+
+static uint32_t heat_slot(uint64_t pc, uint32_t map)
+{
+    return hash64(pc ^ (uint64_t)map << 40, DBT_HEAT_BITS);
+}
+
+const DbtHeat *dbt_heat_of(const Dbt *d, uint64_t pc, uint32_t map)
+{
+    const DbtHeat *heat = &d->heat[heat_slot(pc, map)];
+    return heat->map == map && heat->pc == pc ? heat : NULL;
+}
+
+static DbtHeat *heat_make(Dbt *d, const DbtBlock *b, DbtStage stage)
+{
+    DbtHeat *heat = &d->heat[heat_slot(b->pc, b->map)];
+    if (heat->map != b->map || heat->pc != b->pc) {
+        *heat = (DbtHeat){ .pc = b->pc, .map = b->map };
+    }
+    heat->stage = stage;
+    return heat;
+}
+
+void dbt_heat(Dbt *d, uint32_t number)
+{
+    DbtBlock *b = &d->blocks[number];
+    uint64_t now = __rdtsc();
+    if (b->stage == DBT_COLD && (b->counted_from == 0 || now - b->counted_from > (uint64_t)HOT_ENTRIES * HOT_TICKS)) {
+        b->counted_from = now;
+        d->low->counters[number] = HOT_ENTRIES;
+    } else if (b->valid) {
+        heat_make(d, b, b->stage + 1);
+        drop_block(d, b);
+        d->stats.hot += b->stage == DBT_TRIAL;
+    }
+}
+
+/* The sites that have used up half their budgets go with the one that has used up all. */
+static uint64_t bad_sites(const Dbt *d, const DbtBlock *b)
+{
+    uint64_t bad = 0;
+    unsigned n = b->first_slot;
+    for (unsigned i = 0; i < b->slot_count; i++) {
+        bad |= d->low->budgets[n] < TRIAL_MISSES / 2 ? BIT64(d->site_uop[n]) : 0;
+        n = n + 1 == X86_SITES ? ENV_SITE_FIRST : n + 1;
+    }
+    return bad;
+}
+
+/*
+ * A site that misses all the time costs more than a look into the TLB: the block is made anew with the latter. What
+ * is left of the old one's run does no harm, and its exits lead to the new one.
+ */
+void dbt_missed(void *opaque, uint64_t n, const uint8_t *return_address)
+{
+    Dbt *d = opaque;
+    uint64_t now = __rdtsc(), elapsed = now - d->site_time[n];
+    d->site_time[n] = now;
+    const DbtSite *site = &d->sites[lower_site_at(return_address, 0)];
+    DbtBlock *b = &d->blocks[site->block];
+    bool trial = b->stage == DBT_TRIAL, often = trial || elapsed < (uint64_t)SITE_BUDGET * SITE_MISS_TICKS;
+    if (n >= ENV_SITE_FIRST && often && b->valid) {
+        uint64_t bad = BIT64(site->uop) | (trial ? bad_sites(d, b) : 0);
+        DbtHeat *heat = heat_make(d, b, b->stage);
+        d->stats.hot_plain += (unsigned)__builtin_popcountll(bad & ~heat->plain);
+        heat->plain |= bad;
+        drop_block(d, b);
+    }
+    d->low->budgets[n] = SITE_BUDGET;
+}
+
 /*
  * What vCPUs keep of a page is recorded for all of them together. The group's lock makes adding to the
  * record and to a vCPU's own list one step, so that nobody takes from the record what another just added.
@@ -345,6 +421,7 @@ void dbt_flush(Dbt *d)
     }
     code_cache_reset(&d->cache);
     memset(d->hash, 0, sizeof(d->hash));
+    memset(d->heat, 0, sizeof(d->heat));
     memset(d->map_hash, 0, sizeof(d->map_hash));
     bool shared = dbt_group_lock(d);
     memset(d->pages, 0, sizeof(d->pages));

@@ -25,6 +25,12 @@ void dbt_set_slot(Dbt *d, uint64_t va, uint32_t map);
 uint32_t *dbt_bucket(Dbt *d, uint64_t pc, uint32_t map);
 /* The record of a page of RAM; NULL when there is none and it is not to be made. */
 DbtPage *dbt_page_find(Dbt *d, uint64_t ram, bool create);
+/* Entries after which a block is tried with sites, and of a trial; misses that a site may have in the latter. */
+enum { HOT_ENTRIES = 4000, TRIAL_ENTRIES = 4000, TRIAL_MISSES = TRIAL_ENTRIES / 32 };
+/* Later on: misses of a site after which somebody looks at the clock. */
+enum { SITE_BUDGET = 64 };
+/* What is known of a block that is to be made; NULL: nothing. */
+const DbtHeat *dbt_heat_of(const Dbt *d, uint64_t pc, uint32_t map);
 /* The number of a mapping in the current mode, made if need be; 0: no room. */
 uint32_t dbt_map_find(Dbt *d, uint64_t va, uint64_t ram, const uint8_t *host, RamBlock *block);
 /* See blocks.c; false: there is nobody to lock out. */

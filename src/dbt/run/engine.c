@@ -93,6 +93,9 @@ static void make_thunks(Dbt *d)
     masks[4] = 0x1f80; /* MXCSR for C */
     masks[5] = 31;
     env->masks = (uint32_t)(uintptr_t)masks;
+    env->counters = (uint32_t)(uintptr_t)d->low->counters;
+    env->budgets = (uint32_t)(uintptr_t)d->low->budgets;
+    d->next_site = ENV_SITE_FIRST;
     env->slots = (uint32_t)(uintptr_t)d->low->slots;
     env->sites_used = ENV_SITES + (int32_t)offsetof(X86Sites, used);
     env->tlb = (int32_t)offsetof(X86Cpu, tlb) - (int32_t)X86_CPU_AREA;
@@ -112,7 +115,7 @@ static void make_thunks(Dbt *d)
     env->bmi2 = __builtin_cpu_supports("bmi2");
     env->avx = __builtin_cpu_supports("avx");
     Asm a = code_cache_asm(&d->cache, 0);
-    HostCalls calls = { .yield = yield_host, .slow = dbt_slow, .refill = dbt_refill, .flags = dbt_flags, .pushf = dbt_pushf, .rdtsc = dbt_rdtsc, .opaque = d };
+    HostCalls calls = { .yield = yield_host, .slow = dbt_slow, .refill = dbt_refill, .missed = dbt_missed, .flags = dbt_flags, .pushf = dbt_pushf, .rdtsc = dbt_rdtsc, .opaque = d };
     thunks_emit(env, &a, &calls);
     code_cache_start(&d->cache, (size_t)(a.p - d->cache.write));
 }
@@ -301,6 +304,8 @@ static uint8_t flags_kept(const Dbt *d, unsigned why, uint32_t payload)
     case LEAVE_LINK:
     case LEAVE_POLL:
         return d->exits[payload].live;
+    case LEAVE_HOT:
+        return d->blocks[payload].flags_in;
     case LEAVE_GUARD: /* see way_in() */
     case LEAVE_INDIRECT:
     case LEAVE_INTERP:
@@ -399,6 +404,9 @@ static bool turn(Dbt *d, const uint8_t *code)
         case LEAVE_POLL:
             x86_hot(cpu)->rip = d->exits[payload].target;
             break;
+        case LEAVE_HOT:
+            dbt_heat(d, payload);
+            __attribute__((fallthrough));
         case LEAVE_GUARD: {
             x86_hot(cpu)->rip = d->blocks[payload].pc;
             DbtBlock *b = dbt_find(d);

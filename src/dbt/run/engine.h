@@ -28,6 +28,12 @@ typedef struct CodeMap {
     RamBlock *block;
 } CodeMap;
 
+/*
+ * A block that was entered often is made again with sites for its accesses, on trial: those that miss too often lose
+ * theirs. What passed the trial is made a last time, and counts no more.
+ */
+typedef enum DbtStage { DBT_COLD, DBT_TRIAL, DBT_HOT } DbtStage;
+
 typedef struct DbtBlock {
     uint64_t pc;
     uint32_t map;          /* CodeMap number */
@@ -42,6 +48,9 @@ typedef struct DbtBlock {
     uint16_t insn_count;
     bool valid;
     bool generic;          /* made without groups, for where those do not work */
+    uint8_t stage;         /* DbtStage */
+    uint64_t counted_from; /* TSC when its counter was set, 0: when it was made */
+    uint16_t first_slot, slot_count; /* sites that it owns (X86Site) */
     bool checkable, ends_interpreted; /* check.c: all is translated; all but its last instruction */
     uint8_t flags_in;
 } DbtBlock;
@@ -62,6 +71,7 @@ typedef struct DbtSite {
     uint32_t resume;   /* offset in the cache */
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
+    uint8_t uop;
     bool trap;
     bool leads;        /* the check of a group of accesses */
     bool shadow;       /* STI that is not its block's last instruction */
@@ -90,13 +100,26 @@ typedef struct DbtPage {
 typedef struct DbtStats {
     uint64_t blocks, insns, links, flushes, invalidated, translate_ticks, yields;
     uint64_t checks, check_differs;
+    uint64_t hot, hot_plain;
     uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
 } DbtStats;
 
-enum { DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16 };
+/* What is known of the blocks at an address besides their code; may be forgotten. */
+typedef struct DbtHeat {
+    uint64_t pc;
+    uint64_t plain; /* bit n: the access of uop n goes to other pages all the time */
+    uint32_t map;
+    uint8_t stage; /* DbtStage of the next one there */
+} DbtHeat;
+
+enum { DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16, DBT_HEAT_BITS = 13 };
+enum { DBT_MAX_BLOCKS = 1 << 20, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
+       DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 
 typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
     uint64_t masks[8];
+    int32_t counters[DBT_MAX_BLOCKS]; /* entries before a block is hot */
+    int32_t budgets[X86_SITES];
     uint32_t slots[1 << PAGE_SLOT_BITS];
     JumpCache jump_cache[DBT_MODES];
 } DbtLow;
@@ -134,6 +157,10 @@ struct Dbt {
     uint32_t page_count;
     uint64_t slots_used[1 << (PAGE_SLOT_BITS - 6)], slots_local[1 << (PAGE_SLOT_BITS - 6)]; /* bit n: slot n; its page is not global */
     bool flush_wanted;
+    DbtHeat heat[1 << DBT_HEAT_BITS];
+    uint64_t site_time[X86_SITES]; /* TSC when its budget was filled */
+    uint8_t site_uop[X86_SITES];
+    uint16_t next_site;
     DbtStats stats;
     FILE *perf_map;        /* owned; NULL: none */
     DbtCheck *check;       /* NULL: no self-check */
@@ -143,9 +170,6 @@ struct Dbt {
     FrontBlock front;
     Lowered lowered;
 };
-
-enum { DBT_MAX_BLOCKS = 1 << 20, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
-       DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 
 void dbt_group_init(DbtGroup *group);
 void dbt_group_fini(DbtGroup *group);
@@ -169,6 +193,8 @@ DbtBlock *dbt_find_generic(Dbt *dbt);
 /* The mode word with the translator's own bits. */
 uint32_t dbt_mode(X86Cpu *cpu);
 void dbt_select_mode(Dbt *dbt);
+/* The block left because it was entered often. If it was within a short time it goes, and the next one there will be of the next stage. */
+void dbt_heat(Dbt *dbt, uint32_t block);
 void dbt_link(Dbt *dbt, uint32_t exit, DbtBlock *to);
 void dbt_flush(Dbt *dbt);
 /* Bytes of RAM changed: blocks made from them go. */
@@ -178,6 +204,7 @@ void dbt_unmapped(Dbt *dbt, uint64_t va, bool global);
 /* --- flags.c, slow.c --- */
 SlowFn dbt_slow;
 RefillFn dbt_refill;
+MissedFn dbt_missed; /* blocks.c */
 FlagsFn dbt_flags, dbt_pushf, dbt_rdtsc;
 /* hot.rflags from the record, and the record from hot.rflags. */
 void dbt_flags_from_record(Dbt *dbt);
@@ -204,7 +231,8 @@ enum {
     DBT_STRESS_TLB = 4,        /* the soft TLB is empty whenever code is entered */
     DBT_STRESS_FLUSH = 8,      /* the code cache is emptied often */
     DBT_STRESS_DEAD_FLAGS = 16, /* flags that liveness takes for dead are inverted */
-    DBT_STRESS_ALL = 31,
+    DBT_STRESS_SITES = 32,     /* all blocks are hot, kernels' too */
+    DBT_STRESS_ALL = 63,
 };
 /* Before code is entered, and after it was left with these flags exact (FL_*). */
 void dbt_stress_before(Dbt *dbt);

@@ -57,7 +57,7 @@ static void run_in(Rig *r, const uint8_t *code, size_t size, bool translate, uin
         dbt_run(r->dbt);
         g_assert_cmpuint(r->dbt->stats.blocks, >, 0);
     } else {
-        g_assert_cmpint(x86_interp_run(r->box.cpu, 1000000, false), ==, X86_EXIT_HALT);
+        g_assert_cmpint(x86_interp_run(r->box.cpu, 2000000, false), ==, X86_EXIT_HALT);
     }
     g_assert_true(atomic_load(&r->box.vcpu.halted));
     ret_result[0] = (uint32_t)x86_gpr(r->box.cpu)[X86_RAX];
@@ -307,6 +307,28 @@ static void test_self_check(void)
 }
 
 /* A cache of the smallest size is emptied and filled again and again. */
+/*
+ * Hot code: one access goes to another page each time and loses its site, the others stay where they are.
+ * 1: mov ecx,edx; shl $12,edx; and $0x3f000,edx; add ecx,(esi,edx); add (esi,edx),eax; add (edi),ebx; incl 4(edi);
+ * add 4(edi),ebx; dec ecx; jnz 1b
+ */
+static void test_sites(void)
+{
+    static const uint8_t code[] = { 0xb9, 0xa0, 0x86, 1, 0, 0xbe, 0, 0, 2, 0, 0xbf, 0, 0, 7, 0, 0x31, 0xc0, 0x31, 0xdb,
+                                    0x89, 0xca, 0xc1, 0xe2, 12, 0x81, 0xe2, 0, 0xf0, 3, 0, 0x01, 0x0c, 0x16, 0x03, 0x04,
+                                    0x16, 0x03, 0x1f, 0xff, 0x47, 4, 0x03, 0x5f, 4, 0x49, 0x75, 0xe4, 0xf4 };
+    uint32_t result[2][2];
+    for (unsigned translate = 0; translate < 2; translate++) {
+        Rig *r = rig_new();
+        r->dbt->stress = DBT_STRESS_SITES;
+        run_in(r, code, sizeof(code), translate, result[translate]);
+        g_assert_cmpuint(r->dbt->stats.hot_plain, ==, translate ? 1 : 0);
+        rig_free(r);
+    }
+    g_assert_cmphex(result[0][0], ==, result[1][0]);
+    g_assert_cmphex(result[0][1], ==, result[1][1]);
+}
+
 static void test_flush(void)
 {
     Rig *r = rig_new();
@@ -339,6 +361,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/groups-straddle", test_groups_straddle);
     g_test_add_func("/dbt/engine/flags-to-other-code", test_flags_to_other_code);
     g_test_add_func("/dbt/engine/self-check", test_self_check);
+    g_test_add_func("/dbt/engine/sites", test_sites);
     g_test_add_func("/dbt/engine/flush", test_flush);
     return g_test_run();
 }

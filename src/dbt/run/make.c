@@ -1,9 +1,11 @@
 /* Making a block: translation, the record of what may leave it, and the claim on the bytes it came from. */
 #include <inttypes.h>
+#include <x86intrin.h>
 
 #include "base/log.h"
 #include "cpu/x86/codepage.h"
 #include "cpu/x86/mmu.h"
+#include "dbt/ir/env.h"
 #include "dbt/run/blocks_priv.h"
 
 static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
@@ -19,6 +21,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .resume = b->guarded + s->resume,
             .offset = f->offset[insn],
             .length = f->insns[insn].length,
+            .uop = s->uop,
             .exact_fault = u->kind == UOP_VEC && (u->attr & UA_X87) && (u->attr & UA_RM_W), /* tags change */
             .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
             .trap = s->stub != NULL,
@@ -88,15 +91,57 @@ static void log_block(Dbt *d, const DbtBlock *b)
     }
 }
 
+/* The sites that a block took start with their budgets. */
+static void start_sites(Dbt *d, DbtBlock *b)
+{
+    uint64_t now = __rdtsc();
+    b->first_slot = d->next_site;
+    b->slot_count = d->lowered.site_owners;
+    for (unsigned i = 0; i < d->lowered.site_owners; i++) {
+        d->site_time[d->next_site] = now;
+        d->site_uop[d->next_site] = d->lowered.site_owner[i];
+        d->low->budgets[d->next_site] = b->stage == DBT_TRIAL ? TRIAL_MISSES : SITE_BUDGET;
+        d->next_site = d->next_site + 1 == X86_SITES ? ENV_SITE_FIRST : d->next_site + 1;
+    }
+}
+
+/* True when something in the block could look at a site of its own. */
+static bool has_accesses(const FrontBlock *f)
+{
+    for (unsigned i = 0; i < f->uop_count; i++) {
+        const Uop *u = &f->uops[i];
+        if ((u->attr & UA_MEM) && u->kind != UOP_LEA && u->base != X86_RSP && (u->base < 16 || u->seg != 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void emit(Dbt *d, DbtBlock *b, uint32_t number)
 {
     const FrontBlock *f = &d->front;
+    const DbtHeat *heat = b->generic ? NULL : dbt_heat_of(d, f->pc, b->map);
+    uint64_t plain = heat != NULL ? heat->plain : 0;
+    b->stage = heat != NULL ? heat->stage : DBT_COLD;
+    /* A kernel goes from one object to the next, and invalidates pages: it would lose by sites. */
+    bool user = (f->mode & X86_MODE_CPL) == X86_MODE_CPL, stress = d->stress & DBT_STRESS_SITES;
+    if (b->generic || b->map2 != 0 || !has_accesses(f) || (!user && !stress)) {
+        b->stage = DBT_HOT;
+        plain = ~0ull;
+    } else if (stress) {
+        b->stage = DBT_HOT;
+    }
+    d->low->counters[number] = b->stage == DBT_COLD ? HOT_ENTRIES : TRIAL_ENTRIES;
     LowerBlock block = {
         .uops = f->uops,
         .count = f->uop_count,
         .flags_in = f->flags_in,
         .mode64 = (d->mode & X86_MODE_CS64) != 0,
         .generic = b->generic,
+        .hot = b->stage != DBT_COLD,
+        .counted = b->stage != DBT_HOT,
+        .next_site = d->next_site,
+        .plain = plain,
         .pc = f->pc,
         .offsets = f->offset,
         .number = number,
@@ -111,6 +156,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
     lower_block(&d->env, &block, &hot, &cold, &d->lowered);
     d->cache.hot = (size_t)(hot.p - d->cache.write);
     d->cache.cold = (size_t)(cold.p - d->cache.write);
+    start_sites(d, b);
     b->guarded = (uint32_t)(d->lowered.guarded - d->cache.run);
     b->entry = (uint32_t)(d->lowered.entry - d->cache.run);
     b->recorded = (uint32_t)(d->lowered.recorded - d->cache.run);

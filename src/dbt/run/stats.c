@@ -9,6 +9,7 @@ char *dbt_describe(Dbt *d)
     static const char *const leave[LEAVE_KINDS] = {
         [LEAVE_LINK] = "unlinked branch", [LEAVE_POLL] = "request",        [LEAVE_GUARD] = "page guard",
         [LEAVE_INDIRECT] = "indirect",    [LEAVE_INTERP] = "interpreted end", [LEAVE_DISPATCH] = "slow path",
+        [LEAVE_HOT] = "hot",
     };
     const DbtStats *s = &d->stats;
     GString *t = g_string_new("Translation buffer state:\n");
@@ -18,6 +19,7 @@ char *dbt_describe(Dbt *d)
     g_string_append_printf(t, "TB translated       %" PRIu64 " (%" PRIu64 " instructions, %" PRIu64 " us)\n", s->blocks,
                            s->insns, (uint64_t)((unsigned __int128)s->translate_ticks * 1000000 / x86_tsc_hz(d->cpu)));
     g_string_append_printf(t, "hot code            %zu bytes, cold %zu bytes\n", hot, cold);
+    g_string_append_printf(t, "hot blocks          %" PRIu64 ", sites given up %" PRIu64 "\n", s->hot, s->hot_plain);
     g_string_append_printf(t, "direct links        %" PRIu64 "\n", s->links);
     g_string_append_printf(t, "TB flush count      %" PRIu64 "\n", s->flushes);
     g_string_append_printf(t, "TB invalidate count %" PRIu64 "\n", s->invalidated);

@@ -153,13 +153,23 @@ static void check_pushf(Lower *l, unsigned size, bool write, bool align)
 enum { NO_SITE = -1 };
 
 /* The site for an operand, by its displacement from the context; NO_SITE: it looks into the TLB. */
-static int32_t site_of(const Lower *l, const Uop *operand, bool write)
+static int32_t site_of(Lower *l, const Uop *operand, bool write)
 {
-    bool stack = operand->base == 4 && operand->index == UOP_NO_REG && operand->seg == 0;
-    if (!stack || lower_flags_live(l->u)) {
+    unsigned n = ENV_SITE_STACK + write;
+    if (lower_flags_live(l->u)) {
         return NO_SITE;
     }
-    return ENV_SITES + ((ENV_SITE_STACK + write) << ENV_SITE_BITS);
+    if (operand->base != 4 || operand->index != UOP_NO_REG || operand->seg != 0) {
+        if (!l->block->hot || (l->block->plain >> l->index & 1)) {
+            return NO_SITE;
+        }
+        n = l->out->next_site++;
+        l->out->site_owner[l->out->site_owners++] = l->index;
+        if (l->out->next_site == ENV_SITE_COUNT) {
+            l->out->next_site = ENV_SITE_FIRST;
+        }
+    }
+    return ENV_SITES + (int32_t)(n << ENV_SITE_BITS);
 }
 
 /* r14 address -> page offset in r14, host page in rcx, as check_plain(). */
@@ -340,12 +350,12 @@ EncRm lower_access_mem(Lower *l, bool write)
         }
     }
     lower_address(l, u, H_R14);
+    add_segment(l, u);
     int32_t site = site_of(l, u, write);
     if (site != NO_SITE) {
         check_site(l, site, u->mem_size, write, align);
         return enc_mem_index(H_RCX, H_R14, 0, 0);
     }
-    add_segment(l, u);
     return lower_check(l, u->mem_size, write, align);
 }
 

@@ -202,10 +202,33 @@ static void lower_guard(Lower *l, uint32_t slot_index, uint32_t page_id)
     }
 }
 
+/* Counts the block's entries; when there were enough the run-time makes it again, better. */
+static void lower_counter(Lower *l)
+{
+    Asm *a = l->hot;
+    EncRm counter = enc_abs(l->env->counters + 4 * l->block->number);
+    const uint8_t *stub = lower_leave_stub(l, LEAVE_HOT, l->block->number);
+    if (!(l->block->flags_in & FL_ALL)) {
+        enc_alu_imm(a, ALU_SUB, 4, counter, 1);
+        enc_jcc(a, CC_S, stub);
+    } else {
+        enc_load(a, 4, H_RCX, counter);
+        uint8_t *often = enc_jrcxz(a);
+        enc_lea(a, 4, H_RCX, enc_mem(H_RCX, -1));
+        enc_store(a, 4, counter, H_RCX);
+        uint8_t *not_yet = enc_jmp8(a);
+        enc_here_rel8(a, often);
+        enc_jmp(a, stub);
+        enc_here_rel8(a, not_yet);
+    }
+}
+
 void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *cold, Lowered *out)
 {
     Lower l = { .env = env, .block = block, .hot = hot, .cold = cold, .out = out };
     out->site_count = out->exit_count = 0;
+    out->next_site = block->next_site;
+    out->site_owners = 0;
     enc_align(hot, 16);
     l.hot_start = hot->p;
     out->guarded = enc_here(hot);
@@ -220,6 +243,9 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     out->entry = enc_here(hot);
     if (block->page_id2 != 0) { /* who links to a block of the same page has not looked at the other one */
         lower_guard(&l, block->slot2, block->page_id2);
+    }
+    if (block->counted) {
+        lower_counter(&l);
     }
     assert(block->count <= ARRAY_SIZE(l.plan));
     if (!block->generic) {

@@ -33,6 +33,7 @@ enum {
     LEAVE_INDIRECT, /* hot.rip holds the target; payload: site number of the jump */
     LEAVE_INTERP,   /* payload: site number; interpret it and go on anywhere */
     LEAVE_DISPATCH, /* hot.rip is right */
+    LEAVE_HOT,      /* payload: block number; it was entered often */
     LEAVE_KINDS,
 };
 
@@ -49,6 +50,8 @@ typedef struct HostEnv {
     uint8_t *enter;
     uint32_t slots;      /* 32-bit address of the page-id table */
     uint32_t jump_cache; /* of the current mode's jump cache: JumpCache */
+    uint32_t counters;   /* 32-bit address of how often each block may yet be entered before it is hot */
+    uint32_t budgets;    /* the same of the misses of each site before somebody looks */
     uint32_t masks;      /* 32-bit address of pext masks: TLB index, ~0xfff, 0xfff */
     int32_t sites_used; /* context-relative: bits of the sites that have a page */
     int32_t tlb; /* context-relative: where the current context pointer is kept */
@@ -95,6 +98,9 @@ typedef struct Lowered {
     uint8_t *recorded;        /* where to come in when the record holds the flags; the same as guarded unless they are read */
     uint8_t *hot_end;
     unsigned site_count, exit_count;
+    uint16_t next_site;       /* behind those that the block took */
+    uint16_t site_owners;
+    uint8_t site_owner[LOWER_MAX_SITES]; /* their uops */
     LowerSite sites[LOWER_MAX_SITES];
     LowerExit exits[LOWER_MAX_EXITS];
 } Lowered;
@@ -105,6 +111,10 @@ typedef struct LowerBlock {
     uint8_t flags_in;    /* live at entry */
     bool mode64;
     bool generic;        /* no groups */
+    bool counted;        /* says when it was entered often: LEAVE_HOT when the counter is used up */
+    bool hot;            /* its accesses have sites of their own, from next_site on */
+    uint16_t next_site;
+    uint64_t plain;      /* bit n: not that of uop n */
     uint64_t pc;
     const uint16_t *offsets; /* of each guest instruction from pc */
     uint32_t number;     /* of the block: payload of guard exits */
@@ -126,10 +136,13 @@ typedef bool RefillFn(void *opaque, uint64_t va, bool write);
 /* The flags that the record says. */
 typedef uint64_t FlagsFn(void *opaque);
 typedef void YieldFn(void *opaque);
+/* A site has used up its budget of misses; return_address as for SlowFn. */
+typedef void MissedFn(void *opaque, uint64_t site, const uint8_t *return_address);
 typedef struct HostCalls {
     YieldFn *yield;
     SlowFn *slow;
     RefillFn *refill;
+    MissedFn *missed;
     FlagsFn *flags, *pushf, *rdtsc; /* rdtsc: says in the spare bytes whether it is allowed */
     void *opaque;
 } HostCalls;

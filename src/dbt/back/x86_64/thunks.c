@@ -353,9 +353,10 @@ static void emit_slow(HostEnv *env, Asm *a, unsigned kind, const HostCalls *call
 
 /*
  * A look at a site failed: r14 is the address, rbp + ecx the site, flags are dead. Where the TLB has the page the site
- * takes it over and the caller tries again; where the site has it already the access crosses pages.
+ * takes it over and the caller tries again; where the site has it already the access crosses pages. C hears of sites
+ * that miss often.
  */
-static void emit_site_miss(HostEnv *env, Asm *a, unsigned kind)
+static void emit_site_miss(HostEnv *env, Asm *a, unsigned kind, const HostCalls *calls)
 {
     enc_align(a, 16);
     env->site_miss[kind] = enc_here(a);
@@ -373,19 +374,32 @@ static void emit_site_miss(HostEnv *env, Asm *a, unsigned kind)
     enc_lea(a, 8, H_R14, enc_mem_index(H_R14, H_RDX, 0, 0));
     uint8_t *missed = enc_jcc8(a, CC_A);
     enc_store(a, 8, tag, H_RDX);
-    enc_load(a, 8, H_RAX, enc_mem_index(H_RBP, H_RAX, 0, ENV_TLB_HOST));
-    enc_store(a, 8, enc_mem_index(H_RBP, H_RCX, 0, ENV_SITE_HOST), H_RAX);
+    enc_load(a, 8, H_RDX, enc_mem_index(H_RBP, H_RAX, 0, ENV_TLB_HOST));
+    enc_load(a, 8, H_RAX, enc_mem_index(H_RBP, H_RAX, 0, ENV_TLB_META));
+    enc_store(a, 8, enc_mem_index(H_RBP, H_RCX, 0, ENV_SITE_HOST), H_RDX);
+    enc_store(a, 8, enc_mem_index(H_RBP, H_RCX, 0, ENV_SITE_META), H_RAX);
     enc_alu_imm(a, ALU_SUB, 4, enc_reg(H_RCX), ENV_SITES);
     enc_shr_imm(a, 4, H_RCX, ENV_SITE_BITS);
     enc_op(a, 0xab | E_0F, H_RCX, env_at(env->sites_used)); /* bts */
     enc_pop(a, H_RDX);
     enc_pop(a, H_RAX);
+    enc_alu_imm(a, ALU_SUB, 4, enc_mem_index(ENC_ABS, H_RCX, 2, (int32_t)env->budgets), 1);
+    uint8_t *often = enc_jcc(a, CC_S, NULL);
     enc_u8(a, 0xc3);
     enc_here_rel8(a, crosses);
     enc_here_rel8(a, missed);
     enc_pop(a, H_RDX);
     enc_pop(a, H_RAX);
     enc_jmp(a, env->slow_va[kind]);
+    enc_patch_rel32(often, a->run_delta, enc_here(a));
+    enc_store(a, 8, env_at(ENV_PAYLOAD), H_RCX);
+    save_light(env, a);
+    enc_mov_imm(a, H_RDI, (uintptr_t)calls->opaque);
+    enc_load(a, 8, H_RSI, env_at(ENV_PAYLOAD));
+    enc_load(a, 8, H_RDX, enc_mem(H_RSP, 8 * (ARRAY_SIZE(volatile_regs) + 1)));
+    call_light(env, a, (uintptr_t)calls->missed);
+    restore_light(a);
+    enc_u8(a, 0xc3);
 }
 
 void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls)
@@ -397,8 +411,8 @@ void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls)
     for (unsigned kind = 0; kind < SLOW_KINDS; kind++) {
         emit_slow(env, a, kind, calls);
     }
-    emit_site_miss(env, a, 0);
-    emit_site_miss(env, a, SLOW_WRITE);
+    emit_site_miss(env, a, 0, calls);
+    emit_site_miss(env, a, SLOW_WRITE, calls);
     emit_flags(env, a, calls);
     emit_yield(env, a, calls);
     env->pushf = emit_value(env, a, calls->pushf, calls->opaque);
