@@ -148,6 +148,10 @@ size_t char_write(CharFront *front, const void *buf, size_t length)
     if (!chr || length == 0) {
         return length;
     }
+    if (chr->set->takes_all) {
+        char_write_all(front, buf, length);
+        return length;
+    }
     size_t done = chr->backlog->len ? 0 : write_some(chr, buf, length);
     if (done < length) {
         front->wants_write = true;

@@ -174,6 +174,7 @@ struct Chardevs {
     Loop *loop;
     ChardevHooks hooks;
     uint8_t escape;    /* 1: Ctrl-a */
+    bool takes_all;    /* char_write() never is short, as char_write_all(): guests must not see how fast the host is */
     const char *stdio_user; /* who has taken the standard input and output; NULL: nobody */
 };
 

@@ -447,6 +447,46 @@ Error *opt_rtc(Plan *plan, const Option *option, const char *arg)
     return keyvalues_check_used(kv, "-rtc", known);
 }
 
+static MUST_USE Error *icount_shift(IcountConfig *config, const char *text)
+{
+    uint64_t shift;
+
+    if (!strcmp(text, "auto")) {
+        config->automatic = true;
+        config->shift = ICOUNT_SHIFT_AUTO;
+        return NULL;
+    }
+    if (!g_ascii_string_to_unsigned(text, 10, 0, ICOUNT_SHIFT_MAX, &shift, NULL)) {
+        return error_new("icount: Invalid shift value '%s': a number from 0 to %d, or auto", text, ICOUNT_SHIFT_MAX);
+    }
+    config->shift = (unsigned)shift;
+    return NULL;
+}
+
+Error *opt_icount(Plan *plan, const Option *option, const char *arg)
+{
+    static const char *const known[] = { "shift", "align", "sleep", NULL };
+    g_autoptr(KeyValues) kv = NULL;
+    IcountConfig config = { .sleep = true };
+
+    TRY(keyvalues_parse(arg, "shift", &kv));
+    const char *shift = keyvalues_get(kv, "shift");
+    TRY(keyvalues_get_bool(kv, "align", false, &config.align));
+    TRY(keyvalues_get_bool(kv, "sleep", true, &config.sleep));
+    TRY(keyvalues_check_used(kv, "-icount", known));
+    if (!shift) {
+        return error_new(config.align ? "Please specify shift option when using align"
+                                      : "Please specify the shift of -icount: a number, or auto");
+    }
+    TRY(icount_shift(&config, shift));
+    if (!config.sleep && (config.align || config.automatic)) {
+        return error_new("%s and sleep=off are incompatible", config.align ? "align=on" : "shift=auto");
+    }
+    plan->icount = config;
+    plan->count_instructions = true;
+    return NULL;
+}
+
 Error *opt_global(Plan *plan, const Option *option, const char *arg)
 {
     const char *dot = strchr(arg, '.'), *equals = strchr(arg, '=');

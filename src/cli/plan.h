@@ -10,7 +10,7 @@
 #ifndef OSTRICH_CLI_PLAN_H
 #define OSTRICH_CLI_PLAN_H
 
-#include "core/vm/machine.h"
+#include "core/vm/icount.h"
 #include "value/keyvalues.h"
 
 typedef struct Plan {
@@ -34,6 +34,8 @@ typedef struct Plan {
     RunActions actions;
     bool snapshot, mem_prealloc, timestamps, guest_name_in_messages;
     char *display, *mem_path, *pidfile, *log_items, *log_file, *incoming, *gdb, *qtest, *qtest_log, *loadvm;
+    bool count_instructions; /* -icount */
+    IcountConfig icount;
     unsigned escape;       /* of multiplexers */
     int next_index[8];     /* by drive interface: where the next -drive without unit goes */
     unsigned monitor_count, vc_count;

@@ -21,7 +21,7 @@ extern const Option option_table[]; /* a row without a handler is a heading of t
 
 /* options_machine.c */
 OptionFn opt_machine, opt_accel, opt_enable_kvm, opt_cpu, opt_smp, opt_memory, opt_boot, opt_name, opt_uuid,
-    opt_rtc, opt_no_acpi, opt_no_hpet, opt_global, opt_overcommit, opt_action;
+    opt_icount, opt_rtc, opt_no_acpi, opt_no_hpet, opt_global, opt_overcommit, opt_action;
 Error *finish_machine(Plan *plan) MUST_USE;
 /* options_devices.c */
 OptionFn opt_device, opt_object, opt_chardev, opt_mon, opt_monitor, opt_qmp, opt_serial, opt_debugcon, opt_vga, opt_soundhw, opt_usb, opt_usbdevice, opt_display, opt_nographic, opt_audiodev,

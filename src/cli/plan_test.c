@@ -156,7 +156,10 @@ static void test_errors(void)
         { "-M pcc", "unsupported machine type 'pcc', did you mean 'pc'?" },
         { "-accel kvmm", "invalid accelerator kvmm, did you mean 'kvm'? (see -accel help)" },
         { "-vga stdd", "-vga stdd: invalid video card, did you mean 'std'? (see -vga help)" },
-        { "-icount auto", "-icount auto: not supported: counting instructions as time" },
+        { "-icount 11", "-icount 11: icount: Invalid shift value '11': a number from 0 to 10, or auto" },
+        { "-icount align=on", "-icount align=on: Please specify shift option when using align" },
+        { "-icount 3,align=on,sleep=off", "-icount 3,align=on,sleep=off: align=on and sleep=off are incompatible" },
+        { "-icount auto,sleep=off", "-icount auto,sleep=off: shift=auto and sleep=off are incompatible" },
         { "-smp 0", "Invalid CPU topology: CPU topology parameters must be greater than zero" },
         { "-smp 3,sockets=2,cores=1,threads=1,maxcpus=4",
           "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (2) * dies (1) * cores (1) * "

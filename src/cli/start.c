@@ -17,6 +17,7 @@
 #include "chardev/chardev.h"
 #include "core/dev/dev_qmp.h"
 #include "core/dev/trace.h"
+#include "core/vm/icount.h"
 #include "hostmem/hostmem.h"
 #include "gdb/gdb.h"
 #include "migration/migration.h"
@@ -62,6 +63,9 @@ static MUST_USE Error *try_accel(Machine *machine, KeyValues *kv)
     }
     if (type->usable) {
         TRY(type->usable());
+    }
+    if (machine->icount && strcmp(type->name, "tcg")) {
+        return error_new("-icount counts instructions of -accel tcg only");
     }
     Accel *accel = g_malloc0(type->size);
     accel->type = type;
@@ -229,6 +233,7 @@ static MUST_USE Error *make_chardevs(Plan *plan, Machine *machine)
     Chardevs *set = chardevs_new(object_container_at(machine->root, "/chardevs"), machine->loop);
 
     set->escape = (uint8_t)plan->escape;
+    set->takes_all = machine->icount != NULL;
     set->hooks = (ChardevHooks) { .quit = on_terminal_quit, .open_special = open_special, .opaque = machine };
     machine_set_service(machine, "chardevs", set);
     for (guint n = 0; n < plan->chardevs->len; n++) {
@@ -454,6 +459,9 @@ Error *cli_start(Plan *plan, Machine **ret_machine)
     *ret_machine = machine;
     machine->actions = plan->actions;
     machine->start_paused = plan->start_paused;
+    if (plan->count_instructions) {
+        icount_new(machine, &plan->icount);
+    }
     lock_acquire(&machine->lock);
     Error *err = build(plan, machine);
     lock_release(&machine->lock);

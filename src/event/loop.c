@@ -28,6 +28,10 @@ struct LoopFd {
 /* Async-signal-safe. Cheap when the loop is awake. */
 void loop_kick(Loop *loop)
 {
+    if (loop->kicked) {
+        loop->kicked(loop->kicked_opaque);
+        return;
+    }
     if (atomic_exchange(&loop->sleeping, false)) {
         int saved = errno;
         uint64_t one = 1;
@@ -334,6 +338,24 @@ bool loop_run_once(Loop *loop, int64_t timeout_ns)
         lock_release(loop->lock);
     }
     return ran;
+}
+
+void loop_set_kicked(Loop *loop, LoopFn *kicked, void *opaque)
+{
+    loop->kicked_opaque = opaque;
+    loop->kicked = kicked;
+}
+
+void loop_run_due(Loop *loop)
+{
+    atomic_store(&loop->owner, pthread_self());
+    timers_run(loop);
+    work_run(loop);
+}
+
+bool loop_has_work(Loop *loop)
+{
+    return work_pending(loop);
 }
 
 void loop_run(Loop *loop)

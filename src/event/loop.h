@@ -70,6 +70,14 @@ void timer_cancel(Timer *timer);
 int64_t loop_next_timer(Loop *loop, ClockId clock);
 /* Runs what is due now, from inside a callback: for whoever moves virtual time by hand. */
 void loop_run_timers(Loop *loop);
+/*
+ * A loop that nobody waits on: its owner is told by kicked() (any thread, perhaps under locks: must not
+ * block) when there is something to do, and does it by loop_run_due(), timers first, with the loop's lock
+ * held.
+ */
+void loop_set_kicked(Loop *loop, LoopFn *kicked, void *opaque);
+void loop_run_due(Loop *loop);
+bool loop_has_work(Loop *loop); /* deferred work waits */
 static inline bool timer_armed(const Timer *timer)
 {
     return __atomic_load_n(&timer->armed, __ATOMIC_RELAXED);

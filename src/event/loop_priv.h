@@ -47,6 +47,9 @@ struct Loop {
 
     WorkerPool *pool; /* made on first use, by any thread */
 
+    LoopFn *kicked; /* NULL: the loop's thread waits in epoll */
+    void *kicked_opaque;
+
     CoStack *free_stacks; /* of finished coroutines; the loop's thread only */
     unsigned free_stack_count;
 };

@@ -100,7 +100,7 @@ Input *input_of(Machine *machine)
         list_init(&input->notifiers);
         list_init(&input->queue);
         input->next_id = 1; /* as QEMU numbers them */
-        timer_init(&input->timer, machine->loop, CLOCK_VIRTUAL, queue_run, input);
+        timer_init(&input->timer, machine_guest_loop(machine), CLOCK_VIRTUAL, queue_run, input);
         object_add_child(machine->object, INPUT_SERVICE, &input->object);
         machine_set_service(machine, INPUT_SERVICE, input);
     }

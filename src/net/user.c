@@ -197,7 +197,7 @@ static void *new_timer(SlirpTimerId id, void *cb_opaque, void *opaque)
     timer->user = user;
     timer->id = id;
     timer->cb_opaque = cb_opaque;
-    timer_init(&timer->timer, user->port.machine->loop, CLOCK_VIRTUAL, timer_fired, timer);
+    timer_init(&timer->timer, machine_guest_loop(user->port.machine), CLOCK_VIRTUAL, timer_fired, timer);
     list_append(&user->timers, &timer->node);
     return timer;
 }

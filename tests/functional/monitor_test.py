@@ -171,7 +171,7 @@ def test_option_groups():
                   for g in q.run('query-command-line-options')}
         same(groups['machine']['hpet'], 'boolean')
         same(groups['chardev']['reconnect'], 'number')
-        assert 'serial' in groups and 'icount' not in groups
+        assert 'serial' in groups and 'icount' in groups and 'seed' not in groups
         same(len(q.run('query-command-line-options', option='memory')), 1)
         same(q.error('query-command-line-options', option='nosuch')[1], 'invalid option name: nosuch')
 
@@ -503,7 +503,7 @@ def test_option_errors():
     matches(r'no chardev with that id', run(*PC, '-device', 'isa-serial,chardev=x', status=1))
     matches(r'did you mean .index', run(*PC, '-device', 'isa-serial,indexx=1', status=1))
     matches(r'-drive .*: .*No such file', run(*PC, '-drive', 'file=/nonexistent,format=raw', status=1))
-    matches(r'not supported', run('-icount', 'auto', status=1))
+    matches(r'Invalid shift', run('-icount', '11', status=1))
     matches(r'not supported for this target', run('-g', '640x480', status=1))
     matches(r'cannot use stdio by multiple', run(*NONE, '-serial', 'stdio', '-monitor', 'stdio', status=1))
     matches(r'Max|max CPUs supported', run(*NONE, '-smp', '4', status=1))

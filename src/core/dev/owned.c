@@ -37,7 +37,7 @@ static void release_timer(Owned *owned)
 
 void device_timer_init(Device *dev, Timer *timer, ClockId clock, LoopFn *fn)
 {
-    timer_init(timer, dev->machine->loop, clock, fn, dev);
+    timer_init(timer, clock == CLOCK_VIRTUAL ? machine_guest_loop(dev->machine) : dev->machine->loop, clock, fn, dev);
     own(dev, timer, release_timer);
 }
 
@@ -48,7 +48,7 @@ static void release_work(Owned *owned)
 
 void device_work_init(Device *dev, Work *work, LoopFn *fn)
 {
-    work_init(work, dev->machine->loop, fn, dev);
+    work_init(work, machine_guest_loop(dev->machine), fn, dev);
     own(dev, work, release_work);
 }
 

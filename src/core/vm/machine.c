@@ -7,6 +7,7 @@
 
 #include "accel/accel.h"
 #include "base/rcu.h"
+#include "core/vm/icount.h"
 
 static void handle_requests(void *opaque);
 
@@ -146,6 +147,7 @@ void machine_free(Machine *machine)
     work_fini(&machine->requests);
     mem_system_free(machine->mem);
     rcu_barrier();
+    icount_free(machine->icount);
     loop_free(machine->loop);
     clocks_free(machine->clocks);
     g_queue_free(machine->device_order);
@@ -404,10 +406,18 @@ void machine_reset(Machine *machine, ShutdownCause cause)
     machine_resume_vcpus(machine);
 }
 
+Loop *machine_guest_loop(Machine *machine)
+{
+    return machine->icount ? icount_loop(machine->icount) : machine->loop;
+}
+
 /* --- requests: set anywhere, carried out by the main loop --- */
 
 static void request(Machine *machine)
 {
+    if (machine->icount) {
+        vcpu_stop_self(); /* what it executed until the main loop stops it would not be repeatable */
+    }
     work_schedule(&machine->requests);
 }
 

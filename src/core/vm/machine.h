@@ -111,6 +111,7 @@ struct Machine {
     AddressSpace *as, *io_as;
     List buses;         /* those without a parent device */
     GPtrArray *vcpus;   /* Vcpu *, by index */
+    struct Icount *icount; /* icount.h; NULL: time is the host's */
     const struct AccelType *accel_type;
     Accel *accel;
     GHashTable *globals;   /* GPtrArray of Global by driver name */
@@ -184,6 +185,9 @@ typedef struct SnapshotOps {
     Error *(*remove)(Machine *machine, const char *tag);
     char *(*describe)(Machine *machine); /* caller frees */
 } SnapshotOps;
+
+/* The loop of what belongs to the guest's time: virtual timers, deferred work of devices. */
+Loop *machine_guest_loop(Machine *machine);
 
 /* --- life --- */
 /* Makes the vCPU threads; they stand still until machine_start(). Once, after the board is built. */

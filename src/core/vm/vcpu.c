@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "accel/accel.h"
+#include "core/vm/icount.h"
 #include "core/vm/machine.h"
 
 typedef struct VcpuWork {
@@ -79,6 +80,9 @@ void vcpu_kick(Vcpu *vcpu, uint32_t requests)
     atomic_fetch_or(vcpu->exit_req, requests);
     if ((requests & (VCPU_REQ_WORK | VCPU_REQ_STOP)) || atomic_load(&vcpu->halted)) {
         wake_thread(vcpu);
+    }
+    if (vcpu->machine->icount) {
+        icount_kick(vcpu->machine->icount);
     }
     if (accel && accel->vcpu_kick && current != vcpu) {
         accel->vcpu_kick(vcpu);
@@ -159,6 +163,9 @@ static void spin(Vcpu *vcpu)
 
 static bool must_sleep(Vcpu *vcpu)
 {
+    if (vcpu->machine->icount) {
+        return !icount_may_run(vcpu->machine->icount, vcpu); /* who may sees to idle time itself */
+    }
     return atomic_load(&vcpu->halted) && !vcpu->ops->has_work(vcpu);
 }
 

@@ -64,6 +64,7 @@ typedef struct CpuOps {
     void (*debug_changed)(Vcpu *vcpu, struct DebugPoints *points);
     /* Executes one instruction, without interrupts. On the CPU's thread, while the machine stands still. */
     void (*step)(Vcpu *vcpu);
+    uint64_t (*executed)(Vcpu *vcpu); /* instructions since it was made; moves by the CPU's own thread */
     const struct GdbArch *gdb; /* the registers as gdb sees them */
     void (*core_notes)(Vcpu *vcpu, GByteArray *notes); /* appends its notes of an ELF core file */
 } CpuOps;

@@ -81,6 +81,7 @@ Error *x86_cpu_new(Vcpu *vcpu, X86Cpu **ret_cpu)
     cpu->tlb = x86_context_tlb(cpu, 0);
     x86_mmu_new(cpu);
     x86_time_attach(cpu);
+    cpu->counted = vcpu->machine && vcpu->machine->icount;
     vcpu->arch = cpu;
     vcpu->ops = &x86_cpu_ops;
     vcpu->exit_req = &x86_hot(cpu)->exit_req;

@@ -336,11 +336,14 @@ struct X86Cpu {
     uint32_t saved_requests;
 
     uint64_t insn_count; /* instructions retired by the interpreter */
+    bool counted;        /* the machine counts instructions (core/vm/icount.h) */
     struct { /* what translated code keeps beside registers (dbt/ir/env.h) */
         uint64_t temp;
         uint64_t flags_a, flags_b; /* the record of the arithmetic flags: see FlagsRecord there */
         uint32_t flags_kind;
         uint32_t pauses;  /* PAUSE instructions until the host CPU is given away */
+        int64_t budget;   /* counted: instructions that translated code may still begin */
+        uint64_t granted; /* what it was, less what the interpreter took of it */
         uint64_t host[8]; /* where groups of accesses lie (dbt/back/x86_64/groups.c) */
     } jit;
 

@@ -359,6 +359,12 @@ static void op_finish(Vcpu *vcpu)
     vcpu->arch = NULL;
 }
 
+static uint64_t op_executed(Vcpu *vcpu)
+{
+    const X86Cpu *cpu = x86_cpu_of(vcpu);
+    return cpu->insn_count + cpu->jit.granted - (uint64_t)cpu->jit.budget;
+}
+
 static bool op_has_work(Vcpu *vcpu)
 {
     return x86_has_work(x86_cpu_of(vcpu));
@@ -379,6 +385,7 @@ const CpuOps x86_cpu_ops = {
     .translate = op_translate,
     .finish = op_finish,
     .has_work = op_has_work,
+    .executed = op_executed,
     .reg = op_reg,
     .debug_changed = x86_debug_changed,
     .step = x86_debug_step,

@@ -1,6 +1,7 @@
 /*
  * Moves: MOV, MOVZX, XCHG, LEA, CMOVcc, SETcc, XLAT, and instructions without visible effect.
  */
+#include "core/vm/icount.h"
 #include "cpu/x86/interp_priv.h"
 
 static ALWAYS_INLINE void move(X86Cpu *cpu, const X86Insn *insn, unsigned size)
@@ -88,6 +89,9 @@ void x86_op_nop(X86Cpu *cpu, const X86Insn *insn) {}
 void x86_op_pause(X86Cpu *cpu, const X86Insn *insn)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (cpu->counted) {
+        icount_yield(cpu->vcpu);
+    }
 }
 
 void x86_op_fence(X86Cpu *cpu, const X86Insn *insn)

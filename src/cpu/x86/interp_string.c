@@ -13,7 +13,10 @@
 #include "cpu/x86/seg.h"
 #include "cpu/x86/svm.h"
 
-enum { ELEMENTS_PER_POLL = 4096 };
+enum {
+    ELEMENTS_PER_POLL = 4096,
+    ELEMENTS_COUNTED = 65536, /* of one counted instruction, whatever the TLB holds */
+};
 
 typedef struct Repeat {
     uint64_t mask;  /* of the address size */
@@ -55,7 +58,11 @@ typedef bool Element(X86Cpu *cpu, const X86Insn *insn,
 
 static bool must_pause(X86Cpu *cpu, unsigned done)
 {
-    return atomic_load_explicit(&x86_hot(cpu)->exit_req, memory_order_relaxed) != 0 ||
+    uint32_t requests = atomic_load_explicit(&x86_hot(cpu)->exit_req, memory_order_relaxed);
+    if (cpu->counted) { /* these come at any moment, and a pause counts as an instruction */
+        requests &= ~(uint32_t)(VCPU_REQ_WORK | VCPU_REQ_STOP | VCPU_REQ_RESET);
+    }
+    return requests != 0 ||
            x86_hot(cpu)->rflags & X86_TF || cpu->interp_stop || done >= ELEMENTS_PER_POLL;
 }
 
@@ -222,19 +229,21 @@ static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element 
         repeat(cpu, insn, &r, element);
         return;
     }
+    uint64_t most = cpu->counted ? ELEMENTS_COUNTED : ~0ull;
     for (unsigned pieces = 0;;) { /* runs and single elements */
         uint64_t left = x86_gpr(cpu)[X86_RCX] & r.mask;
         if (left == 0) {
             gpr_write(cpu, X86_RCX, 0, MAX(insn->asize, 2));
             return;
         }
-        uint64_t done = run(cpu, insn, &r, left);
+        uint64_t done = run(cpu, insn, &r, MIN(left, most));
         if (done == 0) { /* one the slow way: it fills the TLB, faults, or reaches a device */
             element(cpu, insn, &r);
             done = 1;
         }
         gpr_write(cpu, X86_RCX, left - done, insn->asize);
-        if (left != done && must_pause(cpu, ++pieces)) {
+        most -= done;
+        if (left != done && (most == 0 || must_pause(cpu, cpu->counted ? 0 : ++pieces))) {
             cpu->next_rip = x86_hot(cpu)->rip;
             cpu->interp_stop = true;
             return;

@@ -5,7 +5,7 @@
  */
 #include <sys/random.h>
 
-#include "core/vm/machine.h"
+#include "core/vm/icount.h"
 #include "cpu/x86/interp_priv.h"
 #include "cpu/x86/seg.h"
 #include "cpu/x86/sys.h"
@@ -361,7 +361,12 @@ void x86_op_rdpid(X86Cpu *cpu, const X86Insn *insn)
 static void random_number(X86Cpu *cpu, const X86Insn *insn)
 {
     uint64_t value = 0;
-    bool ok = getrandom(&value, sizeof(value), GRND_NONBLOCK) == sizeof(value);
+    bool ok = true;
+    if (cpu->counted) {
+        value = icount_random(cpu->vcpu->machine->icount);
+    } else {
+        ok = getrandom(&value, sizeof(value), GRND_NONBLOCK) == sizeof(value);
+    }
     reg_write(cpu, &insn->operand[0], ok ? value : 0, insn->operand[0].size);
     flags_set(cpu, X86_ARITH, ok ? X86_CF : 0);
 }

@@ -116,7 +116,7 @@ const StateField x86_cpu_state[] = {
     STATE_NOT(X86Cpu, split, "host"), STATE_NOT(X86Cpu, mmu, "made anew"), STATE_NOT(X86Cpu, interp, "made anew"),
     STATE_NOT(X86Cpu, map_changes, "host"), STATE_NOT(X86Cpu, interp_stop, "used inside one run"),
     STATE_NOT(X86Cpu, code, "made anew"), STATE_NOT(X86Cpu, dbt, "made anew"), STATE_NOT(X86Cpu, apic, "saves itself"),
-    STATE_NOT(X86Cpu, native, "host"), STATE_NOT(X86Cpu, ferr, "wiring"), STATE_NOT(X86Cpu, insn_count, "statistics"),
+    STATE_NOT(X86Cpu, native, "host"), STATE_NOT(X86Cpu, ferr, "wiring"), STATE_NOT(X86Cpu, insn_count, "statistics"), STATE_NOT(X86Cpu, counted, "configuration"),
     STATE_NOT(X86Cpu, jit, "the flags are in rflags whenever the CPU stands still"),
     STATE_NOT(X86Cpu, context, "from the mode"), STATE_NOT(X86Cpu, tlb, "from the mode"),
     { 0 },

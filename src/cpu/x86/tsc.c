@@ -88,7 +88,7 @@ static TscTime *time_new(Machine *machine)
 {
     TscTime *time = g_new0(TscTime, 1);
     time->machine = machine;
-    time->host = host_usable() || machine == NULL;
+    time->host = machine == NULL || (host_usable() && machine->icount == NULL);
     time->ns_start = raw_ns();
     time->host_start = host_ticks();
     time->offset = 0 - time->host_start;

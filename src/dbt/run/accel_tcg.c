@@ -1,7 +1,8 @@
 /*
  * The translator as an accelerator: -accel tcg.
  *
- * Each vCPU has a translator of its own. thread=single lets one vCPU run at a time, taking turns.
+ * Each vCPU has a translator of its own. thread=single lets one vCPU run at a time, taking turns; so does
+ * -icount, where the turns are of fixed numbers of instructions (core/vm/icount.h).
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -9,12 +10,13 @@
 #include <unistd.h>
 
 #include "accel/accel.h"
+#include "core/vm/icount.h"
 #include "cpu/x86/cpu.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/interp.h"
 #include "dbt/run/engine.h"
 
-enum { THREAD_MULTI, THREAD_SINGLE };
+enum { THREAD_AUTO, THREAD_MULTI, THREAD_SINGLE };
 enum { ENGINE_AUTO, ENGINE_INTERP };
 
 static const EnumName thread_names[] = { { "multi", THREAD_MULTI }, { "single", THREAD_SINGLE }, { NULL, 0 } };
@@ -32,7 +34,7 @@ typedef struct TcgAccel {
 } TcgAccel;
 
 static const Prop props[] = {
-    PROP_ENUM("thread", TcgAccel, thread, thread_names, THREAD_MULTI, .help = "one host thread for each vCPU, or one at a time"),
+    PROP_ENUM("thread", TcgAccel, thread, thread_names, THREAD_AUTO, .help = "one host thread for each vCPU, or one at a time"),
     PROP_U32("tb-size", TcgAccel, tb_size, 0, .help = "size of the code cache in MiB"),
     PROP_BOOL("one-insn-per-tb", TcgAccel, one_insn_per_tb, false, .help = "run one instruction at a time, untranslated"),
     PROP_BOOL("split-wx", TcgAccel, split_wx, false, .help = "map the code cache twice, never writable and executable"),
@@ -56,6 +58,12 @@ static TcgAccel *tcg_of(const Vcpu *vcpu)
 static Error *init(Accel *accel)
 {
     TcgAccel *tcg = (TcgAccel *)accel;
+    if (accel->machine->icount && tcg->thread == THREAD_MULTI) {
+        return error_new("-icount lets one vCPU run at a time: thread=multi cannot be had with it");
+    }
+    if (accel->machine->icount && tcg->self_check) {
+        return error_new("x-self-check does not work with -icount");
+    }
     pthread_mutex_init(&tcg->turn, NULL);
     dbt_group_init(&tcg->group);
     return NULL;
@@ -128,6 +136,60 @@ static void interpret(X86Cpu *cpu)
     }
 }
 
+/* --- counted instructions --- */
+
+/* The interpreter alone, for so many instructions at most. */
+static void interpret_counted(X86Cpu *cpu, uint64_t count)
+{
+    uint64_t end = cpu->insn_count + count;
+    while (cpu->insn_count < end) {
+        uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req);
+        if (requests & (VCPU_REQ_WORK | VCPU_REQ_STOP | VCPU_REQ_RESET)) {
+            return;
+        }
+        if (requests != 0) {
+            x86_take_events(cpu);
+        }
+        if (atomic_load(&cpu->vcpu->halted)) {
+            return;
+        }
+        X86Exit why = x86_interp_run(cpu, end - cpu->insn_count, false);
+        if (why == X86_EXIT_HALT || why == X86_EXIT_REQUEST || why == X86_EXIT_DEBUG) {
+            return;
+        }
+    }
+}
+
+static void translate_counted(Dbt *d, uint64_t count)
+{
+    X86Cpu *cpu = d->cpu;
+    cpu->jit.granted = count;
+    cpu->jit.budget = (int64_t)count;
+    dbt_run(d);
+    cpu->insn_count += cpu->jit.granted - (uint64_t)cpu->jit.budget;
+    cpu->jit.granted = 0;
+    cpu->jit.budget = 0;
+}
+
+static void counted_thread(Vcpu *vcpu)
+{
+    while (vcpu_wait_until_runnable(vcpu)) {
+        uint64_t count = icount_begin(vcpu);
+        if (count == 0) {
+            continue;
+        }
+        if (vcpu->accel_data == NULL) {
+            interpret_counted(x86_cpu_of(vcpu), count);
+        } else {
+            translate_counted(vcpu->accel_data, count);
+        }
+        icount_end(vcpu);
+    }
+    icount_leave(vcpu);
+}
+
+/* --- threads --- */
+
 enum { TURN_NS = 5000000 };
 
 /* thread=single: waits for the turn; who has it is asked to give it up after a while. */
@@ -167,6 +229,10 @@ static void vcpu_thread(Vcpu *vcpu)
 {
     TcgAccel *tcg = tcg_of(vcpu);
     X86Cpu *cpu = x86_cpu_of(vcpu);
+    if (vcpu->machine->icount) {
+        counted_thread(vcpu);
+        return;
+    }
     while (vcpu_wait_until_runnable(vcpu)) {
         if (tcg->thread == THREAD_SINGLE) {
             take_turn(tcg, vcpu);
@@ -201,7 +267,10 @@ static char *describe(Accel *accel)
             g_string_append_printf(text, "CPU %u\n%s", i, one);
         }
     }
-    if (text->len == 0) {
+    if (accel->machine->icount) {
+        g_autofree char *counted = icount_describe(accel->machine->icount);
+        g_string_append(text, counted);
+    } else if (text->len == 0) {
         g_string_append(text, "nothing is translated\n");
     }
     return g_string_free(text, FALSE);

@@ -105,6 +105,7 @@ static void make_thunks(Dbt *d)
     env->flags_b = (int32_t)offsetof(X86Cpu, jit.flags_b) - (int32_t)X86_CPU_AREA;
     env->pauses = (int32_t)offsetof(X86Cpu, jit.pauses) - (int32_t)X86_CPU_AREA;
     env->hosts = (int32_t)offsetof(X86Cpu, jit.host) - (int32_t)X86_CPU_AREA;
+    env->budget = (int32_t)offsetof(X86Cpu, jit.budget) - (int32_t)X86_CPU_AREA;
     env->held = (int32_t)offsetof(X86Cpu, held) - (int32_t)X86_CPU_AREA;
     env->tsc_aux = (int32_t)offsetof(X86Cpu, tsc_aux) - (int32_t)X86_CPU_AREA;
     env->selectors = (int32_t)offsetof(X86Cpu, seg[0].sel) - (int32_t)X86_CPU_AREA;
@@ -262,9 +263,17 @@ static bool handle_requests(Dbt *d)
 /* Instructions that no block holds: other modes, page crossings, interrupt shadows. */
 static bool interpret_some(Dbt *d, uint64_t count)
 {
+    if (d->cpu->counted) {
+        count = MIN(count, (uint64_t)MAX(d->cpu->jit.budget, 0));
+    }
     uint64_t before = d->cpu->insn_count;
     X86Exit why = x86_interp_run(d->cpu, count, true);
-    d->stats.interp_insns += d->cpu->insn_count - before;
+    uint64_t done = d->cpu->insn_count - before;
+    d->stats.interp_insns += done;
+    if (d->cpu->counted) { /* the interpreter's own counter has them */
+        d->cpu->jit.budget -= (int64_t)done;
+        d->cpu->jit.granted -= done;
+    }
     d->cpu->fault_jmp = &d->jmp;
     return why == X86_EXIT_NONE || why == X86_EXIT_MODE;
 }
@@ -305,6 +314,7 @@ static uint8_t flags_kept(const Dbt *d, unsigned why, uint32_t payload)
     case LEAVE_POLL:
         return d->exits[payload].live;
     case LEAVE_HOT:
+    case LEAVE_BUDGET:
         return d->blocks[payload].flags_in;
     case LEAVE_GUARD: /* see way_in() */
     case LEAVE_INDIRECT:
@@ -419,6 +429,10 @@ static bool turn(Dbt *d, const uint8_t *code)
         case LEAVE_INTERP:
             dbt_interpret_site(d, payload);
             break;
+        case LEAVE_BUDGET:
+            x86_hot(cpu)->rip = d->blocks[payload].pc;
+            cpu->jit.budget += d->blocks[payload].insn_count;
+            return interpret_some(d, (uint64_t)cpu->jit.budget);
         }
     }
     return true;
@@ -434,6 +448,7 @@ void dbt_run(Dbt *d)
         if (d->check != NULL) {
             dbt_check_disarm(d);
         }
+        cpu->jit.budget -= cpu->counted; /* a fault counts as an instruction, as in the interpreter */
         x86_deliver_fault(cpu);
     }
     cpu->fault_jmp = &d->jmp;
@@ -442,6 +457,9 @@ void dbt_run(Dbt *d)
             break;
         }
         if (unlikely(atomic_load_explicit(&cpu->vcpu->halted, memory_order_relaxed))) {
+            break;
+        }
+        if (unlikely(cpu->counted && cpu->jit.budget <= 0)) {
             break;
         }
         if (unlikely(d->stress != 0)) {

@@ -72,6 +72,7 @@ typedef struct DbtSite {
     uint16_t offset;   /* of the instruction from the block's pc */
     uint8_t length;
     uint8_t uop;
+    uint8_t left;      /* instructions of the block from this one to its end */
     bool trap;
     bool leads;        /* the check of a group of accesses */
     bool shadow;       /* STI that is not its block's last instruction */
@@ -217,6 +218,15 @@ void dbt_interpret_site(Dbt *dbt, uint32_t site);
 void dbt_check_jump(Dbt *dbt, uint32_t site);
 void dbt_catch_signals(void);
 void dbt_set_current(Dbt *dbt);
+/* Counted instructions: gives back what a block took for the site's instruction and those behind it, or takes it again. */
+static inline void dbt_give_back(Dbt *dbt, const DbtSite *site)
+{
+    dbt->cpu->jit.budget += dbt->cpu->counted ? site->left : 0;
+}
+static inline void dbt_take_again(Dbt *dbt, const DbtSite *site)
+{
+    dbt->cpu->jit.budget -= dbt->cpu->counted ? site->left : 0;
+}
 /* --- check.c --- */
 void dbt_check_init(Dbt *dbt, uint32_t every);
 void dbt_check_free(Dbt *dbt);

@@ -22,6 +22,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .offset = f->offset[insn],
             .length = f->insns[insn].length,
             .uop = s->uop,
+            .left = (uint8_t)(f->insn_count - insn),
             .exact_fault = u->kind == UOP_VEC && (u->attr & UA_X87) && (u->attr & UA_RM_W), /* tags change */
             .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
             .trap = s->stub != NULL,
@@ -142,6 +143,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         .counted = b->stage != DBT_HOT,
         .next_site = d->next_site,
         .plain = plain,
+        .counts = d->cpu->counted ? f->insn_count : 0,
         .pc = f->pc,
         .offsets = f->offset,
         .number = number,

@@ -60,6 +60,7 @@ static bool interpret(Dbt *d, const DbtSite *site)
     cpu->next_rip = next;
     cpu->interp_stop = false; /* REP looks at it */
     (site->handler != NULL ? site->handler : x86_choose_handler(cpu, insn))(cpu, insn);
+    cpu->jit.budget -= cpu->counted;
     hot->rip = cpu->next_rip;
     if (unlikely(cpu->int_shadow != 0 || atomic_load_explicit(&hot->exit_req, memory_order_relaxed) != 0)) {
         if (!site->shadow || atomic_load_explicit(&hot->exit_req, memory_order_relaxed) != 0) {
@@ -93,6 +94,7 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
         dbt_fix_fip(d);
     }
     x86_hot(cpu)->rip = site_pc(d, site);
+    dbt_give_back(d, site);
     if (site->live & FL_RECORD) {
         dbt_flags_from_record(d);
     } else if (unlikely(d->stress != 0)) {
@@ -107,17 +109,20 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
             d->stats.slow_miss++;
             x86_mmu_fill(cpu, va, write ? X86_WRITE : X86_READ, X86_AS_CPL, &pa);
             if (va - (write ? e->wtag : e->rtag) < MEM_PAGE_SIZE) {
+                dbt_take_again(d, site);
                 return return_address; /* a jump to the check */
             }
         }
     }
     if (site->leads) {
+        dbt_take_again(d, site); /* the code there gives it back */
         return return_address + LOWER_LEAD_ELSEWHERE;
     }
     d->stats.slow_interp++;
     bool goes_on = interpret(d, site);
     dbt_record_flags(d);
     if (goes_on) {
+        cpu->jit.budget -= cpu->counted ? site->left - 1 : 0;
         return d->cache.run + site->resume;
     }
     return d->env.leave[LEAVE_DISPATCH];
@@ -134,7 +139,9 @@ void dbt_interpret_site(Dbt *d, uint32_t number)
         cpu->next_rip = (uint32_t)cpu->next_rip;
     }
     cpu->interp_stop = false;
+    dbt_give_back(d, site);
     site->handler(cpu, site->insn);
+    cpu->jit.budget -= cpu->counted;
     hot->rip = cpu->next_rip;
 }
 
@@ -146,6 +153,7 @@ void dbt_check_jump(Dbt *d, uint32_t number)
         return; /* with 57 bits the fetch says it, a little late */
     }
     const DbtSite *site = &d->sites[number];
+    dbt_give_back(d, site);
     x86_gpr(cpu)[X86_RSP] -= (uint64_t)(int64_t)site->stack;
     hot->rip = site_pc(d, site);
     x86_gp(cpu, 0);

@@ -10,6 +10,7 @@ char *dbt_describe(Dbt *d)
         [LEAVE_LINK] = "unlinked branch", [LEAVE_POLL] = "request",        [LEAVE_GUARD] = "page guard",
         [LEAVE_INDIRECT] = "indirect",    [LEAVE_INTERP] = "interpreted end", [LEAVE_DISPATCH] = "slow path",
         [LEAVE_HOT] = "hot",
+        [LEAVE_BUDGET] = "end of budget",
     };
     const DbtStats *s = &d->stats;
     GString *t = g_string_new("Translation buffer state:\n");

@@ -238,7 +238,14 @@ static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t s
     }
     enc_jmp(c, retry);
     enc_u32(c, l->block->first_site + site);
-    uint8_t *field = enc_jmp(c, NULL); /* LOWER_LEAD_ELSEWHERE behind the call */
+    const uint8_t *elsewhere = enc_here(c); /* LOWER_LEAD_ELSEWHERE behind the call */
+    if (l->block->counts != 0) { /* what is not executed of this block */
+        EncRm budget = lower_env(l->env->budget);
+        enc_load(c, 8, H_RCX, budget);
+        enc_lea(c, 8, H_RCX, enc_mem(H_RCX, (int32_t)(l->block->counts - l->u->insn)));
+        enc_store(c, 8, budget, H_RCX);
+    }
+    uint8_t *field = enc_jmp(c, NULL);
     unsigned n = lower_generic_exit(l);
     l->out->exits[n].field = field;
     enc_patch_rel32(field, c->run_delta, l->out->exits[n].stub);
@@ -246,7 +253,7 @@ static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t s
     if (keep) {
         enc_u8(c, 0x9d);
     }
-    enc_jmp(c, field - 1 + c->run_delta);
+    enc_jmp(c, elsewhere);
 }
 
 /*

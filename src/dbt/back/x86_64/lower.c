@@ -223,6 +223,27 @@ static void lower_counter(Lower *l)
     }
 }
 
+/* Takes the block's instructions from the budget, or leaves. A block that counts has no way out but its end. */
+static void lower_budget(Lower *l)
+{
+    const LowerBlock *b = l->block;
+    Asm *a = l->hot;
+    EncRm budget = lower_env(l->env->budget);
+    const uint8_t *stub = lower_leave_stub(l, LEAVE_BUDGET, b->number);
+    if (!(b->flags_in & FL_ALL)) {
+        enc_alu_imm(a, ALU_SUB, 8, budget, (int32_t)b->counts);
+        enc_jcc(a, CC_S, stub);
+    } else {
+        enc_load(a, 8, H_RCX, budget);
+        enc_lea(a, 8, H_RCX, enc_mem(H_RCX, -(int32_t)b->counts));
+        enc_store(a, 8, budget, H_RCX);
+        enc_op(a, 0xb6 | E_0F, H_RCX, lower_env(l->env->budget + 7)); /* its sign */
+        uint8_t *enough = enc_jrcxz(a);
+        enc_jmp(a, stub);
+        enc_here_rel8(a, enough);
+    }
+}
+
 void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *cold, Lowered *out)
 {
     Lower l = { .env = env, .block = block, .hot = hot, .cold = cold, .out = out };
@@ -246,6 +267,9 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     }
     if (block->counted) {
         lower_counter(&l);
+    }
+    if (block->counts != 0) {
+        lower_budget(&l);
     }
     assert(block->count <= ARRAY_SIZE(l.plan));
     if (!block->generic) {

@@ -34,6 +34,7 @@ enum {
     LEAVE_INTERP,   /* payload: site number; interpret it and go on anywhere */
     LEAVE_DISPATCH, /* hot.rip is right */
     LEAVE_HOT,      /* payload: block number; it was entered often */
+    LEAVE_BUDGET,   /* payload: block number; it is longer than the budget, from which it was taken nevertheless */
     LEAVE_KINDS,
 };
 
@@ -59,6 +60,7 @@ typedef struct HostEnv {
     int32_t flags_kind, flags_a, flags_b; /* the record of the flags */
     int32_t hosts;         /* where groups of accesses lie: GROUPS_MAX addresses */
     int32_t pauses;        /* how many PAUSE until the host CPU is given away */
+    int32_t budget;        /* 64 bits: instructions that may still be begun */
     int32_t held, tsc_aux; /* requests that wait for IF; IA32_TSC_AUX */
     int32_t selectors, selector_stride;
     bool bmi2, avx;
@@ -117,6 +119,7 @@ typedef struct LowerBlock {
     uint64_t plain;      /* bit n: not that of uop n */
     uint64_t pc;
     const uint16_t *offsets; /* of each guest instruction from pc */
+    unsigned counts;     /* instructions to take from the budget at the entry; 0: there is none */
     uint32_t number;     /* of the block: payload of guard exits */
     uint32_t page_id;
     uint32_t slot;       /* index in the page-id table */

@@ -181,8 +181,8 @@ bool front_translate(FrontBlock *b)
         ended = add_insn(b, insn, b->insn_count, b->mode & X86_MODE_CS64 ? next : (uint32_t)next);
         b->insn_count++;
         const Uop *u = &b->uops[b->uop_count - 1];
-        if ((u->kind == UOP_JCC || u->kind == UOP_JCXZ) && (u->attr & UA_BACKWARD)) {
-            break;
+        if ((u->kind == UOP_JCC || u->kind == UOP_JCXZ) && ((u->attr & UA_BACKWARD) || b->cpu->counted)) {
+            break; /* counted: a block is executed to its end or not at all */
         }
     }
     if (b->insn_count == 0) {

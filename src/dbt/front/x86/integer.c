@@ -307,6 +307,9 @@ static bool xchg_rax(Front *f)
     Uop *u = f->u;
     if (insn->operands == 0) { /* NOP, PAUSE */
         if (insn->prefixes & PFX_REP) {
+            if (f->b->cpu->counted) {
+                return false; /* it gives the turn away */
+            }
             u->kind = UOP_PAUSE;
         }
         return true;
@@ -479,13 +482,13 @@ bool front_0f(Front *f)
     case 0x01: /* RDTSCP */
         u->kind = UOP_RDTSC;
         u->imm = 1;
-        return insn->modrm == 0xf9;
+        return insn->modrm == 0xf9 && !f->b->cpu->counted; /* the time is exact in the interpreter only */
     case 0x0d:
     case 0x18 ... 0x1f:
         return true; /* NOP and prefetches */
     case 0x31:
         u->kind = UOP_RDTSC;
-        return true;
+        return !f->b->cpu->counted;
     case 0x40 ... 0x4f:
         u->attr |= UA_REG_R; /* the destination is kept when the condition fails */
         return op_reg_rm(f, code, 0);
