@@ -167,7 +167,13 @@ static Error *start_listening(NbdProgram *p)
 
 static Error *make_export(NbdProgram *p)
 {
+    g_autoptr(TlsKeys) keys = NULL;
+    if (p->tls_creds) {
+        TRY(tls_keys_get(block_graph_objects(p->graph), p->tls_creds, true, &keys));
+    }
     NbdServerOptions options = { .max_connections = p->shared,
+                                 .tls_keys = keys,
+                                 .tls_authz = p->tls_authz,
                                  .client_gone = client_gone,
                                  .opaque = p };
     g_autoptr(KeyValues) opts = keyvalues_new();

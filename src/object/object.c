@@ -300,6 +300,9 @@ static Error *unknown_prop(const Object *obj, const char *name)
 Error *object_set(Object *obj, const char *name, const char *text)
 {
     const Prop *prop = object_prop_find(obj->type, name);
+    if (!prop && obj->type->set_member && strchr(name, '.') && !obj->realized) {
+        return obj->type->set_member(obj, name, text);
+    }
     if (!prop) {
         return unknown_prop(obj, name);
     }

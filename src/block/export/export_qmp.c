@@ -36,10 +36,14 @@ Error *qmp_nbd_server_start(QmpContext *ctx, const QmpNbdServerStartArgs *args, 
     NbdServer *server;
     int fd = -1;
 
-    if (args->has_tls_creds || args->has_tls_authz) {
-        return error_new("No TLS credentials with id '%s'",
-                         args->has_tls_creds ? args->tls_creds : args->tls_authz);
+    g_autoptr(TlsKeys) keys = NULL;
+    if (args->has_tls_creds) {
+        TRY(tls_keys_get(block_graph_objects(graph_of(ctx)), args->tls_creds, true, &keys));
+    } else if (args->has_tls_authz) {
+        return error_new("tls-authz needs tls-creds");
     }
+    options.tls_keys = keys;
+    options.tls_authz = args->has_tls_authz ? args->tls_authz : NULL;
     if (args->max_connections < 0 || args->max_connections > INT32_MAX) {
         return error_new("Parameter 'max-connections' is out of range");
     }

@@ -291,11 +291,11 @@ static void reader_co(void *opaque)
 
 /* --- the connection --- */
 
-Error *nbd_connection_new_co(Loop *loop, IoStream *stream, const char *export, const char *context,
-                             NbdConnection **ret_connection)
+Error *nbd_connection_new_co(Loop *loop, IoStream *stream, const TlsUse *tls, const char *export,
+                             const char *context, NbdConnection **ret_connection)
 {
     NbdInfo info = { 0 };
-    Error *err = nbd_negotiate_co(stream, export, context, &info);
+    Error *err = nbd_negotiate_co(stream, tls, export, context, &info);
     if (err) {
         stream_free(stream);
         return err;

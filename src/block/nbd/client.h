@@ -8,7 +8,7 @@
 #include "block/nbd/nbd_proto.h"
 #include "block/nbd/server.h"
 #include "block/vec.h"
-#include "io/stream.h"
+#include "io/tls.h"
 
 /* What the server said about an export. */
 typedef struct NbdInfo {
@@ -27,15 +27,18 @@ typedef struct NbdConnection NbdConnection;
 
 /* On a worker thread, so the loop runs on. */
 Error *nbd_connect_co(Loop *loop, const NbdAddress *address, IoStream **ret_stream) MUST_USE;
-/* context: the meta context to ask for, NULL for none. Takes the stream, also on failure. */
-Error *nbd_connection_new_co(Loop *loop, IoStream *stream, const char *export, const char *context,
-                             NbdConnection **ret_connection) MUST_USE;
+/*
+ * context: the meta context to ask for, NULL for none. tls: NULL without. Takes the stream, also on
+ * failure.
+ */
+Error *nbd_connection_new_co(Loop *loop, IoStream *stream, const TlsUse *tls, const char *export,
+                             const char *context, NbdConnection **ret_connection) MUST_USE;
 /* Says goodbye and waits for the reader. */
 void nbd_connection_close_co(NbdConnection *connection); /* accepts NULL */
 const NbdInfo *nbd_connection_info(const NbdConnection *connection);
 bool nbd_connection_is_broken(const NbdConnection *connection);
 /* Lists the exports of a server: NbdInfo *, freed with the array. Takes the stream. */
-Error *nbd_list_co(IoStream *stream, GPtrArray **ret_infos) MUST_USE;
+Error *nbd_list_co(IoStream *stream, const TlsUse *tls, GPtrArray **ret_infos) MUST_USE;
 
 typedef struct NbdExtent {
     uint32_t length, flags;

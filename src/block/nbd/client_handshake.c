@@ -135,6 +135,21 @@ static Error *simple_option_co(IoStream *ch, uint32_t option, Reply *r, bool *re
     return NULL;
 }
 
+/* Everything that follows is encrypted. */
+static Error *start_tls_co(IoStream *ch, Reply *r, bool fixed, const TlsUse *tls)
+{
+    bool ok;
+
+    if (!tls) {
+        return NULL;
+    }
+    if (!fixed) {
+        return error_new("Server does not support STARTTLS");
+    }
+    TRY(simple_option_co(ch, NBD_OPT_STARTTLS, r, &ok));
+    return ok ? stream_start_tls_co(ch, tls) : server_error(r, NBD_OPT_STARTTLS);
+}
+
 /* Asks for the context of the connection, or, with context NULL, for the names of all. */
 static Error *meta_context_co(IoStream *ch, Reply *r, const char *export, const char *context,
                               NbdInfo *info)
@@ -249,12 +264,13 @@ static Error *check_info(NbdInfo *info)
     return NULL;
 }
 
-static Error *negotiate_co(IoStream *ch, Reply *r, const char *export, const char *context,
+static Error *negotiate_co(IoStream *ch, const TlsUse *tls, Reply *r, const char *export, const char *context,
                            NbdInfo *info)
 {
     bool fixed = false, old = false, no_zeroes = false, unknown = true;
 
     TRY(greet_co(ch, &fixed, &old, &no_zeroes, info));
+    TRY(start_tls_co(ch, r, fixed, tls));
     if (old) {
         return *export ? error_new("Server does not support non-empty export names") : NULL;
     }
@@ -268,14 +284,14 @@ static Error *negotiate_co(IoStream *ch, Reply *r, const char *export, const cha
     return unknown ? export_name_co(ch, export, no_zeroes, info) : NULL;
 }
 
-Error *nbd_negotiate_co(IoStream *ch, const char *export, const char *context, NbdInfo *info)
+Error *nbd_negotiate_co(IoStream *ch, const TlsUse *tls, const char *export, const char *context, NbdInfo *info)
 {
     g_autofree Reply *r = g_new(Reply, 1);
     if (strlen(export) > NBD_MAX_STRING || (context && strlen(context) > NBD_MAX_STRING)) {
         return error_new("The export's name is too long");
     }
     info->name = g_strdup(export);
-    Error *err = negotiate_co(ch, r, export, context, info);
+    Error *err = negotiate_co(ch, tls, r, export, context, info);
     err = err ? err : check_info(info);
     if (err) {
         nbd_info_clear(info);
@@ -323,7 +339,7 @@ static Error *list_names_co(IoStream *ch, Reply *r, GPtrArray *infos)
     }
 }
 
-static Error *list_steps_co(IoStream *ch, Reply *r, GPtrArray *infos)
+static Error *list_steps_co(IoStream *ch, const TlsUse *tls, Reply *r, GPtrArray *infos)
 {
     bool fixed = false, old = false, no_zeroes, structured = false, unknown = false;
     NbdInfo first = { 0 };
@@ -332,6 +348,7 @@ static Error *list_steps_co(IoStream *ch, Reply *r, GPtrArray *infos)
     if (old || !fixed) {
         return error_new("The NBD server is too old to list its exports");
     }
+    TRY(start_tls_co(ch, r, fixed, tls));
     TRY(simple_option_co(ch, NBD_OPT_STRUCTURED_REPLY, r, &structured));
     TRY(list_names_co(ch, r, infos));
     for (guint i = 0; i < infos->len && !unknown; i++) {
@@ -345,11 +362,11 @@ static Error *list_steps_co(IoStream *ch, Reply *r, GPtrArray *infos)
     return option_co(ch, NBD_OPT_ABORT, NULL, 0);
 }
 
-Error *nbd_list_co(IoStream *ch, GPtrArray **ret_infos)
+Error *nbd_list_co(IoStream *ch, const TlsUse *tls, GPtrArray **ret_infos)
 {
     g_autoptr(GPtrArray) infos = g_ptr_array_new_with_free_func(info_free);
     g_autofree Reply *r = g_new(Reply, 1);
-    Error *err = list_steps_co(ch, r, infos);
+    Error *err = list_steps_co(ch, tls, r, infos);
     stream_free(ch);
     if (!err) {
         *ret_infos = g_steal_pointer(&infos);

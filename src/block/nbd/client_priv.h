@@ -5,7 +5,7 @@
 #include "block/nbd/client.h"
 
 /* Up to the transmission phase. info is empty on entry, and on failure. */
-Error *nbd_negotiate_co(IoStream *stream, const char *export, const char *context,
-                        NbdInfo *info) MUST_USE;
+Error *nbd_negotiate_co(IoStream *stream, const TlsUse *tls, const char *export,
+                        const char *context, NbdInfo *info) MUST_USE;
 
 #endif

@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "base/log.h"
 #include "block/nbd/server_priv.h"
+#include "io/tls.h"
 
 enum { OPTION_MAX = 64 * 1024, MAX_QUERIES = 1024 };
 
@@ -322,8 +324,40 @@ static int read_option_co(NbdClient *c, Option *o, bool *ret_too_big)
     return *ret_too_big ? skip_co(c, o) : stream_read_co(c->stream, o->data, o->length);
 }
 
+static int start_tls_co(NbdClient *c, const Option *o)
+{
+    const NbdServerOptions *options = &c->server->options;
+    TlsUse use = { .keys = options->tls_keys, .objects = block_graph_objects(c->server->graph), .authz = options->tls_authz };
+
+    if (o->length) {
+        return invalid_co(c, o);
+    }
+    if (!options->tls_keys) {
+        return error_co(c, o, NBD_REP_ERR_POLICY, "TLS not configured");
+    }
+    if (c->tls) {
+        return error_co(c, o, NBD_REP_ERR_INVALID, "TLS is on already");
+    }
+    int ret = ack_co(c, o);
+    if (ret < 0) {
+        return ret;
+    }
+    Error *err = stream_start_tls_co(c->stream, &use);
+    if (err) {
+        log_printf("NBD client: %s\n", error_message(err));
+        error_free(err);
+        return -EACCES;
+    }
+    c->tls = true;
+    return 0;
+}
+
 static int option_co(NbdClient *c, const Option *o)
 {
+    if (c->server->options.tls_keys && !c->tls && o->id != NBD_OPT_STARTTLS && o->id != NBD_OPT_ABORT) {
+        return o->id == NBD_OPT_EXPORT_NAME ? -EACCES /* this option has no error reply */
+                                            : error_co(c, o, NBD_REP_ERR_TLS_REQD, "Option 0x%x not permitted before TLS", o->id);
+    }
     switch (o->id) {
     case NBD_OPT_EXPORT_NAME:
         return export_name_co(c, o);
@@ -341,7 +375,7 @@ static int option_co(NbdClient *c, const Option *o)
     case NBD_OPT_SET_META_CONTEXT:
         return meta_context_co(c, o);
     case NBD_OPT_STARTTLS:
-        return error_co(c, o, NBD_REP_ERR_POLICY, "TLS not configured");
+        return start_tls_co(c, o);
     default:
         return error_co(c, o, NBD_REP_ERR_UNSUP, "option %u is not supported", o->id);
     }

@@ -126,6 +126,8 @@ Error *nbd_server_start(BlockGraph *graph, const NbdServerOptions *options, NbdS
     NbdServer *s = g_new0(NbdServer, 1);
     s->graph = graph;
     s->options = *options;
+    tls_keys_ref(s->options.tls_keys);
+    s->options.tls_authz = g_strdup(options->tls_authz);
     list_init(&s->listeners);
     list_init(&s->clients);
     graph->nbd_server = s;
@@ -171,6 +173,8 @@ void nbd_server_stop_all_co(BlockGraph *graph)
         co_sleep_ns(CLOCK_REALTIME_NS, 100 * NS_PER_US);
     }
     graph->nbd_server = NULL;
+    tls_keys_unref(s->options.tls_keys);
+    g_free((char *)s->options.tls_authz);
     g_free(s);
 }
 

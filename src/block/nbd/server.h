@@ -7,12 +7,16 @@
 #define OSTRICH_BLOCK_NBD_SERVER_H
 
 #include "block/export/export.h"
+#include "crypto/tls.h"
 #include "io/net.h"
 
 typedef struct NbdServer NbdServer;
 
 typedef struct NbdServerOptions {
     unsigned max_connections; /* 0: no limit */
+    /* Clients must use TLS; NULL: they cannot. The server takes a reference, and copies the ID. */
+    TlsKeys *tls_keys;
+    const char *tls_authz; /* who may come in; NULL: all that TLS accepts */
     /* After a client is gone; may be NULL. negotiated: it had got as far as using an export. */
     void (*client_gone)(void *opaque, bool negotiated);
     void *opaque;

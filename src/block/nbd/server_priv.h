@@ -44,7 +44,7 @@ typedef struct NbdClient {
     NbdServer *server;
     IoStream *stream;
     NbdExport *export; /* once negotiated; counted */
-    bool no_zeroes, structured;
+    bool no_zeroes, structured, tls;
     bool contexts[CONTEXT_COUNT];
     char *contexts_of; /* the export they were chosen for */
     Timer handshake_limit;

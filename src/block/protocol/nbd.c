@@ -14,6 +14,8 @@
 typedef struct NbdState {
     NbdAddress address;
     char *export, *context;
+    TlsKeys *tls_keys; /* NULL: without TLS */
+    char *tls_hostname;
     bool dirty_context;      /* x-dirty-bitmap: its flags mean other things */
     int64_t reconnect_delay; /* ns */
     NbdConnection *connection;
@@ -41,7 +43,8 @@ static Error *connect_co(BlockNode *node, NbdConnection **ret_connection)
     IoStream *stream;
 
     TRY(nbd_connect_co(loop, &s->address, &stream));
-    return nbd_connection_new_co(loop, stream, s->export,
+    TlsUse tls = { .keys = s->tls_keys, .hostname = s->tls_hostname ? s->tls_hostname : s->address.host };
+    return nbd_connection_new_co(loop, stream, s->tls_keys ? &tls : NULL, s->export,
                                  s->context ? s->context : "base:allocation", ret_connection);
 }
 
@@ -440,8 +443,11 @@ static Error *take_options(BlockNode *node, KeyValues *opts, int64_t *ret_open_t
     s->context = keyvalues_take(opts, "x-dirty-bitmap");
     s->dirty_context = s->context != NULL;
     g_autofree char *creds = keyvalues_take(opts, "tls-creds");
+    s->tls_hostname = keyvalues_take(opts, "tls-hostname");
     if (creds) {
-        return error_new("tls-creds=%s: there are no TLS credentials in this build", creds);
+        TRY(tls_keys_get(block_graph_objects(node->graph), creds, false, &s->tls_keys));
+    } else if (s->tls_hostname) {
+        return error_new("tls-hostname needs tls-creds");
     }
     TRY(block_take_num(opts, "reconnect-delay", 0, &reconnect));
     TRY(block_take_num(opts, "open-timeout", 0, &timeout));
@@ -499,6 +505,8 @@ static void state_clear_co(NbdState *s)
     nbd_address_clear(&s->address);
     g_free(s->export);
     g_free(s->context);
+    g_free(s->tls_hostname);
+    tls_keys_unref(s->tls_keys);
 }
 
 static Error *nbd_open_co(BlockNode *node, KeyValues *opts)
@@ -540,6 +548,8 @@ static const BlockOption nbd_options[] = {
     { "path", OPT_STR, "The server's unix socket" },
     { "server", OPT_STR, "server.type=inet, unix or fd, with the parts of the address" },
     { "export", OPT_STR, "The name of the export (default: empty)" },
+    { "tls-creds", OPT_STR, "ID of the TLS credentials; without, the connection is not encrypted" },
+    { "tls-hostname", OPT_STR, "The name that the server's certificate must have (default: the host)" },
     { "x-dirty-bitmap", OPT_STR, "A meta context whose extents are shown instead of allocation" },
     { "reconnect-delay", OPT_NUM,
       "Seconds for which requests wait for a broken connection (default: 0)" },

@@ -14,14 +14,25 @@ typedef struct ListCall {
 
 static Error *list_steps_co(ListCall *call)
 {
+    const NbdProgram *p = call->program;
     NbdAddress address;
     IoStream *stream;
 
-    TRY(nbd_program_address(call->program, &address));
-    Error *err = nbd_connect_co(call->program->loop, &address, &stream);
+    TRY(nbd_program_address(p, &address));
+    g_autoptr(TlsKeys) keys = NULL;
+    g_autofree char *host = g_strdup(p->tls_hostname ? p->tls_hostname : address.host);
+    Error *err = nbd_connect_co(p->loop, &address, &stream);
     nbd_address_clear(&address);
     TRY(err);
-    return nbd_list_co(stream, &call->infos);
+    if (p->tls_creds) {
+        err = tls_keys_get(block_graph_objects(p->graph), p->tls_creds, false, &keys);
+        if (err) {
+            stream_free(stream);
+            return err;
+        }
+    }
+    TlsUse tls = { .keys = keys, .hostname = host };
+    return nbd_list_co(stream, keys ? &tls : NULL, &call->infos);
 }
 
 static void list_co(void *opaque)

@@ -14,6 +14,7 @@ typedef struct NbdProgram {
     bool image_opts, read_only, overlay, direct, no_flush, writethrough;
     /* how */
     const char *name, *description, *bitmap;
+    const char *tls_creds, *tls_authz, *tls_hostname;
     bool allocation_depth;
     const char *bind, *port, *socket, *device, *disconnect, *pid_file;
     unsigned shared;

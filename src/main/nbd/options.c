@@ -34,6 +34,8 @@ static const char usage[] =
     "  -L, --list                list the exports of another server\n"
     "  --object TYPE,id=ID,...   define an object such as 'secret'\n"
     "  --tls-creds=ID            use TLS with the credentials of an object\n"
+    "  --tls-authz=ID            let in only whom this object allows\n"
+    "  --tls-hostname=NAME       with -L: the name that the server's certificate must have\n"
     "  --fork                    go to the background once the server runs\n"
     "  --pid-file=PATH           write the server's process id to a file\n"
     "\n"
@@ -62,6 +64,7 @@ enum {
     LONG_OBJECT,
     LONG_TLS_CREDS,
     LONG_TLS_AUTHZ,
+    LONG_TLS_HOSTNAME,
     LONG_IMAGE_OPTS,
     LONG_FORK,
     LONG_PID_FILE,
@@ -86,6 +89,7 @@ static const struct option longs[] = {
     { "object", required_argument, NULL, LONG_OBJECT },
     { "tls-creds", required_argument, NULL, LONG_TLS_CREDS },
     { "tls-authz", required_argument, NULL, LONG_TLS_AUTHZ },
+    { "tls-hostname", required_argument, NULL, LONG_TLS_HOSTNAME },
     { "trace", required_argument, NULL, 'T' },
     { "fork", no_argument, NULL, LONG_FORK },
     { "pid-file", required_argument, NULL, LONG_PID_FILE },
@@ -256,8 +260,14 @@ static Error *set_option(NbdProgram *p, int letter, const char *value)
         g_ptr_array_add(p->objects, (void *)value);
         return NULL;
     case LONG_TLS_CREDS:
+        p->tls_creds = value;
+        return NULL;
     case LONG_TLS_AUTHZ:
-        return error_new("No TLS credentials with id '%s'", value);
+        p->tls_authz = value;
+        return NULL;
+    case LONG_TLS_HOSTNAME:
+        p->tls_hostname = value;
+        return NULL;
     case LONG_SELINUX:
         return error_new("SELinux labels are not supported ('%s')", value);
     case 'T':
@@ -287,6 +297,9 @@ static Error *check_list(const NbdProgram *p, int arg_count)
         p->device || p->disconnect || p->allocation_depth || p->shared != 1) {
         return error_new("List mode is incompatible with per-device settings");
     }
+    if (p->tls_authz) {
+        return error_new("TLS authorization is incompatible with export list");
+    }
     return p->fork ? error_new("List mode is incompatible with forking") : NULL;
 }
 
@@ -296,6 +309,15 @@ static Error *check_device(const NbdProgram *p)
         return error_new(
             "A device is attached through a private connection: -c cannot be used with "
             "-x, -b, -p or -k");
+    }
+    if (p->tls_hostname) {
+        return error_new("TLS hostname is only required with export list");
+    }
+    if (p->tls_authz && !p->tls_creds) {
+        return error_new("--tls-authz needs --tls-creds");
+    }
+    if (p->device && p->tls_creds) {
+        return error_new("TLS is not supported with a host device");
     }
     return p->snapshot && p->overlay ? error_new("-l and -s cannot be used together") : NULL;
 }
