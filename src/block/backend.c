@@ -53,6 +53,11 @@ BlockBackend *blk_next(BlockGraph *graph, BlockBackend *after)
     return next == &graph->backends.head ? NULL : container_of(next, BlockBackend, node_in_graph);
 }
 
+void blk_forget_name(BlockBackend *blk)
+{
+    g_clear_pointer(&blk->name, g_free);
+}
+
 BlockBackend *blk_find(BlockGraph *graph, const char *name)
 {
     for (BlockBackend *blk = NULL; (blk = blk_next(graph, blk));) {

@@ -31,6 +31,7 @@ BlockBackend *blk_new(BlockGraph *graph, const char *name);
 BlockBackend *blk_ref(BlockBackend *blk);
 void blk_unref(BlockBackend *blk);             /* accepts NULL */
 const char *blk_name(const BlockBackend *blk); /* "" when it has none */
+void blk_forget_name(BlockBackend *blk); /* it is found by it no more */
 BlockBackend *blk_find(BlockGraph *graph, const char *name);
 BlockBackend *blk_next(BlockGraph *graph, BlockBackend *after);
 

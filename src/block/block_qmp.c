@@ -4,6 +4,7 @@
 #include "block/bitmap.h"
 #include "block/block_qmp.h"
 #include "block/drive.h"
+#include "block/info.h"
 #include "block/throttle.h"
 #include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
@@ -17,33 +18,36 @@ static BlockGraph *graph_of(QmpContext *ctx)
 
 /* --- queries --- */
 
-static Value *node_value(BlockNode *node)
+/* With the images below, as far as asked. */
+static Value *image_value(BlockNode *node, bool flat)
 {
-    Value *info = value_dict(), *image = value_dict(), *cache = value_dict();
-    uint64_t allocated = node_allocated_size(node);
+    Value *image = block_image_value(node);
+    if (!flat && node->backing) {
+        value_put(image, "backing-image", image_value(node->backing->node, false));
+    }
+    return image;
+}
 
-    value_put_str(image, "filename", node->filename);
-    value_put_str(image, "format", node->driver->name);
-    value_put(image, "virtual-size", value_uint(node->size));
-    if (allocated != UINT64_MAX) {
-        value_put(image, "actual-size", value_uint(allocated));
-    }
-    if (node->limits.cluster_size) {
-        value_put_int(image, "cluster-size", node->limits.cluster_size);
-    }
+static unsigned backing_depth(const BlockNode *node)
+{
+    return node->backing ? 1 + backing_depth(node->backing->node) : 0;
+}
+
+static Value *node_value(BlockNode *node, bool flat, bool write_cache)
+{
+    Value *info = value_dict(), *image = image_value(node, flat), *cache = value_dict();
+
     if (node->backing_filename) {
-        value_put_str(image, "backing-filename", node->backing_filename);
         value_put_str(info, "backing_file", node->backing_filename);
     }
-    value_put_bool(image, "dirty-flag", node->driver->dirty_flag && node->driver->dirty_flag(node));
-    value_put_bool(cache, "writeback", true);
+    value_put_bool(cache, "writeback", write_cache);
     value_put_bool(cache, "direct", node->direct);
     value_put_bool(cache, "no-flush", node->no_flush);
     value_put_str(info, "file", node->filename);
     value_put_str(info, "node-name", node->name);
     value_put_bool(info, "ro", node->read_only);
     value_put_str(info, "drv", node->driver->name);
-    value_put_int(info, "backing_file_depth", node->backing ? 1 : 0);
+    value_put_int(info, "backing_file_depth", backing_depth(node));
     value_put_bool(info, "encrypted", node->encrypted);
     static const char *const zeroes[] = { "off", "on", "unmap" };
     value_put_str(info, "detect_zeroes", zeroes[node->detect_zeroes]);
@@ -100,7 +104,7 @@ static Value *backend_value(BlockBackend *blk)
     }
     value_put_str(info, "io-status", blk_io_status(blk));
     if (blk_node(blk)) {
-        Value *inserted = node_value(blk_node(blk));
+        Value *inserted = node_value(blk_node(blk), false, blk_write_cache(blk));
         put_limits(blk, inserted);
         value_put(info, "inserted", inserted);
     }
@@ -181,7 +185,7 @@ Error *qmp_query_named_block_nodes(QmpContext *ctx, const QmpQueryNamedBlockNode
 {
     *ret = value_list();
     for (BlockNode *node = NULL; graph_of(ctx) && (node = block_node_next(graph_of(ctx), node));) {
-        value_append(*ret, node_value(node));
+        value_append(*ret, node_value(node, args->has_flat && args->flat, true));
     }
     return NULL;
 }

@@ -1,4 +1,7 @@
 /* Changes of the graph while it is in use. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "block/node_priv.h"
@@ -166,4 +169,66 @@ Error *node_set_read_only_co(BlockNode *node, bool read_only)
         TRY(node_set_read_only_co(node->file->node, false));
     }
     return reopen_co(node, false);
+}
+
+/* --- commit --- */
+
+enum { COMMIT_CHUNK = 1 << 20 };
+
+static Error *commit_data_co(BlockNode *node, BlockNode *base, char *buffer)
+{
+    if (base->size < node->size) {
+        TRY(node_truncate_co(base, node->size, PREALLOC_OFF));
+    }
+    for (uint64_t at = 0; at < node->size;) {
+        BlockStatus status;
+        int ret = node_status_co(node, at, MIN(COMMIT_CHUNK, node->size - at), &status);
+        if (ret >= 0 && (status.flags & STATUS_ALLOCATED)) {
+            if (status.flags & STATUS_ZERO) {
+                ret = node_write_zeroes_co(base, at, status.bytes, 0);
+            } else {
+                ret = node_pread_co(node, at, status.bytes, buffer);
+                ret = ret < 0 ? ret : node_pwrite_co(base, at, status.bytes, buffer, 0);
+            }
+        }
+        if (ret < 0) {
+            return error_new_errno(ret, "Committing failed at byte %" PRIu64, at);
+        }
+        at += status.bytes;
+    }
+    int ret = node_flush_co(base);
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not flush the backing image");
+    }
+    return node->driver->make_empty_co && !node->read_only ? node->driver->make_empty_co(node) : NULL;
+}
+
+static Error *commit_claimed_co(BlockNode *node, BlockNode *base)
+{
+    BlockEdge *root;
+    TRY(block_root_attach(base, "commit", CLAIM_WRITE | CLAIM_RESIZE, CLAIM_ALL, &root));
+    char *buffer = aligned_alloc(4096, COMMIT_CHUNK);
+    node_close_gate_co(node);
+    Error *err = buffer ? commit_data_co(node, base, buffer) : error_new("Not enough memory");
+    node_open_gate(node);
+    free(buffer);
+    block_root_detach(root);
+    return err;
+}
+
+Error *block_commit_down_co(BlockNode *node)
+{
+    BlockNode *base = node->backing ? node->backing->node : NULL;
+    if (!base) {
+        return error_new_errno(ENOTSUP, "There is no backing image");
+    }
+    bool read_only = base->read_only;
+    TRY(node_set_read_only_co(base, false));
+    Error *err = commit_claimed_co(node, base);
+    Error *back = read_only ? node_set_read_only_co(base, true) : NULL;
+    if (err) {
+        error_free(back);
+        return err;
+    }
+    return back;
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "block/block_qmp.h"
+#include "block/info.h"
 #include "block/filter/quorum.h"
 
 Error *qmp_find_node(QmpContext *ctx, const char *name, BlockNode **ret)
@@ -221,6 +222,126 @@ Error *qmp_x_blockdev_change(QmpContext *ctx, const QmpXBlockdevChangeArgs *args
         }
     }
     return qmp_in_coroutine(ctx, change_child_co, &call);
+}
+
+/* --- internal snapshots --- */
+
+typedef struct InternalCall {
+    QmpContext ctx;
+    BlockNode *node; /* counted */
+    char *name;
+} InternalCall;
+
+/* By name, id, or both. NULL: there is none. */
+static BlockSnapshot *find_snapshot(GPtrArray *all, const char *id, const char *name)
+{
+    for (guint n = 0; n < all->len; n++) {
+        BlockSnapshot *one = g_ptr_array_index(all, n);
+        if ((!id || !strcmp(one->id, id)) && (!name || !strcmp(one->name, name))) {
+            return one;
+        }
+    }
+    return NULL;
+}
+
+static Error *snapshot_node(QmpContext *ctx, const char *device, BlockNode **ret_node)
+{
+    TRY(qmp_find_node(ctx, device, ret_node));
+    if ((*ret_node)->read_only) {
+        return error_new("Device '%s' is read only", device);
+    }
+    return (*ret_node)->driver->snapshot_create_co
+               ? NULL
+               : error_new("Block format '%s' used by device '%s' does not support feature 'internal snapshots'",
+                           (*ret_node)->driver->name, device);
+}
+
+static Error *take_internal_co(void *opaque)
+{
+    InternalCall *call = opaque;
+    gint64 now = g_get_real_time();
+    BlockSnapshot sn = { .name = call->name, .icount = UINT64_MAX };
+
+    sn.date_sec = (uint64_t)(now / G_USEC_PER_SEC);
+    sn.date_nsec = (uint32_t)(now % G_USEC_PER_SEC) * 1000;
+    sn.vm_clock_ns = (uint64_t)clock_now(call->ctx.machine->clocks, CLOCK_VIRTUAL);
+    node_close_gate_co(call->node);
+    Error *err = call->node->driver->snapshot_create_co(call->node, &sn);
+    node_open_gate(call->node);
+    return err;
+}
+
+static Error *delete_internal_co(void *opaque)
+{
+    InternalCall *call = opaque;
+    node_close_gate_co(call->node);
+    Error *err = call->node->driver->snapshot_delete_co(call->node, call->name);
+    node_open_gate(call->node);
+    return err;
+}
+
+static void undo_internal(void *opaque)
+{
+    InternalCall *call = opaque;
+    error_free(qmp_in_coroutine(&call->ctx, delete_internal_co, call));
+}
+
+static void forget_internal(void *opaque)
+{
+    InternalCall *call = opaque;
+    node_unref(call->node);
+    g_free(call->name);
+    g_free(call);
+}
+
+Error *qmp_blockdev_snapshot_internal_sync(QmpContext *ctx, const QmpBlockdevSnapshotInternalSyncArgs *args, Value **ret)
+{
+    BlockNode *node;
+
+    TRY(snapshot_node(ctx, args->device, &node));
+    if (!args->name[0]) {
+        return error_new("Name is empty");
+    }
+    g_autoptr(GPtrArray) all = node->driver->snapshots(node);
+    if (find_snapshot(all, NULL, args->name)) {
+        return error_new("Snapshot with name '%s' already exists on device '%s'", args->name, args->device);
+    }
+    InternalCall *call = g_new0(InternalCall, 1);
+    *call = (InternalCall) { .ctx = *ctx, .node = node_ref(node), .name = g_strdup(args->name) };
+    Error *err = qmp_in_coroutine(ctx, take_internal_co, call);
+    if (err) {
+        forget_internal(call);
+        return error_prefix(err, "Failed to create snapshot '%s' on device '%s': ", args->name, args->device);
+    }
+    call->ctx.undo = NULL;
+    qmp_undo_add(ctx, undo_internal, forget_internal, call);
+    return NULL;
+}
+
+Error *qmp_blockdev_snapshot_delete_internal_sync(QmpContext *ctx, const QmpBlockdevSnapshotDeleteInternalSyncArgs *args,
+                                                  Value **ret)
+{
+    InternalCall call = { .ctx = *ctx };
+
+    TRY(snapshot_node(ctx, args->device, &call.node));
+    if (!args->has_id && !args->has_name) {
+        return error_new("Name or id must be provided");
+    }
+    g_autoptr(GPtrArray) all = call.node->driver->snapshots(call.node);
+    const BlockSnapshot *found = find_snapshot(all, args->has_id ? args->id : NULL, args->has_name ? args->name : NULL);
+    if (!found) {
+        return error_new("Snapshot with id '%s' and name '%s' does not exist on device '%s'", args->has_id ? args->id : "null",
+                         args->has_name ? args->name : "null", args->device);
+    }
+    call.name = found->id;
+    Value *info = block_snapshot_value(found);
+    Error *err = qmp_in_coroutine(ctx, delete_internal_co, &call);
+    if (err) {
+        value_free(info);
+        return err;
+    }
+    *ret = info;
+    return NULL;
 }
 
 /* --- size --- */

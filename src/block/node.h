@@ -451,6 +451,12 @@ static inline void node_debug_event_co(BlockNode *node, BlockEvent event)
     }
 }
 
+/*
+ * What the node itself has goes into its backing node, which is opened for writing meanwhile; then the node is emptied, where its
+ * format can do that. Requests of others wait.
+ */
+Error *block_commit_down_co(BlockNode *node) MUST_USE;
+
 /* --- break points --- */
 /* Of the first node that has them, from node down through "file"; -ENOTSUP when there is none. */
 int node_debug_break(BlockNode *node, const char *event, const char *tag);

@@ -278,6 +278,13 @@ static int write_aligned_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
     return 0;
 }
 
+/* Of a node that looks through, the node below is who has a request done in parts. */
+static void rmw_event_co(BlockNode *node, BlockEvent event)
+{
+    bool through = node->driver->filter && !node->driver->debug_event_co && node->file;
+    node_debug_event_co(through ? node->file->node : node, event);
+}
+
 /* One bounce buffer: what the range needs around it is read first. */
 static int write_padded_part_co(BlockNode *node, char *buffer, uint64_t pos, size_t size,
                                 uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at,
@@ -291,17 +298,17 @@ static int write_padded_part_co(BlockNode *node, char *buffer, uint64_t pos, siz
     if (from > pos) {
         memset(buffer, 0, align);
         if (pos < node->size) {
-            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_RMW_HEAD);
+            rmw_event_co(node, BLOCK_EVENT_PWRITEV_RMW_HEAD);
             ret = read_aligned_co(node, pos, align, &whole, 0);
-            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_RMW_AFTER_HEAD);
+            rmw_event_co(node, BLOCK_EVENT_PWRITEV_RMW_AFTER_HEAD);
         }
     }
     if (ret >= 0 && to < pos + size && (from == pos || size > align)) {
         memset(buffer + size - align, 0, align);
         if (pos + size - align < node->size) {
-            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_RMW_TAIL);
+            rmw_event_co(node, BLOCK_EVENT_PWRITEV_RMW_TAIL);
             ret = read_aligned_co(node, pos + size - align, align, &whole, size - align);
-            node_debug_event_co(node, BLOCK_EVENT_PWRITEV_RMW_AFTER_TAIL);
+            rmw_event_co(node, BLOCK_EVENT_PWRITEV_RMW_AFTER_TAIL);
         }
     }
     if (ret < 0) {

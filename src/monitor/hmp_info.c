@@ -204,51 +204,6 @@ static void info_mice(Hmp *hmp, const HmpArgs *args)
 
 /* --- block --- */
 
-static void print_inserted(Hmp *hmp, const Value *inserted)
-{
-    hmp_printf(hmp, ": %s (%s%s)\n", value_find_str(inserted, "file"), value_find_str(inserted, "drv"),
-               value_find_bool(inserted, "ro", false) ? ", read-only" : "");
-}
-
-static void info_block(Hmp *hmp, const HmpArgs *args)
-{
-    g_autoptr(Value) list = NULL;
-
-    if (!hmp_qmp(hmp, "query-block", NULL, &list)) {
-        return;
-    }
-    for (size_t n = 0; n < value_length(list); n++) {
-        const Value *item = value_at(list, n), *inserted = value_find(item, "inserted");
-        const char *name = value_find_str(item, "device"), *qdev = value_find_str(item, "qdev");
-        if (n) {
-            hmp_printf(hmp, "\n");
-        }
-        hmp_printf(hmp, "%s", *name ? name : qdev ? qdev : "");
-        if (inserted) {
-            hmp_printf(hmp, " (%s)", value_find_str(inserted, "node-name"));
-            print_inserted(hmp, inserted);
-        } else {
-            hmp_printf(hmp, ": [not inserted]\n");
-        }
-        if (qdev) {
-            hmp_printf(hmp, "    Attached to:      %s\n", qdev);
-        }
-        if (value_find_bool(item, "removable", false)) {
-            hmp_printf(hmp, "    Removable device: %slocked, tray %s\n", value_find_bool(item, "locked", false) ? "" : "not ",
-                       value_find_bool(item, "tray_open", false) ? "open" : "closed");
-        }
-        if (inserted) {
-            const Value *cache = value_find(inserted, "cache");
-            hmp_printf(hmp, "    Cache mode:       %s%s%s\n", value_find_bool(cache, "writeback", true) ? "writeback" : "writethrough",
-                       value_find_bool(cache, "direct", false) ? ", direct" : "",
-                       value_find_bool(cache, "no-flush", false) ? ", ignore flushes" : "");
-            if (value_find_str(inserted, "backing_file")) {
-                hmp_printf(hmp, "    Backing file:     %s\n", value_find_str(inserted, "backing_file"));
-            }
-        }
-    }
-}
-
 static void info_blockstats(Hmp *hmp, const HmpArgs *args)
 {
     static const char *const shown[] = { "rd_bytes", "wr_bytes", "rd_operations", "wr_operations", "flush_operations",
@@ -341,7 +296,6 @@ static void info_lapic(Hmp *hmp, const HmpArgs *args)
 }
 
 const HmpCommand hmp_info_commands[] = {
-    { "block", "", "", "show info of block devices", info_block },
     { "blockstats", "", "", "show block device statistics", info_blockstats },
     { "chardev", "", "", "show the character devices", info_chardev },
     { "cpus", "", "", "show infos for each CPU", info_cpus },

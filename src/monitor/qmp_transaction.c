@@ -15,6 +15,7 @@ static const char *const actions[] = { "blockdev-snapshot",
                                        "block-dirty-bitmap-enable",
                                        "block-dirty-bitmap-disable",
                                        "block-dirty-bitmap-merge",
+                                       "blockdev-snapshot-internal-sync",
                                        "abort",
                                        NULL };
 

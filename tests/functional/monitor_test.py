@@ -321,7 +321,7 @@ def test_descriptors():
             same(reply['return']['fdset-id'], 5)
             same(ask('{"execute": "getfd", "arguments": {"fdname": "a"}}', [sent.fileno()]), {'return': {}})
         matches('No file descriptor', ask('{"execute": "getfd", "arguments": {"fdname": "a"}}')['error']['desc'])
-        same([s['fdset-id'] for s in ask('{"execute": "query-fdsets"}')['return']], [3, 5])
+        same([s['fdset-id'] for s in ask('{"execute": "query-fdsets"}')['return']], [5, 3])
         same(ask('{"execute": "closefd", "arguments": {"fdname": "a"}}'), {'return': {}})
         same(ask('{"execute": "remove-fd", "arguments": {"fdset-id": 5}}'), {'return': {}})
         ask('{"execute": "quit"}')
@@ -421,6 +421,37 @@ def test_more_queries():
         for name in ('balloon', 'hotpluggable-cpus', 'iothreads', 'memdev', 'numa', 'qdm', 'replay', 'usb', 'vnc', 'dump', 'tpm', 'history'):
             text = q.run('human-monitor-command', command_line='info ' + name)
             assert 'unknown command' not in text, text
+
+
+def test_hmp_block():
+    """Drives, jobs, snapshots, the NBD server and single requests, as a person types them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        base, top, copy = (os.path.join(scratch, n) for n in ('base.raw', 'top.qcow2', 'copy.qcow2'))
+        with open(base, 'wb') as f:
+            f.truncate(1 << 20)
+        with Qmp(*NONE, '-drive', 'if=none,id=d0,format=raw,file=' + base) as q:
+            def hmp(line):
+                return q.hmp(line).replace('\r', '')
+            same(hmp('snapshot_blkdev d0 %s qcow2' % top), '')
+            matches('wrote 65536/65536 bytes at offset 0', hmp('qemu-io d0 "write -P 7 0 64k"'))
+            assert 'Error' in hmp('qemu-io d9 "read 0 1"')
+            text = hmp('info block -v d0')
+            assert 'Backing file:     %s (chain depth: 1)' % base in text and 'cluster_size: 65536' in text, text
+            same(hmp('commit d0'), '')
+            with open(base, 'rb') as f:
+                same(f.read(4), bytes([7] * 4))
+            same(hmp('snapshot_blkdev_internal d0 one'), '')
+            assert 'already exists' in hmp('snapshot_blkdev_internal d0 one')
+            same(hmp('snapshot_delete_blkdev_internal d0 one'), '')
+            assert 'does not exist' in hmp('snapshot_delete_blkdev_internal d0 one')
+            same(hmp('block_resize d0 2'), '')
+            same(hmp('drive_backup d0 %s' % copy), '')
+            same(hmp('info block-jobs'), 'No active jobs\n')
+            same(hmp('nbd_server_start -a unix:%s/s' % scratch), '')
+            same(hmp('nbd_server_stop'), '')
+            same(hmp('drive_add 0 if=none,id=d1,format=raw,readonly=on,file=/dev/null,file.driver=host_device'), 'OK\n')
+            same(hmp('drive_del d1'), '')
+            assert 'not found' in hmp('drive_del d1')
 
 
 def test_hmp_session():

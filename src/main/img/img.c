@@ -287,18 +287,6 @@ Error *img_parse_size(const char *text, uint64_t *ret_bytes)
     return *ret_bytes > INT64_MAX ? error_new("Image size must be less than 8 EiB!") : NULL;
 }
 
-char *img_size_text(uint64_t bytes)
-{
-    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
-    unsigned unit = 0;
-    double value = (double)bytes;
-    while (value >= 999.5 && unit + 1 < ARRAY_SIZE(units)) { /* three digits at most */
-        value /= 1024;
-        unit++;
-    }
-    return g_strdup_printf("%0.3g %s", value, units[unit]);
-}
-
 void img_progress(const ImgOptions *options, uint64_t done, uint64_t total)
 {
     static int64_t last; /* the program has one progress line */
@@ -328,25 +316,6 @@ void img_progress_end(const ImgOptions *options)
     if (options->progress && !options->progress_json) {
         img_progress(options, 1, 1);
         putchar('\n');
-    }
-}
-
-void img_print_snapshots(GPtrArray *snapshots)
-{
-    printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-    for (guint i = 0; i < snapshots->len; i++) {
-        const BlockSnapshot *sn = g_ptr_array_index(snapshots, i);
-        g_autofree char *size = img_size_text(sn->vm_state_size);
-        g_autoptr(GDateTime) date = g_date_time_new_from_unix_local((gint64)sn->date_sec);
-        g_autofree char *when =
-            date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
-        uint64_t seconds = sn->vm_clock_ns / (uint64_t)NS_PER_SEC;
-        g_autofree char *clock = g_strdup_printf(
-            "%02u:%02u:%02u.%03u", (unsigned)(seconds / 3600), (unsigned)(seconds / 60 % 60),
-            (unsigned)(seconds % 60), (unsigned)(sn->vm_clock_ns / 1000000 % 1000));
-        g_autofree char *icount =
-            sn->icount == UINT64_MAX ? g_strdup("") : g_strdup_printf("%" PRIu64, sn->icount);
-        printf("%-10s%-17s%8s%20s%13s%11s\n", sn->id, sn->name, size, when, clock, icount);
     }
 }
 

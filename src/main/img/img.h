@@ -106,11 +106,9 @@ Error *img_open_with_co(const ImgOptions *options, const char *filename, const c
 void img_close_co(ImgDisk *disk); /* accepts an empty one */
 
 Error *img_parse_size(const char *text, uint64_t *ret_bytes) MUST_USE;
-char *img_size_text(uint64_t bytes); /* "1.5 GiB"; caller frees */
 /* "    (12.34/100%)" when progress is wanted; rate limited. */
 void img_progress(const ImgOptions *options, uint64_t done, uint64_t total);
 void img_progress_end(const ImgOptions *options);
-void img_print_snapshots(GPtrArray *snapshots);
 /* The option help of a format, for -o help. */
 void img_print_create_options(const BlockDriver *driver, bool protocol_follows);
 /* Their lines alone. */

@@ -18,127 +18,6 @@ static Error *info_option(void *opaque, int letter, const char *value)
     return NULL;
 }
 
-static char *full_backing_name(const BlockNode *node)
-{
-    return node->backing_filename ? block_resolve_backing(node->filename, node->backing_filename)
-                                  : NULL;
-}
-
-static Value *snapshots_value(BlockNode *node)
-{
-    if (!node->driver->snapshots) {
-        return NULL;
-    }
-    g_autoptr(GPtrArray) snapshots = node->driver->snapshots(node);
-    if (!snapshots->len) {
-        return NULL;
-    }
-    Value *list = value_list();
-    for (guint i = 0; i < snapshots->len; i++) {
-        const BlockSnapshot *sn = g_ptr_array_index(snapshots, i);
-        Value *item = value_dict();
-        if (sn->icount != UINT64_MAX) {
-            value_put(item, "icount", value_uint(sn->icount));
-        }
-        value_put_int(item, "vm-clock-nsec", (int64_t)(sn->vm_clock_ns % (uint64_t)NS_PER_SEC));
-        value_put_str(item, "name", sn->name);
-        value_put_int(item, "date-sec", (int64_t)sn->date_sec);
-        value_put_int(item, "date-nsec", sn->date_nsec);
-        value_put_int(item, "vm-clock-sec", (int64_t)(sn->vm_clock_ns / (uint64_t)NS_PER_SEC));
-        value_put_str(item, "id", sn->id);
-        value_put(item, "vm-state-size", value_uint(sn->vm_state_size));
-        value_append(list, item);
-    }
-    return list;
-}
-
-static Value *specific_value(BlockNode *node)
-{
-    if (!node->driver->info) {
-        return NULL;
-    }
-    Value *specific = value_dict(), *data = value_dict();
-    node->driver->info(node, data);
-    value_put_str(specific, "type", node->driver->name);
-    value_put(specific, "data", data);
-    return specific;
-}
-
-static Value *info_value(BlockNode *node)
-{
-    Value *info = value_dict(), *snapshots = snapshots_value(node),
-          *specific = specific_value(node);
-    g_autofree char *full = full_backing_name(node);
-    uint64_t allocated = node_allocated_size(node);
-
-    if (snapshots) {
-        value_put(info, "snapshots", snapshots);
-    }
-    if (node->backing_format && node->backing_filename) {
-        value_put_str(info, "backing-filename-format", node->backing_format);
-    }
-    value_put(info, "virtual-size", value_uint(node->size));
-    value_put_str(info, "filename", node->filename);
-    if (node->limits.cluster_size) {
-        value_put_int(info, "cluster-size", node->limits.cluster_size);
-    }
-    value_put_str(info, "format", node->driver->name);
-    if (allocated != UINT64_MAX) {
-        value_put(info, "actual-size", value_uint(allocated));
-    }
-    if (specific) {
-        value_put(info, "format-specific", specific);
-    }
-    if (full) {
-        value_put_str(info, "full-backing-filename", full);
-        value_put_str(info, "backing-filename", node->backing_filename);
-    }
-    if (node->encrypted) {
-        value_put_bool(info, "encrypted", true);
-    }
-    value_put_bool(info, "dirty-flag", node->driver->dirty_flag && node->driver->dirty_flag(node));
-    return info;
-}
-
-static void print_info(BlockNode *node)
-{
-    g_autofree char *size = img_size_text(node->size), *full = full_backing_name(node);
-    uint64_t allocated = node_allocated_size(node);
-    g_autofree char *disk =
-        allocated == UINT64_MAX ? g_strdup("unavailable") : img_size_text(allocated);
-
-    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
-           node->filename, node->driver->name, size, node->size, disk);
-    if (node->driver->dirty_flag && node->driver->dirty_flag(node)) {
-        printf("cleanly shut down: no\n");
-    }
-    if (node->encrypted) {
-        printf("encrypted: yes\n");
-    }
-    if (node->limits.cluster_size) {
-        printf("cluster_size: %u\n", node->limits.cluster_size);
-    }
-    if (full) {
-        printf("backing file: %s", node->backing_filename);
-        if (strcmp(full, node->backing_filename)) {
-            printf(" (actual path: %s)", full);
-        }
-        printf("\n");
-        if (node->backing_format) {
-            printf("backing file format: %s\n", node->backing_format);
-        }
-    }
-    if (node->driver->snapshots) {
-        g_autoptr(GPtrArray) snapshots = node->driver->snapshots(node);
-        if (snapshots->len) {
-            printf("Snapshot list:\n");
-            img_print_snapshots(snapshots);
-        }
-    }
-    g_autofree char *specific = block_specific_text(node);
-    printf("%s", specific);
-}
-
 /* The images of a chain one by one, each without its own backing chain. */
 static Error *info_chain_co(Info *info, Value *list)
 {
@@ -153,14 +32,15 @@ static Error *info_chain_co(Info *info, Value *list)
         }
         TRY(img_open_co(&info->o, filename, format, OPEN_NO_BACKING | OPEN_NO_IO, NULL, image_opts, &disk));
         if (info->o.json) {
-            value_append(list, info_value(disk.node));
+            value_append(list, block_image_value(disk.node));
         } else {
             printf("%s", first ? "" : "\n");
-            print_info(disk.node);
+            g_autofree char *text = block_image_text(disk.node);
+            fputs(text, stdout);
         }
         g_free(filename);
         g_free(format);
-        filename = info->chain ? full_backing_name(disk.node) : NULL;
+        filename = info->chain ? block_full_backing_name(disk.node) : NULL;
         format = g_strdup(disk.node->backing_format);
         image_opts = false;
         img_close_co(&disk);
@@ -409,7 +289,8 @@ static int snapshot_co(void *opaque)
         g_autoptr(GPtrArray) snapshots = disk.node->driver->snapshots(disk.node);
         if (snapshots->len) {
             printf("Snapshot list:\n");
-            img_print_snapshots(snapshots);
+            g_autofree char *text = block_snapshots_text(snapshots);
+            fputs(text, stdout);
         }
     }
     img_close_co(&disk);
