@@ -2,7 +2,7 @@
 """run_checks.py [--ci] [--full] BUILD: runs the project's checks and tests, prints one line for each, and ends with
 "N passed, N failed, N skipped". --ci adds a clang build with -Werror and a sanitizer build of the unit tests and of the guests
 of suite "sanitize";
---full adds the long suites. Exits 1 when anything failed."""
+--full adds the long suites, and a guest with two CPUs under ThreadSanitizer. Exits 1 when anything failed."""
 import argparse
 import json
 import os
@@ -109,6 +109,11 @@ def main():
     run_step(tally, 'saved state covers all members', [sys.executable, os.path.join(ROOT, 'scripts/check_state.py'),
                                                        os.path.join(build, 'src/main/qemu-system-x86_64')])
     meson_tests(tally, build, ['unit', 'codegen', 'insn', 'block', 'functional', 'guest'] + (['full'] if args.full else []))
+    if args.full:
+        threads = build + '-threads'
+        configure(threads, '-Db_sanitize=thread', '-Db_lundef=false')
+        if run_step(tally, 'ThreadSanitizer build', ['ninja', '-C', threads]):
+            meson_tests(tally, threads, ['thread'], 'threads ')
     if args.ci:
         clang = build + '-clang'
         configure(clang, '--werror', cc='clang')

@@ -40,7 +40,7 @@ struct Apic {
     uint32_t esr;
     _Atomic uint32_t errors; /* not yet shown in ESR */
     uint64_t icr;
-    uint32_t lvt[LVT_COUNT];
+    _Atomic uint32_t lvt[LVT_COUNT]; /* LINT0 is looked at by whoever moves the 8259's line */
     /* Timer, under timer_lock. */
     Lock timer_lock;
     uint32_t initial, divide;
