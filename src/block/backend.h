@@ -135,6 +135,14 @@ void block_graph_set_open_special(BlockGraph *graph, int (*fn)(void *opaque, con
 void block_graph_resume(BlockGraph *graph);
 /* Writes back and flushes every node: before exit, migration, on stop. */
 Error *block_graph_flush(BlockGraph *graph) MUST_USE;
+/*
+ * Gives the images up to another process (flushed, no locks, nothing is written any more), or takes them, with what that
+ * process has written. Main loop, the machine stands still. graph may be NULL. When taking fails the machine must not run;
+ * it may be tried again.
+ */
+Error *block_graph_set_active(BlockGraph *graph, bool active) MUST_USE;
+/* The images belong to another process until they are taken. Before any is opened. */
+void block_graph_begin_inactive(BlockGraph *graph);
 
 /* --- limits --- */
 struct ThrottleConfig;

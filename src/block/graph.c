@@ -581,7 +581,11 @@ static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
     node->state = driver->state_size ? g_malloc0(driver->state_size) : NULL;
     node->extends = driver->extends;
     node->options = keyvalues_copy(opts);
-    TRY(driver->open_co(node, opts));
+    node->inactive = node->graph->inactive && !node->read_only;
+    node->read_only |= node->inactive;
+    Error *err = driver->open_co(node, opts);
+    node->read_only &= !node->inactive;
+    TRY(err);
     node->open = true;
     node->size = ALIGN_UP(node->size, (uint64_t)NODE_SECTOR);
     if (!node->limits.request_align) {

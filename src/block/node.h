@@ -282,6 +282,7 @@ struct BlockNode {
     bool encrypted;
     char *aio;  /* what files below shall use unless they are told otherwise ("x-aio"); NULL: threads */
     bool open, closing;
+    bool inactive;     /* its storage can only be read until the graph is activated; see inactive.c */
     bool extends;      /* writes beyond the end make it longer */
     bool follows_size; /* it is as long as its first child */
     bool hurry;        /* requests shall end without delay: somebody waits for all of them */

@@ -294,6 +294,12 @@ static void block_follows_state(MachineNotifier *notifier, MachineEvent event, v
     } else if (event == MACHINE_EVENT_STATE && running != follower->was_running) {
         follower->was_running = running;
         if (running) {
+            Error *err = block_graph_set_active(graph, true); /* started again after it had left */
+            if (err) {
+                error_report(err);
+                machine_request_stop(follower->machine, RUN_STATE_PAUSED);
+                return;
+            }
             block_graph_resume(graph);
         } else {
             Error *err = block_graph_flush(graph);
@@ -319,6 +325,9 @@ static MUST_USE Error *make_drives(Plan *plan, Machine *machine)
 
     machine_set_service(machine, BLOCK_SERVICE, graph);
     block_graph_set_hooks(graph, stop_for_io_error, emit_block_event, machine);
+    if (plan->incoming) {
+        block_graph_begin_inactive(graph); /* they are the source's */
+    }
     block_graph_set_open_special(graph, open_special, machine);
     follow_state(machine);
     for (guint n = 0; n < plan->blockdevs->len; n++) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/endian.h"
+#include "block/backend.h"
 #include "migration/migration_priv.h"
 
 struct MigrationIn {
@@ -19,6 +20,7 @@ struct MigrationIn {
     StateLoader *loader;
     pthread_t thread;
     bool thread_made, cancelled;
+    MainCall call;
     Work done; /* scheduled by the thread as its last act */
     Error *err;
     RunState state;
@@ -93,6 +95,21 @@ static MUST_USE Error *agree(MigrationIn *in)
     return byte == MSG_GO ? NULL : error_new("the source gave no answer that can be understood");
 }
 
+/* Main loop. The source has given the disks up. */
+static void take_disks(void *opaque)
+{
+    MigrationIn *in = opaque;
+    bool later = in->migration->caps.late_block_activate && in->machine->start_paused; /* when the machine is started */
+
+    in->err = later ? NULL : block_graph_set_active(machine_service(in->machine, BLOCK_SERVICE), true);
+}
+
+static void give_back_disks(void *opaque)
+{
+    MigrationIn *in = opaque;
+    error_free(block_graph_set_active(machine_service(in->machine, BLOCK_SERVICE), false));
+}
+
 static MUST_USE Error *load(MigrationIn *in)
 {
     Machine *machine = in->machine;
@@ -101,7 +118,12 @@ static MUST_USE Error *load(MigrationIn *in)
     lock_acquire(&machine->lock);
     Error *err = in->cancelled ? error_new("cancelled") : state_loader_finish(in->loader, &in->state);
     lock_release(&machine->lock);
-    return err;
+    TRY(err);
+    main_call(&in->call, take_disks, in);
+    if (in->err) {
+        main_call(&in->call, give_back_disks, in);
+    }
+    return in->cancelled ? error_new("cancelled") : g_steal_pointer(&in->err);
 }
 
 static void *thread_main(void *opaque)
@@ -166,6 +188,7 @@ Error *migration_in_start(Migration *migration, const char *uri)
     in->machine = migration->machine;
     in->listener = -1;
     work_init(&in->done, in->machine->loop, ended, in);
+    main_call_init(&in->call, in->machine->loop);
     migration->in = in;
     Error *err = channel_open_in(migration->machine, uri, &in->channel, &in->listener);
     if (!err) {
@@ -194,12 +217,14 @@ void migration_in_free(Migration *migration)
     if (in->thread_made) {
         in->cancelled = true;
         channel_cancel(in->channel);
+        main_call_abandon(&in->call);
         /* It may be waiting for the lock. */
         lock_release(&in->machine->lock);
         pthread_join(in->thread, NULL);
         lock_acquire(&in->machine->lock);
     }
     work_fini(&in->done);
+    main_call_fini(&in->call);
     if (in->reader.record) {
         stream_reader_fini(&in->reader);
     }

@@ -2,6 +2,8 @@
 #ifndef OSTRICH_MIGRATION_MIGRATION_PRIV_H
 #define OSTRICH_MIGRATION_MIGRATION_PRIV_H
 
+#include <pthread.h>
+
 #include "migration/channel.h"
 #include "migration/machine_state.h"
 #include "migration/migration.h"
@@ -71,6 +73,21 @@ void migration_out_free(Migration *migration); /* waits for the thread */
 /* in.c */
 Error *migration_in_start(Migration *migration, const char *uri) MUST_USE;
 void migration_in_free(Migration *migration);
+
+/* main_call.c: what the thread of a migration has the main loop do, with the machine lock held, and waits for. */
+typedef struct MainCall {
+    Work work;
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    void (*fn)(void *opaque);
+    void *opaque;
+    bool done, abandoned;
+} MainCall;
+void main_call_init(MainCall *call, Loop *loop);
+void main_call_fini(MainCall *call); /* main loop; nobody waits any more */
+/* The thread, without locks. Returns too, without fn having run, once the call is abandoned. */
+void main_call(MainCall *call, void (*fn)(void *opaque), void *opaque);
+void main_call_abandon(MainCall *call); /* main loop: it will not come to it */
 
 enum { MSG_READY = 'R', MSG_FAILED = 'F', MSG_GO = 'G' };
 enum { MSG_TEXT_MAX = 4096 };

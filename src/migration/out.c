@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/endian.h"
+#include "block/backend.h"
 #include "migration/migration_priv.h"
 
 /* Bandwidth is given out in slices of this length. */
@@ -22,12 +23,10 @@ struct MigrationOut {
     _Atomic bool cancelled;
     Error *err;
     Work done; /* scheduled by the thread as its last act */
-    /* A call on the main loop that the thread waits for. */
-    Work call_work;
-    pthread_mutex_t mutex;
+    MainCall call;
+    pthread_mutex_t mutex; /* of go_on */
     pthread_cond_t cond;
-    void (*call)(MigrationOut *out);
-    bool called, go_on;
+    bool go_on;
     /* main loop */
     bool stopped;      /* the machine stands still for us */
     RunState state;    /* before that */
@@ -42,31 +41,6 @@ struct MigrationOut {
 static int64_t now_ns(const MigrationOut *out)
 {
     return clock_now(out->machine->clocks, CLOCK_REALTIME_NS);
-}
-
-/* --- calls from the thread to the main loop --- */
-
-static void do_call(void *opaque)
-{
-    MigrationOut *out = opaque;
-    out->call(out);
-    pthread_mutex_lock(&out->mutex);
-    out->called = true;
-    pthread_cond_signal(&out->cond);
-    pthread_mutex_unlock(&out->mutex);
-}
-
-/* Thread; no lock held. */
-static void call_main(MigrationOut *out, void (*fn)(MigrationOut *out))
-{
-    out->call = fn;
-    out->called = false;
-    work_schedule(&out->call_work);
-    pthread_mutex_lock(&out->mutex);
-    while (!out->called) {
-        pthread_cond_wait(&out->cond, &out->mutex);
-    }
-    pthread_mutex_unlock(&out->mutex);
 }
 
 static void set_status(MigrationOut *out, MigrationStatus status)
@@ -236,8 +210,9 @@ static MUST_USE Error *send_live(MigrationOut *out)
 
 /* --- main loop: stopping, saving, going on --- */
 
-static void stop_machine(MigrationOut *out)
+static void stop_machine(void *opaque)
 {
+    MigrationOut *out = opaque;
     Machine *machine = out->machine;
 
     if (out->cancelled || out->stopped) {
@@ -256,8 +231,9 @@ static Error *collect(void *opaque, const void *data, size_t length)
     return NULL;
 }
 
-static void save_devices(MigrationOut *out)
+static void save_devices(void *opaque)
 {
+    MigrationOut *out = opaque;
     StreamWriter writer;
 
     if (out->cancelled) {
@@ -269,6 +245,9 @@ static void save_devices(MigrationOut *out)
     out->err = state_write_devices(out->machine, out->state, &writer);
     out->writer.number = writer.number;
     stream_writer_fini(&writer);
+    if (!out->err) {
+        out->err = block_graph_set_active(machine_service(out->machine, BLOCK_SERVICE), false);
+    }
     if (!out->err) {
         ram_saver_sync(out->saver); /* saving may have finished requests that write to RAM */
     }
@@ -282,6 +261,12 @@ static void run_on(MigrationOut *out)
         return;
     }
     out->stopped = false;
+    Error *err = block_graph_set_active(machine_service(machine, BLOCK_SERVICE), true);
+    if (err) {
+        error_report(error_prefix(err, "the machine stays paused: "));
+        machine_set_state(machine, RUN_STATE_PAUSED);
+        return;
+    }
     if (out->state == RUN_STATE_RUNNING || out->state == RUN_STATE_SUSPENDED) {
         machine_start(machine);
     } else {
@@ -349,13 +334,13 @@ static MUST_USE Error *agree(MigrationOut *out)
 
 static MUST_USE Error *switch_over(MigrationOut *out)
 {
-    call_main(out, stop_machine);
+    main_call(&out->call, stop_machine, out);
     TRY(check_cancelled(out));
     if (out->migration->caps.pause_before_switchover) {
         TRY(await_continue(out));
     }
     set_status(out, MIGRATION_DEVICE);
-    call_main(out, save_devices);
+    main_call(&out->call, save_devices, out);
     TRY(g_steal_pointer(&out->err));
     TRY(check_cancelled(out));
     TRY(channel_write(out->channel, out->devices->data, out->devices->len));
@@ -405,7 +390,7 @@ Error *migration_out_start(Migration *migration, const char *uri)
     pthread_mutex_init(&out->mutex, NULL);
     pthread_cond_init(&out->cond, NULL);
     work_init(&out->done, out->machine->loop, finished, out);
-    work_init(&out->call_work, out->machine->loop, do_call, out);
+    main_call_init(&out->call, out->machine->loop);
     migration->out = out;
     migration->stats = (MigrationStats) { .start_ms = now_ns(out) / NS_PER_MS };
     g_clear_pointer(&migration->error, g_free);
@@ -458,10 +443,11 @@ void migration_out_free(Migration *migration)
     }
     migration->out = NULL;
     if (out->thread_made) {
+        main_call_abandon(&out->call);
         pthread_join(out->thread, NULL);
     }
     work_fini(&out->done);
-    work_fini(&out->call_work);
+    main_call_fini(&out->call);
     ram_saver_free(out->saver);
     stream_writer_fini(&out->writer);
     channel_free(out->channel);

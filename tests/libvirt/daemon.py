@@ -134,7 +134,7 @@ class Console:
         if pid == 0:
             os.execvp('virsh', ['virsh', '-c', daemon.uri, 'console', '--force', domain])
         self.pid, self.text, self.seen = pid, b'', 0
-        self.wait(r'Escape character', 60)
+        self.wait(r'Escape character.*\r\n', 60)
 
     def _read(self, seconds):
         if not select.select([self.fd], [], [], seconds)[0]:
@@ -156,6 +156,18 @@ class Console:
             if not self._read(0.2) or time.time() > limit:
                 raise GuestError(f'"{pattern}" did not come on the console, the end of it:\n'
                                  + self.text[-1500:].decode(errors='replace'))
+
+    def rouse(self):
+        """Until the guest's loop answers: virsh drops what is typed before it has set up the terminal."""
+        for _ in range(60):
+            self.send('\n')
+            try:
+                self.wait(r'<<<0>\r\n', 2)
+                break
+            except GuestError:
+                continue
+        self._read(0.5)
+        self.seen = len(self.text)
 
     def send(self, text):
         os.write(self.fd, text.encode())

@@ -109,15 +109,17 @@ class World:
     def domain_xml(self):
         return ElementTree.fromstring(self.daemon.virsh('dumpxml', 'guest'))
 
-    def connect(self):
+    def connect(self, booting=False):
         if self.console:
             self.console.close()
         self.console = Console(self.daemon, 'guest')
+        if not booting:
+            self.console.rouse()
 
     def boot(self):
         """Starts the domain; its shell is ready then."""
         self.daemon.virsh('start', 'guest')
-        self.connect()
+        self.connect(booting=True)
         self.console.wait(r'READY\r\n', 300)
 
     def running(self):
@@ -517,7 +519,7 @@ def destroy(world):
 
 LINES = [capabilities, define, start, console, screenshot, disk_attach_detach, network_attach_detach, media_change, snapshot_external,
          block_commit, block_pull, block_copy, resize, throttle, statistics, balloon, link_state, keys,
-         suspend_resume, sleep_and_wake, save_restore, managed_save, dump, snapshot_internal, reset, shutdown, destroy]
+         suspend_resume, sleep_and_wake, save_restore, managed_save, dump, migrate, snapshot_internal, reset, shutdown, destroy]
 
 
 def in_world(line, world):

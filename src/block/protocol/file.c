@@ -490,10 +490,9 @@ static Error *file_reopen_co(BlockNode *node)
     memset(&s->locks, 0, sizeof(s->locks));
     if (!s->device) {
         node->limits.request_align = node->limits.memory_align = 1;
-        if (node->direct) {
-            direct_alignment(node, s);
-        }
     }
+    TRY(file_geometry(node, s)); /* another process may have made it longer, see block/inactive.c */
+    node->size = ALIGN_UP(node->size, (uint64_t)NODE_SECTOR);
     return NULL;
 }
 

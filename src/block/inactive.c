@@ -1,0 +1,165 @@
+/*
+ * Images while another process writes to them: before a machine has arrived by migration, and after it has left.
+ *
+ * In an inactive graph nodes hold no locks and their storage is open for reading only, though for their users they are what
+ * they were made as; nobody makes requests, as the machine stands still. Opened so, a format has read metadata that the other
+ * side goes on changing: activation reads it anew.
+ */
+#include "block/backend.h"
+#include "block/bitmap.h"
+#include "block/node_priv.h"
+
+#include <string.h>
+
+/* A driver's work on a node as if it were read-only, which it is for the storage but not for the node's users. */
+static Error *as_read_only_co(BlockNode *node, Error *(*fn)(BlockNode *node))
+{
+    node->read_only = true;
+    Error *err = fn ? fn(node) : NULL;
+    node->read_only = false;
+    return err;
+}
+
+/* --- giving up --- */
+
+static Error *deactivate_one_co(BlockNode *node)
+{
+    if (node->read_only || node->inactive) {
+        return NULL;
+    }
+    int ret = node_flush_co(node);
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not flush '%s'", node->name);
+    }
+    TRY(as_read_only_co(node, node->driver->reopen_co));
+    node->inactive = true;
+    return NULL;
+}
+
+/* Formats write their last metadata before the storage can no longer be written to. */
+static Error *deactivate_co(BlockGraph *graph)
+{
+    for (unsigned protocols = 0; protocols < 2; protocols++) {
+        LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
+            if (node->open && node->driver->protocol == protocols) {
+                TRY(deactivate_one_co(node));
+            }
+        }
+    }
+    graph->inactive = true;
+    LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
+        TRY(node_claims_update(node)); /* gives the locks up: cannot fail */
+    }
+    return NULL;
+}
+
+/* --- taking --- */
+
+static void drop_stored_bitmaps(BlockNode *node)
+{
+    LIST_FOREACH_SAFE (bitmap, &node->bitmaps, BlockBitmap, in_node) {
+        if (bitmap->persistent) {
+            block_bitmap_free(bitmap);
+        }
+    }
+}
+
+/* Children that the driver opened itself come again with its options. */
+static void detach_own_children_co(BlockNode *node)
+{
+    LIST_FOREACH_SAFE (edge, &node->children, BlockEdge, in_parent) {
+        if (edge != node->file && edge != node->backing) {
+            node_detach_child_co(edge);
+        }
+    }
+}
+
+/* Closes the format without a word to the image, and opens it again over the same storage. */
+static Error *reread_co(BlockNode *node)
+{
+    const BlockDriver *driver = node->driver;
+    g_autoptr(KeyValues) opts = keyvalues_copy(node->options);
+
+    node->read_only = true;
+    driver->close_co(node);
+    node->read_only = false;
+    detach_own_children_co(node);
+    drop_stored_bitmaps(node);
+    g_clear_pointer(&node->backing_filename, g_free);
+    g_clear_pointer(&node->backing_format, g_free);
+    if (driver->state_size) {
+        memset(node->state, 0, driver->state_size);
+    }
+    node->open = false;
+    TRY(driver->open_co(node, opts));
+    node->open = true;
+    return NULL;
+}
+
+static Error *activate_one_co(BlockNode *node)
+{
+    if (!node->inactive) {
+        return NULL;
+    }
+    node->inactive = false;
+    LIST_FOREACH (edge, &node->children, BlockEdge, in_parent) {
+        TRY(activate_one_co(edge->node));
+    }
+    bool format = !node->driver->protocol && !node->driver->filter && node->driver->close_co;
+    if (format) {
+        TRY(reread_co(node));
+    } else if (node->driver->reopen_co) {
+        TRY(node->driver->reopen_co(node));
+    }
+    return node_claims_update(node);
+}
+
+static Error *activate_co(BlockGraph *graph)
+{
+    graph->inactive = false;
+    LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
+        Error *err = activate_one_co(node);
+        if (err) {
+            return error_prefix(err, "Could not activate '%s': ", node->name);
+        }
+    }
+    LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
+        TRY(node_claims_update(node)); /* locks of those that only read */
+    }
+    return NULL;
+}
+
+/* --- for the machine --- */
+
+typedef struct Call {
+    BlockGraph *graph;
+    bool active;
+    Error *err;
+} Call;
+
+static void set_active_co(void *opaque)
+{
+    Call *call = opaque;
+    call->err = call->active ? activate_co(call->graph) : deactivate_co(call->graph);
+}
+
+Error *block_graph_set_active(BlockGraph *graph, bool active)
+{
+    Call call = { .graph = graph, .active = active };
+
+    if (!graph || graph->inactive == !active) {
+        return NULL;
+    }
+    co_run(graph->loop, set_active_co, &call);
+    if (call.err && !active) { /* what was given up already: it was ours before */
+        Call back = { .graph = graph, .active = true };
+        co_run(graph->loop, set_active_co, &back);
+        error_free(back.err);
+    }
+    return call.err;
+}
+
+void block_graph_begin_inactive(BlockGraph *graph)
+{
+    graph->inactive = true;
+}
