@@ -69,7 +69,7 @@ def paced(emulator):
 
 
 if __name__ == '__main__':
-    FULL = [looked_at, small_cache, paced]
+    FULL = [two_processors, looked_at, interpreted, small_cache, paced]
     if '--full' in sys.argv:
         sys.argv.remove('--full')
         run(FULL)

@@ -59,11 +59,12 @@ typedef bool Element(X86Cpu *cpu, const X86Insn *insn,
 static bool must_pause(X86Cpu *cpu, unsigned done)
 {
     uint32_t requests = atomic_load_explicit(&x86_hot(cpu)->exit_req, memory_order_relaxed);
-    if (cpu->counted) { /* these come at any moment, and a pause counts as an instruction */
+    bool stop = cpu->interp_stop;
+    if (cpu->counted) { /* a pause counts as an instruction: not for what comes at any moment, or depends on who executes */
         requests &= ~(uint32_t)(VCPU_REQ_WORK | VCPU_REQ_STOP | VCPU_REQ_RESET);
+        stop = false;
     }
-    return requests != 0 ||
-           x86_hot(cpu)->rflags & X86_TF || cpu->interp_stop || done >= ELEMENTS_PER_POLL;
+    return requests != 0 || x86_hot(cpu)->rflags & X86_TF || stop || done >= ELEMENTS_PER_POLL;
 }
 
 /* Runs elements until rCX is used up, the condition ends it, or somebody wants the CPU. */
