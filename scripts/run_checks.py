@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """run_checks.py [--ci] [--full] BUILD: runs the project's checks and tests, prints one line for each, and ends with
 "N passed, N failed, N skipped". --ci adds a clang build with -Werror and a sanitizer build of the unit tests and of the guests
-of suite "sanitize";
+of suite "sanitize" (--full: of "sanitize-full");
 --full adds the long suites, and a guest with two CPUs under ThreadSanitizer. Exits 1 when anything failed."""
 import argparse
 import json
@@ -118,10 +118,12 @@ def main():
         clang = build + '-clang'
         configure(clang, '--werror', cc='clang')
         run_step(tally, 'clang build, warnings are errors', ['ninja', '-C', clang])
+    if args.ci or args.full:
         sanitized = build + '-sanitized'
         configure(sanitized, '-Db_sanitize=address,undefined', '-Db_lundef=false')
         if run_step(tally, 'sanitizer build', ['ninja', '-C', sanitized]):
-            meson_tests(tally, sanitized, ['unit', 'sanitize'], 'sanitized ')
+            suites = (['unit', 'sanitize'] if args.ci else []) + (['sanitize-full'] if args.full else [])
+            meson_tests(tally, sanitized, suites, 'sanitized ')
     print(f'{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped')
     return 1 if tally.failed else 0
 

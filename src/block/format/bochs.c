@@ -83,6 +83,31 @@ static int skip_co(BlockNode *node, uint64_t index, uint64_t *ret_count)
     return code;
 }
 
+/* Every extent has a place of its own, so a small file does not make a large disk of many pieces. */
+static Error *check_catalog_co(const Bochs *s, BlockNode *file)
+{
+    uint64_t slots = (file->size - s->data) / s->slot_bytes + 1;
+    g_autofree uint8_t *seen = g_try_malloc0(slots / 8 + 1), *table = g_try_malloc(MAX(4 * (gsize)s->entries, 4));
+    int ret = seen && table ? 0 : -ENOMEM;
+    if (ret >= 0 && s->entries) {
+        ret = node_pread_co(file, s->catalog, 4ull * s->entries, table);
+    }
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not read the catalog of the Bochs image");
+    }
+    for (uint32_t i = 0; i < s->entries; i++) {
+        uint64_t slot = ld32_le(table + 4 * (size_t)i);
+        if (slot == ENTRY_NONE || slot >= slots) {
+            continue; /* reading there fails */
+        }
+        if (seen[slot / 8] & BIT(slot % 8)) {
+            return error_new("Two extents of the Bochs image share a place");
+        }
+        seen[slot / 8] |= (uint8_t)BIT(slot % 8);
+    }
+    return NULL;
+}
+
 static Error *bochs_open_co(BlockNode *node, KeyValues *opts)
 {
     Bochs *s = node->state;
@@ -112,6 +137,7 @@ static Error *bochs_open_co(BlockNode *node, KeyValues *opts)
         disk / extent > s->entries) {
         return error_new("Catalog size %u is too small for this disk size", s->entries);
     }
+    TRY(check_catalog_co(s, file));
     blockmap_init(&s->map, SECTOR);
     s->map.find_co = find_co;
     s->map.skip_co = skip_co;
