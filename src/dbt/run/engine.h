@@ -113,7 +113,7 @@ typedef struct DbtHeat {
     uint8_t stage; /* DbtStage of the next one there */
 } DbtHeat;
 
-enum { DBT_MODES = 8, DBT_HASH_BITS = 16, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16, DBT_HEAT_BITS = 13 };
+enum { DBT_MODES = 8, DBT_HASH_BITS = 18, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16, DBT_HEAT_BITS = 13 };
 enum { DBT_MAX_BLOCKS = 1 << 20, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
        DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 

@@ -121,16 +121,15 @@ static bool has_accesses(const FrontBlock *f)
 static void emit(Dbt *d, DbtBlock *b, uint32_t number)
 {
     const FrontBlock *f = &d->front;
-    const DbtHeat *heat = b->generic ? NULL : dbt_heat_of(d, f->pc, b->map);
-    uint64_t plain = heat != NULL ? heat->plain : 0;
-    b->stage = heat != NULL ? heat->stage : DBT_COLD;
+    const DbtHeat *heat = NULL;
+    uint64_t plain = ~0ull;
+    b->stage = DBT_HOT;
     /* A kernel goes from one object to the next, and invalidates pages: it would lose by sites. */
     bool user = (f->mode & X86_MODE_CPL) == X86_MODE_CPL, stress = d->stress & DBT_STRESS_SITES;
-    if (b->generic || b->map2 != 0 || !has_accesses(f) || (!user && !stress)) {
-        b->stage = DBT_HOT;
-        plain = ~0ull;
-    } else if (stress) {
-        b->stage = DBT_HOT;
+    if ((user || stress) && !b->generic && b->map2 == 0 && has_accesses(f)) {
+        heat = dbt_heat_of(d, f->pc, b->map);
+        plain = heat != NULL ? heat->plain : 0;
+        b->stage = stress ? DBT_HOT : heat != NULL ? heat->stage : DBT_COLD;
     }
     d->low->counters[number] = b->stage == DBT_COLD ? HOT_ENTRIES : TRIAL_ENTRIES;
     LowerBlock block = {
