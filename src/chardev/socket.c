@@ -1,6 +1,6 @@
 /*
  * -chardev socket: TCP or unix sockets, as server (one client at a time) or client (optionally
- * reconnecting), plain or telnet. Missing: websocket, tn3270 and TLS, which are refused.
+ * reconnecting), plain or telnet, with TLS or without. Missing: websocket and tn3270, which are refused.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include "chardev/chardev_priv.h"
+#include "base/log.h"
 #include "io/net.h"
+#include "io/tls.h"
 #include "chardev/telnet.h"
 
 #define MAX_FDS 16
@@ -31,6 +33,9 @@ typedef struct SocketBack {
     bool bound_path, connecting;
     LoopFd *listen_source, *source;
     bool want_write;
+    TlsKeys *tls_keys; /* NULL: without TLS */
+    TlsSession *tls;   /* of the connection */
+    bool handshaking;
     Telnet telnet_state;
     bool telnet_half; /* one of the two bytes of an escaped 0xff is sent */
     Timer retry;
@@ -51,8 +56,8 @@ static const Prop socket_props[] = {
     PROP_BOOL("telnet", SocketBack, telnet, false, .help = "speak telnet"),
     PROP_BOOL("tn3270", SocketBack, tn3270, false, .flags = PROP_HIDDEN),
     PROP_BOOL("websocket", SocketBack, websocket, false, .flags = PROP_HIDDEN),
-    PROP_STR("tls-creds", SocketBack, tls_creds, .flags = PROP_HIDDEN),
-    PROP_STR("tls-authz", SocketBack, tls_authz, .flags = PROP_HIDDEN),
+    PROP_STR("tls-creds", SocketBack, tls_creds, .help = "ID of the TLS credentials; without, nothing is encrypted"),
+    PROP_STR("tls-authz", SocketBack, tls_authz, .help = "ID of the object that says which clients may come in"),
     PROP_BOOL("nodelay", SocketBack, nodelay, false, .help = "send small pieces at once"),
     PROP_BOOL("delay", SocketBack, delay, true, .flags = PROP_HIDDEN),
     PROP_ON_OFF_AUTO("ipv4", SocketBack, ipv4, AUTO_AUTO, .help = "allow IPv4"),
@@ -109,15 +114,79 @@ static void socket_lost(SocketBack *s)
     }
     loop_del_fd(s->source);
     s->source = NULL;
+    g_clear_pointer(&s->tls, tls_session_free);
     close(s->fd);
     s->fd = -1;
-    s->connecting = s->want_write = s->telnet_half = false;
+    s->connecting = s->want_write = s->telnet_half = s->handshaking = false;
     drop_fds(s);
-    char_back_event(&s->chr, CHAR_EVENT_CLOSED);
+    if (s->chr.connected) {
+        char_back_event(&s->chr, CHAR_EVENT_CLOSED);
+    }
     if (s->listen_fd >= 0) {
         socket_listen_again(s);
     } else if (!s->server && socket_retry_ns(s)) {
         socket_retry_later(s);
+    }
+}
+
+static ssize_t send_some(SocketBack *s, const uint8_t *buf, size_t length)
+{
+    ssize_t done;
+
+    if (s->tls) {
+        done = tls_session_write(s->tls, buf, length);
+    } else {
+        done = send(s->fd, buf, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+        done = done < 0 ? -errno : done;
+    }
+    return done == -EAGAIN || done == -EINTR ? 0 : done;
+}
+
+/* The connection can be used. */
+static void socket_up(SocketBack *s)
+{
+    if (s->telnet) {
+        s->telnet_state = (Telnet) { 0 };
+        if (send_some(s, telnet_hello, sizeof(telnet_hello)) < 0) {
+            socket_lost(s);
+            return;
+        }
+    }
+    char_back_event(&s->chr, CHAR_EVENT_OPENED);
+    socket_update(s);
+}
+
+static const Object *socket_objects(const SocketBack *s)
+{
+    return object_container_at(s->chr.set->container->parent, "/objects");
+}
+
+static void socket_refuse(SocketBack *s, Error *err)
+{
+    log_printf("chardev '%s': %s\n", chardev_id(&s->chr), error_message(err));
+    error_free(err);
+    socket_lost(s);
+}
+
+/* Goes on when the socket is ready. */
+static void socket_handshake(SocketBack *s)
+{
+    TlsUse use = { .objects = socket_objects(s), .authz = s->tls_authz };
+    bool done = false;
+
+    Error *err = tls_session_handshake(s->tls, &done);
+    if (!err && done) {
+        err = tls_authorize(&use, s->tls);
+    }
+    if (err) {
+        socket_refuse(s, err);
+        return;
+    }
+    s->handshaking = !done;
+    if (done) {
+        socket_up(s);
+    } else {
+        socket_update(s);
     }
 }
 
@@ -129,15 +198,17 @@ static void socket_connected(SocketBack *s)
     if (!s->path && (s->nodelay || !s->delay)) {
         setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     }
-    if (s->telnet) {
-        s->telnet_state = (Telnet) { 0 };
-        if (send(s->fd, telnet_hello, sizeof(telnet_hello), MSG_NOSIGNAL) < 0) {
-            socket_lost(s);
-            return;
-        }
+    if (!s->tls_keys) {
+        socket_up(s);
+        return;
     }
-    char_back_event(&s->chr, CHAR_EVENT_OPENED);
-    socket_update(s);
+    Error *err = tls_session_new(s->tls_keys, s->fd, s->server ? NULL : s->host, &s->tls);
+    if (err) {
+        socket_refuse(s, err);
+    } else {
+        s->handshaking = true;
+        socket_handshake(s);
+    }
 }
 
 static void keep_fds(SocketBack *s, struct msghdr *msg)
@@ -169,6 +240,9 @@ static ssize_t socket_receive(SocketBack *s, uint8_t *buf, size_t size)
     struct msghdr msg = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
     };
+    if (s->tls) {
+        return tls_session_read(s->tls, buf, size);
+    }
     ssize_t got = recvmsg(s->fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
     if (got > 0) {
@@ -198,6 +272,14 @@ static void socket_input(SocketBack *s)
     }
 }
 
+/* What the session has read already shows on the socket no more. */
+static void socket_input_decrypted(SocketBack *s)
+{
+    while (s->tls && !s->handshaking && tls_session_pending(s->tls) && char_back_room(&s->chr)) {
+        socket_input(s);
+    }
+}
+
 static void socket_connect_done(SocketBack *s)
 {
     int err = 0;
@@ -219,6 +301,10 @@ static void socket_ready(void *opaque, unsigned events)
         socket_connect_done(s);
         return;
     }
+    if (s->handshaking) {
+        socket_handshake(s);
+        return;
+    }
     if (events & LOOP_WRITE) {
         s->want_write = false;
         char_back_writable(&s->chr);
@@ -226,6 +312,7 @@ static void socket_ready(void *opaque, unsigned events)
     if (s->fd >= 0 && events & (LOOP_READ | LOOP_HANGUP)) {
         if (char_back_room(&s->chr) > 0) {
             socket_input(s);
+            socket_input_decrypted(s);
         } else if (events & LOOP_HANGUP) {
             socket_lost(s); /* both directions are closed, and nobody can take the rest */
         }
@@ -242,6 +329,8 @@ static void socket_update(SocketBack *s)
     }
     if (s->connecting) {
         events = LOOP_WRITE;
+    } else if (s->handshaking) {
+        events = tls_session_waits_to_write(s->tls) ? LOOP_WRITE : LOOP_READ;
     } else {
         events = (char_back_room(&s->chr) ? LOOP_READ : 0) | (s->want_write ? LOOP_WRITE : 0);
     }
@@ -369,11 +458,10 @@ static MUST_USE Error *socket_check_options(const SocketBack *s)
     if (s->server && (s->reconnect || s->reconnect_ms)) {
         return error_new("'reconnect' option is incompatible with socket in server listen mode");
     }
-    if (s->websocket || s->tn3270 || s->tls_creds || s->tls_authz) {
-        return error_new("chardev: socket: %s is not supported yet",
-                         s->websocket ? "websocket" : s->tn3270 ? "tn3270" : "TLS");
+    if (s->websocket || s->tn3270) {
+        return error_new("chardev: socket: %s is not supported yet", s->websocket ? "websocket" : "tn3270");
     }
-    return NULL;
+    return s->tls_authz && !s->tls_creds ? error_new("'tls-authz' option requires 'tls-creds' option") : NULL;
 }
 
 static MUST_USE Error *socket_open_server(SocketBack *s)
@@ -399,6 +487,9 @@ static Error *socket_open(Chardev *chr)
     s->listen_fd = s->fd = -1;
     timer_init(&s->retry, socket_loop(s), CLOCK_REALTIME_NS, socket_retry, s);
     TRY(socket_check_options(s));
+    if (s->tls_creds) {
+        TRY(tls_keys_get(socket_objects(s), s->tls_creds, s->server, &s->tls_keys));
+    }
     if (s->fd_name) {
         TRY(socket_adopt(s));
     }
@@ -424,6 +515,8 @@ static void socket_close(Chardev *chr)
     loop_del_fd(s->source);
     loop_del_fd(s->listen_source);
     drop_fds(s);
+    tls_session_free(s->tls);
+    tls_keys_unref(s->tls_keys);
     if (s->fd >= 0) {
         close(s->fd);
     }
@@ -433,16 +526,6 @@ static void socket_close(Chardev *chr)
     if (s->bound_path) {
         unlink(s->path);
     }
-}
-
-static ssize_t send_some(SocketBack *s, const uint8_t *buf, size_t length)
-{
-    ssize_t done = send(s->fd, buf, length, MSG_NOSIGNAL | MSG_DONTWAIT);
-
-    if (done < 0) {
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    }
-    return done;
 }
 
 /* 0xff is the telnet escape and goes out doubled. */
@@ -492,6 +575,7 @@ static void socket_accept_input(Chardev *chr)
 {
     SocketBack *s = (SocketBack *)chr;
     if (s->source) {
+        socket_input_decrypted(s);
         socket_update(s);
     }
 }

@@ -22,6 +22,7 @@ struct Channel {
     int cancel_fd;  /* readable when cancelled */
     pid_t child;    /* of exec:, 0: none */
     bool socket, regular;
+    TlsSession *tls; /* NULL: not encrypted */
 };
 
 Channel *channel_of_fd(int fd)
@@ -55,6 +56,7 @@ void channel_free(Channel *channel)
     if (!channel) {
         return;
     }
+    tls_session_free(channel->tls);
     if (channel->fd >= 0) {
         close(channel->fd);
     }
@@ -89,6 +91,46 @@ static MUST_USE Error *wait_ready(Channel *channel, short events)
     return fds[1].revents ? error_new("cancelled") : NULL;
 }
 
+Error *channel_start_tls(Channel *channel, Machine *machine, const TlsUse *use)
+{
+    bool done = false;
+
+    if (!channel->socket) {
+        return error_new("TLS needs a socket");
+    }
+    TRY(tls_session_new(use->keys, channel->fd, use->hostname, &channel->tls));
+    for (;;) {
+        TRY(tls_session_handshake(channel->tls, &done));
+        if (done) {
+            break;
+        }
+        TRY(wait_ready(channel, tls_session_waits_to_write(channel->tls) ? POLLOUT : POLLIN));
+    }
+    lock_acquire(&machine->lock);
+    Error *err = tls_authorize(use, channel->tls);
+    lock_release(&machine->lock);
+    return err;
+}
+
+/* Like write() and read(), with -errno. */
+static ssize_t put_some(Channel *channel, const void *data, size_t length)
+{
+    if (channel->tls) {
+        return tls_session_write(channel->tls, data, length);
+    }
+    ssize_t done = write(channel->fd, data, length);
+    return done < 0 ? -errno : done;
+}
+
+static ssize_t get_some(Channel *channel, void *data, size_t length)
+{
+    if (channel->tls) {
+        return tls_session_read(channel->tls, data, length);
+    }
+    ssize_t done = read(channel->fd, data, length);
+    return done < 0 ? -errno : done;
+}
+
 Error *channel_write(void *opaque, const void *data, size_t length)
 {
     Channel *channel = opaque;
@@ -98,9 +140,9 @@ Error *channel_write(void *opaque, const void *data, size_t length)
         if (!channel->regular) {
             TRY(wait_ready(channel, POLLOUT));
         }
-        ssize_t done = write(channel->fd, at, length);
-        if (done < 0 && errno != EINTR && errno != EAGAIN) {
-            return error_new_errno(errno, "writing the state failed");
+        ssize_t done = put_some(channel, at, length);
+        if (done < 0 && done != -EINTR && done != -EAGAIN) {
+            return error_new_errno((int)done, "writing the state failed");
         }
         if (done > 0) {
             at += done;
@@ -116,15 +158,15 @@ Error *channel_read(void *opaque, void *data, size_t length)
     char *at = data;
 
     while (length > 0) {
-        if (!channel->regular) {
+        if (!channel->regular && !(channel->tls && tls_session_pending(channel->tls))) {
             TRY(wait_ready(channel, POLLIN));
         }
-        ssize_t done = read(channel->fd, at, length);
+        ssize_t done = get_some(channel, at, length);
         if (done == 0) {
             return error_new("the saved state ends too early");
         }
-        if (done < 0 && errno != EINTR && errno != EAGAIN) {
-            return error_new_errno(errno, "reading the state failed");
+        if (done < 0 && done != -EINTR && done != -EAGAIN) {
+            return error_new_errno((int)done, "reading the state failed");
         }
         if (done > 0) {
             at += done;

@@ -9,6 +9,7 @@
 #define OSTRICH_MIGRATION_CHANNEL_H
 
 #include "core/vm/machine.h"
+#include "io/tls.h"
 
 typedef struct Channel Channel;
 
@@ -17,6 +18,11 @@ Error *channel_open_out(Machine *machine, const char *uri, Channel **ret_channel
 /* What can be opened at once; for tcp: and unix: a listening descriptor instead of a channel. */
 Error *channel_open_in(Machine *machine, const char *uri, Channel **ret_channel, int *ret_listener) MUST_USE;
 Channel *channel_of_fd(int fd); /* takes it */
+/*
+ * Encrypts what follows; on the thread that moves the stream, waits for the handshake. The machine's lock is taken for the
+ * question who may come in.
+ */
+Error *channel_start_tls(Channel *channel, Machine *machine, const TlsUse *use) MUST_USE;
 /* Accepts NULL. */
 void channel_free(Channel *channel);
 void channel_cancel(Channel *channel);

@@ -17,6 +17,7 @@ struct MigrationIn {
     LoopFd *source;
     Channel *channel;
     StreamReader reader;
+    MigrationTls tls;
     StateLoader *loader;
     pthread_t thread;
     bool thread_made, cancelled;
@@ -114,6 +115,7 @@ static MUST_USE Error *load(MigrationIn *in)
 {
     Machine *machine = in->machine;
 
+    TRY(migration_tls_begin(&in->tls, machine, in->channel));
     TRY(state_loader_read(in->loader, &in->reader));
     lock_acquire(&machine->lock);
     Error *err = in->cancelled ? error_new("cancelled") : state_loader_finish(in->loader, &in->state);
@@ -190,7 +192,10 @@ Error *migration_in_start(Migration *migration, const char *uri)
     work_init(&in->done, in->machine->loop, ended, in);
     main_call_init(&in->call, in->machine->loop);
     migration->in = in;
-    Error *err = channel_open_in(migration->machine, uri, &in->channel, &in->listener);
+    Error *err = migration_tls_prepare(migration, uri, true, &in->tls);
+    if (!err) {
+        err = channel_open_in(migration->machine, uri, &in->channel, &in->listener);
+    }
     if (!err) {
         migration_set_status(migration, MIGRATION_SETUP);
         if (in->listener >= 0) {
@@ -230,6 +235,7 @@ void migration_in_free(Migration *migration)
     }
     state_loader_free(in->loader);
     channel_free(in->channel);
+    migration_tls_clear(&in->tls);
     error_free(in->err);
     g_free(in);
 }

@@ -66,6 +66,9 @@ void migration_free(Machine *machine)
     machine_set_service(machine, MIGRATION_SERVICE, NULL);
     lock_release(&machine->lock);
     g_free(migration->error);
+    for (unsigned n = 0; n < MIGRATION_TLS_PARAMS; n++) {
+        g_free(migration->tls[n]);
+    }
     g_free(migration);
 }
 
@@ -307,7 +310,7 @@ Error *qmp_migrate_set_parameters(QmpContext *ctx, const QmpMigrateSetParameters
         }
         *parameter_at(migration, n) = value;
     }
-    return NULL;
+    return migration_tls_set(migration, args->all);
 }
 
 Error *qmp_query_migrate_parameters(QmpContext *ctx, const QmpQueryMigrateParametersArgs *args, Value **ret)
@@ -318,5 +321,6 @@ Error *qmp_query_migrate_parameters(QmpContext *ctx, const QmpQueryMigrateParame
     for (size_t n = 0; n < ARRAY_SIZE(parameters); n++) {
         value_put_int(*ret, parameters[n].name, *parameter_at(migration, n));
     }
+    migration_tls_show(migration, *ret);
     return NULL;
 }

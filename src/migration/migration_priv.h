@@ -48,8 +48,11 @@ typedef struct MigrationStats {
     unsigned throttle;
 } MigrationStats;
 
+enum { MIGRATION_TLS_CREDS, MIGRATION_TLS_HOSTNAME, MIGRATION_TLS_AUTHZ, MIGRATION_TLS_PARAMS };
+
 typedef struct Migration {
     Machine *machine;
+    char *tls[MIGRATION_TLS_PARAMS]; /* NULL or "": not set */
     MigrationParams params; /* read by the thread without lock: single words */
     MigrationCaps caps;
     MigrationStatus status;
@@ -64,6 +67,18 @@ Migration *migration_of(Machine *machine);
 /* Machine lock. Emits MIGRATION when that is wanted. */
 void migration_set_status(Migration *migration, MigrationStatus status);
 bool migration_busy(const Migration *migration);
+
+/* tls.c */
+typedef struct MigrationTls {
+    TlsKeys *keys; /* NULL: not encrypted */
+    char *hostname, *authz;
+} MigrationTls;
+Error *migration_tls_set(Migration *migration, const Value *parameters) MUST_USE;
+void migration_tls_show(const Migration *migration, Value *parameters);
+Error *migration_tls_prepare(const Migration *migration, const char *uri, bool server, MigrationTls *ret_tls) MUST_USE;
+/* On the thread that moves the stream, without the lock. */
+Error *migration_tls_begin(const MigrationTls *tls, Machine *machine, Channel *channel) MUST_USE;
+void migration_tls_clear(MigrationTls *tls);
 
 /* out.c */
 Error *migration_out_start(Migration *migration, const char *uri) MUST_USE;

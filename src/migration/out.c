@@ -17,6 +17,7 @@ struct MigrationOut {
     Machine *machine;
     Channel *channel;
     StreamWriter writer;
+    MigrationTls tls;
     RamSaver *saver;
     pthread_t thread;
     bool thread_made;
@@ -351,6 +352,7 @@ static MUST_USE Error *switch_over(MigrationOut *out)
 
 static MUST_USE Error *send_all(MigrationOut *out)
 {
+    TRY(migration_tls_begin(&out->tls, out->machine, out->channel));
     TRY(set_up(out));
     set_status(out, MIGRATION_ACTIVE);
     TRY(send_live(out));
@@ -381,11 +383,18 @@ Error *migration_out_start(Migration *migration, const char *uri)
 {
     Channel *channel;
 
-    TRY(channel_open_out(migration->machine, uri, &channel));
+    MigrationTls tls;
+    TRY(migration_tls_prepare(migration, uri, false, &tls));
+    Error *err = channel_open_out(migration->machine, uri, &channel);
+    if (err) {
+        migration_tls_clear(&tls);
+        return err;
+    }
     MigrationOut *out = g_new0(MigrationOut, 1);
     out->migration = migration;
     out->machine = migration->machine;
     out->channel = channel;
+    out->tls = tls;
     stream_writer_init(&out->writer, channel_write, channel);
     pthread_mutex_init(&out->mutex, NULL);
     pthread_cond_init(&out->cond, NULL);
@@ -451,6 +460,7 @@ void migration_out_free(Migration *migration)
     ram_saver_free(out->saver);
     stream_writer_fini(&out->writer);
     channel_free(out->channel);
+    migration_tls_clear(&out->tls);
     if (out->devices) {
         g_byte_array_unref(out->devices);
     }

@@ -90,6 +90,13 @@ static void hmp_set_parameter(Hmp *hmp, const HmpArgs *args)
 {
     uint64_t number;
     bool size = strstr(args->text[0], "bandwidth") != NULL;
+
+    if (g_str_has_prefix(args->text[0], "tls-")) {
+        Value *text = value_dict();
+        value_put_str(text, args->text[0], args->text[1]);
+        hmp_qmp(hmp, "migrate-set-parameters", text, NULL);
+        return;
+    }
     Error *err = size ? parse_size(args->text[1], MiB, &number) : parse_u64(args->text[1], &number);
 
     if (!err && number > INT64_MAX) {
