@@ -168,7 +168,9 @@ static Error *snapshot_sync_co(void *opaque)
                                (call->old->direct ? OPEN_DIRECT : 0),
                            opts, &call->overlay));
     Error *err = put_overlay_co(call->old, call->overlay);
-    node_unref_co(call->overlay);
+    if (err) {
+        node_unref_co(call->overlay);
+    }
     return err;
 }
 
@@ -185,7 +187,8 @@ Error *qmp_blockdev_snapshot_sync(QmpContext *ctx, const QmpBlockdevSnapshotSync
         return error_new("New overlay node-name already in use");
     }
     TRY(qmp_in_coroutine(ctx, snapshot_sync_co, &call));
-    note_overlay(ctx, call.old, call.overlay); /* its users hold it */
+    note_overlay(ctx, call.old, call.overlay);
+    node_unref(call.overlay); /* those who used the old node have it; without any, it goes when the transaction is over */
     return NULL;
 }
 

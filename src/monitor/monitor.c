@@ -149,6 +149,34 @@ Error *monitor_add(Machine *machine, const char *chardev, bool control, bool pre
 
 /* --- events --- */
 
+/* The members in the schema's order, as scripts that compare text expect. */
+static Value *in_order(const char *event, Value *data)
+{
+    const QmpEvent *known = qmp_events;
+
+    while (known->name && strcmp(known->name, event)) {
+        known++;
+    }
+    if (!known->name || !data) {
+        return data;
+    }
+    Value *ordered = value_dict();
+    for (const QmpMember *member = known->members; member->name; member++) {
+        const Value *item = value_find(data, member->name);
+        if (item) {
+            value_put(ordered, member->name, value_copy(item));
+        }
+    }
+    for (size_t n = 0; n < value_length(data); n++) {
+        const char *key = value_key_at(data, n);
+        if (!value_find(ordered, key)) {
+            value_put(ordered, key, value_copy(value_item_at(data, n)));
+        }
+    }
+    value_free(data);
+    return ordered;
+}
+
 static Value *event_message(const char *event, Value *data)
 {
     Value *message = value_dict(), *stamp = value_dict();
@@ -222,7 +250,7 @@ void monitor_emit(Machine *machine, const char *event, Value *data)
         value_free(data);
         return;
     }
-    Value *message = event_message(event, data);
+    Value *message = event_message(event, in_order(event, data));
     if (!hold_back(set, event, message)) {
         broadcast(set, message);
         value_free(message);

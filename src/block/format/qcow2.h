@@ -183,7 +183,7 @@ typedef struct Qcow2 {
         HOLES_FEW,
         HOLES_MANY
     } holes; /* of the file: MANY when clusters are preallocated */
-    bool check_overlaps;
+    unsigned check_overlaps; /* OVERLAP_* */
 
     struct Qcow2Bitmaps *bitmaps; /* what the disk has; NULL: none */
     GArray *snapshots; /* Qcow2Snapshot */
@@ -288,6 +288,20 @@ int qcow2_write_back_co(BlockNode *node);
 int qcow2_settle_co(Qcow2 *q);
 /* Whether [offset, offset + bytes) is metadata; marks the image as corrupt if so. */
 int qcow2_check_overlap_co(Qcow2 *q, uint64_t offset, uint64_t bytes);
+/* What new clusters are compared with: option overlap-check. */
+enum {
+    OVERLAP_HEADER = BIT(0),
+    OVERLAP_ACTIVE_L1 = BIT(1),
+    OVERLAP_ACTIVE_L2 = BIT(2),
+    OVERLAP_REFCOUNT_TABLE = BIT(3),
+    OVERLAP_REFCOUNT_BLOCK = BIT(4),
+    OVERLAP_SNAPSHOT_TABLE = BIT(5),
+    OVERLAP_INACTIVE_L1 = BIT(6),
+    OVERLAP_BITMAP_DIRECTORY = BIT(7),
+    OVERLAP_CONSTANT = OVERLAP_HEADER | OVERLAP_ACTIVE_L1 | OVERLAP_REFCOUNT_TABLE | OVERLAP_SNAPSHOT_TABLE |
+                       OVERLAP_BITMAP_DIRECTORY,
+    OVERLAP_CACHED = OVERLAP_CONSTANT | OVERLAP_ACTIVE_L2 | OVERLAP_REFCOUNT_BLOCK | OVERLAP_INACTIVE_L1,
+};
 int qcow2_write_reftable_co(Qcow2 *q);
 
 /* --- qcow2_txn.c (lock held) --- */
@@ -396,6 +410,7 @@ Error *qcow2_bitmaps_store_co(Qcow2 *q) MUST_USE;
 /* The image can be written to from now on. */
 Error *qcow2_bitmaps_reopened_co(Qcow2 *q) MUST_USE;
 void qcow2_bitmaps_free(Qcow2 *q);
+bool qcow2_bitmap_directory_meets(const Qcow2 *q, uint64_t offset, uint64_t bytes);
 Error *qcow2_can_store_bitmap(BlockNode *node, const BlockBitmap *bitmap);
 Value *qcow2_bitmaps_info(Qcow2 *q);
 

@@ -212,6 +212,12 @@ static Error *mark_in_use_co(Qcow2 *q)
     return ret < 0 ? error_new_errno(ret, "Could not mark the bitmaps as in use") : NULL;
 }
 
+bool qcow2_bitmap_directory_meets(const Qcow2 *q, uint64_t offset, uint64_t bytes)
+{
+    const struct Qcow2Bitmaps *b = q->bitmaps;
+    return b && b->dir_size && offset < b->dir_offset + b->dir_size && b->dir_offset < offset + bytes;
+}
+
 Error *qcow2_bitmaps_load_co(Qcow2 *q)
 {
     const Qcow2Extension *ext = find_extension(q);

@@ -36,7 +36,7 @@ static void extension_free(void *opaque)
 
 static Error *check_features(Qcow2 *q, const uint8_t *table, size_t length)
 {
-    uint64_t unknown = q->incompatible & ~(uint64_t)INCOMPAT_KNOWN;
+    uint64_t unknown = q->incompatible & ~(uint64_t)INCOMPAT_KNOWN, nameless = 0;
     GString *names = g_string_new(NULL);
 
     for (unsigned bit = 0; bit < 64; bit++) {
@@ -50,9 +50,11 @@ static Error *check_features(Qcow2 *q, const uint8_t *table, size_t length)
         if (name && g_utf8_validate_len(name, strnlen(name, 46), NULL)) {
             g_string_append_printf(names, "%s%.46s", names->len ? ", " : "", name);
         } else {
-            g_string_append_printf(names, "%sUnknown incompatible feature: bit %u",
-                                   names->len ? ", " : "", bit);
+            nameless |= 1ull << bit;
         }
+    }
+    if (nameless) {
+        g_string_append_printf(names, "%sUnknown incompatible feature: %" PRIx64, names->len ? ", " : "", nameless);
     }
     Error *err = unknown ? error_new("Unsupported qcow2 feature(s): %s", names->str) : NULL;
     g_string_free(names, TRUE);
@@ -248,6 +250,9 @@ static Error *read_tables_co(Qcow2 *q)
     if ((uint64_t)q->l1_size * 8 > QCOW2_MAX_L1_BYTES) {
         return error_new("Active L1 table too large");
     }
+    if (qcow2_l1_needed(q, node->size) > QCOW2_MAX_L1_BYTES / 8) {
+        return error_new("Image is too big");
+    }
     if (qcow2_l1_needed(q, node->size) > q->l1_size) {
         return error_new("L1 table is too small");
     }
@@ -268,18 +273,74 @@ static Error *cache_limits(Qcow2 *q, KeyValues *opts, unsigned *ret_l2, unsigned
 {
     uint64_t covering = qcow2_l1_needed(q, q->node->size) << q->cluster_bits, l2, refcount, both;
     bool both_set = keyvalues_has(opts, "cache-size"),
-         l2_set = keyvalues_has(opts, "l2-cache-size");
+         l2_set = keyvalues_has(opts, "l2-cache-size"), refcount_set = keyvalues_has(opts, "refcount-cache-size");
+    uint64_t entry;
+
+    /* Tables are cached whole; the option says what is read at once elsewhere, and here only what is possible. */
+    TRY(block_take_size(opts, "l2-cache-entry-size", q->cluster_size, &entry));
+    if (!IS_POW2(entry) || entry < 512 || entry > q->cluster_size) {
+        return error_new("L2 cache entry size must be a power of two between 512 and the cluster size (%" PRIu64 ")", q->cluster_size);
+    }
 
     TRY(block_take_size(opts, "l2-cache-size", MIN(32 * MiB, covering), &l2));
     TRY(block_take_size(opts, "refcount-cache-size", 1 * MiB, &refcount));
     TRY(block_take_size(opts, "cache-size", 0, &both));
-    if (both_set && !l2_set) {
-        l2 = both > refcount ? both - refcount : 0;
-    } else if (both_set && l2 > both) {
+    if (both_set && l2_set && refcount_set) {
+        return error_new("cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
+    }
+    if (both_set && l2_set && l2 > both) {
         return error_new("l2-cache-size may not exceed cache-size");
+    }
+    if (both_set && refcount_set && refcount > both) {
+        return error_new("refcount-cache-size may not exceed cache-size");
+    }
+    if (both_set && l2_set) {
+        refcount = both - l2;
+    } else if (both_set) {
+        l2 = both > refcount ? both - refcount : 0;
     }
     *ret_l2 = (unsigned)CLAMP(l2 >> q->cluster_bits, 4, 1 << 20);
     *ret_refcount = (unsigned)CLAMP(refcount >> q->cluster_bits, 4, 1 << 20);
+    return NULL;
+}
+
+/* A template under either name, and switches of single structures beside it. */
+static Error *overlap_options(Qcow2 *q, KeyValues *opts)
+{
+    static const struct {
+        const char *name;
+        unsigned mask;
+    } templates[] = { { "none", 0 }, { "constant", OVERLAP_CONSTANT }, { "cached", OVERLAP_CACHED }, { "all", OVERLAP_CACHED } },
+      parts[] = { { "main-header", OVERLAP_HEADER },
+                  { "active-l1", OVERLAP_ACTIVE_L1 },
+                  { "active-l2", OVERLAP_ACTIVE_L2 },
+                  { "refcount-table", OVERLAP_REFCOUNT_TABLE },
+                  { "refcount-block", OVERLAP_REFCOUNT_BLOCK },
+                  { "snapshot-table", OVERLAP_SNAPSHOT_TABLE },
+                  { "inactive-l1", OVERLAP_INACTIVE_L1 },
+                  { "bitmap-directory", OVERLAP_BITMAP_DIRECTORY } };
+    g_autofree char *brief = keyvalues_take(opts, "overlap-check"), *full = keyvalues_take(opts, "overlap-check.template");
+    const char *chosen = full ? full : brief ? brief : "cached";
+    size_t n = 0;
+
+    if (brief && full && strcmp(brief, full)) {
+        return error_new("Conflicting values for qcow2 options 'overlap-check' ('%s') and 'overlap-check.template' ('%s')", brief,
+                         full);
+    }
+    while (n < ARRAY_SIZE(templates) && strcmp(templates[n].name, chosen)) {
+        n++;
+    }
+    if (n == ARRAY_SIZE(templates)) {
+        return error_new("Unsupported value '%s' for qcow2 option 'overlap-check'. Allowed are any of the following: "
+                         "none, constant, cached, all", chosen);
+    }
+    q->check_overlaps = templates[n].mask;
+    for (n = 0; n < ARRAY_SIZE(parts); n++) {
+        g_autofree char *key = g_strconcat("overlap-check.", parts[n].name, NULL);
+        bool on;
+        TRY(block_take_bool(opts, key, (q->check_overlaps & parts[n].mask) != 0, &on));
+        q->check_overlaps = on ? q->check_overlaps | parts[n].mask : q->check_overlaps & ~parts[n].mask;
+    }
     return NULL;
 }
 
@@ -293,16 +354,7 @@ static Error *parse_options(Qcow2 *q, KeyValues *opts, bool *ret_repair, unsigne
     }
     TRY(block_take_bool(opts, "pass-discard-request", q->node->unmap, &q->pass_discard));
     TRY(block_take_bool(opts, "x-repair", false, ret_repair));
-    g_autofree char *overlap = keyvalues_take(opts, "overlap-check");
-    q->check_overlaps = !overlap || strcmp(overlap, "none");
-    if (overlap && strcmp(overlap, "none") && strcmp(overlap, "constant") &&
-        strcmp(overlap, "cached") && strcmp(overlap, "all")) {
-        return error_new("Unsupported value '%s' for qcow2 option 'overlap-check': none, constant, "
-                         "cached or all "
-                         "is expected",
-                         overlap);
-    }
-    return NULL;
+    return overlap_options(q, opts);
 }
 
 static Error *take_options(Qcow2 *q, KeyValues *opts, bool *ret_repair)
@@ -766,10 +818,20 @@ static bool qcow2_dirty_flag(BlockNode *node)
 static const BlockOption qcow2_options[] = {
     { "cache-size", OPT_SIZE, "Bytes of all metadata caches" },
     { "l2-cache-size", OPT_SIZE, "Bytes of the cache of L2 tables" },
+    { "l2-cache-entry-size", OPT_SIZE, "A power of two from 512 to the cluster size; tables are cached whole" },
     { "refcount-cache-size", OPT_SIZE, "Bytes of the cache of refcount blocks" },
     { "lazy-refcounts", OPT_BOOL, "Refcounts may be updated late" },
     { "overlap-check", OPT_STR,
       "Guard metadata against wrong writes: none, constant, cached, all" },
+    { "overlap-check.template", OPT_STR, "The same" },
+    { "overlap-check.main-header", OPT_BOOL, "Beside the template" },
+    { "overlap-check.active-l1", OPT_BOOL, "Beside the template" },
+    { "overlap-check.active-l2", OPT_BOOL, "Beside the template" },
+    { "overlap-check.refcount-table", OPT_BOOL, "Beside the template" },
+    { "overlap-check.refcount-block", OPT_BOOL, "Beside the template" },
+    { "overlap-check.snapshot-table", OPT_BOOL, "Beside the template" },
+    { "overlap-check.inactive-l1", OPT_BOOL, "Beside the template" },
+    { "overlap-check.bitmap-directory", OPT_BOOL, "Beside the template" },
     { "encrypt.format", OPT_STR, "How the image is encrypted: aes or luks (default: as it says)" },
     { "encrypt.key-secret", OPT_STR, "ID of secret providing qcow AES key or LUKS passphrase" },
     { "pass-discard-request", OPT_BOOL, "Tell the storage what the guest discards" },

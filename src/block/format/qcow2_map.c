@@ -33,8 +33,11 @@ int qcow2_corrupt_co(Qcow2 *q, const char *fmt, ...)
     va_end(ap);
     if (!q->broken) {
         emit_corrupted(q, text);
-        log_printf("qcow2: image '%s' is corrupt: %s%s\n", q->node->filename, text,
-                   q->node->read_only ? "" : "; further writes are refused");
+        if (q->node->read_only) {
+            log_printf("qcow2: Image is corrupt: %s; further non-fatal corruption events will be suppressed\n", text);
+        } else {
+            log_printf("qcow2: Marking image as corrupt: %s; further corruption events will be suppressed\n", text);
+        }
     }
     if (!q->node->read_only && !q->broken) {
         q->broken = true;
@@ -81,8 +84,7 @@ static int check_table_offset_co(Qcow2 *q, uint64_t index, uint64_t offset)
 {
     if (qcow2_in_cluster(q, offset)) {
         return qcow2_corrupt_co(q,
-                                "L2 table at %#" G_GINT64_MODIFIER
-                                "x (L1 index %#" G_GINT64_MODIFIER "x) is not aligned",
+                                "L2 table offset %#" G_GINT64_MODIFIER "x unaligned (L1 index: %#" G_GINT64_MODIFIER "x)",
                                 offset, index);
     }
     return 0;

@@ -78,8 +78,8 @@ static int block_get_co(Qcow2 *q, uint64_t cluster, Qcow2Table **ret)
     }
     uint64_t offset = q->reftable[index];
     if (qcow2_in_cluster(q, offset)) {
-        return qcow2_corrupt_co(q, "refcount block at %#" G_GINT64_MODIFIER "x is not aligned",
-                                offset);
+        return qcow2_corrupt_co(q, "Refblock offset %#" G_GINT64_MODIFIER "x unaligned (reftable index: %#" G_GINT64_MODIFIER "x)",
+                                offset, (uint64_t)index);
     }
     return qcow2_cache_get_co(&q->refcount_cache, offset, ret);
 }
@@ -722,33 +722,68 @@ static bool ranges_meet(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_byt
     return b && b_bytes && a < b + b_bytes && b < a + a_bytes;
 }
 
-static const char *overlapping(const Qcow2 *q, uint64_t offset, uint64_t bytes)
+static bool meets_snapshot_l1(const Qcow2 *q, uint64_t offset, uint64_t bytes)
 {
-    if (offset < q->cluster_size) {
-        return "header";
+    for (guint i = 0; q->snapshots && i < q->snapshots->len; i++) {
+        const Qcow2Snapshot *sn = &g_array_index(q->snapshots, Qcow2Snapshot, i);
+        if (ranges_meet(offset, bytes, sn->l1_offset, (uint64_t)sn->l1_size * 8)) {
+            return true;
+        }
     }
-    if (ranges_meet(offset, bytes, q->l1_offset, (uint64_t)q->l1_size * 8)) {
-        return "active L1 table";
-    }
-    if (ranges_meet(offset, bytes, q->reftable_offset, (uint64_t)q->reftable_size * 8)) {
-        return "refcount table";
-    }
-    if (ranges_meet(offset, bytes, q->snapshots_offset, q->snapshots_bytes)) {
-        return "snapshot table";
-    }
-    uint64_t crypt_offset, crypt_bytes;
-    if (qcow2_crypt_header(q, &crypt_offset, &crypt_bytes) && ranges_meet(offset, bytes, crypt_offset, crypt_bytes)) {
-        return "encryption header";
-    }
+    return false;
+}
+
+static bool meets_refcount_block(const Qcow2 *q, uint64_t offset, uint64_t bytes)
+{
     for (uint32_t i = 0; i < q->reftable_size; i++) {
         if (ranges_meet(offset, bytes, q->reftable[i], q->cluster_size)) {
-            return "refcount block";
+            return true;
         }
     }
+    return false;
+}
+
+static bool meets_l2_table(const Qcow2 *q, uint64_t offset, uint64_t bytes)
+{
     for (uint32_t i = 0; i < q->l1_size; i++) {
         if (ranges_meet(offset, bytes, q->l1[i] & ENTRY_OFFSET, q->cluster_size)) {
-            return "active L2 table";
+            return true;
         }
+    }
+    return false;
+}
+
+static const char *overlapping(const Qcow2 *q, uint64_t offset, uint64_t bytes)
+{
+    unsigned mask = q->check_overlaps;
+    uint64_t crypt_offset, crypt_bytes;
+
+    if ((mask & OVERLAP_HEADER) && offset < q->cluster_size) {
+        return "qcow2_header";
+    }
+    if ((mask & OVERLAP_ACTIVE_L1) && ranges_meet(offset, bytes, q->l1_offset, (uint64_t)q->l1_size * 8)) {
+        return "active L1 table";
+    }
+    if ((mask & OVERLAP_ACTIVE_L2) && meets_l2_table(q, offset, bytes)) {
+        return "active L2 table";
+    }
+    if ((mask & OVERLAP_REFCOUNT_TABLE) && ranges_meet(offset, bytes, q->reftable_offset, (uint64_t)q->reftable_size * 8)) {
+        return "refcount table";
+    }
+    if ((mask & OVERLAP_REFCOUNT_BLOCK) && meets_refcount_block(q, offset, bytes)) {
+        return "refcount block";
+    }
+    if ((mask & OVERLAP_SNAPSHOT_TABLE) && ranges_meet(offset, bytes, q->snapshots_offset, q->snapshots_bytes)) {
+        return "snapshot table";
+    }
+    if ((mask & OVERLAP_INACTIVE_L1) && meets_snapshot_l1(q, offset, bytes)) {
+        return "inactive L1 table";
+    }
+    if ((mask & OVERLAP_BITMAP_DIRECTORY) && qcow2_bitmap_directory_meets(q, offset, bytes)) {
+        return "bitmap directory";
+    }
+    if (mask && qcow2_crypt_header(q, &crypt_offset, &crypt_bytes) && ranges_meet(offset, bytes, crypt_offset, crypt_bytes)) {
+        return "encryption header";
     }
     return NULL;
 }
@@ -759,6 +794,5 @@ int qcow2_check_overlap_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
     if (!what) {
         return 0;
     }
-    return qcow2_corrupt_co(q, "a new cluster at %#" G_GINT64_MODIFIER "x would overwrite the %s",
-                            offset, what);
+    return qcow2_corrupt_co(q, "Preventing invalid write on metadata (overlaps with %s)", what);
 }

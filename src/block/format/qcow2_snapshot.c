@@ -345,7 +345,7 @@ Error *qcow2_snapshot_show_co(Qcow2 *q, const char *id)
 
 /* --- the state of the machine: guest clusters behind the last L2 table of the disk --- */
 
-enum { MAX_VM_STATE = 1 << 30 }; /* in KiB: one TiB */
+enum { MAX_VM_STATE = 16 << 20 }; /* MiB */
 
 static uint64_t vmstate_base(const Qcow2 *q)
 {
@@ -395,7 +395,7 @@ int qcow2_vmstate_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, voi
 {
     Qcow2 *q = node->state;
     BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
-    if (!range_inside(offset, bytes, (uint64_t)MAX_VM_STATE * KiB)) {
+    if (!range_inside(offset, bytes, (uint64_t)MAX_VM_STATE * MiB)) {
         return -EFBIG;
     }
     qcow2_event_co(q, BLOCK_EVENT_VMSTATE_LOAD);
@@ -407,7 +407,7 @@ int qcow2_vmstate_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, co
 {
     Qcow2 *q = node->state;
     BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
-    if (!range_inside(offset, bytes, (uint64_t)MAX_VM_STATE * KiB)) {
+    if (!range_inside(offset, bytes, (uint64_t)MAX_VM_STATE * MiB)) {
         return -EFBIG;
     }
     uint64_t at = vmstate_base(q) + offset;

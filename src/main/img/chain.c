@@ -438,7 +438,7 @@ static Error *rebase_steps_co(Rebase *r, BlockNode *node)
                          r->backing, node->driver->name);
     }
     if (*r->backing && !r->backing_format) {
-        return error_new("backing format must be specified");
+        return error_new("Could not change the backing file to '%s': backing format must be specified", r->backing);
     }
     if (r->backing_format && !block_driver_find(r->backing_format)) {
         return error_new("Invalid format name: '%s'", r->backing_format);

@@ -137,6 +137,11 @@ static int take_piece_co(Convert *c, Piece *piece)
     uint64_t before = c->next;
 
     int ret = node_status_above_co(node, NULL, inside, left, &status, &depth);
+    while (ret < 0 && c->salvage && left > 512) { /* narrow it down to the sector that it is about */
+        left = MAX(ALIGN_DOWN(left / 4, 512), 512);
+        status.bytes = left;
+        ret = node_status_above_co(node, NULL, inside, left, &status, &depth);
+    }
     if (ret < 0 && !c->salvage) {
         return ret;
     }
@@ -444,7 +449,7 @@ static Error *create_target_co(Convert *c, const char *filename)
     }
     if (c->backing) {
         if (!c->backing_format && !keyvalues_has(c->opts, "backing_fmt")) {
-            return error_new("backing format must be specified");
+            return error_new("Use of backing file requires explicit backing format");
         }
         keyvalues_set(c->opts, "backing_file", c->backing);
         if (c->backing_format) {
