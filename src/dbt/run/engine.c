@@ -1,6 +1,7 @@
 /* Life of a vCPU's translator, and its loop. See engine.h. */
 #include "dbt/run/engine.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <sched.h>
@@ -192,8 +193,18 @@ void dbt_listen(Dbt *d)
     x86_code_set_hooks(d->cpu, hook_unmapped, NULL);
 }
 
+/* The x87 state goes through XSAVE. */
+static bool host_has_xsave(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_OSXSAVE);
+}
+
 Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt **ret_dbt)
 {
+    if (!host_has_xsave()) {
+        return error_new("translation needs a host processor with XSAVE; without it, -accel tcg,one-insn-per-tb=on");
+    }
     Dbt *d = reserve(sizeof(Dbt), 0);
     if (d == NULL) {
         return error_new_errno(errno, "cannot allocate the translator");
