@@ -11,7 +11,7 @@ check="$demo qemu-utils qemu-system-x86 acpica-tools clang libclang-rt-14-dev gr
  nbdkit libnbd-bin nbd-client cryptsetup-bin gnutls-bin
  grub-invaders grub-firmware-qemu u-boot-qemu isolinux syslinux-common xorriso gdb procps xvfb xauth x11-utils xdotool imagemagick tmux"
 full="$check mmdebstrap debian-archive-keyring e2fsprogs mtools dosfstools fdisk grub-pc-bin grub-common grub-efi-amd64-bin ipxe
- python3-libnbd gcc-multilib libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients virtinst"
+ nodejs openjdk-17-jre-headless python3-libnbd gcc-multilib libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients virtinst"
 
 wanted=
 for group in "$@"; do
