@@ -1,31 +1,38 @@
 /* See encode.h. */
 #include "dbt/back/x86_64/encode.h"
 
-static void emit_modrm(Asm *a, unsigned reg, EncRm rm)
+/* Bytes are written through a pointer of their own: the assembler's could be what they overwrite, as far as C knows. */
+static inline uint8_t *put_u32(uint8_t *p, uint32_t v)
+{
+    memcpy(p, &v, 4);
+    return p + 4;
+}
+
+static inline uint8_t *put_modrm(uint8_t *p, unsigned reg, EncRm rm)
 {
     unsigned r = (reg & 7) << 3;
     if (!rm.is_mem) {
-        enc_u8(a, 0xc0 | r | (rm.reg & 7));
-        return;
+        *p++ = 0xc0 | r | (rm.reg & 7);
+        return p;
     }
     if (rm.base == ENC_ABS) { /* without base: SIB form, so that it is not RIP-relative */
-        enc_u8(a, r | 4);
-        enc_u8(a, rm.index == ENC_NONE ? 0x25 : (rm.scale << 6 | (rm.index & 7) << 3 | 5));
-        enc_u32(a, rm.disp);
-        return;
+        *p++ = r | 4;
+        *p++ = rm.index == ENC_NONE ? 0x25 : (rm.scale << 6 | (rm.index & 7) << 3 | 5);
+        return put_u32(p, rm.disp);
     }
     unsigned base = rm.base & 7;
     bool sib = rm.index != ENC_NONE || base == 4;
     unsigned mod = rm.disp == 0 && base != 5 ? 0 : rm.disp == (int8_t)rm.disp ? 0x40 : 0x80;
-    enc_u8(a, mod | r | (sib ? 4 : base));
+    *p++ = mod | r | (sib ? 4 : base);
     if (sib) {
-        enc_u8(a, rm.index == ENC_NONE ? 0x20 | base : (rm.scale << 6 | (rm.index & 7) << 3 | base));
+        *p++ = rm.index == ENC_NONE ? 0x20 | base : (rm.scale << 6 | (rm.index & 7) << 3 | base);
     }
     if (mod == 0x40) {
-        enc_u8(a, (uint8_t)rm.disp);
+        *p++ = (uint8_t)rm.disp;
     } else if (mod == 0x80) {
-        enc_u32(a, rm.disp);
+        p = put_u32(p, rm.disp);
     }
+    return p;
 }
 
 static unsigned rex_xb(EncRm rm)
@@ -36,38 +43,47 @@ static unsigned rex_xb(EncRm rm)
     return (rm.base < 16 ? rm.base >> 3 : 0) | (rm.index < 16 ? rm.index >> 3 << 1 : 0);
 }
 
-void enc_op(Asm *a, uint32_t op, unsigned reg, EncRm rm)
+static uint8_t *put_prefixes(uint8_t *p, uint32_t op)
 {
     if (op & E_LOCK) {
-        enc_u8(a, 0xf0);
+        *p++ = 0xf0;
     }
     if (op & E_66) {
-        enc_u8(a, 0x66);
+        *p++ = 0x66;
     }
     if (op & E_F2) {
-        enc_u8(a, 0xf2);
+        *p++ = 0xf2;
     }
     if (op & E_F3) {
-        enc_u8(a, 0xf3);
+        *p++ = 0xf3;
+    }
+    return p;
+}
+
+void enc_op(Asm *a, uint32_t op, unsigned reg, EncRm rm)
+{
+    uint8_t *p = a->p;
+    if (op & (E_LOCK | E_66 | E_F2 | E_F3)) {
+        p = put_prefixes(p, op);
     }
     unsigned rex = (op & E_W ? 8 : 0) | (reg >> 3 & 1) << 2 | rex_xb(rm);
     bool low_byte = ((op & E_BYTE_REG) && reg >= 4) || ((op & E_BYTE_RM) && !rm.is_mem && rm.reg >= 4);
     if (op & E_HIGH) {
         assert(rex == 0);
     } else if (rex != 0 || low_byte) {
-        enc_u8(a, 0x40 | rex);
+        *p++ = 0x40 | rex;
     }
     unsigned map = op & E_MAP;
     if (map != 0) {
-        enc_u8(a, 0x0f);
+        *p++ = 0x0f;
         if (map == E_0F38) {
-            enc_u8(a, 0x38);
+            *p++ = 0x38;
         } else if (map == E_0F3A) {
-            enc_u8(a, 0x3a);
+            *p++ = 0x3a;
         }
     }
-    enc_u8(a, (uint8_t)op);
-    emit_modrm(a, reg, rm);
+    *p++ = (uint8_t)op;
+    a->p = put_modrm(p, reg, rm);
 }
 
 void enc_vex(Asm *a, unsigned map, unsigned pp, bool w, bool l, uint8_t opcode, unsigned reg, unsigned v, EncRm rm)
@@ -83,7 +99,7 @@ void enc_vex(Asm *a, unsigned map, unsigned pp, bool w, bool l, uint8_t opcode, 
         enc_u8(a, (w ? 0x80 : 0) | last);
     }
     enc_u8(a, opcode);
-    emit_modrm(a, reg, rm);
+    a->p = put_modrm(a->p, reg, rm);
 }
 
 /* Operand size as opcode bits: bytes use the even opcode. */

@@ -343,7 +343,14 @@ static bool loses_rcx_first(const Uop *u, uint32_t *units)
 static void finish(Planner *p, const uint8_t members[])
 {
     uint8_t leader[GROUPS_MAX + 1] = { 0 };
-    unsigned in_rcx = 0;
+    unsigned in_rcx = 0, most = 0;
+    for (unsigned g = 1; g <= GROUPS_MAX; g++) {
+        most = MAX(most, members[g]);
+    }
+    if (most < 2) {
+        memset(p->plan, 0, p->count * sizeof(p->plan[0]));
+        return;
+    }
     uint32_t units = 0;
     for (unsigned i = 0; i < p->count; i++) {
         AccessPlan *plan = &p->plan[i];
@@ -368,14 +375,29 @@ static void finish(Planner *p, const uint8_t members[])
     }
 }
 
+/* Most blocks are short: without two accesses there is no group. */
+static bool few_accesses(const Uop *uops, unsigned count)
+{
+    unsigned accesses = 0;
+    for (unsigned i = 0; i < count && accesses < 2; i++) {
+        const Uop *u = &uops[i];
+        accesses += ((u->attr & UA_MEM) && u->kind != UOP_LEA) || u->kind == UOP_PUSH || u->kind == UOP_POP ||
+                    u->kind == UOP_PUSHF || u->kind == UOP_CALL || u->kind == UOP_CALL_REG || u->kind == UOP_RET;
+    }
+    return accesses < 2;
+}
+
 void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags, AccessPlan *ret_plan)
 {
+    memset(ret_plan, 0, count * sizeof(*ret_plan));
+    if (few_accesses(uops, count)) {
+        return;
+    }
     Planner p = { .keeps_flags = keeps_flags, .uops = uops, .count = count, .plan = ret_plan, .full = mode64 ? 8 : 4, .next_number = 1, .next_id = 1 };
     uint8_t members[GROUPS_MAX + 1] = { 0 };
     int64_t address[GROUPS_MAX_UOPS];
     assert(count <= GROUPS_MAX_UOPS);
     p.address = address;
-    memset(ret_plan, 0, count * sizeof(*ret_plan));
     fresh_all(&p);
     for (unsigned i = 0; i < count; i++) {
         const Uop *u = &uops[i];

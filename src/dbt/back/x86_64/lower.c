@@ -246,7 +246,13 @@ static void lower_budget(Lower *l)
 
 void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *cold, Lowered *out)
 {
-    Lower l = { .env = env, .block = block, .hot = hot, .cold = cold, .out = out };
+    Lower l;
+    memset(&l, 0, offsetof(Lower, plan));
+    l.env = env;
+    l.block = block;
+    l.hot = hot;
+    l.cold = cold;
+    l.out = out;
     out->site_count = out->exit_count = 0;
     out->next_site = block->next_site;
     out->site_owners = 0;
@@ -272,7 +278,9 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
         lower_budget(&l);
     }
     assert(block->count <= ARRAY_SIZE(l.plan));
-    if (!block->generic) {
+    if (block->generic) {
+        memset(l.plan, 0, block->count * sizeof(l.plan[0]));
+    } else {
         groups_plan(block->uops, block->count, block->mode64, env->bmi2, l.plan);
     }
     for (l.index = 0; l.index < block->count; l.index++) {
