@@ -422,4 +422,61 @@ def test_qcow2_hostile():
     assert run(IMG, "check", *KEYS, *qcow2("bad.qcow2"), code=2)
 
 
+def qcow(path, more=""):
+    return ["--image-opts", f"driver=qcow,file.filename={path}{more}"]
+
+
+def test_qcow():
+    """The first version: encrypted, packed, over a backing file, both ways."""
+    need(PEER)
+    key = ",encrypt.key-secret=k"
+    with open("plain.raw", "wb") as f:
+        f.write(random.Random(5).randbytes(300000) + b"all work and no play " * 20000 + bytes(1 << 20))
+        f.truncate(2 << 20)
+    for options, more in (("encryption=on" + key, key), ("encrypt.format=aes" + key, key), ("-c", "")):
+        how = ["-c"] if options == "-c" else ["-o", options]
+        for maker in (IMG, PEER)[:1 if options == "-c" else 2]:  # the other one cannot pack here
+            run(maker, "convert", *KEYS, *how, "-f", "raw", "-O", "qcow", "plain.raw", "a.qcow")
+            for tool in (IMG, PEER):
+                run(tool, "convert", *KEYS, *qcow("a.qcow", more), "-O", "raw", "back.raw")
+                same("plain.raw", "back.raw")
+            for writer in (IO, PEER_IO):
+                run(writer, *KEYS, "-c", "write -P 5 3k 512", "-c", "write -P 6 400k 5000", "-c", "write -z 512k 64k", *qcow("a.qcow", more))
+                run(IMG, "convert", *KEYS, *qcow("a.qcow", more), "-O", "raw", "ours.raw")
+                run(PEER, "convert", *KEYS, *qcow("a.qcow", more), "-O", "raw", "theirs.raw")
+                same("ours.raw", "theirs.raw")
+    assert "encrypted: yes" in run(IMG, "info", "a.qcow") or not more
+    run(IMG, "create", "-q", "-f", "qcow", "-b", "plain.raw", "-F", "raw", "top.qcow")
+    run(IO, "-c", "write -P 9 1000 100", *qcow("top.qcow", ",backing.driver=raw,backing.file.filename=plain.raw"))
+    for tool in (IO, PEER_IO):
+        assert "failed" not in run(tool, "-c", "read -P 9 1000 100", "-c", "read -P 0 1M 64k",
+                                   *qcow("top.qcow", ",backing.driver=raw,backing.file.filename=plain.raw"))
+    assert "Compression and encryption" in run(IMG, "convert", "-c", *KEYS, "-f", "raw", "-O", "qcow", "-o", "encryption=on" + key,
+                                               "plain.raw", "x.qcow", code=1)
+    for options, why in (("encryption=on", "required for cipher"), ("encrypt.format=luks", "'luks'"),
+                         ("encrypt.key-secret=k", "is missing")):
+        assert why in run(IMG, "create", "-q", *KEYS, "-f", "qcow", "-o", options, "x.qcow", "1M", code=1)
+    run(IMG, "create", "-q", "-f", "qcow", "good.qcow", "1M")
+    with open("good.qcow", "rb") as f:
+        good = f.read()
+    for offset, kind, value in ((24, ">Q", 0), (24, ">Q", 1 << 63), (24, ">Q", 1 << 62), (32, "B", 8), (32, "B", 60), (33, "B", 2),
+                                (33, "B", 60), (36, ">I", 2), (40, ">Q", 3), (40, ">Q", 1 << 63), (8, ">Q", 1 << 63),
+                                (4, ">I", 7), (16, ">I", 5000)):
+        bad = bytearray(good)
+        struct.pack_into(kind, bad, offset, value)
+        struct.pack_into(">Q", bad, 8, value if offset == 8 else 48 if offset == 16 else 0)
+        with open("bad.qcow", "wb") as f:
+            f.write(bad)
+        run(IMG, "info", "-f", "qcow", "bad.qcow", code=1)
+    rng = random.Random(1)
+    for _ in range(int(os.environ.get("FUZZ_ROUNDS", 60))):
+        bad = bytearray(good)
+        for _ in range(rng.randrange(1, 5)):
+            bad[rng.randrange(200)] = rng.randrange(256)
+        with open("bad.qcow", "wb") as f:
+            f.write(bad)
+        done = subprocess.run([IO, "-f", "qcow", "-c", "read 0 4k", "-c", "write 0 1k", "bad.qcow"], capture_output=True, timeout=60)
+        assert done.returncode in (0, 1), done
+
+
 tap.run(tap.tests_in(globals()), names=sys.argv[4:], call=tap.in_scratch)

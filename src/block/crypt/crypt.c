@@ -159,3 +159,17 @@ Error *crypt_open_luks_co(BlockGraph *graph, const char *secret, const char *pre
     secret_free_text(pass);
     return err ? err : block_crypt_new(&luks->spec, ret_key, luks->key_size, ret_crypt);
 }
+
+Error *crypt_open_aes(BlockGraph *graph, const char *secret, const char *prefix, BlockCrypt **ret_crypt)
+{
+    LuksSpec spec = { .cipher = CIPHER_AES_128, .mode = CIPHER_CBC, .ivgen = IV_PLAIN64 };
+    uint8_t key[16] = { 0 };
+    char *pass;
+
+    TRY(crypt_pass(graph, secret, prefix, &pass));
+    memcpy(key, pass, MIN(strlen(pass), sizeof(key)));
+    secret_free_text(pass);
+    Error *err = block_crypt_new(&spec, key, sizeof(key), ret_crypt);
+    explicit_bzero(key, sizeof(key));
+    return err;
+}

@@ -64,6 +64,9 @@ Error *crypt_amend_co(BlockGraph *graph, KeyValues *opts, const char *prefix, bo
 /* The pass phrase by the ID of its secret (NULL: the error says which option is needed); goes back by secret_free_text(). */
 Error *crypt_pass(BlockGraph *graph, const char *id, const char *prefix, char **ret_pass) MUST_USE;
 
+/* The legacy AES-128-CBC of qcow and qcow2, whose key is the pass phrase. */
+Error *crypt_open_aes(BlockGraph *graph, const char *secret, const char *prefix, BlockCrypt **ret_crypt) MUST_USE;
+
 /* Opens a LUKS volume: the key, and the cipher of its sectors. */
 Error *crypt_open_luks_co(BlockGraph *graph, const char *secret, const char *prefix, const Luks *luks, const LuksStore *store,
                           uint8_t ret_key[LUKS_MAX_KEY], BlockCrypt **ret_crypt) MUST_USE;

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/crypt/crypt.h"
+
 typedef struct Adding {
     uint64_t index;
     CoQueue waiters;
@@ -58,6 +60,40 @@ static int find_co(BlockMap *map, BlockNode *node, uint64_t index, BlockPlace *p
     return map->find_co(node, index, place);
 }
 
+/* --- data --- */
+
+static int read_data_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockPlace *place, const BlockVec *vec,
+                        size_t at)
+{
+    BlockNode *file = place_file(node, place);
+    if (!map->crypt) {
+        return node_preadv_co(file, place->offset + piece->in, piece->bytes, vec, at);
+    }
+    g_autofree uint8_t *data = g_try_malloc(piece->bytes);
+    int ret = data ? node_pread_co(file, place->offset + piece->in, piece->bytes, data) : -ENOMEM;
+    ret = ret < 0 ? ret : block_decrypt_co(map->crypt, piece->index * map->block_size + piece->in, data, piece->bytes);
+    if (ret == 0) {
+        block_vec_from_buffer(vec, at, data, piece->bytes);
+    }
+    return ret;
+}
+
+static int write_data_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockPlace *place, const BlockVec *vec,
+                         size_t at)
+{
+    BlockNode *file = place_file(node, place);
+    if (!map->crypt) {
+        return node_pwritev_co(file, place->offset + piece->in, piece->bytes, vec, at, 0);
+    }
+    g_autofree uint8_t *data = g_try_malloc(piece->bytes);
+    if (!data) {
+        return -ENOMEM;
+    }
+    block_vec_to_buffer(vec, at, data, piece->bytes);
+    int ret = block_encrypt_co(map->crypt, piece->index * map->block_size + piece->in, data, piece->bytes);
+    return ret < 0 ? ret : node_pwrite_co(file, place->offset + piece->in, piece->bytes, data, 0);
+}
+
 /* --- reading --- */
 
 static int read_backing_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
@@ -96,8 +132,7 @@ static int read_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, con
     }
     switch (place.kind) {
     case PLACE_DATA:
-        return node_preadv_co(place_file(node, &place), place.offset + piece->in, piece->bytes, vec,
-                              at);
+        return read_data_co(map, node, piece, &place, vec, at);
     case PLACE_PACKED:
         return read_packed_co(map, node, piece, &place, vec, at);
     case PLACE_NONE:
@@ -127,23 +162,27 @@ int blockmap_preadv_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t
 
 /* --- writing --- */
 
-/* A new block of which the request covers a part, over what is seen below. */
-static int write_filled_co(BlockMap *map, BlockNode *node, const Piece *piece,
+/* A new block of which the request covers a part, over what is seen below or what a packed block has. */
+static int write_filled_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockPlace *old,
                            const BlockPlace *place, const BlockVec *vec, size_t at)
 {
     g_autofree uint8_t *data = g_try_malloc0(map->block_size);
-    if (!data) {
-        return -ENOMEM;
-    }
     uint64_t start = piece->index * map->block_size;
-    BLOCK_VEC_BUFFER(whole, data, (size_t)map->block_size);
-    int ret = read_backing_co(node, start,
-                              MIN(map->block_size, node->size - MIN(start, node->size)), &whole, 0);
+    int ret = data ? 0 : -ENOMEM;
+
+    if (ret == 0 && old->kind == PLACE_PACKED) {
+        ret = map->unpack_co(node, piece->index, old, data);
+    } else if (ret == 0 && old->kind == PLACE_NONE) {
+        BLOCK_VEC_BUFFER(below, data, (size_t)map->block_size);
+        ret = read_backing_co(node, start, MIN(map->block_size, node->size - MIN(start, node->size)), &below, 0);
+    }
     if (ret < 0) {
         return ret;
     }
     block_vec_to_buffer(vec, at, data + piece->in, piece->bytes);
-    return node_pwrite_co(place_file(node, place), place->offset, map->block_size, data, 0);
+    Piece all = { piece->index, 0, (size_t)map->block_size };
+    BLOCK_VEC_BUFFER(whole, data, (size_t)map->block_size);
+    return write_data_co(map, node, &all, place, &whole, 0);
 }
 
 /* Formats make room behind the end of the file. A file holds zeroes where it grows, and is made to
@@ -163,24 +202,25 @@ static int clear_rest_co(BlockMap *map, BlockNode *node, const Piece *piece,
     return ret < 0 ? ret : node_write_zeroes_co(file, behind, end - behind, 0);
 }
 
-static int write_new_co(BlockMap *map, BlockNode *node, const Piece *piece, BlockPlace *place,
-                        bool zero_below, const BlockVec *vec, size_t at)
+static int write_new_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockPlace *old,
+                        const BlockVec *vec, size_t at)
 {
-    BlockNode *file;
-    int ret = map->alloc_co ? map->alloc_co(node, piece->index, place) : -ENOTSUP;
+    BlockPlace place = *old;
+    bool filled = old->kind == PLACE_PACKED || map->crypt || (node->backing && old->kind != PLACE_ZERO);
+
+    int ret = map->alloc_co ? map->alloc_co(node, piece->index, &place) : -ENOTSUP;
     if (ret < 0) {
         return ret;
     }
-    file = place_file(node, place);
-    if (node->backing && !zero_below && piece->bytes < map->block_size) {
-        ret = write_filled_co(map, node, piece, place, vec, at);
+    if (filled && piece->bytes < map->block_size) {
+        ret = write_filled_co(map, node, piece, old, &place, vec, at);
     } else {
-        ret = node_pwritev_co(file, place->offset + piece->in, piece->bytes, vec, at, 0);
+        ret = write_data_co(map, node, piece, &place, vec, at);
         if (ret == 0 && piece->bytes < map->block_size) {
-            ret = clear_rest_co(map, node, piece, place);
+            ret = clear_rest_co(map, node, piece, &place);
         }
     }
-    return ret < 0 ? ret : map->link_co(node, piece->index, place);
+    return ret < 0 ? ret : map->link_co(node, piece->index, &place);
 }
 
 static int write_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockVec *vec,
@@ -192,11 +232,7 @@ static int write_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, co
         return ret;
     }
     if (place.kind == PLACE_DATA) {
-        return node_pwritev_co(place_file(node, &place), place.offset + piece->in, piece->bytes,
-                               vec, at, 0);
-    }
-    if (place.kind == PLACE_PACKED) {
-        return -ENOTSUP;
+        return write_data_co(map, node, piece, &place, vec, at);
     }
     /* find_co() may have waited: nothing does from here to the entry in the list. */
     wait_for_adding_co(map, piece->index);
@@ -205,10 +241,9 @@ static int write_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, co
     list_append(&map->adding, &adding.in_map);
     ret = map->find_co(node, piece->index, &place);
     if (ret == 0 && place.kind == PLACE_DATA) { /* somebody was faster */
-        ret = node_pwritev_co(place_file(node, &place), place.offset + piece->in, piece->bytes, vec,
-                              at, 0);
+        ret = write_data_co(map, node, piece, &place, vec, at);
     } else if (ret == 0) {
-        ret = write_new_co(map, node, piece, &place, place.kind == PLACE_ZERO, vec, at);
+        ret = write_new_co(map, node, piece, &place, vec, at);
     }
     list_remove(&adding.in_map);
     co_queue_wake_all(&adding.waiters);
@@ -243,7 +278,7 @@ static int zero_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, uns
     if (whole && map->zero_co && (place.kind == PLACE_NONE || (flags & REQ_MAY_UNMAP))) {
         return map->zero_co(node, piece->index);
     }
-    if (place.kind != PLACE_DATA) {
+    if (place.kind != PLACE_DATA || map->crypt) {
         return -ENOTSUP;
     }
     return node_write_zeroes_co(place_file(node, &place), place.offset + piece->in, piece->bytes,
@@ -329,6 +364,9 @@ int blockmap_status_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t
     case PLACE_DATA:
         ret_status->flags =
             STATUS_DATA | STATUS_ALLOCATED | STATUS_OFFSET | (map->holes ? STATUS_RECURSE : 0);
+        if (map->crypt) { /* what the file has there is not what the guest sees */
+            ret_status->flags = STATUS_DATA | STATUS_ALLOCATED;
+        }
         ret_status->map = first.offset + piece.in;
         ret_status->file = place_file(node, &first);
         break;

@@ -34,6 +34,7 @@ typedef struct BlockMap {
     int (*link_co)(BlockNode *node, uint64_t index, const BlockPlace *place);
     /* Makes a whole block read as zeroes; NULL: zero bytes are written. */
     int (*zero_co)(BlockNode *node, uint64_t index);
+    struct BlockCrypt *crypt; /* data (not packed ones) are encrypted by the guest's address; NULL: they are not */
     /* The contents of a packed block; NULL: there are none. */
     int (*unpack_co)(BlockNode *node, uint64_t index, const BlockPlace *place, uint8_t *data);
 } BlockMap;

@@ -15,7 +15,7 @@
 #include "block/format/qcow2.h"
 #include "crypto/secret.h"
 
-enum { PIECE = 1024 * 1024, AES_KEY = 16, EXTENSION = 16 };
+enum { PIECE = 1024 * 1024, EXTENSION = 16 };
 
 struct Qcow2Crypt {
     uint32_t method; /* CRYPT_* */
@@ -86,13 +86,7 @@ int qcow2_write_encrypted_co(Qcow2 *q, uint64_t guest, uint64_t host, uint64_t b
 
 static Error *open_aes(Qcow2 *q, const char *secret)
 {
-    LuksSpec spec = { .cipher = CIPHER_AES_128, .mode = CIPHER_CBC, .ivgen = IV_PLAIN64 };
-    char *pass;
-
-    TRY(crypt_pass(q->node->graph, secret, "encrypt.", &pass));
-    memcpy(q->crypt->key, pass, MIN(strlen(pass), AES_KEY));
-    secret_free_text(pass);
-    return block_crypt_new(&spec, q->crypt->key, AES_KEY, &q->crypt->crypt);
+    return crypt_open_aes(q->node->graph, secret, "encrypt.", &q->crypt->crypt);
 }
 
 static Error *find_luks_header(Qcow2 *q, uint64_t *ret_offset, uint64_t *ret_bytes)
