@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "cpu/x86/guest_box.h"
+#include "cpu/x86/box_test.h"
 
 enum { RAM_SIZE = 1 << 20, CODE = 0x10000 };
 
@@ -310,19 +310,53 @@ static void test_self_check(void)
 /*
  * Hot code: one access goes to another page each time and loses its site, the others stay where they are.
  * 1: mov ecx,edx; shl $12,edx; and $0x3f000,edx; add ecx,(esi,edx); add (esi,edx),eax; add (edi),ebx; incl 4(edi);
- * add 4(edi),ebx; dec ecx; jnz 1b
+ * add 4(edi),ebx; dec ecx; jnz 1b; hlt
  */
+static const uint8_t many_pages[] = { 0xb9, 0xa0, 0x86, 1, 0, 0xbe, 0, 0, 2, 0, 0xbf, 0, 0, 7, 0, 0x31, 0xc0, 0x31, 0xdb,
+                                      0x89, 0xca, 0xc1, 0xe2, 12, 0x81, 0xe2, 0, 0xf0, 3, 0, 0x01, 0x0c, 0x16, 0x03, 0x04,
+                                      0x16, 0x03, 0x1f, 0xff, 0x47, 4, 0x03, 0x5f, 4, 0x49, 0x75, 0xe4, 0xf4 };
+
 static void test_sites(void)
 {
-    static const uint8_t code[] = { 0xb9, 0xa0, 0x86, 1, 0, 0xbe, 0, 0, 2, 0, 0xbf, 0, 0, 7, 0, 0x31, 0xc0, 0x31, 0xdb,
-                                    0x89, 0xca, 0xc1, 0xe2, 12, 0x81, 0xe2, 0, 0xf0, 3, 0, 0x01, 0x0c, 0x16, 0x03, 0x04,
-                                    0x16, 0x03, 0x1f, 0xff, 0x47, 4, 0x03, 0x5f, 4, 0x49, 0x75, 0xe4, 0xf4 };
     uint32_t result[2][2];
     for (unsigned translate = 0; translate < 2; translate++) {
         Rig *r = rig_new();
         r->dbt->stress = DBT_STRESS_SITES;
-        run_in(r, code, sizeof(code), translate, result[translate]);
+        run_in(r, many_pages, sizeof(many_pages), translate, result[translate]);
         g_assert_cmpuint(r->dbt->stats.hot_plain, ==, translate ? 1 : 0);
+        rig_free(r);
+    }
+    g_assert_cmphex(result[0][0], ==, result[1][0]);
+    g_assert_cmphex(result[0][1], ==, result[1][1]);
+}
+
+/* The same by a program that has to earn its sites: counted, tried, made a last time. Its HLT faults, the kernel's ends it. */
+static void test_trial(void)
+{
+    enum { HANDLER = 0x9000, GP = 13 };
+    uint32_t result[2][2];
+    for (unsigned translate = 0; translate < 2; translate++) {
+        Rig *r = rig_new();
+        X86Cpu *cpu = r->box.cpu;
+        box_protected(&r->box);
+        box_user(&r->box);
+        BOX_EXPECT(&r->box, -1, (x86_load_seg(cpu, X86_DS, BOX_DATA3), x86_load_seg(cpu, X86_ES, BOX_DATA3)));
+        box_put(&r->box, BOX_IDT + 8 * GP, (uint64_t)BOX_CODE0 << 16 | HANDLER, 4);
+        box_put(&r->box, BOX_IDT + 8 * GP + 4, 0x8e00, 4);
+        box_put(&r->box, HANDLER, 0xf4, 1);
+        memcpy(r->box.host + CODE, many_pages, sizeof(many_pages));
+        x86_hot(cpu)->rip = CODE;
+        if (translate) {
+            dbt_run(r->dbt);
+        } else {
+            g_assert_cmpint(x86_interp_run(cpu, 2000000, false), ==, X86_EXIT_HALT);
+        }
+        g_assert_true(atomic_load(&r->box.vcpu.halted));
+        g_assert_cmpuint(cpu->cpl, ==, 0);
+        g_assert_cmpuint(r->dbt->stats.hot, >=, translate);
+        g_assert_cmpuint(r->dbt->stats.hot_plain, ==, translate);
+        result[translate][0] = (uint32_t)x86_gpr(cpu)[X86_RAX];
+        result[translate][1] = (uint32_t)x86_gpr(cpu)[X86_RBX];
         rig_free(r);
     }
     g_assert_cmphex(result[0][0], ==, result[1][0]);
@@ -362,6 +396,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/flags-to-other-code", test_flags_to_other_code);
     g_test_add_func("/dbt/engine/self-check", test_self_check);
     g_test_add_func("/dbt/engine/sites", test_sites);
+    g_test_add_func("/dbt/engine/trial", test_trial);
     g_test_add_func("/dbt/engine/flush", test_flush);
     return g_test_run();
 }
