@@ -46,6 +46,16 @@ const BlockDriver **block_drivers_sorted(void)
     return drivers;
 }
 
+char *block_drivers_text(void)
+{
+    g_autofree const BlockDriver **drivers = block_drivers_sorted();
+    GString *text = g_string_new(NULL);
+    for (const BlockDriver **d = drivers; *d; d++) {
+        g_string_append_printf(text, " %s", (*d)->name);
+    }
+    return g_string_free(text, FALSE);
+}
+
 Error *block_driver_lookup(const char *name, const BlockDriver **ret_driver)
 {
     *ret_driver = block_driver_find(name);

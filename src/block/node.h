@@ -254,6 +254,8 @@ const BlockDriver *block_driver_find(const char *name);
 /* The error names the nearest one. */
 Error *block_driver_lookup(const char *name, const BlockDriver **ret_driver) MUST_USE;
 const BlockDriver **block_drivers_sorted(void); /* NULL-terminated; caller frees the array */
+/* Their names, each with a space before it. Caller frees. */
+char *block_drivers_text(void);
 
 typedef enum DetectZeroes { DETECT_ZEROES_OFF, DETECT_ZEROES_ON, DETECT_ZEROES_UNMAP } DetectZeroes;
 

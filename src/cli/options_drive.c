@@ -7,6 +7,8 @@
  */
 #include <string.h>
 
+#include "block/node.h"
+
 #include "cli/plan_priv.h"
 
 typedef enum Interface { IF_IDE, IF_SCSI, IF_FLOPPY, IF_PFLASH, IF_MTD, IF_SD, IF_VIRTIO, IF_NONE } Interface;
@@ -208,7 +210,14 @@ Error *opt_drive(Plan *plan, const Option *option, const char *arg)
     KeyValues *drive;
 
     TRY(keyvalues_parse(arg, NULL, &drive));
-    if (drive->help || g_strcmp0(keyvalues_get(drive, "format"), "help") == 0) {
+    const char *format = keyvalues_get(drive, "format");
+    if (!g_strcmp0(format, "help") || !g_strcmp0(format, "?")) {
+        g_autofree char *names = block_drivers_text();
+        plan->print = g_strdup_printf("Supported formats:%s\nSupported formats (read-only):%s\n", names, names);
+        keyvalues_free(drive);
+        return NULL;
+    }
+    if (drive->help) {
         keyvalues_free(drive);
         plan->print = g_strdup("-drive options: file, format, if, bus, unit, index, media, id, cache, aio, readonly,\n"
                                "  snapshot, discard, detect-zeroes, werror, rerror, serial, throttling.*, and those\n"

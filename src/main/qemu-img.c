@@ -94,12 +94,8 @@ static void print_help(void)
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
         printf("  %s\n", commands[i].synopsis);
     }
-    printf("\nSupported formats:");
-    g_autofree const BlockDriver **drivers = block_drivers_sorted();
-    for (const BlockDriver **d = drivers; *d; d++) {
-        printf(" %s", (*d)->name);
-    }
-    printf("\n");
+    g_autofree char *formats = block_drivers_text();
+    printf("\nSupported formats:%s\n", formats);
 }
 
 static const ImgCommand *find_command(const char *name)
