@@ -78,7 +78,8 @@ static void unmap_piece(BmDma *bm, unsigned n, uint64_t done)
 {
     struct iovec *iov = &bm->iov[n];
     if (!bm->bounced[n]) {
-        mem_unmap(bm->pci->dma, iov->iov_base, iov->iov_len, bm->to_memory ? done : 0);
+        /* What failed may have come in part. */
+        mem_unmap(bm->pci->dma, iov->iov_base, iov->iov_len, bm->to_memory ? iov->iov_len : 0);
         return;
     }
     if (bm->to_memory && done) {
@@ -116,7 +117,10 @@ static uint32_t host_dma_map(void *host, uint32_t want, uint32_t unit, bool to_m
 {
     BmDma *bm = host;
     uint32_t total = 0;
-    assert(bm->mapped == 0);
+    if (bm->mapped != 0) { /* the engine was stopped under the other drive, whose transfer is not back yet */
+        *ret_count = 0;
+        return 0;
+    }
     bm->to_memory = to_memory;
     while (total < want && bm->mapped < BMDMA_IOV_MAX && have_piece(bm)) {
         total += map_piece(bm, want - total);

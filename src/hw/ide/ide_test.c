@@ -53,19 +53,24 @@ static uint8_t pattern(size_t i)
     return (uint8_t)(i / 512 * 3 + i);
 }
 
-static void add_drive(Fixture *f, const char *type, const char *bus, const char *path, unsigned flags)
+static void add_named(Fixture *f, const char *type, const char *id, const char *bus, const char *path, unsigned flags)
 {
     BlockNode *node;
-    BlockBackend *blk = blk_new(f->graph, type);
+    BlockBackend *blk = blk_new(f->graph, id);
     lock_release(&f->machine->lock);
     must(block_open_file(f->graph, path, "raw", flags, NULL, &node));
     must(blk_insert(blk, node));
     lock_acquire(&f->machine->lock);
     node_unref(node);
-    Device *dev = device_new(f->machine, device_type_find(type), type);
-    device_set_str(dev, "drive", type);
+    Device *dev = device_new(f->machine, device_type_find(type), id);
+    device_set_str(dev, "drive", id);
     must(device_plug(dev, bus_find(f->machine, bus)));
     blk_unref(blk);
+}
+
+static void add_drive(Fixture *f, const char *type, const char *bus, const char *path, unsigned flags)
+{
+    add_named(f, type, type, bus, path, flags);
 }
 
 static void out(Fixture *f, uint16_t port, uint32_t value, unsigned size)
@@ -388,6 +393,30 @@ static void test_reset_in_flight(Fixture *f, gconstpointer data)
     g_assert_cmphex(in(f, 0x1f0, 2) & 0xff, ==, pattern(3 * 512));
 }
 
+/* The engine is stopped under one drive's transfer and started for the other: that one fails, the first completes. */
+static void test_two_drives(Fixture *f, gconstpointer data)
+{
+    g_autofree char *second = make_image(f, "second", DISK_SECTORS * 512);
+    add_named(f, "ide-hd", "second", "ide.0", second, OPEN_WRITE);
+    g_unlink(second);
+    prd(f, 0, 0x10000, 0, true);
+    out(f, BM_BASE + 4, 0x1000, 4);
+    command28(f, 64, 128, 0xc8);
+    out(f, BM_BASE, 0x09, 1);
+    out(f, BM_BASE, 0x08, 1);
+    out(f, 0x1f6, 0xf0, 1);
+    out(f, 0x1f2, 1, 1);
+    out(f, 0x1f7, 0xc8, 1);
+    out(f, BM_BASE, 0x09, 1);
+    g_assert_cmphex(wait_ready(f, 0x1f0) & ATA_ERR, ==, ATA_ERR);
+    out(f, 0x1f6, 0xe0, 1);
+    g_assert_cmphex(wait_ready(f, 0x1f0), ==, 0x50);
+    for (unsigned i = 0; i < 65536; i++) {
+        g_assert_cmphex(f->block->host[0x10000 + i], ==, pattern(64 * 512 + i));
+    }
+    out(f, BM_BASE, 0, 1);
+}
+
 /* Saved in the middle of a PIO transfer, of a disk and a CD. */
 static void test_state(Fixture *f, gconstpointer data)
 {
@@ -482,6 +511,7 @@ int main(int argc, char **argv)
     ADD(dma);
     ADD(atapi);
     ADD(reset_in_flight);
+    ADD(two_drives);
     ADD(state);
     ADD(noise);
     return g_test_run();
