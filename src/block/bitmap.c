@@ -280,10 +280,16 @@ void block_bitmaps_resize(BlockNode *node)
 
 /* --- as QMP shows them --- */
 
+/* The newest first. */
 Value *block_bitmaps_value(const BlockNode *node)
 {
     Value *list = value_list();
+    g_autoptr(GPtrArray) all = g_ptr_array_new();
     LIST_FOREACH (b, &node->bitmaps, BlockBitmap, in_node) {
+        g_ptr_array_add(all, b);
+    }
+    for (guint i = all->len; i-- > 0;) {
+        BlockBitmap *b = g_ptr_array_index(all, i);
         Value *v = value_dict();
         if (b->name) {
             value_put_str(v, "name", b->name);

@@ -167,6 +167,9 @@ static void close_all_co(void *opaque)
     BlockGraph *graph = opaque;
     nbd_server_stop_all_co(graph);
     exports_stop_all_co(graph);
+    LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
+        node->hurry = true; /* limits hold back no longer */
+    }
     jobs_cancel_all_co(graph);
     blk_detach_all(graph);
     do {

@@ -157,7 +157,7 @@ static Error *mirror_round_co(CopyJob *c)
     while (block_bitmap_next(c->todo, pos, chunk, &at, &bytes) ||
            (pos && block_bitmap_next(c->todo, pos = 0, chunk, &at, &bytes))) {
         TRY(mirror_chunk_co(c, at, bytes));
-        count_total(c);
+        c->job.total = c->job.done + bytes + block_bitmap_count(c->todo);
         if (!job_progress_co(&c->job, bytes)) {
             return NULL;
         }

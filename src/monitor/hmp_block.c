@@ -93,6 +93,7 @@ static void hmp_qemu_io(Hmp *hmp, const HmpArgs *args)
     call->session.print = call->session.complain = io_print;
     call->session.report = io_report;
     call->session.opaque = call;
+    call->session.claimed = blk != NULL;
     call->hmp = answers_in_session(hmp) ? hmp : NULL;
     call->line = args->text[1];
     call->node = node_ref(node);

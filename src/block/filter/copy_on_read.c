@@ -32,6 +32,9 @@ static Error *cor_open_co(BlockNode *node, KeyValues *opts)
     CorState *s = node->state;
     g_autofree char *bottom = keyvalues_take(opts, "bottom");
     TRY(filter_open(node));
+    if (node->read_only) { /* it writes */
+        return error_new("Block node is read-only");
+    }
     if (bottom) {
         BlockNode *below = find_bottom(node, bottom);
         if (!below) {

@@ -98,6 +98,9 @@ static Error *copy_on_read_co(IoSession *io, BlockNode **node)
     g_autoptr(KeyValues) opts = keyvalues_new();
     BlockNode *filter;
 
+    if ((*node)->read_only) {
+        return error_new("Can't use copy-on-read on read-only device");
+    }
     keyvalues_set(opts, "driver", "copy-on-read");
     keyvalues_set(opts, "file", (*node)->name);
     keyvalues_set(opts, "read-only", (*node)->read_only ? "on" : "off");
@@ -307,6 +310,9 @@ static Error *claim(IoSession *io, const IoCommand *c)
     }
     if (io->node->read_only) {
         return error_new("Block node is read-only");
+    }
+    if (io->claimed) {
+        return NULL;
     }
     unsigned used = io->root->used | c->claims;
     return used == io->root->used ? NULL : block_root_set_claims(io->root, used, io->root->shared);

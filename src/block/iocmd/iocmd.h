@@ -23,6 +23,7 @@ typedef struct IoSession {
     BlockEdge *root;
     IoOpening *opening; /* NULL: the file is somebody else's (the monitor) */
     bool misalign;
+    bool claimed; /* who has the node open for the machine has the claims that the commands need */
     bool quit;
     unsigned in_flight; /* asynchronous requests */
     CoQueue idle;       /* woken when in_flight falls to 0 */

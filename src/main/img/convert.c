@@ -126,6 +126,21 @@ static BlockNode *source_at(Convert *c, uint64_t offset, uint64_t *ret_offset)
     return c->sources[i].node;
 }
 
+/* When the disk is to be saved, an error is narrowed down to the sector that it is about, which counts as data. */
+static int status_co(Convert *c, BlockNode *node, uint64_t inside, uint64_t at, uint64_t *left, BlockStatus *ret_status,
+                     unsigned *ret_depth)
+{
+    int ret = node_status_above_co(node, NULL, inside, *left, ret_status, ret_depth);
+    while (ret < 0 && c->salvage && *left > 512) {
+        *left = MAX(ALIGN_DOWN(*left / 4, 512), 512);
+        ret = node_status_above_co(node, NULL, inside, *left, ret_status, ret_depth);
+    }
+    if (ret < 0 && c->salvage && !c->o.quiet) {
+        warn_report("error while reading block status at offset %" PRIu64 ": %s", at, strerror(-ret));
+    }
+    return ret;
+}
+
 /* What is at c->next, and how far it goes. Takes it. */
 static int take_piece_co(Convert *c, Piece *piece)
 {
@@ -136,12 +151,7 @@ static int take_piece_co(Convert *c, Piece *piece)
     unsigned depth = 0;
     uint64_t before = c->next;
 
-    int ret = node_status_above_co(node, NULL, inside, left, &status, &depth);
-    while (ret < 0 && c->salvage && left > 512) { /* narrow it down to the sector that it is about */
-        left = MAX(ALIGN_DOWN(left / 4, 512), 512);
-        status.bytes = left;
-        ret = node_status_above_co(node, NULL, inside, left, &status, &depth);
-    }
+    int ret = status_co(c, node, inside, c->next, &left, &status, &depth);
     if (ret < 0 && !c->salvage) {
         return ret;
     }
@@ -149,10 +159,7 @@ static int take_piece_co(Convert *c, Piece *piece)
         return -EAGAIN;
     }
     if (ret < 0) {
-        if (!c->o.quiet) {
-            warn_report("error while reading block status at offset %" PRIu64 ": %s", c->next, strerror(-ret));
-        }
-        status = (BlockStatus) { .flags = STATUS_DATA, .bytes = MIN(left, 512) };
+        status = (BlockStatus) { .flags = STATUS_DATA, .bytes = left };
     }
     piece->offset = c->next;
     /* With -S 0 zeroes are written, too. */
@@ -342,17 +349,21 @@ static void worker_co(void *opaque)
     }
 }
 
-/* Progress is told of the data: holes are no work. Where the status cannot be read, of everything. */
+/* Progress is told of the data: holes are no work. Where the status cannot be read, of everything; who saves a disk is told where. */
 static void count_data_co(Convert *c)
 {
     uint64_t data = 0;
-    for (uint64_t at = 0; c->o.progress && at < c->total;) {
-        uint64_t inside;
+    for (uint64_t at = 0; (c->o.progress || c->salvage) && at < c->total;) {
+        uint64_t inside, left;
         BlockNode *node = source_at(c, at, &inside);
         BlockStatus status;
         unsigned depth;
-        if (node_status_above_co(node, NULL, inside, MIN(node->size - inside, c->total - at), &status, &depth) < 0) {
-            return;
+        left = MIN(node->size - inside, c->total - at);
+        if (status_co(c, node, inside, at, &left, &status, &depth) < 0) {
+            if (!c->salvage) {
+                return;
+            }
+            status = (BlockStatus) { .flags = STATUS_DATA, .bytes = left };
         }
         data += (status.flags & STATUS_DATA) && !(status.flags & STATUS_ZERO) ? status.bytes : 0;
         at += status.bytes;
