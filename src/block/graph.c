@@ -271,7 +271,7 @@ static Error *options_from_filename(const char *filename, KeyValues *opts)
         value_free(value);
         TRY(err);
         const char *driver = keyvalues_get(parsed, "driver"), *wanted = keyvalues_get(opts, "driver");
-        if (wanted && g_strcmp0(wanted, driver)) {
+        if (wanted && driver && strcmp(wanted, driver)) {
             keyvalues_set(opts, "file.filename", filename); /* a format above it */
             return NULL;
         }

@@ -206,7 +206,7 @@ static Error *commit_data_co(BlockNode *node, BlockNode *base, char *buffer)
 static Error *commit_claimed_co(BlockNode *node, BlockNode *base)
 {
     BlockEdge *root;
-    TRY(block_root_attach(base, "commit", CLAIM_WRITE | CLAIM_RESIZE, CLAIM_ALL, &root));
+    TRY(block_root_attach(base, "commit", 0, CLAIM_ALL, &root));
     char *buffer = aligned_alloc(4096, COMMIT_CHUNK);
     node_close_gate_co(node);
     Error *err = buffer ? commit_data_co(node, base, buffer) : error_new("Not enough memory");

@@ -487,12 +487,11 @@ static int unmap_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opaque
     uint64_t old = qcow2_l2_entry(q, table, index), old_bitmap = qcow2_l2_bitmap(q, table, index);
     uint64_t entry = 0, bitmap = 0;
 
-    if (!full) { /* must not let the backing node show through */
-        if (!old && !old_bitmap && q->node->backing) {
+    if (!full) { /* reads as zeroes from now on, whatever is put below later */
+        if (!old && !old_bitmap) {
             return 0; /* nothing here to give back */
         }
-        bool was_zero = q->version >= 3 && (old & ENTRY_ZERO) && !(old & ENTRY_COMPRESSED);
-        if (q->node->backing || was_zero) {
+        if (q->node->backing || q->version >= 3) {
             entry = q->subclusters || q->version < 3 ? 0 : ENTRY_ZERO;
             bitmap = q->subclusters ? (uint64_t)UINT32_MAX << 32 : 0;
         }

@@ -79,7 +79,7 @@ static int compare_range_co(Compare *c, BlockNode *a, BlockNode *b, uint64_t end
         for (int i = 0; i < 2; i++) {
             int ret = zero_status_co(nodes[i], at, bytes, &zero[i], &run[i]);
             if (ret < 0) {
-                return io_failed(ret, nodes[i]->filename, at);
+                return io_failed(ret, c->o.args[i], at);
             }
         }
         bytes = MIN(run[0], run[1]);
@@ -94,7 +94,7 @@ static int compare_range_co(Compare *c, BlockNode *a, BlockNode *b, uint64_t end
             for (int i = 0; i < 2; i++) {
                 int ret = node_pread_co(nodes[i], at, bytes, buffers[i]);
                 if (ret < 0) {
-                    return io_failed(ret, nodes[i]->filename, at);
+                    return io_failed(ret, c->o.args[i], at);
                 }
             }
             uint64_t same = first_difference(buffers[0], buffers[1], bytes);
@@ -109,20 +109,20 @@ static int compare_range_co(Compare *c, BlockNode *a, BlockNode *b, uint64_t end
 }
 
 /* What the longer image has beyond the other must be zeroes. */
-static int compare_rest_co(Compare *c, BlockNode *longer, uint64_t from, char *buffer)
+static int compare_rest_co(Compare *c, BlockNode *longer, const char *name, uint64_t from, char *buffer)
 {
     for (uint64_t at = from; at < longer->size;) {
         bool zero;
         uint64_t run;
         int ret = zero_status_co(longer, at, longer->size - at, &zero, &run);
         if (ret < 0) {
-            return io_failed(ret, longer->filename, at);
+            return io_failed(ret, name, at);
         }
         if (!zero) {
             run = MIN(run, PIECE);
             ret = node_pread_co(longer, at, run, buffer);
             if (ret < 0) {
-                return io_failed(ret, longer->filename, at);
+                return io_failed(ret, name, at);
             }
             for (uint64_t i = 0; i < run; i++) {
                 if (buffer[i]) {
@@ -154,7 +154,7 @@ static int compare_nodes_co(Compare *c, BlockNode *a, BlockNode *b)
         if (!c->o.quiet) {
             printf("Warning: Image size mismatch!\n");
         }
-        code = compare_rest_co(c, a->size > b->size ? a : b, common, buffers[0]);
+        code = compare_rest_co(c, a->size > b->size ? a : b, c->o.args[a->size < b->size], common, buffers[0]);
     }
     if (!code && !c->o.quiet) {
         printf("Images are identical.\n");
@@ -230,7 +230,7 @@ static Error *copy_layers_co(const ImgOptions *o, BlockNode *top, BlockNode *bel
             }
         }
         if (ret < 0) {
-            return error_new_errno(ret, "error while copying at byte %" PRIu64, at);
+            return error_new_errno(ret, "Block job failed");
         }
         at += bytes;
         img_progress(o, at, end);
@@ -260,13 +260,28 @@ static Error *commit_option(void *opaque, int letter, const char *value)
     return NULL;
 }
 
+/* By the name that the overlay records, or by one that leads to the same file from where the overlay is. */
+static bool is_backing(const BlockNode *overlay, const BlockNode *node, const char *name)
+{
+    if (!g_strcmp0(overlay->backing_filename, name)) {
+        return true;
+    }
+    g_autofree char *path = block_resolve_backing(overlay->filename, name);
+    char *wanted = realpath(path, NULL), *there = realpath(node->filename, NULL);
+    bool same = wanted && there ? !strcmp(wanted, there) : !strcmp(path, node->filename);
+    free(wanted);
+    free(there);
+    return same;
+}
+
 static Error *find_base(const Commit *c, BlockNode *top, BlockNode **ret_base)
 {
     BlockNode *node = top->backing ? top->backing->node : NULL;
     if (!node) {
         return error_new("Image does not have a backing file");
     }
-    while (c->base && node && strcmp(node->filename, c->base)) {
+    for (BlockNode *overlay = top; c->base && node && !is_backing(overlay, node, c->base);) {
+        overlay = node;
         node = node->backing ? node->backing->node : NULL;
     }
     if (!node) {

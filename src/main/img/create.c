@@ -82,8 +82,10 @@ static void print_option(const char *key, const char *value)
 
     if (is_size && !err) {
         printf(" %s=%" PRIu64, key, bytes);
-    } else {
-        printf(" %s=%s", key, value);
+    } else { /* as an option text has it */
+        g_auto(GStrv) parts = g_strsplit(value, ",", -1);
+        g_autofree char *text = g_strjoinv(",,", parts);
+        printf(" %s=%s", key, text);
     }
     error_free(err);
 }
