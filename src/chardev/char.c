@@ -33,8 +33,8 @@ void char_front_open(CharFront *front, const CharFrontOps *ops, void *opaque)
     if (!chr) {
         return;
     }
-    if (chr->connected && ops->event) {
-        ops->event(opaque, CHAR_EVENT_OPENED);
+    if (chr->connected) {
+        char_tell(front, CHAR_EVENT_OPENED);
     }
     if (chr->mux && front->chr) {
         guint index;
@@ -212,8 +212,58 @@ void char_back_writable(Chardev *chr)
 
 /* --- input --- */
 
+/* NAME/INDEX of the front end; true: the hook took what is for it. */
+static bool posted(CharFront *front, CharEvent event, const uint8_t *buf, size_t length)
+{
+    const ChardevHooks *hooks = &front->chr->set->hooks;
+    guint index;
+    if (!front->guest || !hooks->post || !g_ptr_array_find(front->chr->fronts, front, &index)) {
+        return false;
+    }
+    g_autofree char *name = g_strdup_printf("%s/%u", chardev_id(front->chr), index);
+    return hooks->post(hooks->opaque, name, event, buf, length);
+}
+
+void char_deliver(CharFront *front, const uint8_t *buf, size_t length)
+{
+    if (posted(front, CHAR_EVENTS, buf, length)) {
+        front->posted = true;
+    } else {
+        front->ops->receive(front->opaque, buf, length);
+    }
+}
+
+void char_tell(CharFront *front, CharEvent event)
+{
+    if (front && front->open && front->ops->event && !posted(front, event, NULL, 0)) {
+        front->ops->event(front->opaque, event);
+    }
+}
+
+void char_take(Chardevs *set, const char *name, CharEvent event, const uint8_t *buf, size_t length)
+{
+    const char *slash = strrchr(name, '/');
+    g_autofree char *id = slash ? g_strndup(name, (gsize)(slash - name)) : NULL;
+    Chardev *chr = id ? chardev_find(set, id) : NULL;
+    uint64_t index;
+    if (!chr || !g_ascii_string_to_unsigned(slash + 1, 10, 0, UINT32_MAX, &index, NULL) || index >= chr->fronts->len) {
+        return;
+    }
+    CharFront *front = g_ptr_array_index(chr->fronts, index);
+    if (event == CHAR_EVENTS && front->open && front->ops->receive) {
+        front->posted = false;
+        front->ops->receive(front->opaque, buf, length);
+        char_accept_input(front);
+    } else if (event != CHAR_EVENTS && front->open && front->ops->event) {
+        front->ops->event(front->opaque, event);
+    }
+}
+
 size_t char_deliver_room(CharFront *front)
 {
+    if (front->posted) {
+        return 0;
+    }
     return front->open && front->ops->can_receive ? front->ops->can_receive(front->opaque) : 0;
 }
 
@@ -240,7 +290,7 @@ void char_back_input(Chardev *chr, const uint8_t *buf, size_t length)
     }
     CharFront *front = char_focus(chr);
     if (front && front->open && front->ops->receive && length) {
-        front->ops->receive(front->opaque, buf, length);
+        char_deliver(front, buf, length);
     }
 }
 
@@ -291,8 +341,8 @@ void char_back_event(Chardev *chr, CharEvent event)
     }
     for (guint n = 0; n < fronts->len; n++) {
         CharFront *front = g_ptr_array_index(fronts, n);
-        if (g_ptr_array_find(chr->fronts, front, NULL) && front->open && front->ops->event) {
-            front->ops->event(front->opaque, event);
+        if (g_ptr_array_find(chr->fronts, front, NULL)) {
+            char_tell(front, event);
         }
     }
     if (event == CHAR_EVENT_CLOSED) {

@@ -30,6 +30,7 @@ typedef enum CharEvent {
     CHAR_EVENT_BREAK,   /* a serial break was received */
     CHAR_EVENT_MUX_IN,  /* this front end of a multiplexer has the input now */
     CHAR_EVENT_MUX_OUT,
+    CHAR_EVENTS, /* how many there are */
 } CharEvent;
 
 typedef struct CharFrontOps {
@@ -45,6 +46,8 @@ typedef struct CharFront {
     const CharFrontOps *ops;
     void *opaque;
     bool open;          /* ops were set */
+    bool guest;         /* a device of the guest */
+    bool posted;        /* input was handed to hooks.post, and did not come back by char_take() yet */
     bool wants_write;   /* a short write is to be followed by writable() */
     uint8_t queue[32];  /* input that arrived for a multiplexed front end that had no room */
     unsigned queued;
@@ -165,6 +168,11 @@ typedef struct ChardevHooks {
     void (*commit)(void *opaque); /* Ctrl-a s */
     /* Opens paths that are no files (/dev/fdset/N): a descriptor or -errno, -ENOENT: it is a plain path. */
     int (*open_special)(void *opaque, const char *path, int flags);
+    /*
+     * Input (event CHAR_EVENTS) or an event for a guest's front end; true: char_take() brings it when it is due.
+     * NULL: it goes to the front end at once.
+     */
+    bool (*post)(void *opaque, const char *front, CharEvent event, const uint8_t *buf, size_t length);
     void (*vc_opened)(void *opaque, Chardev *chr); /* a text console is there; set by the display */
     void *opaque;
 } ChardevHooks;
@@ -184,6 +192,8 @@ void chardevs_give_stdio(Chardevs *set);
 
 Chardevs *chardevs_new(Object *container, Loop *loop);
 void chardevs_free(Chardevs *set); /* closes all; front ends are detached */
+/* What hooks.post was given, event CHAR_EVENTS: input. */
+void char_take(Chardevs *set, const char *front, CharEvent event, const uint8_t *buf, size_t length);
 Chardev *chardev_find(Chardevs *set, const char *id);
 /* NULL starts; in no special order. */
 Chardev *chardev_next(Chardevs *set, Chardev *after);

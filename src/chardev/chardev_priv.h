@@ -13,6 +13,9 @@ size_t mux_write(Chardev *chr, const uint8_t *buf, size_t length);
 
 /* --- front ends (char.c) --- */
 size_t char_deliver_room(CharFront *front);
+/* To the front end, or to whoever posts for it. */
+void char_deliver(CharFront *front, const uint8_t *buf, size_t length);
+void char_tell(CharFront *front, CharEvent event); /* accepts NULL */
 /* Straight to the back end and the log; no backlog. */
 size_t char_back_write(Chardev *chr, const uint8_t *buf, size_t length);
 /* Writes what waits, as far as the back end takes it within a second: the last words before it closes. */

@@ -13,18 +13,11 @@ CharFront *char_focus(const Chardev *chr)
     return index >= 0 && index < (int)chr->fronts->len ? g_ptr_array_index(chr->fronts, index) : NULL;
 }
 
-static void send_event(CharFront *front, CharEvent event)
-{
-    if (front && front->open && front->ops->event) {
-        front->ops->event(front->opaque, event);
-    }
-}
-
 void mux_focus(Chardev *chr, int index)
 {
-    send_event(char_focus(chr), CHAR_EVENT_MUX_OUT);
+    char_tell(char_focus(chr), CHAR_EVENT_MUX_OUT);
     chr->focus = index;
-    send_event(char_focus(chr), CHAR_EVENT_MUX_IN);
+    char_tell(char_focus(chr), CHAR_EVENT_MUX_IN);
 }
 
 void mux_drain(CharFront *front)
@@ -39,7 +32,7 @@ void mux_drain(CharFront *front)
         memcpy(bytes, front->queue, count);
         front->queued -= (unsigned)count;
         memmove(front->queue, front->queue + count, front->queued);
-        front->ops->receive(front->opaque, bytes, count);
+        char_deliver(front, bytes, count);
     }
 }
 
@@ -52,7 +45,7 @@ static void deliver(Chardev *chr, uint8_t byte)
     }
     mux_drain(front);
     if (front->chr && front->queued == 0 && char_deliver_room(front) > 0) {
-        front->ops->receive(front->opaque, &byte, 1);
+        char_deliver(front, &byte, 1);
     } else if (front->queued < sizeof(front->queue)) {
         front->queue[front->queued++] = byte;
     }
@@ -117,7 +110,7 @@ static void command(Chardev *chr, uint8_t byte)
         }
         break;
     case 'b':
-        send_event(char_focus(chr), CHAR_EVENT_BREAK);
+        char_tell(char_focus(chr), CHAR_EVENT_BREAK);
         break;
     case 'c':
         next_focus(chr);

@@ -30,7 +30,9 @@ static Error *chardev_prop_set(Object *obj, const Prop *prop, const char *text)
         return NULL;
     }
     char_front_close(front);
-    return char_front_attach(front, chr);
+    TRY(char_front_attach(front, chr));
+    front->guest = true;
+    return NULL;
 }
 
 static char *chardev_prop_get(const Object *obj, const Prop *prop)

@@ -134,7 +134,7 @@ const Option option_table[] = {
     { "daemonize", false, NULL, "go to the background when the machine is up", opt_flag, NULL, PLAN(daemonize) },
     { "option-rom", true, "file", "add an option ROM", opt_list, NULL, CONFIG(option_roms) },
     { "rtc", true, "[base=utc|localtime|datetime][,clock=host|rt|vm][,driftfix=none|slew]", "set the clock of the guest", opt_rtc },
-    { "icount", true, "[shift=]N|auto[,align=on|off][,sleep=on|off]",
+    { "icount", true, "[shift=]N|auto[,align=on|off][,sleep=on|off][,rr=record|replay,rrfile=file[,rrsnapshot=name]]",
       "let 2^N ns of virtual time pass for each instruction of the guest", opt_icount },
     { "watchdog-action", true, "action", "what a watchdog does: reset, shutdown, poweroff, pause, debug, none, inject-nmi", opt_action, "watchdog=" },
     { "echr", true, "code", "set the escape character of the terminal, 0x01 is ctrl-a", opt_echr },

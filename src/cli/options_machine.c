@@ -463,9 +463,30 @@ static MUST_USE Error *icount_shift(IcountConfig *config, const char *text)
     return NULL;
 }
 
+static MUST_USE Error *icount_rr(Plan *plan, KeyValues *kv)
+{
+    const char *rr = keyvalues_get(kv, "rr"), *file = keyvalues_get(kv, "rrfile"), *snapshot = keyvalues_get(kv, "rrsnapshot");
+
+    if (!rr) {
+        return file || snapshot ? error_new("%s needs rr=record or rr=replay", file ? "rrfile" : "rrsnapshot") : NULL;
+    }
+    plan->record = !strcmp(rr, "record");
+    if (!plan->record && strcmp(rr, "replay")) {
+        return error_new("Invalid icount rr option: %s", rr);
+    }
+    if (!file) {
+        return error_new("File name not specified for replay");
+    }
+    g_free(plan->rrfile);
+    plan->rrfile = g_strdup(file);
+    g_free(plan->rrsnapshot);
+    plan->rrsnapshot = g_strdup(snapshot);
+    return NULL;
+}
+
 Error *opt_icount(Plan *plan, const Option *option, const char *arg)
 {
-    static const char *const known[] = { "shift", "align", "sleep", NULL };
+    static const char *const known[] = { "shift", "align", "sleep", "rr", "rrfile", "rrsnapshot", NULL };
     g_autoptr(KeyValues) kv = NULL;
     IcountConfig config = { .sleep = true };
 
@@ -473,6 +494,7 @@ Error *opt_icount(Plan *plan, const Option *option, const char *arg)
     const char *shift = keyvalues_get(kv, "shift");
     TRY(keyvalues_get_bool(kv, "align", false, &config.align));
     TRY(keyvalues_get_bool(kv, "sleep", true, &config.sleep));
+    TRY(icount_rr(plan, kv));
     TRY(keyvalues_check_used(kv, "-icount", known));
     if (!shift) {
         return error_new(config.align ? "Please specify shift option when using align"
@@ -481,6 +503,9 @@ Error *opt_icount(Plan *plan, const Option *option, const char *arg)
     TRY(icount_shift(&config, shift));
     if (!config.sleep && (config.align || config.automatic)) {
         return error_new("%s and sleep=off are incompatible", config.align ? "align=on" : "shift=auto");
+    }
+    if (plan->rrfile && (config.automatic || config.align)) {
+        return error_new("rr cannot be had with %s", config.align ? "align=on" : "shift=auto");
     }
     plan->icount = config;
     plan->count_instructions = true;

@@ -57,6 +57,8 @@ void plan_free(Plan *plan)
     keyvalues_free(plan->machine);
     keyvalues_free(plan->smp);
     keyvalues_free(plan->memory);
+    g_free(plan->rrfile);
+    g_free(plan->rrsnapshot);
     keyvalues_free(plan->boot);
     GPtrArray *lists[] = { plan->accels,  plan->objects, plan->chardevs,      plan->monitors, plan->blockdevs,
                            plan->drives,  plan->netdevs, plan->devices,       plan->board_devices, plan->globals,

@@ -36,6 +36,8 @@ typedef struct Plan {
     char *display, *mem_path, *pidfile, *log_items, *log_file, *incoming, *gdb, *qtest, *qtest_log, *loadvm;
     bool count_instructions; /* -icount */
     IcountConfig icount;
+    bool record;              /* or replay, with rrfile */
+    char *rrfile, *rrsnapshot;
     unsigned escape;       /* of multiplexers */
     int next_index[8];     /* by drive interface: where the next -drive without unit goes */
     unsigned monitor_count, vc_count;

@@ -18,14 +18,17 @@
 #include "core/dev/dev_qmp.h"
 #include "core/dev/trace.h"
 #include "core/vm/icount.h"
+#include "core/vm/inlet.h"
 #include "hostmem/hostmem.h"
 #include "gdb/gdb.h"
 #include "migration/migration.h"
 #include "migration/snapshot.h"
 #include "monitor/fdset.h"
 #include "monitor/monitor.h"
+#include "input/input.h"
 #include "net/net.h"
 #include "qtest/qtest.h"
+#include "replay/replay.h"
 #include "ui/display.h"
 
 /* --- accelerator --- */
@@ -228,13 +231,35 @@ static MUST_USE Error *make_fdsets(Plan *plan, Machine *machine)
     return NULL;
 }
 
+/* --- chardevs of a recorded machine --- */
+
+static bool post_char(void *opaque, const char *front, CharEvent event, const uint8_t *buf, size_t length)
+{
+    const uint8_t byte = (uint8_t)event;
+    return event == CHAR_EVENTS ? inlet_post(opaque, INLET_CHAR, front, buf, length)
+                                : inlet_post(opaque, INLET_CHAR_EVENT, front, &byte, 1);
+}
+
+static void take_char_input(Machine *machine, const char *id, const uint8_t *data, size_t length)
+{
+    char_take(machine_service(machine, "chardevs"), id, CHAR_EVENTS, data, length);
+}
+
+static void take_char_event(Machine *machine, const char *id, const uint8_t *data, size_t length)
+{
+    if (length == 1 && data[0] < CHAR_EVENTS) {
+        char_take(machine_service(machine, "chardevs"), id, data[0], NULL, 0);
+    }
+}
+
 static MUST_USE Error *make_chardevs(Plan *plan, Machine *machine)
 {
     Chardevs *set = chardevs_new(object_container_at(machine->root, "/chardevs"), machine->loop);
 
     set->escape = (uint8_t)plan->escape;
     set->takes_all = machine->icount != NULL;
-    set->hooks = (ChardevHooks) { .quit = on_terminal_quit, .open_special = open_special, .opaque = machine };
+    set->hooks = (ChardevHooks) { .quit = on_terminal_quit, .open_special = open_special, .opaque = machine,
+                                  .post = machine->inlet ? post_char : NULL };
     machine_set_service(machine, "chardevs", set);
     for (guint n = 0; n < plan->chardevs->len; n++) {
         KeyValues *kv = g_ptr_array_index(plan->chardevs, n);
@@ -454,7 +479,22 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
         TRY(snapshot_load(machine, plan->loadvm));
         machine_set_state(machine, RUN_STATE_PRELAUNCH); /* and started as any other */
     }
+    if (plan->rrsnapshot) {
+        TRY(plan->record ? snapshot_save(machine, plan->rrsnapshot) : snapshot_load(machine, plan->rrsnapshot));
+        machine_set_state(machine, RUN_STATE_PRELAUNCH);
+    }
     return plan->incoming ? migration_incoming(machine, plan->incoming) : NULL;
+}
+
+static MUST_USE Error *start_replay(Plan *plan, Machine *machine)
+{
+    TRY(replay_start(machine, plan->record ? REPLAY_RECORD : REPLAY_PLAY, plan->rrfile));
+    inlet_set_handler(machine, INLET_CHAR, take_char_input);
+    inlet_set_handler(machine, INLET_CHAR_EVENT, take_char_event);
+    inlet_set_handler(machine, INLET_NET, net_take);
+    inlet_set_handler(machine, INLET_INPUT, input_take);
+    inlet_set_handler(machine, INLET_REQUEST, machine_take_request);
+    return NULL;
 }
 
 Error *cli_start(Plan *plan, Machine **ret_machine)
@@ -472,7 +512,10 @@ Error *cli_start(Plan *plan, Machine **ret_machine)
         icount_new(machine, &plan->icount);
     }
     lock_acquire(&machine->lock);
-    Error *err = build(plan, machine);
+    Error *err = plan->rrfile ? start_replay(plan, machine) : NULL;
+    if (!err) {
+        err = build(plan, machine);
+    }
     lock_release(&machine->lock);
     return err;
 }
@@ -496,6 +539,7 @@ void cli_stop(Machine *machine)
     }
     migration_free(machine);
     lock_acquire(&machine->lock);
+    replay_stop(machine);
     gdb_stop(machine);
     qtest_stop(machine);
     monitors_free(machine);

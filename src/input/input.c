@@ -3,6 +3,9 @@
  */
 #include "input/input.h"
 
+#include "base/endian.h"
+#include "core/vm/inlet.h"
+
 #define INPUT_SERVICE "input"
 
 enum { QUEUE_MAX = 1024, DEFAULT_HOLD_MS = 100 };
@@ -195,6 +198,13 @@ void input_send(Input *input, const void *console, const InputEvent *event)
         }
         input->down[event->key.key] = event->key.down;
     }
+    const bool key = event->kind == INPUT_EVENT_KEY, button = event->kind == INPUT_EVENT_BTN;
+    uint8_t bytes[9] = { (uint8_t)event->kind };
+    st32_le(bytes + 1, key ? event->key.key : button ? event->btn.button : event->move.axis);
+    st32_le(bytes + 5, key ? event->key.down : button ? event->btn.down : (uint32_t)event->move.value);
+    if (inlet_post(input->machine, INLET_INPUT, "", bytes, sizeof(bytes))) {
+        return;
+    }
     InputHandler *handler = input_find(input, console, 1u << event->kind);
     if (handler) {
         handler->dirty = true;
@@ -202,8 +212,35 @@ void input_send(Input *input, const void *console, const InputEvent *event)
     }
 }
 
+void input_take(Machine *machine, const char *id, const uint8_t *data, size_t length)
+{
+    Input *input = input_of(machine);
+    if (length != 9 || data[0] > INPUT_EVENT_ABS) {
+        input_sync(input);
+        return;
+    }
+    InputEvent event = { .kind = data[0] };
+    uint32_t code = ld32_le(data + 1), value = ld32_le(data + 5);
+    if (event.kind == INPUT_EVENT_KEY && code < KEY_COUNT) {
+        event.key.key = code;
+        event.key.down = value;
+    } else if (event.kind == INPUT_EVENT_BTN && code < INPUT_BTN_COUNT) {
+        event.btn.button = code;
+        event.btn.down = value;
+    } else if (event.kind != INPUT_EVENT_KEY && event.kind != INPUT_EVENT_BTN && code < 2) {
+        event.move.axis = code;
+        event.move.value = (int)value;
+    } else {
+        return;
+    }
+    input_send(input, NULL, &event);
+}
+
 void input_sync(Input *input)
 {
+    if (inlet_post(input->machine, INLET_INPUT, "", "", 0)) {
+        return;
+    }
     LIST_FOREACH(handler, &input->handlers, InputHandler, node) {
         if (handler->dirty) {
             handler->dirty = false;

@@ -72,6 +72,8 @@ void input_send_rel(Input *input, const void *console, InputAxis axis, int delta
 /* value within [0, range): scaled to 0..INPUT_ABS_MAX. */
 void input_send_abs(Input *input, const void *console, InputAxis axis, int value, int range);
 void input_send(Input *input, const void *console, const InputEvent *event);
+/* The handler of INLET_INPUT. */
+void input_take(Machine *machine, const char *id, const uint8_t *data, size_t length);
 /* Ends a group of events. Key events of input_send_key() need no sync. */
 void input_sync(Input *input);
 /* The buttons that changed between two masks of BIT(InputButton). */

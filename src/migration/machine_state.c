@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "core/vm/icount.h"
 #include "migration/state_priv.h"
 
 /* --- saving --- */
@@ -283,6 +284,9 @@ Error *state_loader_finish(StateLoader *loader, RunState *ret_state)
     g_autofree Device **devices = NULL;
 
     TRY(match_devices(loader, &devices));
+    if (machine->icount) {
+        icount_set(machine->icount, icount_count(machine->icount), loader->virtual_ns);
+    }
     clocks_set_virtual(machine->clocks, loader->virtual_ns);
     mem_update_begin(machine->mem);
     Error *err = load_devices(loader, devices);

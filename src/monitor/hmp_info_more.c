@@ -130,7 +130,18 @@ static void info_qdm(Hmp *hmp, const HmpArgs *args)
 
 static void info_replay(Hmp *hmp, const HmpArgs *args)
 {
-    hmp_printf(hmp, "Record/replay is not active\n");
+    g_autoptr(Value) info = NULL;
+    if (!hmp_qmp(hmp, "query-replay", NULL, &info)) {
+        return;
+    }
+    const char *mode = value_find_str(info, "mode");
+    if (!strcmp(mode, "none")) {
+        hmp_printf(hmp, "Record/replay is not active\n");
+        return;
+    }
+    hmp_printf(hmp, "%s execution '%s': instruction count = %" G_GINT64_FORMAT "\n",
+               strcmp(mode, "record") ? "Replaying" : "Recording", value_find_str(info, "filename"),
+               value_find_int(info, "icount", 0));
 }
 
 static void info_trace_events(Hmp *hmp, const HmpArgs *args)

@@ -36,6 +36,25 @@ static void hmp_system_wakeup(Hmp *hmp, const HmpArgs *args)
     hmp_qmp(hmp, "system_wakeup", NULL, NULL);
 }
 
+static void hmp_replay_break(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = value_dict();
+    value_put(request, "icount", value_uint(args->number[0]));
+    hmp_qmp(hmp, "replay-break", request, NULL);
+}
+
+static void hmp_replay_delete_break(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "replay-delete-break", NULL, NULL);
+}
+
+static void hmp_replay_seek(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = value_dict();
+    value_put(request, "icount", value_uint(args->number[0]));
+    hmp_qmp(hmp, "replay-seek", request, NULL);
+}
+
 static void hmp_nmi(Hmp *hmp, const HmpArgs *args)
 {
     hmp_qmp(hmp, "inject-nmi", NULL, NULL);
@@ -206,6 +225,9 @@ const HmpCommand hmp_commands_machine[] = {
     { "cont|c", "", "", "resume emulation", hmp_cont },
     { "system_reset", "", "", "reset the system", hmp_system_reset },
     { "system_powerdown", "", "", "send a power down event", hmp_system_powerdown },
+    { "replay_break", "e", "icount", "stop the replay at an instruction count", hmp_replay_break },
+    { "replay_delete_break", "", "", "remove the replay's stop", hmp_replay_delete_break },
+    { "replay_seek", "e", "icount", "replay to an instruction count ahead", hmp_replay_seek },
     { "system_wakeup", "", "", "wake the guest up from suspend", hmp_system_wakeup },
     { "balloon", "e", "target", "ask the guest to change its memory to so many MiB", hmp_balloon },
     { "exit_preconfig", "", "", "exit the preconfig state", hmp_exit_preconfig },

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "core/vm/inlet.h"
+
 #define SERVICE "net"
 enum { WAITING_MAX = 1024, MACS = 256 };
 
@@ -99,17 +101,41 @@ static bool deliver(NetPort *to, const uint8_t *frame, size_t length)
     return taken;
 }
 
+static bool is_card(const NetPort *port)
+{
+    return !strcmp(port->ops->kind, "nic");
+}
+
+static void give(NetPort *to, const uint8_t *frame, size_t length)
+{
+    if (!to->delivering && g_queue_is_empty(&to->waiting) && deliver(to, frame, length)) {
+        return;
+    }
+    if (g_queue_get_length(&to->waiting) < WAITING_MAX) {
+        g_queue_push_tail(&to->waiting, g_bytes_new(frame, length));
+    }
+}
+
+void net_take(Machine *machine, const char *id, const uint8_t *data, size_t length)
+{
+    NetPort *to = net_port_find(machine, id);
+    if (to && is_card(to) && length <= NET_FRAME_MAX) {
+        give(to, data, length);
+    }
+}
+
 void net_send(NetPort *port, const uint8_t *frame, size_t length)
 {
     NetPort *to = port->peer;
     if (!to || port->link_down || to->link_down || length > NET_FRAME_MAX) {
         return;
     }
-    if (!to->delivering && g_queue_is_empty(&to->waiting) && deliver(to, frame, length)) {
-        return;
-    }
-    if (g_queue_get_length(&to->waiting) < WAITING_MAX) {
-        g_queue_push_tail(&to->waiting, g_bytes_new(frame, length));
+    if (is_card(to)) {
+        if (!inlet_post(to->machine, INLET_NET, to->name, frame, length)) {
+            give(to, frame, length);
+        }
+    } else if (!inlet_replays(to->machine)) { /* the answers are recorded: nothing is to be asked again */
+        give(to, frame, length);
     }
 }
 

@@ -42,6 +42,8 @@ Error *net_link(NetPort *a, NetPort *b) MUST_USE;
 void net_unlink(NetPort *port);
 /* Sends a frame to the port's peer; dropped when there is none, or a link is down. */
 void net_send(NetPort *port, const uint8_t *frame, size_t length);
+/* The handler of INLET_NET. */
+void net_take(Machine *machine, const char *id, const uint8_t *data, size_t length);
 /* The port can take frames again: delivers what waits. */
 void net_port_ready(NetPort *port);
 void net_port_flush_waiting(NetPort *port); /* drops what waits (reset) */

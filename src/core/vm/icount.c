@@ -5,6 +5,7 @@
  * threads read `published`, which is what they were at the beginning of the holder's turn.
  */
 #include "core/vm/icount.h"
+#include "core/vm/inlet.h"
 
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -203,9 +204,8 @@ void icount_kick(Icount *icount)
     }
 }
 
-static void guest_loop_kicked(void *opaque)
+void icount_look(Icount *icount)
 {
-    Icount *icount = opaque;
     Vcpu *holder = atomic_load(&icount->holder);
     if (is_holders_thread(icount) && icount->deciding) {
         return;
@@ -214,6 +214,11 @@ static void guest_loop_kicked(void *opaque)
         atomic_fetch_or(holder->exit_req, VCPU_REQ_WORK);
     }
     icount_kick(icount);
+}
+
+static void guest_loop_kicked(void *opaque)
+{
+    icount_look(opaque);
 }
 
 static bool wanted(Icount *icount, const Vcpu *vcpu)
@@ -250,11 +255,15 @@ static int64_t wait_ns(Icount *icount, const Vcpu *vcpu, int64_t ns)
 /* All vCPUs are halted: goes on to the next timer. */
 static void pass_idle_time(Icount *icount, const Vcpu *vcpu)
 {
+    Inlet *inlet = icount->machine->inlet;
     int64_t next = loop_next_timer(icount->loop, CLOCK_VIRTUAL);
+    if (inlet) {
+        next = MIN(next, inlet->next_ns(inlet));
+    }
     int64_t left = next == INT64_MAX ? -1 : MAX(next - virtual_now(icount), 0);
 
     account(icount);
-    if (icount->config.sleep) {
+    if (icount->config.sleep && !inlet_replays(icount->machine)) {
         advance(icount, wait_ns(icount, vcpu, left));
     } else if (left >= 0) {
         advance(icount, left);
@@ -348,6 +357,9 @@ uint64_t icount_begin(Vcpu *vcpu)
     lock_acquire(&machine->lock);
     icount->deciding = true;
     loop_run_due(icount->loop);
+    if (machine->inlet) {
+        machine->inlet->deliver(machine->inlet);
+    }
     icount->deciding = false;
     lock_release(&machine->lock);
     if (atomic_load(vcpu->exit_req) & VCPU_REQ_STOP) {
@@ -366,7 +378,8 @@ uint64_t icount_begin(Vcpu *vcpu)
     if (icount->config.automatic || icount->config.align) { /* look often enough */
         turn = MIN(turn, (uint64_t)ALIGN_NS >> icount->shift);
     }
-    return MIN(turn, until_timer(icount));
+    turn = MIN(turn, until_timer(icount));
+    return machine->inlet ? MIN(turn, machine->inlet->until(machine->inlet)) : turn;
 }
 
 void icount_end(Vcpu *vcpu)

@@ -49,6 +49,8 @@ char *icount_describe(const Icount *icount);
 Loop *icount_loop(Icount *icount);
 /* Any thread: the holder looks again at what there is to do. */
 void icount_kick(Icount *icount);
+/* Any thread: the turn under way was too long. */
+void icount_look(Icount *icount);
 bool icount_may_run(Icount *icount, const Vcpu *vcpu);
 /* A vCPU executes outside its turn, for a debugger; all stand still. */
 void icount_hold(Icount *icount, Vcpu *vcpu);

@@ -8,6 +8,7 @@
 #include "accel/accel.h"
 #include "base/rcu.h"
 #include "core/vm/icount.h"
+#include "core/vm/inlet.h"
 
 static void handle_requests(void *opaque);
 
@@ -421,8 +422,31 @@ static void request(Machine *machine)
     work_schedule(&machine->requests);
 }
 
+typedef enum MachineRequest { REQUEST_RESET, REQUEST_POWERDOWN, REQUEST_WAKEUP } MachineRequest;
+
+/* What somebody outside asks for while the machine runs is input. */
+static bool posted(Machine *machine, MachineRequest request, unsigned cause)
+{
+    const uint8_t bytes[2] = { (uint8_t)request, (uint8_t)cause };
+    return !vcpu_self() && machine_running(machine) && inlet_post(machine, INLET_REQUEST, "", bytes, sizeof(bytes));
+}
+
+void machine_take_request(Machine *machine, const char *id, const uint8_t *data, size_t length)
+{
+    if (length == 2 && data[0] == REQUEST_RESET) {
+        machine_request_reset(machine, data[1]);
+    } else if (length == 2 && data[0] == REQUEST_POWERDOWN) {
+        machine_request_powerdown(machine);
+    } else if (length == 2 && data[0] == REQUEST_WAKEUP) {
+        machine_request_wakeup(machine, data[1]);
+    }
+}
+
 void machine_request_reset(Machine *machine, ShutdownCause cause)
 {
+    if (posted(machine, REQUEST_RESET, cause)) {
+        return;
+    }
     machine->requested_reset = cause;
     request(machine);
 }
@@ -435,6 +459,9 @@ void machine_request_shutdown(Machine *machine, ShutdownCause cause)
 
 void machine_request_powerdown(Machine *machine)
 {
+    if (posted(machine, REQUEST_POWERDOWN, 0)) {
+        return;
+    }
     machine->requested_powerdown = true;
     request(machine);
 }
@@ -448,6 +475,9 @@ void machine_request_suspend(Machine *machine)
 
 void machine_request_wakeup(Machine *machine, WakeReason reason)
 {
+    if (posted(machine, REQUEST_WAKEUP, reason)) {
+        return;
+    }
     machine->requested_wakeup = reason;
     request(machine);
 }
@@ -528,5 +558,9 @@ static void handle_requests(void *opaque)
     }
     if (taken(&machine->requested_stop)) {
         machine_stop(machine, machine->requested_stop_state);
+    }
+    if (machine->icount && machine_running(machine)) { /* a vCPU that asked for something stopped itself */
+        machine_pause_vcpus(machine);
+        machine_resume_vcpus(machine);
     }
 }

@@ -111,6 +111,7 @@ struct Machine {
     AddressSpace *as, *io_as;
     List buses;         /* those without a parent device */
     GPtrArray *vcpus;   /* Vcpu *, by index */
+    struct Inlet *inlet;   /* inlet.h; NULL: nothing is recorded or replayed. Borrowed */
     struct Icount *icount; /* icount.h; NULL: time is the host's */
     const struct AccelType *accel_type;
     Accel *accel;
@@ -210,6 +211,9 @@ void machine_request_suspend(Machine *machine); /* S3 entered */
 /* Of no effect unless the machine is suspended by then; a suspension requested before comes first. */
 void machine_request_wakeup(Machine *machine, WakeReason reason);
 void machine_request_stop(Machine *machine, RunState state);
+
+/* The handler of INLET_REQUEST. */
+void machine_take_request(Machine *machine, const char *id, const uint8_t *data, size_t length);
 
 /* Reset handlers run after all devices, in order of registration. */
 typedef struct ResetHandler {

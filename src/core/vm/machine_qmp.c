@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "accel/accel.h"
-#include "core/vm/icount.h"
+#include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
 
 Error *qmp_query_status(QmpContext *ctx, const QmpQueryStatusArgs *args, Value **ret)
@@ -281,14 +281,6 @@ Error *qmp_query_tpm_types(QmpContext *ctx, const QmpQueryTpmTypesArgs *args, Va
 Error *qmp_query_pr_managers(QmpContext *ctx, const QmpQueryPrManagersArgs *args, Value **ret)
 {
     *ret = value_list();
-    return NULL;
-}
-
-Error *qmp_query_replay(QmpContext *ctx, const QmpQueryReplayArgs *args, Value **ret)
-{
-    *ret = value_dict();
-    value_put_int(*ret, "icount", ctx->machine->icount ? (int64_t)icount_count(ctx->machine->icount) : 0);
-    value_put_str(*ret, "mode", "none");
     return NULL;
 }
 
