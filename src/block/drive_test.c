@@ -232,7 +232,7 @@ static void test_media(BlockFixture *f, gconstpointer unused)
     static const BlkDeviceOps ops = { tray_changed, tray_eject_request, tray_is_open,
                                       tray_is_locked, NULL };
     g_autofree char *path = make_image(f);
-    Tray tray = { .locked = true };
+    Tray tray = { 0 };
     DriveRef ref = { .name = g_strdup("cd"), .blk = NULL };
     Drive *drive;
     BlockNode *node;
@@ -244,6 +244,7 @@ static void test_media(BlockFixture *f, gconstpointer unused)
     node_unref(node);
     g_assert_cmpint(tray.loads, ==, 1);
     g_assert_false(tray.open);
+    tray.locked = true;
     expect_error(blk_eject(ref.blk, false), "*locked*");
     g_assert_cmpint(tray.requests, ==, 1);
     expect_ok(blk_eject(ref.blk, true));
