@@ -65,6 +65,7 @@ void migration_free(Machine *machine)
     migration_in_free(migration);
     machine_set_service(machine, MIGRATION_SERVICE, NULL);
     lock_release(&machine->lock);
+    value_free(migration->params.bitmap_mapping);
     g_free(migration->error);
     for (unsigned n = 0; n < MIGRATION_TLS_PARAMS; n++) {
         g_free(migration->tls[n]);
@@ -292,6 +293,35 @@ static int64_t *parameter_at(Migration *migration, size_t row)
     return (int64_t *)((char *)&migration->params + parameters[row].offset);
 }
 
+/* Names and aliases tell the nodes apart, and the bitmaps of each. */
+static MUST_USE Error *check_aliases(const Value *list, const char *name, const char *what)
+{
+    const char *const keys[] = { name, "alias" };
+
+    for (size_t n = 0; n < value_length(list); n++) {
+        for (size_t k = 0; k < ARRAY_SIZE(keys); k++) {
+            const char *text = value_find_str(value_at(list, n), keys[k]);
+            for (size_t i = 0; i < n; i++) {
+                if (!g_strcmp0(text, value_find_str(value_at(list, i), keys[k]))) {
+                    return error_new("Parameter 'block-bitmap-mapping': the %s '%s' stands there twice", what, text);
+                }
+            }
+        }
+    }
+    return NULL;
+}
+
+static MUST_USE Error *set_bitmap_mapping(MigrationParams *params, const Value *mapping)
+{
+    TRY(check_aliases(mapping, "node-name", "node"));
+    for (size_t n = 0; n < value_length(mapping); n++) {
+        TRY(check_aliases(value_find(value_at(mapping, n), "bitmaps"), "name", "bitmap"));
+    }
+    value_free(params->bitmap_mapping);
+    params->bitmap_mapping = value_copy(mapping);
+    return NULL;
+}
+
 Error *qmp_migrate_set_parameters(QmpContext *ctx, const QmpMigrateSetParametersArgs *args, Value **ret)
 {
     Migration *migration = migration_of(ctx->machine);
@@ -310,7 +340,9 @@ Error *qmp_migrate_set_parameters(QmpContext *ctx, const QmpMigrateSetParameters
         }
         *parameter_at(migration, n) = value;
     }
-    return migration_tls_set(migration, args->all);
+    TRY(migration_tls_set(migration, args->all));
+    const Value *mapping = value_find(args->all, "block-bitmap-mapping");
+    return mapping ? set_bitmap_mapping(&migration->params, mapping) : NULL;
 }
 
 Error *qmp_query_migrate_parameters(QmpContext *ctx, const QmpQueryMigrateParametersArgs *args, Value **ret)
@@ -322,5 +354,8 @@ Error *qmp_query_migrate_parameters(QmpContext *ctx, const QmpQueryMigrateParame
         value_put_int(*ret, parameters[n].name, *parameter_at(migration, n));
     }
     migration_tls_show(migration, *ret);
+    if (migration->params.bitmap_mapping) {
+        value_put(*ret, "block-bitmap-mapping", value_copy(migration->params.bitmap_mapping));
+    }
     return NULL;
 }

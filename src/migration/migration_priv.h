@@ -29,6 +29,7 @@ typedef struct MigrationParams {
     int64_t downtime_limit; /* ms */
     int64_t throttle_trigger, throttle_initial, throttle_increment, max_throttle; /* percent */
     bool throttle_tailslow;
+    Value *bitmap_mapping; /* for the capability dirty-bitmaps, which there is not yet; NULL: by their names */
 } MigrationParams;
 
 typedef struct MigrationCaps {
