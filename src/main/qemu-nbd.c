@@ -313,9 +313,6 @@ static int serve(NbdProgram *p, int ready)
     if (listening && p->socket) {
         unlink(p->socket);
     }
-    if (listening && p->pid_file) {
-        unlink(p->pid_file);
-    }
     if (err) {
         error_report(err);
         return EXIT_FAILURE;

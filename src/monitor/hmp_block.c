@@ -17,28 +17,18 @@ static BlockGraph *graph_of(Hmp *hmp)
 typedef struct IoCall {
     IoSession session;
     Hmp *hmp; /* NULL: the command is over, or a program asked */
-    bool muted; /* the standard output is not ours */
     const char *line;
     BlockNode *node;
     Error *err;
 } IoCall;
 
-/*
- * A program that asks gets an empty answer, and the text goes to the standard output as with qemu-io itself; unless a character
- * device has that.
- */
-static bool answers_in_session(Hmp *hmp)
-{
-    const Chardevs *chardevs = machine_service(hmp->machine, "chardevs");
-    return (hmp->monitor && !hmp->monitor->control) || (chardevs && chardevs->stdio_user);
-}
-
+/* A program that asks gets an empty answer, and the text goes to the standard output as with qemu-io itself (-q: none). */
 static void io_print(void *opaque, const char *text)
 {
     IoCall *call = opaque;
     if (call->hmp) {
         hmp_printf(call->hmp, "%s", text);
-    } else if (!call->muted) {
+    } else {
         fputs(text, stdout);
         fflush(stdout);
     }
@@ -94,11 +84,10 @@ static void hmp_qemu_io(Hmp *hmp, const HmpArgs *args)
     call->session.report = io_report;
     call->session.opaque = call;
     call->session.claimed = blk != NULL;
-    call->hmp = answers_in_session(hmp) ? hmp : NULL;
+    call->hmp = hmp->monitor && !hmp->monitor->control ? hmp : NULL;
     call->line = args->text[1];
     call->node = node_ref(node);
     co_run(hmp->machine->loop, io_command_run_co, call);
-    call->muted = call->hmp != NULL;
     call->hmp = NULL;
     hmp_error(hmp, g_steal_pointer(&call->err));
     co_start(hmp->machine->loop, io_finish_co, call);

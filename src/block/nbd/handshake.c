@@ -157,7 +157,8 @@ static int info_or_go_co(NbdClient *c, const Option *o)
     }
     NbdExport *e = nbd_export_find(c->server->graph, name);
     if (!e) {
-        return error_co(c, o, NBD_REP_ERR_UNKNOWN, "export '%s' not present", name);
+        return error_co(c, o, NBD_REP_ERR_UNKNOWN, "export '%.80s%s' not present", name,
+                        strlen(name) > 80 ? "..." : "");
     }
     export_ref(&e->export);
     int ret = send_info_co(c, o, e);
@@ -267,7 +268,8 @@ static int meta_context_co(NbdClient *c, const Option *o)
     }
     NbdExport *e = nbd_export_find(c->server->graph, name);
     if (!e) {
-        return error_co(c, o, NBD_REP_ERR_UNKNOWN, "export '%s' not present", name);
+        return error_co(c, o, NBD_REP_ERR_UNKNOWN, "export '%.80s%s' not present", name,
+                        strlen(name) > 80 ? "..." : "");
     }
     if (!take_queries(&cur, e, list, wanted)) {
         return invalid_co(c, o);
