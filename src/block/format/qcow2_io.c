@@ -334,6 +334,10 @@ static int plan_step_co(Qcow2 *q, Step *step)
     qcow2_wait_allocations_co(q, step->offset >> q->cluster_bits,
                               qcow2_clusters(q, qcow2_in_cluster(q, step->offset) + step->bytes));
     int ret = q->broken ? -EIO : plan_in_place_co(q, step, &in_place);
+    if (ret >= 0 && !in_place) { /* the table comes before its clusters on the disk: a later shrink of the file hits data first */
+        Qcow2Table *table;
+        ret = qcow2_l2_get_writable_co(q, step->offset, &table);
+    }
     if (ret >= 0 && !in_place) {
         ret = plan_allocation_co(q, step);
     }
