@@ -204,6 +204,41 @@ def test_create():
     assert json.loads(img("info", "--output=json", "new.qcow2"))["cluster-size"] == 4096
 
 
+def test_encrypted():
+    """Encrypted images by blockdev-create, a guest's data and the state of the machine in one."""
+    secret = ["-object", "secret,id=k,data=open sesame"]
+    m = Machine(*secret)
+    for name in ("e.luks", "e.qcow2"):
+        open(name, "w").close()
+        m.do("blockdev-add", driver="file", node_name=name, filename=name)
+    luks = {"key-secret": "k", "iter-time": 10}
+    m.do("blockdev-create", job_id="c1", options={"driver": "luks", "file": "e.luks", "size": MIB, **luks})
+    m.wait("JOB_STATUS_CHANGE", id="c1", status="concluded")
+    m.do("blockdev-create", job_id="c2", options={"driver": "qcow2", "file": "e.qcow2", "size": 4 * MIB, "encrypt": {"format": "luks", **luks}})
+    m.wait("JOB_STATUS_CHANGE", id="c2", status="concluded")
+    for job in m.do("query-jobs"):
+        assert "error" not in job, job
+        m.do("job-dismiss", id=job["id"])
+    m.fails("blockdev-add", "is required for cipher", driver="luks", node_name="l", file="e.luks")
+    m.fails("blockdev-add", "No secret", driver="luks", node_name="l", file="e.luks", key_secret="x")
+    m.do("blockdev-add", driver="luks", node_name="l", file="e.luks", key_secret="k")
+    m.do("blockdev-add", driver="qcow2", node_name="q", file="e.qcow2", encrypt={"key-secret": "k", "format": "luks"})
+    for node in ("l", "q"):
+        guest(m, node, "write -P 7 100k 300k")
+    m.quit()
+    m = Machine(*secret, "-drive", "if=ide,file=e.qcow2,format=qcow2,encrypt.key-secret=k")
+    assert m.do("human-monitor-command", command_line="savevm one") == ""
+    assert m.do("human-monitor-command", command_line="loadvm one") == ""
+    m.quit()
+    key = ["--object", "secret,id=k,data=open sesame", "--image-opts"]
+    for image in ("driver=luks,key-secret=k,file.filename=e.luks", "driver=qcow2,encrypt.key-secret=k,file.filename=e.qcow2"):
+        if PEER_IO:
+            out = subprocess.run([PEER_IO, *key, "-c", "read -P 7 100k 300k", image], capture_output=True, text=True).stdout
+            assert "failed" not in out and "read 307200" in out, out
+    assert " one " in img("snapshot", "-l", *key, "driver=qcow2,encrypt.key-secret=k,file.filename=e.qcow2")
+    img("check", *key, "driver=qcow2,encrypt.key-secret=k,file.filename=e.qcow2")
+
+
 def test_fleecing():
     """The moment at which copy-before-write came in stays readable while the guest writes."""
     fresh().quit()
