@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "gdb/gdb_priv.h"
+#include "replay/reverse.h"
 
 enum { POINTS_MAX = 1000, REGISTER_MAX = 64 };
 
@@ -252,6 +253,12 @@ static void resume(Gdb *gdb)
         gdb_send_stop(gdb); /* it cannot run on */
         return;
     }
+    if (reverse_possible(gdb->machine)) {
+        Error *err = reverse_begin(gdb->machine);
+        if (err) {
+            error_report(err);
+        }
+    }
     gdb->resumed = true;
     machine_start(gdb->machine);
 }
@@ -261,11 +268,61 @@ static void step_vcpu(Vcpu *vcpu, void *opaque)
     vcpu->ops->step(vcpu);
 }
 
+/* --- in a replayed run --- */
+
+typedef enum Move { MOVE_STEP, MOVE_BACK, MOVE_BACK_TO_POINT } Move;
+
+static MUST_USE Error *move_in_replay(Gdb *gdb, Move move, bool *ret_begin)
+{
+    TRY(reverse_begin(gdb->machine));
+    switch (move) {
+    case MOVE_STEP:
+        return reverse_step_forward(gdb->machine, &gdb->points);
+    case MOVE_BACK:
+        return reverse_step(gdb->machine, &gdb->points, ret_begin);
+    default:
+        return reverse_continue(gdb->machine, &gdb->points, ret_begin);
+    }
+}
+
+static void move(Gdb *gdb, Move move)
+{
+    bool begin = false;
+    gdb->points.vcpu = NULL;
+    gdb->busy = true;
+    Error *err = move_in_replay(gdb, move, &begin);
+    gdb->busy = false;
+    machine_set_state(gdb->machine, RUN_STATE_DEBUG);
+    if (err) {
+        error_report(err);
+        fail(gdb, 0x05);
+    } else if (begin) {
+        gdb_send(gdb, "T05replaylog:begin;");
+    } else {
+        gdb_send_stop(gdb);
+    }
+}
+
+static void go_back(Gdb *gdb, char how)
+{
+    if (!reverse_possible(gdb->machine)) {
+        fail(gdb, 0x14);
+    } else if (how == 's' || how == 'c') {
+        move(gdb, how == 's' ? MOVE_BACK : MOVE_BACK_TO_POINT);
+    } else {
+        gdb_send(gdb, "");
+    }
+}
+
 /* The other vCPUs stand still meanwhile. */
 static void step(Gdb *gdb, unsigned index)
 {
     Machine *machine = gdb->machine;
 
+    if (reverse_possible(machine)) {
+        move(gdb, MOVE_STEP);
+        return;
+    }
     gdb->points.vcpu = NULL;
     vcpu_run_sync(gdb_vcpu(gdb, index), step_vcpu, NULL);
     machine->requested_stop = false; /* a watchpoint was met: said in the answer */
@@ -411,6 +468,9 @@ void gdb_command(Gdb *gdb, const char *text, size_t length)
     case 's':
         set_address(gdb, rest);
         step(gdb, gdb->control);
+        break;
+    case 'b':
+        go_back(gdb, *rest);
         break;
     case 'H':
         choose_thread(gdb, rest);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "gdb/gdb_priv.h"
+#include "replay/reverse.h"
 #include "monitor/monitor.h"
 
 static const char *after(const char *text, const char *prefix)
@@ -83,8 +84,9 @@ void gdb_query(Gdb *gdb, const char *text)
     const char *rest;
 
     if (after(text, "qSupported")) {
-        g_autofree char *answer = g_strdup_printf("PacketSize=%x;qXfer:features:read+;vContSupported+;QStartNoAckMode+",
-                                                  (unsigned)GDB_PACKET_MAX);
+        g_autofree char *answer = g_strdup_printf("PacketSize=%x;qXfer:features:read+;vContSupported+;QStartNoAckMode+%s",
+                                                  (unsigned)GDB_PACKET_MAX,
+                                                  reverse_possible(gdb->machine) ? ";ReverseStep+;ReverseContinue+" : "");
         gdb_send(gdb, answer);
     } else if (!strcmp(text, "QStartNoAckMode")) {
         gdb_send(gdb, "OK");

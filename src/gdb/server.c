@@ -68,7 +68,7 @@ static void machine_event(MachineNotifier *notifier, MachineEvent event, void *d
     bool passing = state == RUN_STATE_SAVE_VM || state == RUN_STATE_RESTORE_VM || state == RUN_STATE_SUSPENDED ||
                    state == RUN_STATE_FINISH_MIGRATE;
 
-    if (event == MACHINE_EVENT_STATE && gdb->resumed && state != RUN_STATE_RUNNING && !passing) {
+    if (event == MACHINE_EVENT_STATE && gdb->resumed && !gdb->busy && state != RUN_STATE_RUNNING && !passing) {
         gdb->resumed = false;
         gdb_send_stop(gdb);
     }
@@ -112,6 +112,9 @@ static void receive_byte(Gdb *gdb, uint8_t byte)
 {
     switch (gdb_reader_byte(&gdb->reader, byte)) {
     case GDB_PACKET:
+        if (gdb->busy) {
+            break; /* gdb waits for its answer before it sends the next */
+        }
         acknowledge(gdb, "+");
         gdb_command(gdb, gdb->reader.text, gdb->reader.length);
         break;

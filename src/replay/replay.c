@@ -330,6 +330,9 @@ static void replay_free(Replay *replay)
     if (replay->events) {
         g_ptr_array_unref(replay->events);
     }
+    if (replay->saved) {
+        g_ptr_array_unref(replay->saved);
+    }
     g_queue_clear_full(&replay->posted, event_free);
     g_free(replay->path);
     g_free(replay);

@@ -25,6 +25,8 @@ typedef struct Replay {
     unsigned at;      /* the next one */
     uint64_t stop_at; /* replay-break; UINT64_MAX: none */
     bool ended;
+    GPtrArray *saved; /* reverse.c: Saved *, by count; NULL: nobody wants to go back */
+    uint64_t save_step;
 } Replay;
 
 Replay *replay_of(Machine *machine); /* NULL: nothing is recorded or replayed */

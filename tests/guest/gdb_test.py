@@ -115,5 +115,32 @@ def interrupt_and_kill(emulator):
     expect(text, r'SIGINT', r'^stopped 1', r'killed')
 
 
+def record_multiboot(emulator, tmp, kernel):
+    with Guest(emulator, ['-m', '64', '-net', 'none', '-kernel', kernel, '-icount', f'shift=3,rr=record,rrfile={tmp}/rr'],
+               serial=False) as vm:
+        vm.pause(2)
+        vm.qmp('quit')
+        vm.wait_exit(60)
+
+
+def back_to_last_write(emulator):
+    """reverse-continue finds the last write to a variable of a recorded run, and steps go both ways."""
+    kernel, symbols = multiboot_symbols()
+    start, xpos = symbols['start'], symbols['xpos']
+    with tempfile.TemporaryDirectory() as tmp:
+        record_multiboot(emulator, tmp, kernel)
+        text = session(emulator, ['-m', '64', '-kernel', kernel, '-icount', f'shift=3,rr=replay,rrfile={tmp}/rr'], [
+            'continue', f'printf "end %d\\n", *(int *){xpos}',
+            f'watch *(int *){xpos}', 'reverse-continue', f'printf "before %d\\n", *(int *){xpos}', 'set $where = $rip', 'delete',
+            'stepi', f'printf "after %d\\n", *(int *){xpos}',
+            'reverse-stepi', f'printf "again %d same %d\\n", *(int *){xpos}, $rip == $where',
+            f'break *{start}', 'reverse-continue', 'printf "start %d\\n", $rip == ' + str(start), 'delete',
+            'reverse-continue', 'printf "first %x:%x\\n", $cs, $rip', 'stepi', 'printf "second %x\\n", $rip', 'kill'])
+    expect(text, r'^end (\d+)', r'Hardware watchpoint', r'^before', r'^after', r'^again \d+ same 1', r'^start 1',
+           r'No more reverse-execution history', r'^first f000:fff0', r'^second e05b')
+    values = {name: int(re.search(rf'^{name} (-?\d+)', text, re.M).group(1)) for name in ('end', 'before', 'after', 'again')}
+    assert values['end'] == values['after'] != values['before'] == values['again'], text
+
+
 if __name__ == '__main__':
-    run([reset_to_multiboot, reset_to_multiboot_interpreted, interrupt_and_kill, linux_to_user_space])
+    run([reset_to_multiboot, reset_to_multiboot_interpreted, interrupt_and_kill, linux_to_user_space, back_to_last_write])

@@ -421,6 +421,30 @@ void icount_leave(Vcpu *vcpu)
     }
 }
 
+void icount_save(const Icount *icount, IcountState *ret_state)
+{
+    *ret_state = (IcountState) {
+        .count = icount->count,
+        .slice_left = icount->slice_left,
+        .random = icount->random,
+        .bias = icount->bias,
+        .holder = icount->holder,
+        .yielded = icount->yielded,
+    };
+}
+
+void icount_restore(Icount *icount, const IcountState *state)
+{
+    icount->count = state->count;
+    icount->slice_left = state->slice_left;
+    icount->random = state->random;
+    icount->bias = state->bias;
+    icount->yielded = state->yielded;
+    icount->holder = state->holder;
+    icount->seen = state->holder ? executed(state->holder) : 0;
+    publish(icount);
+}
+
 /* --- random numbers --- */
 
 uint64_t icount_random(Icount *icount)

@@ -38,6 +38,15 @@ const IcountConfig *icount_config(const Icount *icount);
 uint64_t icount_count(const Icount *icount);
 /* Sets count and virtual time, for a loaded state; vCPUs stand still. */
 void icount_set(Icount *icount, uint64_t count, int64_t virtual_ns);
+/* All that decides how the run goes on, but for the machine's own state. vCPUs stand still. */
+typedef struct IcountState {
+    uint64_t count, slice_left, random;
+    int64_t bias;
+    Vcpu *holder;
+    bool yielded;
+} IcountState;
+void icount_save(const Icount *icount, IcountState *ret_state);
+void icount_restore(Icount *icount, const IcountState *state);
 /* 64 bits for RDRAND and RDSEED: a fixed sequence. */
 uint64_t icount_random(Icount *icount);
 uint64_t icount_random_state(const Icount *icount);
