@@ -106,6 +106,19 @@ static void test_options(BlockFixture *f, gconstpointer unused)
     g_assert_null(blk_next(f->graph, NULL));
 }
 
+/* The overlay is made although the images belong to another process (-incoming). */
+static void test_inactive_snapshot(BlockFixture *f, gconstpointer unused)
+{
+    g_autofree char *path = make_image(f);
+    g_autofree char *text = g_strdup_printf("file=%s,format=raw,snapshot=on", path);
+    Drive *drive;
+
+    block_graph_begin_inactive(f->graph);
+    expect_ok(drive_new(f, text, &drive));
+    g_assert_cmpstr(blk_node(drive->blk)->driver->name, ==, "qcow2");
+    finish(f);
+}
+
 static void test_snapshot(BlockFixture *f, gconstpointer unused)
 {
     g_autofree char *path = make_image(f), *contents = NULL;
@@ -273,6 +286,7 @@ int main(int argc, char **argv)
     ADD("snapshot", test_snapshot);
     ADD("throttle", test_throttle);
     ADD("copy-on-read", test_copy_on_read);
+    ADD("inactive-snapshot", test_inactive_snapshot);
     ADD("media", test_media);
     return g_test_run();
 }

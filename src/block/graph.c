@@ -791,8 +791,8 @@ static void remove_torso(const char *path)
     }
 }
 
-Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
-                       const KeyValues *given)
+static Error *create_image_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
+                              const KeyValues *given)
 {
     g_autoptr(KeyValues) opts = keyvalues_copy(given), protocol = keyvalues_new();
 
@@ -836,5 +836,15 @@ Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDrive
     if (err && !strcmp(storage->name, "file")) {
         remove_torso(path);
     }
+    return err;
+}
+
+/* What is made is nobody else's, also while the images of the graph belong to another process. */
+Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDriver *driver, const KeyValues *given)
+{
+    bool inactive = graph->inactive;
+    graph->inactive = false;
+    Error *err = create_image_co(graph, filename, driver, given);
+    graph->inactive = inactive;
     return err;
 }
