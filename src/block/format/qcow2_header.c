@@ -44,11 +44,13 @@ static Error *check_features(Qcow2 *q, const uint8_t *table, size_t length)
             continue;
         }
         const char *name = NULL;
-        for (size_t i = 0; table && i + FEATURE_BYTES <= length && !name; i += FEATURE_BYTES) {
+        size_t name_length = 0;
+        for (size_t i = 0; table && i + 2 < length && !name; i += FEATURE_BYTES) { /* the last one may be cut off */
             name = table[i] == 0 && table[i + 1] == bit ? (const char *)table + i + 2 : NULL;
+            name_length = name ? strnlen(name, MIN(length - i - 2, 46)) : 0;
         }
-        if (name && g_utf8_validate_len(name, strnlen(name, 46), NULL)) {
-            g_string_append_printf(names, "%s%.46s", names->len ? ", " : "", name);
+        if (name && g_utf8_validate_len(name, name_length, NULL)) {
+            g_string_append_printf(names, "%s%.*s", names->len ? ", " : "", (int)name_length, name);
         } else {
             nameless |= 1ull << bit;
         }
@@ -591,11 +593,21 @@ static size_t put_features(uint8_t *at, size_t room)
  * it can come without anything being moved. */
 enum { BITMAPS_ROOM = 32 };
 
-static Error *put_extensions(Qcow2 *q, uint8_t *cluster, size_t limit, bool bitmaps, size_t *at)
+/* The order of extensions: where data and keys are, names of features, bitmaps, what other programs put there. */
+enum { PLACE_DATA, PLACE_BITMAPS, PLACE_UNKNOWN };
+
+static int extension_place(const Qcow2Extension *ext)
+{
+    return ext->type == EXT_DATA_FILE || ext->type == EXT_CRYPTO ? PLACE_DATA
+           : ext->type == EXT_BITMAPS                            ? PLACE_BITMAPS
+                                                                 : PLACE_UNKNOWN;
+}
+
+static Error *put_extensions(Qcow2 *q, uint8_t *cluster, size_t limit, int place, size_t *at)
 {
     for (guint i = 0; i < q->extensions->len; i++) {
         const Qcow2Extension *ext = g_ptr_array_index(q->extensions, i);
-        if ((ext->type == EXT_BITMAPS) != bitmaps) {
+        if (extension_place(ext) != place) {
             continue;
         }
         size_t put = put_extension(cluster + *at, limit - MIN(limit, *at), ext->type, ext->data,
@@ -625,13 +637,14 @@ Error *qcow2_put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end)
             return error_new("The backing file name is too long for the header");
         }
     }
-    TRY(put_extensions(q, cluster, limit, false, &at));
+    TRY(put_extensions(q, cluster, limit, PLACE_DATA, &at));
     if (q->version >= 3) { /* only names: left out when the rest would not fit */
         size_t needed = at + BITMAPS_ROOM;
         at += put_features(cluster + at, limit - MIN(limit, needed));
     }
     size_t before = at;
-    TRY(put_extensions(q, cluster, limit, true, &at));
+    TRY(put_extensions(q, cluster, limit, PLACE_BITMAPS, &at));
+    TRY(put_extensions(q, cluster, limit, PLACE_UNKNOWN, &at));
     at += 8; /* EXT_END */
     if (q->version >= 3 && at == before + 8 && at + BITMAPS_ROOM + name_length <= q->cluster_size) {
         at += BITMAPS_ROOM;
