@@ -25,6 +25,8 @@ struct Monitor {
     ListNode node;
     /* QMP */
     JsonStream *json;
+    bool feeding;      /* a command runs: what comes meanwhile, the end too, waits */
+    bool close_waits, open_waits;
     bool negotiated, oob;
     /* HMP */
     Readline *readline;

@@ -157,12 +157,28 @@ static void on_json(void *opaque, Value *request, Error *err)
 
 static size_t qmp_can_receive(void *opaque)
 {
-    return char_pending(&((Monitor *)opaque)->front) < OUTPUT_HIGH ? 4096 : 0;
+    const Monitor *monitor = opaque;
+    return !monitor->feeding && char_pending(&monitor->front) < OUTPUT_HIGH ? 4096 : 0;
 }
 
+static void session_begin(Monitor *monitor);
+static void session_end(Monitor *monitor);
+
+/* A command may run the loop while it waits, and the peer be gone by then: the commands that it sent are
+ * still carried out. */
 static void qmp_receive(void *opaque, const uint8_t *buf, size_t length)
 {
-    json_stream_feed(((Monitor *)opaque)->json, (const char *)buf, length);
+    Monitor *monitor = opaque;
+    monitor->feeding = true;
+    json_stream_feed(monitor->json, (const char *)buf, length);
+    monitor->feeding = false;
+    if (monitor->close_waits) {
+        session_end(monitor);
+    }
+    if (monitor->open_waits) {
+        session_begin(monitor);
+    }
+    char_accept_input(&monitor->front);
 }
 
 static void qmp_writable(void *opaque)
@@ -196,17 +212,34 @@ static void send_greeting(Monitor *monitor)
     qmp_send(monitor, message);
 }
 
+static void session_begin(Monitor *monitor)
+{
+    monitor->open_waits = monitor->feeding;
+    if (!monitor->feeding) {
+        monitor->negotiated = monitor->oob = false;
+        send_greeting(monitor);
+    }
+}
+
+static void session_end(Monitor *monitor)
+{
+    monitor->close_waits = monitor->feeding;
+    monitor->open_waits = false;
+    if (!monitor->feeding) {
+        monitor->negotiated = false;
+        json_stream_free(monitor->json);
+        monitor->json = json_stream_new(on_json, monitor);
+    }
+}
+
 static void qmp_event(void *opaque, CharEvent event)
 {
     Monitor *monitor = opaque;
 
     if (event == CHAR_EVENT_OPENED) {
-        monitor->negotiated = monitor->oob = false;
-        send_greeting(monitor);
+        session_begin(monitor);
     } else if (event == CHAR_EVENT_CLOSED) {
-        monitor->negotiated = false;
-        json_stream_free(monitor->json);
-        monitor->json = json_stream_new(on_json, monitor);
+        session_end(monitor);
     }
 }
 
