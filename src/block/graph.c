@@ -467,11 +467,12 @@ static Error *open_file_co(BlockNode *node, KeyValues *opts, unsigned depth, Blo
 {
     g_autofree char *filename = keyvalues_take(opts, "filename");
     const char *child = first_child(node);
-    g_autofree char *nested = g_strconcat(child, ".filename", NULL);
+    const char *named = node->driver && node->driver->filename_child ? node->driver->filename_child : child;
+    g_autofree char *nested = g_strconcat(named, ".filename", NULL);
 
     if (filename) {
-        if (keyvalues_has(opts, child) || keyvalues_has(opts, nested)) {
-            return error_new("'filename' and '%s' cannot be given together", child);
+        if (keyvalues_has(opts, named) || keyvalues_has(opts, nested)) {
+            return error_new("'filename' and '%s' cannot be given together", named);
         }
         keyvalues_set(opts, nested, filename);
     }

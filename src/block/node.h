@@ -180,6 +180,7 @@ struct BlockDriver {
     bool filter;   /* CHILD_FILTERED below */
     /* What the first child is called; NULL: "file"; "": the driver opens its children itself. */
     const char *child_name;
+    const char *filename_child; /* which one a plain "filename" names; NULL: the first */
     bool supports_backing;
     bool repairs; /* takes x-repair=on: opened for check -r */
     bool extends;                      /* writes beyond the end make it longer (files) */

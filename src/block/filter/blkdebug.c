@@ -182,7 +182,9 @@ static Error *take_inline(DebugState *s, KeyValues *opts, const char *name)
         }
         TRY(take_section(s, fn, sub));
     }
-    return NULL;
+    g_autofree char *prefix = g_strconcat(name, ".", NULL); /* the only one needs no number */
+    g_autoptr(KeyValues) only = block_take_prefix(opts, prefix);
+    return only->items->len ? take_section(s, fn, only) : NULL;
 }
 
 /* --- the file --- */

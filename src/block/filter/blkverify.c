@@ -103,7 +103,7 @@ static const BlockOption options[] = {
 };
 
 BLOCK_DRIVER(blkverify, .name = "blkverify", .desc = "Filter: compares an image with a raw one",
-             .filter = true, .state_size = sizeof(VerifyState), .child_name = "raw", .schemes = schemes,
+             .filter = true, .state_size = sizeof(VerifyState), .child_name = "raw", .filename_child = "test", .schemes = schemes,
              .options = options, .parse_filename = verify_parse_filename, .open_co = verify_open_co,
              .preadv_co = verify_preadv_co, .pwritev_co = verify_pwritev_co,
              .flush_co = verify_flush_co, .status_co = filter_status_co,
