@@ -61,11 +61,13 @@ def reset_to_multiboot(emulator, *more):
         f'watch *(int *){video}', 'continue', f'printf "video %x\\n", *(int *){video}', 'delete',
         f'rwatch *(int *){xpos}', 'continue', 'delete',
         f'set *(int *){xpos} = 5', f'printf "xpos %d\\n", *(int *){xpos}', 'stepi', 'stepi',
-        'set $rbx = 0x1234', 'printf "rbx %x\\n", $rbx', 'monitor info status', 'info threads', 'detach'])
+        'set $rbx = 0x1234', 'printf "rbx %x\\n", $rbx', 'set $cr3 = 0x5000', 'set $cr4 = 0x10', 'set $cr2 = 0x77',
+        'printf "system %x %x %x\\n", $cr2, $cr3, $cr4', 'set $cr4 = 0x80000000', 'printf "refused %x\\n", $cr4',
+        'monitor info status', 'info threads', 'detach'])
     expect(text, r'^reset f000:fff0', r'^second e05b', r'0xfffffff0:\s+0xea\s+0x5b\s+0xe0', rf'^at {start:x} cr0 1',
            rf'^main {main:x}', r'Hardware watchpoint', r'^Old value = 0', r'^New value = 753664', r'^video b8000',
-           r'Hardware read watchpoint', r'^Value = ', r'^xpos 5', r'^rbx 1234', r'^VM status: paused \(debug\)',
-           r'Thread 1 \(CPU#0', r'detached')
+           r'Hardware read watchpoint', r'^Value = ', r'^xpos 5', r'^rbx 1234', r'^system 77 5000 10', r'^refused 10',
+           r'^VM status: paused \(debug\)', r'Thread 1 \(CPU#0', r'detached')
 
 
 def reset_to_multiboot_interpreted(emulator):
@@ -79,7 +81,7 @@ def kernel_symbols(emulator, tmp, *names):
     with Guest(emulator, ['-m', '192', '-net', 'none', '-kernel', cloud_kernel(), '-initrd', initrd, '-append',
                           'console=ttyS0 nokaslr quiet']) as vm:
         vm.wait_serial('SYMBOLS-END', 300)
-        found = dict(re.findall(r'([0-9a-f]{16}) [tT] (\w+)', vm.serial_text.decode(errors='replace'))[::-1])
+        found = dict(re.findall(r'([0-9a-f]{16}) [tTdDbB] (\w+)', vm.serial_text.decode(errors='replace'))[::-1])
     return [int(address, 16) for name in names for address, symbol in found.items() if symbol == name]
 
 
@@ -142,5 +144,26 @@ def back_to_last_write(emulator):
     assert values['end'] == values['after'] != values['before'] == values['again'], text
 
 
+def linux_back_to_last_write(emulator):
+    """The same on a recorded boot of Linux, from its end."""
+    with tempfile.TemporaryDirectory() as tmp:
+        where = kernel_symbols(emulator, tmp, 'system_state')[0]
+        initrd = make_initrd(tmp, 'echo UP\npoweroff -f\n')
+        machine = ['-m', '128', '-net', 'none', '-kernel', cloud_kernel(), '-initrd', initrd, '-append',
+                   'console=ttyS0 nokaslr quiet', '-no-shutdown', '-icount']
+        with Guest(emulator, [*machine, f'shift=2,rr=record,rrfile={tmp}/rr']) as vm:
+            vm.wait_event('STOP', 300)
+            vm.qmp('quit')
+            vm.wait_exit(60)
+        variable = f'*(int *)0x{where:x}'
+        text = session(emulator, [*machine, f'shift=2,rr=replay,rrfile={tmp}/rr'], [
+            'continue', f'printf "end %d\\n", {variable}', f'watch {variable}', 'reverse-continue',
+            f'printf "before %d\\n", {variable}', 'delete', 'stepi', f'printf "after %d\\n", {variable}', 'kill'])
+        expect(text, r'^end (\d+)', r'Hardware watchpoint', r'^before', r'^after')
+        values = {name: int(re.search(rf'^{name} (-?\d+)', text, re.M).group(1)) for name in ('end', 'before', 'after')}
+        assert values['end'] == values['after'] != values['before'], text
+        print(f'# system_state went from {values["before"]} to {values["after"]}')
+
+
 if __name__ == '__main__':
-    run([reset_to_multiboot, reset_to_multiboot_interpreted, interrupt_and_kill, linux_to_user_space, back_to_last_write])
+    run([reset_to_multiboot, reset_to_multiboot_interpreted, interrupt_and_kill, linux_to_user_space, back_to_last_write, linux_back_to_last_write])

@@ -3,7 +3,7 @@
  * space. Registers and feature names: GDB manual, "Standard Target Features", i386; what gdb has no name for
  * is in a feature of our own.
  *
- * Control registers can be read only: changing them from outside would need all that MOV CRn does.
+ * Control registers are written as MOV CRn and WRMSR do it: what these refuse is refused.
  */
 #include <string.h>
 
@@ -13,6 +13,7 @@
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/seg.h"
+#include "cpu/x86/sys.h"
 
 #define REG(name, bits, type) "<reg name=\"" name "\" bitsize=\"" bits "\" type=\"" type "\"/>"
 #define R64(name) REG(name, "64", "int64")
@@ -165,6 +166,34 @@ static bool x87_write(X86Cpu *cpu, unsigned n, uint32_t value)
     }
 }
 
+/* 0 k_gs_base, then CR0, CR2, CR3, CR4, CR8, EFER. */
+static bool system_write(X86Cpu *cpu, unsigned n, uint64_t value)
+{
+    static const uint8_t control[] = { 0, 0, 2, 3, 4, 8 };
+    enum { SYS_KERNEL_GS, SYS_CR2 = 2, SYS_EFER = 6 };
+    jmp_buf *outer = cpu->fault_jmp;
+    jmp_buf here;
+
+    if (system_read(cpu, n) == value) {
+        return true;
+    }
+    if (n == SYS_CR2) {
+        cpu->cr2 = value;
+        return true;
+    }
+    cpu->fault_jmp = &here;
+    bool good = setjmp(here) == 0;
+    if (good && n == SYS_KERNEL_GS) {
+        x86_wrmsr(cpu, 0xc0000102, value);
+    } else if (good && n == SYS_EFER) {
+        x86_wrmsr(cpu, 0xc0000080, value);
+    } else if (good) {
+        x86_write_cr(cpu, control[n], value);
+    }
+    cpu->fault_jmp = outer;
+    return good;
+}
+
 static bool base_write(X86Cpu *cpu, unsigned seg, uint64_t base)
 {
     cpu->seg[seg].base = base;
@@ -198,7 +227,7 @@ static bool gdb_write(Vcpu *vcpu, unsigned number, const uint8_t *bytes)
     } else if (number < G_SYSTEM) {
         return base_write(cpu, number == G_FS_BASE ? X86_FS : X86_GS, ld64_le(bytes));
     } else {
-        return system_read(cpu, number - G_SYSTEM) == ld64_le(bytes);
+        return system_write(cpu, number - G_SYSTEM, ld64_le(bytes));
     }
     return true;
 }
