@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import tempfile
 
 from guest import Guest, GuestError, Skip, cloud_kernel, make_initrd, need, run
@@ -166,4 +167,8 @@ def linux_back_to_last_write(emulator):
 
 
 if __name__ == '__main__':
-    run([reset_to_multiboot, reset_to_multiboot_interpreted, interrupt_and_kill, linux_to_user_space, back_to_last_write, linux_back_to_last_write])
+    if '--full' in sys.argv:
+        sys.argv.remove('--full')
+        run([linux_back_to_last_write])
+    else:
+        run([reset_to_multiboot, reset_to_multiboot_interpreted, interrupt_and_kill, linux_to_user_space, back_to_last_write])
