@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Programs that generate and rewrite code, in a guest: a JavaScript engine, a Java virtual machine, and this emulator itself."""
+"""Programs that generate and rewrite code, in a guest: a JavaScript engine, a Java virtual machine, and this emulator itself; and
+stress-ng, which verifies what it computes."""
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 
-from guest import Guest, cloud_kernel, make_initrd, need, run
+from guest import Guest, Skip, cloud_kernel, make_initrd, need, run
+from packages import one_file, package
 
 # Hot functions, functions that are optimized and then meet other types, closures, regular expressions, big numbers.
 SCRIPT = r'''
@@ -105,5 +108,30 @@ def emulator_inside(emulator):
     assert 'INNER-OK 1' in text, text[-2000:]
 
 
+STRESSORS = '--cpu 2 --vm 1 --vm-bytes 64M --fork 1 --switch 1 --signal 1 --matrix 1 --atomic 1 --mmap 1 --mmap-bytes 16M'
+LIBRARIES = ['libipsec-mb1', 'libjudydebian1', 'libsctp1', 'libegl1', 'libgles2', 'libglvnd0', 'libgbm1', 'libdrm2',
+             'libwayland-server0', 'libapparmor1', 'libjpeg62-turbo', 'libbsd0', 'libmd0', 'libkmod2', 'libxxhash0']
+
+
+def stress(emulator):
+    program = one_file(package('stress-ng'), 'usr/bin/stress-ng')
+    directories = [os.path.join(package(name), 'usr/lib/x86_64-linux-gnu') for name in LIBRARIES]
+    directories += [path.replace('/usr/lib/', '/lib/') for path in directories]
+    needed = subprocess.run(['ldd', program], capture_output=True, text=True, check=True,
+                            env=dict(os.environ, LD_LIBRARY_PATH=':'.join(directories))).stdout
+    if 'not found' in needed:
+        raise Skip('a library of stress-ng is missing: ' + needed)
+
+    def fill(root, tmp):
+        for source, target in [(program, 'usr/bin/stress-ng')] + [
+                (path, 'lib/x86_64-linux-gnu/' + os.path.basename(path)) for path in re.findall(r'=> (/\S+)', needed)] + [
+                ('/lib64/ld-linux-x86-64.so.2', 'lib64/ld-linux-x86-64.so.2')]:
+            os.makedirs(os.path.dirname(os.path.join(root, target)), exist_ok=True)
+            shutil.copy(os.path.realpath(source), os.path.join(root, target))
+
+    text = boot(emulator, fill, f'cd /tmp; stress-ng {STRESSORS} --verify --timeout 120 2>&1; echo STRESS $?', 1536, '-smp', '2')
+    assert re.search(r'^STRESS 0', text, re.M), text[-3000:]
+
+
 if __name__ == '__main__':
-    run([javascript, java, emulator_inside])
+    run([javascript, java, emulator_inside, stress])
