@@ -430,6 +430,17 @@ static void apply_globals(Plan *plan, Machine *machine)
     }
 }
 
+/* When their requests complete is up to the host, and not recorded. */
+static void warn_of_disks(Machine *machine)
+{
+    for (BlockBackend *blk = NULL; (blk = blk_next(machine_service(machine, BLOCK_SERVICE), blk));) {
+        if (blk_is_inserted(blk) && blk_device(blk)) {
+            warn_report("rr: completions of disk requests are not recorded; a replay with '%s' may differ, and then says so",
+                        blk_device(blk));
+        }
+    }
+}
+
 static MUST_USE Error *build(Plan *plan, Machine *machine)
 {
     TRY(trace_start(machine, plan->traces));
@@ -478,6 +489,9 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     if (plan->loadvm) {
         TRY(snapshot_load(machine, plan->loadvm));
         machine_set_state(machine, RUN_STATE_PRELAUNCH); /* and started as any other */
+    }
+    if (plan->rrfile) {
+        warn_of_disks(machine);
     }
     if (plan->rrsnapshot) {
         TRY(plan->record ? snapshot_save(machine, plan->rrsnapshot) : snapshot_load(machine, plan->rrsnapshot));
