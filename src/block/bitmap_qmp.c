@@ -1,6 +1,7 @@
 /* QMP commands about dirty bitmaps. */
 #include <string.h>
 
+#include "base/endian.h"
 #include "block/bitmap.h"
 #include "block/block_qmp.h"
 
@@ -156,5 +157,23 @@ Error *qmp_block_dirty_bitmap_merge(QmpContext *ctx, const QmpBlockDirtyBitmapMe
             return err;
         }
     }
+    return NULL;
+}
+
+/* Of the runs that are dirty: equal for bitmaps that say the same. For tests. */
+Error *qmp_x_debug_block_dirty_bitmap_sha256(QmpContext *ctx, const QmpXDebugBlockDirtyBitmapSha256Args *args, Value **ret)
+{
+    BlockBitmap *b;
+
+    TRY(find_bitmap(ctx, args->node, args->name, BITMAP_ALLOW_READ_ONLY, &b));
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+    for (uint64_t at = 0, bytes; block_bitmap_next(b, at, UINT64_MAX, &at, &bytes); at += bytes) {
+        uint8_t run[16];
+        st64_le(run, at);
+        st64_le(run + 8, bytes);
+        g_checksum_update(sum, run, sizeof(run));
+    }
+    *ret = value_dict();
+    value_put_str(*ret, "sha256", g_checksum_get_string(sum));
     return NULL;
 }

@@ -142,6 +142,8 @@ def test_bitmaps_and_backup():
     m.fails("block-dirty-bitmap-add", "already exists", node="n0", name="b0")
     m.do("block-dirty-bitmap-add", node="n0", name="b1", granularity=4096, disabled=True)
     m.do("block-dirty-bitmap-merge", node="n0", target="b1", bitmaps=["b0", {"node": "n0", "name": "b0"}])
+    sums = [m.do("x-debug-block-dirty-bitmap-sha256", node="n0", name=name)["sha256"] for name in ("b0", "b1")]
+    assert sums[0] == sums[1] and len(sums[0]) == 64, sums
     m.do("block-dirty-bitmap-remove", node="n0", name="b1")
     shown = m.do("query-block")[0]["inserted"]["dirty-bitmaps"]
     assert [(b["name"], b["persistent"], b["recording"], b["count"]) for b in shown] == [("b0", True, True, 0)], shown
