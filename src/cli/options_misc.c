@@ -199,14 +199,33 @@ Error *opt_msg(Plan *plan, const Option *option, const char *arg)
     return keyvalues_check_used(kv, "-msg", known);
 }
 
+/* allow or deny; "children" too where it means something. */
+static MUST_USE Error *sandbox_group(KeyValues *kv, const char *name, const char *third, bool deny_by_default, bool *ret_allow)
+{
+    const char *text = keyvalues_get(kv, name);
+
+    if (text && strcmp(text, "allow") && strcmp(text, "deny") && g_strcmp0(text, third)) {
+        return error_new("%s=%s: allow%s%s or deny is possible", name, text, third ? ", " : "", third ? third : "");
+    }
+    *ret_allow = text ? !strcmp(text, "allow") : !deny_by_default;
+    return NULL;
+}
+
 Error *opt_sandbox(Plan *plan, const Option *option, const char *arg)
 {
+    static const char *const known[] = { "enable", "obsolete", "elevateprivileges", "spawn", "resourcecontrol", NULL };
+    SandboxOptions *box = &plan->sandbox;
     g_autoptr(KeyValues) kv = NULL;
-    bool on;
+    bool spawn;
 
     TRY(keyvalues_parse(arg, "enable", &kv));
-    TRY(keyvalues_get_bool(kv, "enable", false, &on));
-    return on ? error_new("the system call filter is not supported yet") : NULL;
+    TRY(keyvalues_get_bool(kv, "enable", false, &box->on));
+    TRY(sandbox_group(kv, "obsolete", NULL, true, &box->obsolete));
+    TRY(sandbox_group(kv, "elevateprivileges", "children", true, &box->elevate_privileges));
+    TRY(sandbox_group(kv, "spawn", NULL, false, &spawn));
+    TRY(sandbox_group(kv, "resourcecontrol", NULL, true, &box->resource_control));
+    box->no_spawn = !spawn;
+    return keyvalues_check_used(kv, "-sandbox", known);
 }
 
 Error *opt_add_fd(Plan *plan, const Option *option, const char *arg)

@@ -11,6 +11,8 @@
 #define OSTRICH_CLI_PLAN_H
 
 #include "core/vm/icount.h"
+#include "core/vm/machine.h"
+#include "core/vm/sandbox.h"
 #include "value/keyvalues.h"
 
 typedef struct Plan {
@@ -32,6 +34,7 @@ typedef struct Plan {
         default_net;
     bool no_user_config, nographic, display_set, start_paused, daemonize;
     RunActions actions;
+    SandboxOptions sandbox;
     bool snapshot, mem_prealloc, timestamps, guest_name_in_messages;
     char *display, *mem_path, *pidfile, *log_items, *log_file, *incoming, *gdb, *qtest, *qtest_log, *loadvm;
     bool count_instructions; /* -icount */

@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "cli/start.h"
+#include "io/spawn.h"
 #include "main/process.h"
 
 /*
@@ -115,6 +116,53 @@ static MUST_USE Error *open_log(const Plan *plan)
     return NULL;
 }
 
+/* --- -sandbox --- */
+
+/* Programs that libslirp starts by itself would inherit the filter. */
+static bool network_starts_programs(const Plan *plan)
+{
+    for (guint n = 0; n < plan->netdevs->len; n++) {
+        const KeyValues *kv = g_ptr_array_index(plan->netdevs, n);
+        for (guint i = 0; i < kv->items->len; i++) {
+            const KeyValue *item = g_ptr_array_index(kv->items, i);
+            if (!strcmp(item->key, "smb") || strstr(item->value, "-cmd:")) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* What shows windows pulls in more of the system than a list can hold. */
+static bool shows_window(const Plan *plan)
+{
+    if (plan->display) {
+        return !g_str_has_prefix(plan->display, "none") && !g_str_has_prefix(plan->display, "curses");
+    }
+    return !plan->daemonize && (g_getenv("DISPLAY") || g_getenv("WAYLAND_DISPLAY"));
+}
+
+static MUST_USE Error *enter_sandbox(const Plan *plan, Machine *machine)
+{
+    Spawner *spawner;
+
+    if (!plan->sandbox.on) {
+        return NULL;
+    }
+    if (shows_window(plan)) {
+        return error_hint(error_new("-sandbox on: a window needs more of the system than the filter allows"),
+                          "Use -display none or curses.");
+    }
+    if (network_starts_programs(plan)) {
+        return error_new("-sandbox on: the filter lets the user network start no programs (smb=, guestfwd=...-cmd:)");
+    }
+    if (!plan->sandbox.no_spawn) {
+        TRY(spawner_new(&spawner));
+        machine_set_service(machine, SPAWNER_SERVICE, spawner);
+    }
+    return sandbox_enter(machine, &plan->sandbox);
+}
+
 static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
 {
     TRY(open_log(plan));
@@ -134,13 +182,16 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
     lock_acquire(&machine->lock);
     LoopFd *signals = process_catch_signals(machine->loop, on_signal, machine);
     machine_launch_vcpus(machine);
-    if (!machine->start_paused && machine->state == RUN_STATE_PRELAUNCH) {
-        machine_start(machine);
-    }
     lock_release(&machine->lock);
     if (plan->daemonize) {
         process_tell_parent(plan->log_items && !plan->log_file);
     }
+    TRY(enter_sandbox(plan, machine));
+    lock_acquire(&machine->lock);
+    if (!machine->start_paused && machine->state == RUN_STATE_PRELAUNCH) {
+        machine_start(machine);
+    }
+    lock_release(&machine->lock);
     loop_run(machine->loop);
     lock_acquire(&machine->lock);
     loop_del_fd(signals);

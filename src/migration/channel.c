@@ -4,23 +4,23 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "io/net.h"
+#include "io/spawn.h"
 #include "monitor/fdset.h"
 #include "value/keyvalues.h"
 
 struct Channel {
     int fd;
-    int cancel_fd;  /* readable when cancelled */
-    pid_t child;    /* of exec:, 0: none */
+    int cancel[2];  /* a pipe: readable when cancelled */
+    SpawnedProgram program; /* of exec: */
+    bool has_program;
     bool socket, regular;
     TlsSession *tls; /* NULL: not encrypted */
 };
@@ -31,7 +31,9 @@ Channel *channel_of_fd(int fd)
     struct stat st;
 
     channel->fd = fd;
-    channel->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (pipe2(channel->cancel, O_CLOEXEC | O_NONBLOCK) < 0) {
+        channel->cancel[0] = channel->cancel[1] = -1; /* then it cannot be cancelled while it waits */
+    }
     if (fstat(fd, &st) == 0) {
         channel->socket = S_ISSOCK(st.st_mode);
         channel->regular = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode);
@@ -40,15 +42,13 @@ Channel *channel_of_fd(int fd)
     return channel;
 }
 
-static int wait_for_child(Channel *channel)
+static int wait_for_program(Channel *channel)
 {
-    int status = 0;
-    if (channel->child) {
-        while (waitpid(channel->child, &status, 0) < 0 && errno == EINTR) {
-        }
-        channel->child = 0;
+    if (!channel->has_program) {
+        return 0;
     }
-    return status;
+    channel->has_program = false;
+    return spawn_wait(&channel->program);
 }
 
 void channel_free(Channel *channel)
@@ -60,16 +60,16 @@ void channel_free(Channel *channel)
     if (channel->fd >= 0) {
         close(channel->fd);
     }
-    wait_for_child(channel);
-    close(channel->cancel_fd);
+    wait_for_program(channel);
+    close(channel->cancel[0]);
+    close(channel->cancel[1]);
     g_free(channel);
 }
 
 void channel_cancel(Channel *channel)
 {
-    uint64_t one = 1;
-    ssize_t done = write(channel->cancel_fd, &one, sizeof(one));
-    (void)done; /* a full counter is readable, too */
+    ssize_t done = write(channel->cancel[1], "", 1);
+    (void)done; /* a full pipe is readable, too */
 }
 
 bool channel_two_way(const Channel *channel)
@@ -81,7 +81,7 @@ bool channel_two_way(const Channel *channel)
 
 static MUST_USE Error *wait_ready(Channel *channel, short events)
 {
-    struct pollfd fds[2] = { { .fd = channel->fd, .events = events }, { .fd = channel->cancel_fd, .events = POLLIN } };
+    struct pollfd fds[2] = { { .fd = channel->fd, .events = events }, { .fd = channel->cancel[0], .events = POLLIN } };
 
     while (poll(fds, 2, -1) < 0) {
         if (errno != EINTR) {
@@ -178,13 +178,13 @@ Error *channel_read(void *opaque, void *data, size_t length)
 
 Error *channel_finish(Channel *channel)
 {
-    if (channel->regular && fsync(channel->fd) < 0 && errno != EINVAL) {
+    if (channel->regular && fdatasync(channel->fd) < 0 && errno != EINVAL) {
         return error_new_errno(errno, "writing the state failed");
     }
-    if (channel->child) {
+    if (channel->has_program) {
         close(channel->fd);
         channel->fd = -1;
-        int status = wait_for_child(channel);
+        int status = wait_for_program(channel);
         if (!WIFEXITED(status) || WEXITSTATUS(status)) {
             return error_new("the command that takes the state failed");
         }
@@ -195,37 +195,28 @@ Error *channel_finish(Channel *channel)
 /* --- opening --- */
 
 /* The command's standard input (out) or output is the channel; a socket pair would let it answer, a pipe does not. */
-static MUST_USE Error *open_exec(const char *command, bool out, Channel **ret_channel)
+static MUST_USE Error *open_exec(Machine *machine, const char *command, bool out, Channel **ret_channel)
 {
+    Spawner *spawner = machine_service(machine, SPAWNER_SERVICE);
+    SpawnedProgram program;
     int fds[2];
-    pid_t child;
-    char *argv[] = { (char *)"sh", (char *)"-c", (char *)command, NULL };
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t signals;
 
+    if (machine->sandboxed && !spawner) {
+        return error_new("the system call filter lets no programs be started (-sandbox spawn=deny)");
+    }
     if (pipe2(fds, O_CLOEXEC) < 0) {
         return error_new_errno(errno, "cannot make a pipe");
     }
     int ours = out ? 1 : 0;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, fds[!ours], !ours);
-    posix_spawnattr_init(&attr);
-    sigemptyset(&signals);
-    posix_spawnattr_setsigmask(&attr, &signals);
-    sigaddset(&signals, SIGPIPE);
-    posix_spawnattr_setsigdefault(&attr, &signals);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    int rc = posix_spawn(&child, "/bin/sh", &actions, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
+    Error *err = spawn_shell(spawner, command, fds[!ours], !ours, &program);
     close(fds[!ours]);
-    if (rc) {
+    if (err) {
         close(fds[ours]);
-        return error_new_errno(rc, "cannot run '%s'", command);
+        return err;
     }
     *ret_channel = channel_of_fd(fds[ours]);
-    (*ret_channel)->child = child;
+    (*ret_channel)->program = program;
+    (*ret_channel)->has_program = true;
     return NULL;
 }
 
@@ -308,7 +299,7 @@ static MUST_USE Error *open_other(Machine *machine, Scheme scheme, const char *r
     if (scheme == SCHEME_FD) {
         return open_fd(machine, rest, ret_channel);
     }
-    return scheme == SCHEME_EXEC ? open_exec(rest, out, ret_channel) : open_file(rest, out, ret_channel);
+    return scheme == SCHEME_EXEC ? open_exec(machine, rest, out, ret_channel) : open_file(rest, out, ret_channel);
 }
 
 static MUST_USE Error *socket_address(Scheme scheme, char *rest, NetAddress *ret_address)

@@ -98,6 +98,7 @@ static Error *advise(const char *name, void *host, uint64_t size, const RamOptio
     if (opt->no_dump) {
         madvise(host, size, MADV_DONTDUMP);
     }
+    madvise(host, size, MADV_DONTFORK); /* children start programs and want none of it */
     if (opt->policy != RAM_POLICY_DEFAULT && bind_nodes(host, size, opt) < 0) {
         return error_new_errno(errno, "cannot bind guest memory '%s' to the host nodes 0x%" G_GINT64_MODIFIER "x", name, opt->nodes);
     }

@@ -121,6 +121,7 @@ struct Machine {
     RunState state;
     RunActions actions;
     bool start_paused;
+    bool sandboxed; /* vCPU threads to come enter the filter, too */
     bool stopped_suspended; /* stopped while in S3, to which machine_start() returns */
     bool wakeup_support;    /* the board has S3 */
     ShutdownCause requested_shutdown, requested_reset;
@@ -178,6 +179,9 @@ Error *machine_check_globals(Machine *machine) MUST_USE; /* names that no device
 /* --- services: pointers that one part of the machine offers to others, by a name constant --- */
 void machine_set_service(Machine *machine, const char *name, void *ptr);
 void *machine_service(Machine *machine, const char *name);
+
+/* Service: Spawner * of io/spawn.h, which starts programs once the filter is on. */
+#define SPAWNER_SERVICE "spawner"
 
 /* Service "snapshots": what savevm, loadvm, delvm and info snapshots do. tag NULL (save): a name from the date. */
 typedef struct SnapshotOps {

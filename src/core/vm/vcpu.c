@@ -15,6 +15,7 @@
 #include "accel/accel.h"
 #include "core/vm/icount.h"
 #include "core/vm/machine.h"
+#include "core/vm/sandbox.h"
 
 typedef struct VcpuWork {
     ListNode node;
@@ -226,10 +227,12 @@ static void *vcpu_main(void *opaque)
     sigdelset(&all, SIGFPE);
     sigdelset(&all, SIGILL);
     sigdelset(&all, SIGTRAP);
+    sigdelset(&all, SIGSYS);
     pthread_sigmask(SIG_SETMASK, &all, NULL);
     pthread_setname_np(pthread_self(), name);
     current = vcpu;
     vcpu->thread_id = gettid();
+    sandbox_enter_vcpu(vcpu);
     vcpu->machine->accel_type->vcpu_thread(vcpu);
     pthread_mutex_lock(&vcpu->run_lock);
     vcpu->stopped = true;

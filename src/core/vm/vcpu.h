@@ -87,6 +87,7 @@ struct Vcpu {
     pthread_cond_t wake;    /* the vCPU waits here when halted or stopped */
     pthread_cond_t stopped_cond;
     bool created, stop, stopped, exit;
+    bool sandboxed; /* its own thread's: the filter of its kind is loaded */
     _Atomic bool halted;    /* HLT or waiting for SIPI */
     List work;              /* VcpuWork */
 };
