@@ -136,6 +136,23 @@ def test_mirror_and_stream():
     assert "backing-filename" not in json.loads(img("info", "--output=json", "top.qcow2"))
 
 
+def test_copy_on_read_over_raw():
+    """The copy goes into the image below a raw layer, too."""
+    m = fresh()
+    img("create", "-q", "-f", "raw", "cor.raw", "1M")
+    with open("cor.raw", "r+b") as f:
+        f.write(bytes([5] * 65536))
+    img("create", "-q", "-f", "qcow2", "-b", "cor.raw", "-F", "raw", "cor.qcow2")
+    m.do("blockdev-add", **{"driver": "copy-on-read", "node-name": "cor", "file": {
+        "driver": "raw", "file": {"driver": "qcow2", "file": {"driver": "file", "filename": "cor.qcow2"}}}})
+    m.do("human-monitor-command", **{"command-line": 'qemu-io cor "read -q 0 64k"'})
+    m.quit()
+    img("rebase", "-u", "-b", "", "-f", "qcow2", "cor.qcow2")
+    img("convert", "-f", "qcow2", "-O", "raw", "cor.qcow2", "cor.out")
+    with open("cor.out", "rb") as f:
+        assert f.read(4) == bytes([5] * 4)
+
+
 def test_bitmaps_and_backup():
     m = fresh()
     m.do("block-dirty-bitmap-add", node="n0", name="b0", persistent=True)
