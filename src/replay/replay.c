@@ -295,7 +295,7 @@ static void deliver(Inlet *inlet)
     Replay *replay = container_of(inlet, Replay, inlet);
     if (inlet->replays) {
         deliver_recorded(replay);
-    } else {
+    } else if (inlet->fresh) {
         deliver_posted(replay);
     }
     if (icount_count(inlet->machine->icount) >= replay->stop_at) {
@@ -309,6 +309,9 @@ static uint64_t until(Inlet *inlet)
     const Replay *replay = container_of(inlet, Replay, inlet);
     const ReplayEvent *event = replay->ended ? NULL : next_event(replay);
     uint64_t now = icount_count(inlet->machine->icount);
+    if (!g_queue_is_empty((GQueue *)&replay->posted)) {
+        return 1; /* behind this instruction */
+    }
     uint64_t next = MIN(event ? event->count : UINT64_MAX, replay->stop_at);
     return next > now ? next - now : 1;
 }

@@ -32,6 +32,7 @@ struct Icount {
     Vcpu *_Atomic holder;
     uint64_t slice_left;
     bool yielded;
+    uint64_t ran_at; /* count when a vCPU began to run last */
     uint64_t random;
     int64_t host_start, virtual_start; /* shift=auto, align: where both clocks were together */
     int64_t adjusted;                  /* host time of the last look */
@@ -358,6 +359,7 @@ uint64_t icount_begin(Vcpu *vcpu)
     icount->deciding = true;
     loop_run_due(icount->loop);
     if (machine->inlet) {
+        machine->inlet->fresh = icount->ran_at != icount->count || !runnable(vcpu);
         machine->inlet->deliver(machine->inlet);
     }
     icount->deciding = false;
@@ -379,6 +381,7 @@ uint64_t icount_begin(Vcpu *vcpu)
         turn = MIN(turn, (uint64_t)ALIGN_NS >> icount->shift);
     }
     turn = MIN(turn, until_timer(icount));
+    icount->ran_at = icount->count;
     return machine->inlet ? MIN(turn, machine->inlet->until(machine->inlet)) : turn;
 }
 
@@ -472,6 +475,7 @@ void icount_new(Machine *machine, const IcountConfig *config)
     icount->machine = machine;
     icount->config = *config;
     icount->shift = config->shift;
+    icount->ran_at = UINT64_MAX;
     icount->slice_left = new_slice(icount);
     pthread_mutex_init(&icount->lock, NULL);
     pthread_condattr_init(&attr);

@@ -32,6 +32,7 @@ struct Inlet {
     int64_t (*next_ns)(Inlet *inlet);  /* virtual time of what comes without another instruction; INT64_MAX: nothing */
     InletFn *handlers[INLET_KINDS];
     bool replays;
+    bool fresh; /* set before deliver(): the vCPU did not begin to run at this count, so no interrupt was taken at it either */
     bool delivering;
 };
 
