@@ -58,6 +58,7 @@ static const StateField state[] = {
     STATE_NOT(Vcpu, wake, "host"),
     STATE_NOT(Vcpu, stopped_cond, "host"),
     STATE_NOT(Vcpu, created, "host"),
+    STATE_NOT(Vcpu, sandboxed, "host"),
     STATE_NOT(Vcpu, stop, "host"),
     STATE_NOT(Vcpu, stopped, "host"),
     STATE_NOT(Vcpu, exit, "host"),
