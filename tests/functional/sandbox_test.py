@@ -47,7 +47,7 @@ def test_ordinary_use():
         same(status_of(m.process, 'Seccomp'), '2')
         m.run('chardev-add', id='p', backend={'type': 'pty', 'data': {}})
         m.run('chardev-add', id='s', backend={'type': 'socket', 'data': {'addr': {'type': 'inet', 'data': {
-            'host': 'localhost', 'port': '0'}}, 'server': True, 'wait': False}})
+            'host': '127.0.0.1', 'port': '0'}}, 'server': True, 'wait': False}})
         m.run('chardev-add', id='f', backend={'type': 'file', 'data': {'out': os.path.join(m.dir.name, 'out')}})
         m.run('object-add', qom_type='memory-backend-ram', id='mm', size=1 << 20)
         image = os.path.join(m.dir.name, 'image')
