@@ -42,7 +42,7 @@ def classic_command_line(emulator):
     with tempfile.TemporaryDirectory() as tmp:
         disk = os.path.join(tmp, 'vdisk.img')
         subprocess.run([os.path.join(os.path.dirname(emulator), 'qemu-img'), 'create', '-q', '-f', 'qcow2', disk, '1G'], check=True)
-        server = subprocess.Popen(['Xvfb', display, '-screen', '0', '1024x768x24'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(['Xvfb', display, '-noreset', '-screen', '0', '1024x768x24'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         command = [emulator, '-enable-kvm', '-smp', '4', '-m', '1G', '-drive', f'file={disk}', '-cdrom', iso, '-boot',
                    'order=c,once=d,menu=on', '-net', 'nic,netdev=net0', '-netdev', 'user,id=net0', '-soundhw', 'ac97', '-vga', 'std',
                    '-serial', 'mon:stdio', '-name', 'fedora-16']
@@ -83,7 +83,7 @@ def monitor_in_the_window(emulator):
         tool(name, package)
     display = f':{free_display()}'
     env = dict(os.environ, DISPLAY=display)
-    server = subprocess.Popen(['Xvfb', display, '-screen', '0', '1024x768x24'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(['Xvfb', display, '-noreset', '-screen', '0', '1024x768x24'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     machine = None
     try:
         wait_for(lambda: subprocess.run(['xwininfo', '-root'], env=env, capture_output=True).returncode == 0, 20, 'no X server')
