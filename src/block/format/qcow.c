@@ -6,12 +6,12 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-#include <zlib.h>
 
 #include "base/checked.h"
 #include "base/endian.h"
 #include "block/crypt/crypt.h"
 #include "block/format/blockmap.h"
+#include "block/format/deflate.h"
 #include "block/format/meta.h"
 
 enum {
@@ -156,42 +156,6 @@ static int link_co(BlockNode *node, uint64_t index, const BlockPlace *place)
 
 /* --- packed clusters --- */
 
-typedef struct PackCall {
-    uint8_t *from, *to;
-    size_t from_bytes, to_bytes;
-} PackCall;
-
-static int unpack_call(void *opaque)
-{
-    PackCall *call = opaque;
-    z_stream z = { .next_in = call->from, .avail_in = (uInt)call->from_bytes, .next_out = call->to,
-                   .avail_out = (uInt)call->to_bytes };
-
-    if (inflateInit2(&z, -12) != Z_OK) {
-        return -ENOMEM;
-    }
-    int ret = inflate(&z, Z_FINISH);
-    bool whole = z.avail_out == 0 && (ret == Z_STREAM_END || ret == Z_BUF_ERROR);
-    inflateEnd(&z);
-    return whole ? 0 : -EIO;
-}
-
-/* The number of bytes, or -ENOSPC when it does not get smaller. */
-static int pack_call(void *opaque)
-{
-    PackCall *call = opaque;
-    z_stream z = { .next_in = call->from, .avail_in = (uInt)call->from_bytes, .next_out = call->to,
-                   .avail_out = (uInt)call->to_bytes };
-
-    if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK) {
-        return -ENOMEM;
-    }
-    int ret = deflate(&z, Z_FINISH);
-    int bytes = (int)(call->to_bytes - z.avail_out);
-    deflateEnd(&z);
-    return ret == Z_STREAM_END ? bytes : -ENOSPC;
-}
-
 static int unpack_co(BlockNode *node, uint64_t index, const BlockPlace *place, uint8_t *data)
 {
     Qcow *s = node->state;
@@ -205,9 +169,9 @@ static int unpack_co(BlockNode *node, uint64_t index, const BlockPlace *place, u
     if (!range_inside(offset, bytes, node->file->node->size)) {
         return -EIO;
     }
-    PackCall call = { packed, data, (size_t)bytes, (size_t)s->map.block_size };
+    DeflateCall call = { packed, data, (size_t)bytes, (size_t)s->map.block_size };
     int code = node_pread_co(node->file->node, offset, bytes, packed);
-    return code < 0 ? code : co_blocking(unpack_call, &call);
+    return code < 0 ? code : co_blocking(deflate_unpack, &call);
 }
 
 /* `data` is a whole cluster. */
@@ -217,9 +181,9 @@ static int write_packed_co(BlockNode *node, uint64_t index, uint8_t *data, uint6
     unsigned shift = 63 - s->cluster_bits;
     size_t size = (size_t)s->map.block_size;
     g_autofree uint8_t *packed = g_try_malloc(size);
-    PackCall call = { data, packed, size, size - 1 };
+    DeflateCall call = { data, packed, size, size - 1 };
 
-    int bytes = packed ? co_blocking(pack_call, &call) : -ENOMEM;
+    int bytes = packed ? co_blocking(deflate_pack, &call) : -ENOMEM;
     if (bytes == -ENOSPC) {
         BLOCK_VEC_BUFFER(vec, data, (size_t)inside);
         return blockmap_pwritev_co(&s->map, node, index * size, inside, &vec, 0);

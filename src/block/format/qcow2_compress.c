@@ -3,8 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
+#include "block/format/deflate.h"
 #include "block/format/qcow2.h"
 
 #if defined(HAVE_ZSTD)
@@ -13,46 +13,13 @@
 
 typedef struct CompressCall {
     uint8_t kind; /* COMPRESSION_* */
-    const void *from;
-    void *to;
-    size_t from_bytes, to_bytes;
+    DeflateCall data;
 } CompressCall;
-
-static int inflate_cluster(CompressCall *call)
-{
-    z_stream z = { .next_in = (Bytef *)call->from,
-                   .avail_in = (uInt)call->from_bytes,
-                   .next_out = call->to,
-                   .avail_out = (uInt)call->to_bytes };
-    if (inflateInit2(&z, -12) != Z_OK) {
-        return -ENOMEM;
-    }
-    int ret = inflate(&z, Z_FINISH);
-    bool whole = z.avail_out == 0 && (ret == Z_STREAM_END || ret == Z_BUF_ERROR);
-    inflateEnd(&z);
-    return whole ? 0 : -EIO;
-}
-
-/* The number of bytes, or -ENOMEM when it does not get smaller. */
-static int deflate_cluster(CompressCall *call)
-{
-    z_stream z = { .next_in = (Bytef *)call->from,
-                   .avail_in = (uInt)call->from_bytes,
-                   .next_out = call->to,
-                   .avail_out = (uInt)call->to_bytes };
-    if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK) {
-        return -EIO;
-    }
-    int ret = deflate(&z, Z_FINISH);
-    int bytes = (int)(call->to_bytes - z.avail_out);
-    deflateEnd(&z);
-    return ret == Z_STREAM_END ? bytes : -ENOMEM;
-}
 
 #if defined(HAVE_ZSTD)
 /* The frame ends somewhere in the last sector, so the simple call, which wants the exact size, does
  * not do. */
-static int unzstd_cluster(CompressCall *call)
+static int unzstd_cluster(DeflateCall *call)
 {
     ZSTD_DCtx *ctx = ZSTD_createDCtx();
     ZSTD_outBuffer out = { call->to, call->to_bytes, 0 };
@@ -69,11 +36,11 @@ static int unzstd_cluster(CompressCall *call)
     return !ctx ? -ENOMEM : out.pos == out.size && !ZSTD_isError(ret) ? 0 : -EIO;
 }
 
-static int zstd_cluster(CompressCall *call)
+static int zstd_cluster(DeflateCall *call)
 {
     size_t ret =
         ZSTD_compress(call->to, call->to_bytes, call->from, call->from_bytes, ZSTD_CLEVEL_DEFAULT);
-    return ZSTD_isError(ret) ? -ENOMEM : (int)ret;
+    return ZSTD_isError(ret) ? -ENOSPC : (int)ret;
 }
 #endif
 
@@ -82,10 +49,10 @@ static int call_decompress(void *opaque)
     CompressCall *call = opaque;
 #if defined(HAVE_ZSTD)
     if (call->kind == COMPRESSION_ZSTD) {
-        return unzstd_cluster(call);
+        return unzstd_cluster(&call->data);
     }
 #endif
-    return inflate_cluster(call);
+    return deflate_unpack(&call->data);
 }
 
 static int call_compress(void *opaque)
@@ -93,10 +60,10 @@ static int call_compress(void *opaque)
     CompressCall *call = opaque;
 #if defined(HAVE_ZSTD)
     if (call->kind == COMPRESSION_ZSTD) {
-        return zstd_cluster(call);
+        return zstd_cluster(&call->data);
     }
 #endif
-    return deflate_cluster(call);
+    return deflate_pack(&call->data);
 }
 
 /* --- reading --- */
@@ -115,7 +82,7 @@ static int unpack_co(Qcow2 *q, uint64_t entry, uint8_t *out)
     if (ret < 0) {
         return ret;
     }
-    CompressCall call = { q->compression, packed, out, (size_t)bytes, (size_t)q->cluster_size };
+    CompressCall call = { q->compression, { packed, out, (size_t)bytes, (size_t)q->cluster_size } };
     return co_blocking(call_decompress, &call);
 }
 
@@ -197,10 +164,10 @@ static int write_compressed_cluster_co(Qcow2 *q, uint64_t guest, uint64_t bytes,
         return -ENOMEM;
     }
     /* One byte less than a cluster at most, else it is stored as it is. */
-    CompressCall call = { q->compression, data, packed, (size_t)q->cluster_size,
-                          (size_t)q->cluster_size - 1 };
+    CompressCall call = { q->compression,
+                          { data, packed, (size_t)q->cluster_size, (size_t)q->cluster_size - 1 } };
     int size = co_blocking(call_compress, &call);
-    if (size == -ENOMEM) {
+    if (size == -ENOSPC) {
         BLOCK_VEC_BUFFER(vec, data, (size_t)bytes);
         return qcow2_pwritev_co(q->node, guest, bytes, &vec, 0, 0);
     }
