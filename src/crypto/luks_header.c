@@ -102,7 +102,7 @@ static Error *parse_mode(char *text, LuksSpec *spec)
     char *ivgen = strchr(text, '-'), *hash;
 
     if (!ivgen) {
-        return error_new("Unexpected cipher mode string format '%s'", text);
+        return error_new("the cipher mode '%s' is not of the form MODE-IVGEN[:HASH]", text);
     }
     *ivgen++ = 0;
     hash = strchr(ivgen, ':');
@@ -119,7 +119,7 @@ static Error *parse_mode(char *text, LuksSpec *spec)
     if (!iv_gen_find(ivgen, &spec->ivgen)) {
         return error_new("IV generator '%s' is not supported", ivgen);
     }
-    return spec->ivgen == IV_ESSIV && !hash ? error_new("Missing IV generator hash specification") : NULL;
+    return spec->ivgen == IV_ESSIV && !hash ? error_new("the IV generator essiv needs a hash, and the header names none") : NULL;
 }
 
 static Error *parse_spec(const uint8_t *raw, Luks *luks)
@@ -167,13 +167,13 @@ static Error *check_slot(const Luks *luks, unsigned n, const LuksStore *store)
     uint64_t sectors = luks_material_size(luks->key_size) / LUKS_SECTOR;
 
     if (slot->stripes != LUKS_STRIPES) {
-        return error_new("Keyslot %u is corrupted (stripes %u != %d)", n, slot->stripes, LUKS_STRIPES);
+        return error_new("key slot %u has %u stripes, where %d are all that exists", n, slot->stripes, LUKS_STRIPES);
     }
     if (slot->offset < (LUKS_HEADER + LUKS_SECTOR - 1) / LUKS_SECTOR) {
-        return error_new("Keyslot %u is overlapping the LUKS header", n);
+        return error_new("key slot %u lies in the LUKS header", n);
     }
     if (luks->payload && slot->offset + sectors > luks->payload) {
-        return error_new("Keyslot %u is overlapping with the encrypted payload", n);
+        return error_new("key slot %u reaches into the encrypted data", n);
     }
     if (slot->active && (slot->offset + sectors) * LUKS_SECTOR > store->size) {
         return error_new("Keyslot %u is beyond the end of the image", n);
@@ -181,7 +181,7 @@ static Error *check_slot(const Luks *luks, unsigned n, const LuksStore *store)
     for (unsigned other = 0; other < n; other++) {
         uint64_t a = slot->offset, b = luks->slots[other].offset;
         if (a < b + sectors && b < a + sectors) {
-            return error_new("Keyslots %u and %u are overlapping in the header", other, n);
+            return error_new("key slots %u and %u share a place", other, n);
         }
     }
     if (slot->active) {
@@ -194,7 +194,7 @@ static Error *check_slot(const Luks *luks, unsigned n, const LuksStore *store)
 static Error *check(const Luks *luks, const LuksStore *store)
 {
     if (luks->payload < (LUKS_HEADER + LUKS_SECTOR - 1) / LUKS_SECTOR) {
-        return error_new("LUKS payload is overlapping with the header");
+        return error_new("the encrypted data begin inside the LUKS header");
     }
     TRY(check_iterations(luks->digest_iterations, "LUKS key"));
     for (unsigned n = 0; n < LUKS_SLOTS; n++) {
@@ -228,7 +228,7 @@ Error *luks_load_co(const LuksStore *store, Luks *ret_luks)
         bool known;
         parse_slot(raw + F_SLOTS + n * SLOT_BYTES, &luks.slots[n], &known);
         if (!known) {
-            return error_new("Keyslot %u state (active/disable) is corrupted", n);
+            return error_new("key slot %u is neither active nor inactive", n);
         }
     }
     TRY(check(&luks, store));

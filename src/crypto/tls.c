@@ -29,7 +29,7 @@ static Error *set_up(TlsSession *s, int fd)
     const char *wrong;
 
     if (lib->gnutls_priority_set_direct(s->session, keys->priority, &wrong) < 0) {
-        return error_new("Unable to set TLS session priority %s", keys->priority);
+        return error_new("the TLS priority string '%s' cannot be used", keys->priority);
     }
     TRY(lib_error(lib, lib->gnutls_credentials_set(s->session, types[keys->kind], keys->creds.any),
                   "Cannot set session credentials"));
@@ -90,19 +90,19 @@ static Error *verify_status(TlsSession *s, unsigned status)
     gnutls_datum_t text = { 0 };
 
     if (status & GNUTLS_CERT_UNEXPECTED_OWNER) {
-        return error_new("Certificate does not match the hostname %s", s->hostname);
+        return error_new("the peer's certificate is not for the host name '%s'; tls-hostname= names another", s->hostname);
     }
     if (status & GNUTLS_CERT_REVOKED) {
-        return error_new("The certificate has been revoked");
+        return error_new("the peer's certificate was revoked");
     }
     if (status & GNUTLS_CERT_SIGNER_NOT_FOUND) {
-        return error_new("The certificate hasn't got a known issuer");
+        return error_new("the peer's certificate comes from none of the authorities in ca-cert.pem");
     }
     if (status & GNUTLS_CERT_EXPIRED) {
-        return error_new("The certificate has expired");
+        return error_new("the peer's certificate is no longer valid");
     }
     int code = lib->gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0);
-    Error *err = error_new("The certificate is not trusted: %s", code < 0 ? "" : (const char *)text.data);
+    Error *err = error_new("the peer's certificate is not trusted: %s", code < 0 ? "" : (const char *)text.data);
     if (code >= 0) {
         (*lib->gnutls_free)(text.data);
     }
@@ -118,9 +118,9 @@ static Error *read_peer_name(TlsSession *s)
     gnutls_x509_crt_t cert;
 
     if (!raw || !count) {
-        return error_new("No certificate peers");
+        return error_new("the peer sent no certificate");
     }
-    TRY(lib_error(lib, lib->gnutls_x509_crt_init(&cert), "Cannot initialize certificate"));
+    TRY(lib_error(lib, lib->gnutls_x509_crt_init(&cert), "the peer's certificate"));
     int code = lib->gnutls_x509_crt_import(cert, raw, GNUTLS_X509_FMT_DER);
     code = code < 0 ? code : lib->gnutls_x509_crt_get_dn2(cert, &dn);
     if (code >= 0) {
@@ -140,7 +140,7 @@ static Error *verify_peer(TlsSession *s)
         return NULL;
     }
     if (!keys->server && !s->hostname) {
-        return error_new("No hostname for certificate validation");
+        return error_new("no host name to check the server's certificate for: give tls-hostname=");
     }
     int code = s->lib->gnutls_certificate_verify_peers3(s->session, keys->server ? NULL : s->hostname, &status);
     TRY(lib_error(s->lib, code, "Verify failed"));

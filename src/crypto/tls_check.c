@@ -39,9 +39,9 @@ static Error *check_times(const GnutlsApi *lib, gnutls_x509_crt_t cert, const ch
     time_t now = time(NULL);
 
     if (lib->gnutls_x509_crt_get_expiration_time(cert) < now) {
-        return error_new("The certificate %s has expired", path);
+        return error_new("%s: no longer valid, a new certificate is needed", path);
     }
-    return lib->gnutls_x509_crt_get_activation_time(cert) > now ? error_new("The certificate %s is not yet active", path) : NULL;
+    return lib->gnutls_x509_crt_get_activation_time(cert) > now ? error_new("%s: not valid yet, see its activation time and this host's clock", path) : NULL;
 }
 
 static Error *check_constraints(const GnutlsApi *lib, gnutls_x509_crt_t cert, const char *path, bool is_ca)
@@ -49,15 +49,15 @@ static Error *check_constraints(const GnutlsApi *lib, gnutls_x509_crt_t cert, co
     int status = lib->gnutls_x509_crt_get_basic_constraints(cert, NULL, NULL, NULL);
 
     if (status > 0 && !is_ca) {
-        return error_new("The certificate %s basic constraints show a CA, but we need one for a %s", path, "server or client");
+        return error_new("%s: belongs to a certificate authority; what is needed here is one for a server or a client", path);
     }
     if (status == 0 && is_ca) {
-        return error_new("The certificate %s basic constraints do not show a CA", path);
+        return error_new("%s: its basic constraints say that it may not sign others (CA:FALSE)", path);
     }
     if (status == GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE) {
-        return is_ca ? error_new("The certificate %s is missing basic constraints for a CA", path) : NULL;
+        return is_ca ? error_new("%s: has no basic constraints, without which it may not sign others", path) : NULL;
     }
-    return status < 0 ? error_new("Unable to query certificate %s basic constraints: %s", path, lib->gnutls_strerror(status)) : NULL;
+    return status < 0 ? error_new("%s: cannot read the basic constraints: %s", path, lib->gnutls_strerror(status)) : NULL;
 }
 
 static Error *check_usage(const GnutlsApi *lib, gnutls_x509_crt_t cert, const char *path, bool is_ca)
@@ -68,13 +68,13 @@ static Error *check_usage(const GnutlsApi *lib, gnutls_x509_crt_t cert, const ch
     if (status < 0) {
         return status == GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE
                    ? NULL
-                   : error_new("Unable to query certificate %s key usage: %s", path, lib->gnutls_strerror(status));
+                   : error_new("%s: cannot read the key usage: %s", path, lib->gnutls_strerror(status));
     }
     if (is_ca && !(usage & GNUTLS_KEY_KEY_CERT_SIGN) && critical) {
-        return error_new("Certificate %s usage does not permit certificate signing", path);
+        return error_new("%s: its key usage lacks keyCertSign", path);
     }
     if (!is_ca && !(usage & GNUTLS_KEY_DIGITAL_SIGNATURE) && critical) {
-        return error_new("Certificate %s usage does not permit digital signature", path);
+        return error_new("%s: its key usage lacks digitalSignature", path);
     }
     return NULL;
 }
@@ -93,13 +93,13 @@ static Error *check_purpose(const GnutlsApi *lib, gnutls_x509_crt_t cert, const 
             break;
         }
         if (status < 0) {
-            return error_new("Unable to query certificate %s key purpose: %s", path, lib->gnutls_strerror(status));
+            return error_new("%s: cannot read the extended key usage: %s", path, lib->gnutls_strerror(status));
         }
         any_critical |= critical;
         allowed |= !strcmp(oid, server ? GNUTLS_KP_TLS_WWW_SERVER : GNUTLS_KP_TLS_WWW_CLIENT) || !strcmp(oid, GNUTLS_KP_ANY);
     }
     return !allowed && any_critical
-               ? error_new("Certificate %s purpose does not allow use with a TLS %s", path, server ? "server" : "client")
+               ? error_new("%s: its extended key usage is not that of a TLS %s", path, server ? "server" : "client")
                : NULL;
 }
 
@@ -123,16 +123,16 @@ static Error *check_chain(const CertList *own, const CertList *ca, const TlsFile
     int code = own->lib->gnutls_x509_crt_list_verify(own->certs, own->count, ca->certs, ca->count, NULL, 0, 0, &status);
 
     if (code < 0) {
-        return error_new("Unable to verify the certificate %s: %s", files->cert, own->lib->gnutls_strerror(code));
+        return error_new("%s: cannot be verified: %s", files->cert, own->lib->gnutls_strerror(code));
     }
     if (!status) {
         return NULL;
     }
-    return error_new("Our own certificate %s failed validation against %s: %s", files->cert, files->ca,
-                     status & GNUTLS_CERT_REVOKED            ? "The certificate has been revoked"
-                     : status & GNUTLS_CERT_SIGNER_NOT_FOUND ? "The certificate hasn't got a known issuer"
-                     : status & GNUTLS_CERT_INSECURE_ALGORITHM ? "The certificate uses an insecure algorithm"
-                                                               : "The certificate is not trusted");
+    return error_new("%s is not accepted by the authorities in %s: %s", files->cert, files->ca,
+                     status & GNUTLS_CERT_REVOKED            ? "it was revoked"
+                     : status & GNUTLS_CERT_SIGNER_NOT_FOUND ? "none of them issued it"
+                     : status & GNUTLS_CERT_INSECURE_ALGORITHM ? "its signature algorithm is not secure"
+                                                               : "not trusted");
 }
 
 static Error *check_both(CertList *own, CertList *ca, const TlsFiles *files, bool server)

@@ -92,14 +92,14 @@ static Error *find_file(const TlsCreds *creds, const char *name, bool required, 
     char *path;
 
     if (!creds->dir) {
-        return error_new("Missing 'dir' property value");
+        return error_new("tls-creds: 'dir' says where the credential files are, and is missing");
     }
     path = g_build_filename(creds->dir, name, NULL);
     if (access(path, R_OK) == 0) {
         *ret_path = path;
         return NULL;
     }
-    Error *err = required ? error_new("Unable to access credentials %s: %s", path, g_strerror(errno)) : NULL;
+    Error *err = required ? error_new("tls-creds: %s: %s", path, g_strerror(errno)) : NULL;
     g_free(path);
     *ret_path = NULL;
     return err;
@@ -171,7 +171,7 @@ static Error *find_psk(const char *path, const char *user, char **ret_hex)
             return NULL;
         }
     }
-    return error_new("Username %s not found in PSK file %s", user, path);
+    return error_new("%s has no line for the user name '%s'", path, user);
 }
 
 static Error *load_psk_server(const TlsCreds *creds, TlsKeys *keys, const char *path)
@@ -179,7 +179,7 @@ static Error *load_psk_server(const TlsCreds *creds, TlsKeys *keys, const char *
     const GnutlsApi *lib = keys->lib;
 
     if (creds->username) {
-        return error_new("username should not be set when endpoint is server");
+        return error_new("'username' is for endpoint=client only");
     }
     TRY(lib_error(lib, lib->gnutls_psk_allocate_server_credentials(&keys->creds.psk_server), "Cannot allocate credentials"));
     TRY(lib_error(lib, lib->gnutls_psk_set_server_credentials_file(keys->creds.psk_server, path), path));
@@ -347,11 +347,11 @@ Error *tls_keys_get(const Object *objects, const char *id, bool server, TlsKeys 
         return error_new("No TLS credentials with id '%s'", id);
     }
     if (!object_is_a(obj->type, &tls_creds_type)) {
-        return error_new("Object with id '%s' is not TLS credentials", id);
+        return error_new("object '%s' is of another kind than tls-creds-*", id);
     }
     TlsKeys *keys = ((TlsCreds *)obj)->keys;
     if (keys->server != server) {
-        return error_new("Expecting TLS credentials with a %s endpoint", server ? "server" : "client");
+        return error_new("these TLS credentials are for the other side: endpoint=%s is needed", server ? "server" : "client");
     }
     *ret_keys = tls_keys_ref(keys);
     return NULL;

@@ -236,13 +236,13 @@ def test_luks_hostile():
     run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", "key-secret=k,iter-time=10", "good.luks", "64k")
     with open("good.luks", "rb") as f:
         good = f.read()
-    cases = [(104, ">I", 0, "payload"), (104, ">I", 0xffffffff, "cut off"), (104, ">I", 8, "overlapping with the encrypted"),
+    cases = [(104, ">I", 0, "begin inside the LUKS header"), (104, ">I", 0xffffffff, "cut off"), (104, ">I", 8, "reaches into the encrypted data"),
              (108, ">I", 0, "key size 0"), (108, ">I", 0x7fffffff, "key size"), (164, ">I", 0, "is zero"),
-             (164, ">I", 0xffffffff, "iteration count"), (208, ">I", 7, "corrupted"), (212, ">I", 0, "is zero"),
-             (212, ">I", 0xffffffff, "iteration count"), (248, ">I", 0, "overlapping the LUKS header"),
-             (248, ">I", 0xfffffff0, "overlapping"), (252, ">I", 0xffffffff, "stripes"), (252, ">I", 1, "stripes"),
-             (248 + 48, ">I", 9, "overlapping"), (6, ">H", 2, "LUKS version 2"), (8, "32s", b"a" * 32, "NUL"),
-             (40, "32s", b"xts", "mode string"), (40, "32s", b"xts-nope", "'nope'"), (40, "32s", b"cbc-essiv", "Missing IV"),
+             (164, ">I", 0xffffffff, "iteration count"), (208, ">I", 7, "neither active nor inactive"), (212, ">I", 0, "is zero"),
+             (212, ">I", 0xffffffff, "iteration count"), (248, ">I", 0, "lies in the LUKS header"),
+             (248, ">I", 0xfffffff0, "reaches into"), (252, ">I", 0xffffffff, "stripes"), (252, ">I", 1, "stripes"),
+             (248 + 48, ">I", 9, "share a place"), (6, ">H", 2, "LUKS version 2"), (8, "32s", b"a" * 32, "NUL"),
+             (40, "32s", b"xts", "MODE-IVGEN"), (40, "32s", b"xts-nope", "'nope'"), (40, "32s", b"cbc-essiv", "essiv needs a hash"),
              (40, "32s", b"cbc-essiv:nope", "'nope'"), (72, "32s", b"", "''"), (8, "32s", b"", "''"), (8, "32s", b"ae", "'ae'"),
              (168, "40s", b"u" * 40, "NUL"), (112, "B", good[112] ^ 1, "Invalid password"),
              (216, "B", good[216] ^ 1, "Invalid password"), (4096, "B", good[4096] ^ 1, "Invalid password")]

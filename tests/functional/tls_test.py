@@ -140,7 +140,7 @@ def test_chardev_client():
 
 def test_chardev_options():
     make_world()
-    for options, why in (([*CLIENT, "-chardev", "socket,id=q,path=x,server=on,wait=off,tls-creds=c"], "a server endpoint"),
+    for options, why in (([*CLIENT, "-chardev", "socket,id=q,path=x,server=on,wait=off,tls-creds=c"], "endpoint=server is needed"),
                          (["-chardev", "socket,id=q,path=x,server=on,wait=off,tls-creds=c"], "No TLS credentials"),
                          (["-chardev", "socket,id=q,path=x,server=on,wait=off,tls-authz=c"], "requires 'tls-creds'")):
         done = subprocess.run([SYSTEM, "-M", "none", "-display", "none", *options], capture_output=True, text=True, timeout=60)
