@@ -76,6 +76,25 @@ Error *nbd_connect_co(Loop *loop, const NbdAddress *address, IoStream **ret_stre
     return NULL;
 }
 
+/* Returns its size. */
+static size_t put_header(const NbdConnection *c, uint8_t head[NBD_EXTENDED_SIZE],
+                         const NbdCommand *cmd, uint64_t cookie)
+{
+    bool payload = c->info.extended && cmd->type == NBD_CMD_WRITE;
+
+    st32_be(head, c->info.extended ? NBD_EXTENDED_MAGIC : NBD_REQUEST_MAGIC);
+    st16_be(head + 4, (uint16_t)(cmd->flags | (payload ? NBD_CMD_FLAG_PAYLOAD_LEN : 0)));
+    st16_be(head + 6, cmd->type);
+    st64_be(head + 8, cookie);
+    st64_be(head + 16, cmd->offset);
+    if (c->info.extended) {
+        st64_be(head + 24, cmd->length);
+        return NBD_EXTENDED_SIZE;
+    }
+    st32_be(head + 24, (uint32_t)cmd->length);
+    return NBD_REQUEST_SIZE;
+}
+
 /* --- the reader --- */
 
 static void complete(Pending *p)
@@ -161,7 +180,7 @@ static int simple_co(NbdConnection *c)
     return ret;
 }
 
-static int data_chunk_co(NbdConnection *c, Pending *p, uint32_t length, bool hole)
+static int data_chunk_co(NbdConnection *c, Pending *p, uint64_t length, bool hole)
 {
     const NbdCommand *cmd = p->command;
     uint8_t fixed[12];
@@ -187,28 +206,32 @@ static int data_chunk_co(NbdConnection *c, Pending *p, uint32_t length, bool hol
     return read_into_co(c, p, offset - cmd->offset, bytes);
 }
 
-static int status_chunk_co(NbdConnection *c, Pending *p, uint32_t length)
+static int status_chunk_co(NbdConnection *c, Pending *p, uint64_t length)
 {
-    uint8_t fixed[12];
+    bool extended = c->info.extended;
+    size_t head = extended ? 8 : 4, pair = extended ? 16 : 8;
+    uint8_t fixed[24];
 
-    if (p->command->type != NBD_CMD_BLOCK_STATUS || length < 12 || length > MAX_STATUS) {
+    if (p->command->type != NBD_CMD_BLOCK_STATUS || length < head + pair || length > MAX_STATUS) {
         return -EPROTO;
     }
-    int ret = stream_read_co(c->stream, fixed, sizeof(fixed));
+    int ret = stream_read_co(c->stream, fixed, head + pair);
     if (ret < 0) {
         return ret;
     }
-    NbdExtent x = { ld32_be(fixed + 4), ld32_be(fixed + 8) };
-    if (ld32_be(fixed) != c->info.context_id || p->got_extent || !x.length) {
+    NbdExtent x = extended ? (NbdExtent) { ld64_be(fixed + 8), ld64_be(fixed + 16) }
+                           : (NbdExtent) { ld32_be(fixed + 4), ld32_be(fixed + 8) };
+    if (ld32_be(fixed) != c->info.context_id || p->got_extent || !x.length ||
+        (extended && length != head + (uint64_t)pair * ld32_be(fixed + 4))) {
         return -EPROTO;
     }
     x.length = MIN(x.length, p->command->length);
     *p->command->extent = x;
     p->got_extent = true;
-    return skip_co(c, length - sizeof(fixed));
+    return skip_co(c, length - head - pair);
 }
 
-static int error_chunk_co(NbdConnection *c, Pending *p, uint32_t length)
+static int error_chunk_co(NbdConnection *c, Pending *p, uint64_t length)
 {
     uint8_t fixed[6];
     if (length < sizeof(fixed) || length > sizeof(fixed) + 2 * NBD_MAX_STRING) {
@@ -225,7 +248,7 @@ static int error_chunk_co(NbdConnection *c, Pending *p, uint32_t length)
     return skip_co(c, length - sizeof(fixed));
 }
 
-static int chunk_co(NbdConnection *c, Pending *p, uint16_t type, uint32_t length)
+static int chunk_co(NbdConnection *c, Pending *p, uint16_t type, uint64_t length)
 {
     switch (type) {
     case NBD_REPLY_NONE:
@@ -235,7 +258,9 @@ static int chunk_co(NbdConnection *c, Pending *p, uint16_t type, uint32_t length
     case NBD_REPLY_OFFSET_HOLE:
         return data_chunk_co(c, p, length, true);
     case NBD_REPLY_BLOCK_STATUS:
-        return status_chunk_co(c, p, length);
+        return c->info.extended ? -EPROTO : status_chunk_co(c, p, length);
+    case NBD_REPLY_BLOCK_STATUS_EXT:
+        return c->info.extended ? status_chunk_co(c, p, length) : -EPROTO;
     default:
         return type & 0x8000 ? error_chunk_co(c, p, length) : -EPROTO;
     }
@@ -252,22 +277,35 @@ static void check_complete(Pending *p)
     complete(p);
 }
 
+/* A chunk, with the header's part behind the magic number. */
 static int structured_co(NbdConnection *c)
 {
-    uint8_t head[16];
-    int ret = stream_read_co(c->stream, head, sizeof(head));
+    bool extended = c->info.extended;
+    uint8_t head[28];
+    int ret = stream_read_co(c->stream, head, extended ? 28 : 16);
     if (ret < 0) {
         return ret;
     }
     Pending *p = find_pending(c, ld64_be(head + 4));
-    if (!p || !c->info.structured) {
+    uint64_t length = extended ? ld64_be(head + 20) : ld32_be(head + 12);
+    if (!p || (extended && ld64_be(head + 12) != p->command->offset)) {
         return -EPROTO;
     }
-    ret = chunk_co(c, p, ld16_be(head + 2), ld32_be(head + 12));
+    ret = chunk_co(c, p, ld16_be(head + 2), length);
     if (ret == 0 && (ld16_be(head) & NBD_REPLY_FLAG_DONE)) {
         check_complete(p);
     }
     return ret;
+}
+
+/* Which kinds of replies there may be was agreed on. */
+static int reply_co(NbdConnection *c, uint32_t magic)
+{
+    if (magic == NBD_SIMPLE_MAGIC && !c->info.extended) {
+        return simple_co(c);
+    }
+    uint32_t wanted = c->info.extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_MAGIC;
+    return magic == wanted && c->info.structured ? structured_co(c) : -EPROTO;
 }
 
 static void reader_co(void *opaque)
@@ -278,11 +316,7 @@ static void reader_co(void *opaque)
     while (ret == 0) {
         uint8_t magic[4];
         ret = stream_read_co(c->stream, magic, sizeof(magic));
-        if (ret == 0) {
-            ret = ld32_be(magic) == NBD_SIMPLE_MAGIC       ? simple_co(c)
-                  : ld32_be(magic) == NBD_STRUCTURED_MAGIC ? structured_co(c)
-                                                           : -EPROTO;
-        }
+        ret = ret < 0 ? ret : reply_co(c, ld32_be(magic));
     }
     break_connection(c);
     c->reader_runs = false;
@@ -295,7 +329,7 @@ Error *nbd_connection_new_co(Loop *loop, IoStream *stream, const TlsUse *tls, co
                              const char *context, NbdConnection **ret_connection)
 {
     NbdInfo info = { 0 };
-    Error *err = nbd_negotiate_co(stream, tls, export, context, &info);
+    Error *err = nbd_negotiate_co(stream, tls, NBD_FORM_EXTENDED, export, context, &info);
     if (err) {
         stream_free(stream);
         return err;
@@ -329,11 +363,10 @@ void nbd_connection_close_co(NbdConnection *c)
         return;
     }
     if (!c->broken) {
-        uint8_t head[NBD_REQUEST_SIZE] = { 0 };
-        st32_be(head, NBD_REQUEST_MAGIC);
-        st16_be(head + 6, NBD_CMD_DISC);
+        uint8_t head[NBD_EXTENDED_SIZE];
+        size_t size = put_header(c, head, &(NbdCommand) { .type = NBD_CMD_DISC }, 0);
         co_mutex_lock(&c->sending);
-        stream_write_co(c->stream, head, sizeof(head));
+        stream_write_co(c->stream, head, size);
         co_mutex_unlock(&c->sending);
         stream_shutdown(c->stream);
     }
@@ -349,15 +382,9 @@ void nbd_connection_close_co(NbdConnection *c)
 
 static int send_command_co(NbdConnection *c, const NbdCommand *cmd, uint64_t cookie)
 {
-    uint8_t head[NBD_REQUEST_SIZE];
-    struct iovec iov[17] = { { head, sizeof(head) } };
+    uint8_t head[NBD_EXTENDED_SIZE];
+    struct iovec iov[17] = { { head, put_header(c, head, cmd, cookie) } };
 
-    st32_be(head, NBD_REQUEST_MAGIC);
-    st16_be(head + 4, cmd->flags);
-    st16_be(head + 6, cmd->type);
-    st64_be(head + 8, cookie);
-    st64_be(head + 16, cmd->offset);
-    st32_be(head + 24, cmd->length);
     co_mutex_lock(&c->sending);
     unsigned count = 1;
     uint64_t sent = 0, data = cmd->type == NBD_CMD_WRITE ? cmd->length : 0;

@@ -16,7 +16,7 @@ typedef struct NbdInfo {
     uint64_t size;
     uint16_t flags;
     uint32_t min_block, preferred_block, max_block; /* 0: not said */
-    bool structured;
+    bool structured, extended; /* how replies look; extended includes structured */
     GPtrArray *contexts; /* char *: of a listing */
     bool has_context;    /* the one that was asked for */
     uint32_t context_id;
@@ -41,15 +41,14 @@ bool nbd_connection_is_broken(const NbdConnection *connection);
 Error *nbd_list_co(IoStream *stream, const TlsUse *tls, GPtrArray **ret_infos) MUST_USE;
 
 typedef struct NbdExtent {
-    uint32_t length, flags;
+    uint64_t length, flags;
 } NbdExtent;
 
 /* 0, -errno of the server, or -ENOTCONN when the connection broke and it is not known what was
  * done. */
 typedef struct NbdCommand {
     uint16_t type, flags;
-    uint64_t offset;
-    uint32_t length;
+    uint64_t offset, length; /* over 32 bits only where info->extended */
     const BlockVec *vec; /* of reads and writes, from `at` */
     size_t at;
     NbdExtent *extent; /* of block status: the first one; cut to the length */

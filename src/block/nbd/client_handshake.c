@@ -75,6 +75,7 @@ static Error *server_error(const Reply *r, uint32_t option)
         [6] = "Requested export not available",
         [7] = "the server is shutting down",
         [8] = "the server requires block sizes",
+        [10] = "the server requires extended headers",
     };
     uint32_t cause = r->type & ~BIT(31);
     const char *text =
@@ -133,6 +134,19 @@ static Error *simple_option_co(IoStream *ch, uint32_t option, Reply *r, bool *re
     TRY(reply_co(ch, option, r));
     *ret_ok = r->type == NBD_REP_ACK;
     return NULL;
+}
+
+/* The best form of replies that the server knows. */
+static Error *reply_form_co(IoStream *ch, Reply *r, NbdForm form, bool *ret_structured, bool *ret_extended)
+{
+    *ret_extended = *ret_structured = false;
+    if (form >= NBD_FORM_EXTENDED) {
+        TRY(simple_option_co(ch, NBD_OPT_EXTENDED_HEADERS, r, ret_extended));
+        *ret_structured = *ret_extended;
+    }
+    return *ret_structured || form < NBD_FORM_STRUCTURED
+               ? NULL
+               : simple_option_co(ch, NBD_OPT_STRUCTURED_REPLY, r, ret_structured);
 }
 
 /* Everything that follows is encrypted. */
@@ -264,8 +278,8 @@ static Error *check_info(NbdInfo *info)
     return NULL;
 }
 
-static Error *negotiate_co(IoStream *ch, const TlsUse *tls, Reply *r, const char *export, const char *context,
-                           NbdInfo *info)
+static Error *negotiate_co(IoStream *ch, const TlsUse *tls, Reply *r, NbdForm form,
+                           const char *export, const char *context, NbdInfo *info)
 {
     bool fixed = false, old = false, no_zeroes = false, unknown = true;
 
@@ -275,7 +289,7 @@ static Error *negotiate_co(IoStream *ch, const TlsUse *tls, Reply *r, const char
         return *export ? error_new("Server does not support non-empty export names") : NULL;
     }
     if (fixed) {
-        TRY(simple_option_co(ch, NBD_OPT_STRUCTURED_REPLY, r, &info->structured));
+        TRY(reply_form_co(ch, r, form, &info->structured, &info->extended));
         if (info->structured && context) {
             TRY(meta_context_co(ch, r, export, context, info));
         }
@@ -284,14 +298,15 @@ static Error *negotiate_co(IoStream *ch, const TlsUse *tls, Reply *r, const char
     return unknown ? export_name_co(ch, export, no_zeroes, info) : NULL;
 }
 
-Error *nbd_negotiate_co(IoStream *ch, const TlsUse *tls, const char *export, const char *context, NbdInfo *info)
+Error *nbd_negotiate_co(IoStream *ch, const TlsUse *tls, NbdForm form, const char *export,
+                        const char *context, NbdInfo *info)
 {
     g_autofree Reply *r = g_new(Reply, 1);
     if (strlen(export) > NBD_MAX_STRING || (context && strlen(context) > NBD_MAX_STRING)) {
         return error_new("The export's name is too long");
     }
     info->name = g_strdup(export);
-    Error *err = negotiate_co(ch, tls, r, export, context, info);
+    Error *err = negotiate_co(ch, tls, r, form, export, context, info);
     err = err ? err : check_info(info);
     if (err) {
         nbd_info_clear(info);
@@ -341,7 +356,7 @@ static Error *list_names_co(IoStream *ch, Reply *r, GPtrArray *infos)
 
 static Error *list_steps_co(IoStream *ch, const TlsUse *tls, Reply *r, GPtrArray *infos)
 {
-    bool fixed = false, old = false, no_zeroes, structured = false, unknown = false;
+    bool fixed = false, old = false, no_zeroes, structured = false, extended, unknown = false;
     NbdInfo first = { 0 };
 
     TRY(greet_co(ch, &fixed, &old, &no_zeroes, &first));
@@ -349,7 +364,7 @@ static Error *list_steps_co(IoStream *ch, const TlsUse *tls, Reply *r, GPtrArray
         return error_new("The NBD server is too old to list its exports");
     }
     TRY(start_tls_co(ch, r, fixed, tls));
-    TRY(simple_option_co(ch, NBD_OPT_STRUCTURED_REPLY, r, &structured));
+    TRY(reply_form_co(ch, r, NBD_FORM_EXTENDED, &structured, &extended));
     TRY(list_names_co(ch, r, infos));
     for (guint i = 0; i < infos->len && !unknown; i++) {
         NbdInfo *info = g_ptr_array_index(infos, i);

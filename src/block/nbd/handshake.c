@@ -142,7 +142,7 @@ static int send_info_co(NbdClient *c, const Option *o, const NbdExport *e)
         ret = info_co(c, o, NBD_INFO_BLOCK_SIZE, sizes, sizeof(sizes));
     }
     st64_be(facts, nbd_export_size(e));
-    st16_be(facts + 8, nbd_export_flags(e, c->server, c->structured));
+    st16_be(facts + 8, nbd_export_flags(e, c));
     return ret == 0 ? info_co(c, o, NBD_INFO_EXPORT, facts, sizeof(facts)) : ret;
 }
 
@@ -176,17 +176,17 @@ static int export_name_co(NbdClient *c, const Option *o)
     uint8_t reply[8 + 2 + 124] = { 0 };
     Cursor cur = { o->data, o->length };
 
-    if (o->length > NBD_MAX_STRING) {
-        return -EPROTO;
+    if (o->length > NBD_MAX_STRING || c->extended) {
+        return -EPROTO; /* this option has no error reply */
     }
     g_autofree char *name = g_strndup((const char *)cur.at, cur.left);
     NbdExport *e = nbd_export_find(c->server->graph, name);
     if (!e) {
-        return -ENOENT; /* this option has no error reply */
+        return -ENOENT;
     }
     choose(c, e);
     st64_be(reply, nbd_export_size(e));
-    st16_be(reply + 8, nbd_export_flags(e, c->server, c->structured));
+    st16_be(reply + 8, nbd_export_flags(e, c));
     int ret = stream_write_co(c->stream, reply, c->no_zeroes ? 10 : sizeof(reply));
     return ret < 0 ? ret : 1;
 }
@@ -196,10 +196,25 @@ static int structured_co(NbdClient *c, const Option *o)
     if (o->length) {
         return invalid_co(c, o);
     }
+    if (c->extended) {
+        return error_co(c, o, NBD_REP_ERR_EXT_HEADER_REQD, "extended headers are on already");
+    }
     if (c->structured) {
         return error_co(c, o, NBD_REP_ERR_INVALID, "structured replies are on already");
     }
     c->structured = true;
+    return ack_co(c, o);
+}
+
+static int extended_co(NbdClient *c, const Option *o)
+{
+    if (o->length) {
+        return invalid_co(c, o);
+    }
+    if (c->extended) {
+        return error_co(c, o, NBD_REP_ERR_INVALID, "extended headers are on already");
+    }
+    c->structured = c->extended = true;
     return ack_co(c, o);
 }
 
@@ -373,6 +388,8 @@ static int option_co(NbdClient *c, const Option *o)
         return info_or_go_co(c, o);
     case NBD_OPT_STRUCTURED_REPLY:
         return structured_co(c, o);
+    case NBD_OPT_EXTENDED_HEADERS:
+        return extended_co(c, o);
     case NBD_OPT_LIST_META_CONTEXT:
     case NBD_OPT_SET_META_CONTEXT:
         return meta_context_co(c, o);

@@ -2,6 +2,7 @@
  * The NBD server's transmission phase. One coroutine reads requests, with their data; each request
  * then runs in a coroutine of its own, at most MAX_IN_FLIGHT of them and MAX_BYTES of data a
  * client, so what a client can make the server hold is bounded. Replies are sent one at a time.
+ * With extended headers lengths have 64 bits, and every reply is made of chunks.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,20 +11,11 @@
 #include "base/endian.h"
 #include "block/nbd/server_priv.h"
 
-enum { MAX_IN_FLIGHT = 16, MAX_BYTES = 64 << 20, MAX_EXTENTS = 8192, BUFFER_ALIGN = 4096 };
-
-typedef struct Request {
-    NbdClient *client;
-    uint16_t flags, type;
-    uint64_t cookie, offset;
-    uint32_t length;
-    uint8_t *data; /* of reads and writes */
-    int error;     /* found while reading it */
-} Request;
+enum { MAX_IN_FLIGHT = 16, MAX_BYTES = 64 << 20, BUFFER_ALIGN = 4096 };
 
 /* --- replies --- */
 
-static int send_co(Request *r, struct iovec *iov, unsigned count)
+static int send_co(NbdRequest *r, struct iovec *iov, unsigned count)
 {
     CoMutex *sending = &r->client->sending;
     co_mutex_lock(sending);
@@ -32,7 +24,7 @@ static int send_co(Request *r, struct iovec *iov, unsigned count)
     return ret;
 }
 
-static int simple_reply_co(Request *r, int err, const void *data, size_t length)
+static int simple_reply_co(NbdRequest *r, int err, const void *data, size_t length)
 {
     uint8_t head[16];
     struct iovec iov[2] = { { head, sizeof(head) }, { (void *)data, err < 0 ? 0 : length } };
@@ -43,75 +35,82 @@ static int simple_reply_co(Request *r, int err, const void *data, size_t length)
     return send_co(r, iov, 2);
 }
 
-/* One chunk: `fixed` bytes and then data. */
-static int chunk_co(Request *r, uint16_t type, bool done, const void *fixed, size_t fixed_length,
-                    const void *data, size_t length)
+int nbd_chunk_co(NbdRequest *r, uint16_t type, bool done, const void *fixed, size_t fixed_length,
+                 const void *data, size_t length)
 {
-    uint8_t head[20];
-    struct iovec iov[3] = { { head, sizeof(head) },
+    bool extended = r->client->extended;
+    uint8_t head[32];
+    struct iovec iov[3] = { { head, extended ? 32 : 20 },
                             { (void *)fixed, fixed_length },
                             { (void *)data, length } };
 
-    st32_be(head, NBD_STRUCTURED_MAGIC);
+    st32_be(head, extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_MAGIC);
     st16_be(head + 4, done ? NBD_REPLY_FLAG_DONE : 0);
     st16_be(head + 6, type);
     st64_be(head + 8, r->cookie);
-    st32_be(head + 16, (uint32_t)(fixed_length + length));
+    if (extended) {
+        st64_be(head + 16, r->offset);
+        st64_be(head + 24, fixed_length + length);
+    } else {
+        st32_be(head + 16, (uint32_t)(fixed_length + length));
+    }
     return send_co(r, iov, 3);
 }
 
-static int error_chunk_co(Request *r, int err)
+int nbd_error_chunk_co(NbdRequest *r, int err)
 {
     uint8_t fixed[6];
     const char *text = strerror(-err);
     st32_be(fixed, nbd_error_to_wire(err));
     st16_be(fixed + 4, (uint16_t)strlen(text));
-    return chunk_co(r, NBD_REPLY_ERROR, true, fixed, sizeof(fixed), text, strlen(text));
+    return nbd_chunk_co(r, NBD_REPLY_ERROR, true, fixed, sizeof(fixed), text, strlen(text));
 }
 
 /* Of commands whose success carries nothing. */
-static int finish_co(Request *r, int err)
+static int finish_co(NbdRequest *r, int err)
 {
-    if (r->client->structured && (r->type == NBD_CMD_READ || r->type == NBD_CMD_BLOCK_STATUS)) {
-        return err < 0 ? error_chunk_co(r, err)
-                       : chunk_co(r, NBD_REPLY_NONE, true, NULL, 0, NULL, 0);
+    const NbdClient *c = r->client;
+    if (c->extended ||
+        (c->structured && (r->type == NBD_CMD_READ || r->type == NBD_CMD_BLOCK_STATUS))) {
+        return err < 0 ? nbd_error_chunk_co(r, err)
+                       : nbd_chunk_co(r, NBD_REPLY_NONE, true, NULL, 0, NULL, 0);
     }
     return simple_reply_co(r, err, NULL, 0);
 }
 
 /* --- reading --- */
 
-static int data_chunk_co(Request *r, uint64_t offset, const void *data, size_t length, bool done)
+static int data_chunk_co(NbdRequest *r, uint64_t offset, const void *data, size_t length, bool done)
 {
     uint8_t fixed[8];
     st64_be(fixed, offset);
-    return chunk_co(r, NBD_REPLY_OFFSET_DATA, done, fixed, sizeof(fixed), data, length);
+    return nbd_chunk_co(r, NBD_REPLY_OFFSET_DATA, done, fixed, sizeof(fixed), data, length);
 }
 
-static int hole_chunk_co(Request *r, uint64_t offset, size_t length, bool done)
+static int hole_chunk_co(NbdRequest *r, uint64_t offset, size_t length, bool done)
 {
     uint8_t fixed[12];
     st64_be(fixed, offset);
     st32_be(fixed + 8, (uint32_t)length);
-    return chunk_co(r, NBD_REPLY_OFFSET_HOLE, done, fixed, sizeof(fixed), NULL, 0);
+    return nbd_chunk_co(r, NBD_REPLY_OFFSET_HOLE, done, fixed, sizeof(fixed), NULL, 0);
 }
 
 /* What is known to be zeroes is not sent. */
-static int read_sparse_co(Request *r)
+static int read_sparse_co(NbdRequest *r)
 {
     BlockNode *node = r->client->export->export.node;
 
-    for (uint32_t at = 0; at < r->length;) {
+    for (uint64_t at = 0; at < r->length;) {
         BlockStatus status;
         unsigned depth;
         uint64_t offset = r->offset + at;
         int ret = node_status_above_co(node, NULL, offset, r->length - at, &status, &depth);
-        uint32_t part = ret < 0 ? r->length - at : (uint32_t)status.bytes;
+        uint64_t part = ret < 0 ? r->length - at : status.bytes;
         bool last = at + part == r->length, zero = ret >= 0 && (status.flags & STATUS_ZERO);
         if (!zero) {
             ret = node_pread_co(node, offset, part, r->data + at);
             if (ret < 0) {
-                return error_chunk_co(r, ret);
+                return nbd_error_chunk_co(r, ret);
             }
         }
         ret = zero ? hole_chunk_co(r, offset, part, last)
@@ -124,7 +123,7 @@ static int read_sparse_co(Request *r)
     return 0;
 }
 
-static int read_co(Request *r)
+static int read_co(NbdRequest *r)
 {
     BlockNode *node = r->client->export->export.node;
     bool structured = r->client->structured;
@@ -146,141 +145,16 @@ static int read_co(Request *r)
                                  : data_chunk_co(r, r->offset, r->data, r->length, true);
 }
 
-/* --- block status --- */
-
-typedef struct Extents {
-    uint8_t *data; /* context id, then pairs */
-    size_t count;
-    uint64_t bytes;
-    uint32_t last_flags;
-} Extents;
-
-/* 0: nowhere, 1: in the node itself, 2: in its backing node ... What lies behind the end of a
- * backing node is there, as zeroes. */
-static uint32_t depth_at(const BlockNode *node, uint64_t offset, const BlockStatus *status,
-                         unsigned depth)
-{
-    if (!(status->flags & STATUS_EOF)) {
-        return status->flags & STATUS_ALLOCATED ? depth + 1 : 0;
-    }
-    for (depth = 1; node && offset < node->size; depth++) {
-        node = node->backing ? node->backing->node : NULL;
-    }
-    return depth;
-}
-
-static uint32_t context_flags(const BlockNode *node, uint64_t offset, unsigned context,
-                              const BlockStatus *status, unsigned depth)
-{
-    if (context == CONTEXT_DEPTH) {
-        return depth_at(node, offset, status, depth);
-    }
-    return (status->flags & STATUS_DATA ? 0 : NBD_STATE_HOLE) |
-           (status->flags & STATUS_ZERO ? NBD_STATE_ZERO : 0);
-}
-
-/* False when there is no room for it. */
-static bool add_extent(Extents *x, uint32_t length, uint32_t flags, size_t max)
-{
-    uint8_t *pair = x->data + 4 + 8 * x->count;
-    if (x->count && flags == x->last_flags && ld32_be(pair - 8) + (uint64_t)length <= UINT32_MAX) {
-        st32_be(pair - 8, ld32_be(pair - 8) + length);
-    } else if (x->count == max) {
-        return false;
-    } else {
-        st32_be(pair, length);
-        st32_be(pair + 4, flags);
-        x->count++;
-    }
-    x->last_flags = flags;
-    x->bytes += length;
-    return true;
-}
-
-static int collect_co(Request *r, unsigned context, size_t max, Extents *x)
-{
-    BlockNode *node = r->client->export->export.node;
-    while (x->bytes < r->length) {
-        BlockStatus status;
-        unsigned depth;
-        int ret = node_status_above_co(node, NULL, r->offset + x->bytes, r->length - x->bytes,
-                                       &status, &depth);
-        if (ret < 0) {
-            return x->count ? 0 : ret;
-        }
-        if (!add_extent(x, (uint32_t)status.bytes,
-                        context_flags(node, r->offset + x->bytes, context, &status, depth), max)) {
-            break;
-        }
-    }
-    return 0;
-}
-
-/* Dirty and clean runs in turn. */
-static int collect_bitmap(Request *r, const BlockBitmap *bitmap, size_t max, Extents *x)
-{
-    while (x->bytes < r->length) {
-        uint64_t at = r->offset + x->bytes, left = r->length - x->bytes, from, bytes;
-        bool any = block_bitmap_next(bitmap, at, UINT64_MAX, &from, &bytes);
-        bool dirty = any && from <= at;
-        uint64_t run = dirty ? from + bytes - at : any ? from - at : left;
-        if (!add_extent(x, (uint32_t)MIN(MAX(run, 1), left), dirty, max)) {
-            break;
-        }
-    }
-    return 0;
-}
-
-static int context_co(Request *r, unsigned context, bool last)
-{
-    size_t max = r->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : MAX_EXTENTS;
-    g_autofree uint8_t *data = g_malloc(4 + 8 * max);
-    Extents x = { .data = data };
-    int ret =
-        context >= CONTEXT_BITMAPS
-            ? collect_bitmap(r, r->client->export->bitmaps[context - CONTEXT_BITMAPS], max, &x)
-            : collect_co(r, context, max, &x);
-
-    if (ret < 0) {
-        return error_chunk_co(r, ret);
-    }
-    st32_be(data, context);
-    ret = chunk_co(r, NBD_REPLY_BLOCK_STATUS, last, data, 4 + 8 * x.count, NULL, 0);
-    return ret < 0 ? ret : 1;
-}
-
-static int status_co(Request *r)
-{
-    const bool *wanted = r->client->contexts;
-    unsigned left = 0;
-
-    for (unsigned k = 0; k < CONTEXT_COUNT; k++) {
-        left += wanted[k];
-    }
-    if (!left || !r->length) {
-        return finish_co(r, -EINVAL);
-    }
-    for (unsigned k = 0; k < CONTEXT_COUNT; k++) {
-        if (wanted[k]) {
-            int ret = context_co(r, k, --left == 0);
-            if (ret <= 0) {
-                return ret; /* an error chunk ends the reply */
-            }
-        }
-    }
-    return 0;
-}
-
 /* --- writing --- */
 
-static int zeroes_co(Request *r, BlockNode *node, unsigned fua)
+static int zeroes_co(NbdRequest *r, BlockNode *node, unsigned fua)
 {
     unsigned flags = fua | (r->flags & NBD_CMD_FLAG_NO_HOLE ? 0 : REQ_MAY_UNMAP) |
                      (r->flags & NBD_CMD_FLAG_FAST_ZERO ? REQ_NO_FALLBACK : 0);
     return node_write_zeroes_co(node, r->offset, r->length, flags);
 }
 
-static int change_co(Request *r)
+static int change_co(NbdRequest *r)
 {
     const Export *e = &r->client->export->export;
     BlockNode *node = e->node;
@@ -299,7 +173,7 @@ static int change_co(Request *r)
     }
 }
 
-static int run_co(Request *r)
+static int run_co(NbdRequest *r)
 {
     if (r->error) {
         return finish_co(r, r->error);
@@ -308,7 +182,7 @@ static int run_co(Request *r)
     case NBD_CMD_READ:
         return read_co(r);
     case NBD_CMD_BLOCK_STATUS:
-        return status_co(r);
+        return r->client->structured ? nbd_status_co(r) : finish_co(r, -EINVAL);
     case NBD_CMD_FLUSH:
         return finish_co(r, node_flush_co(r->client->export->export.node));
     case NBD_CMD_CACHE:
@@ -320,7 +194,7 @@ static int run_co(Request *r)
 
 /* --- requests --- */
 
-static void request_free(Request *r)
+static void request_free(NbdRequest *r)
 {
     free(r->data);
     g_free(r);
@@ -328,14 +202,14 @@ static void request_free(Request *r)
 
 static void request_co(void *opaque)
 {
-    Request *r = opaque;
+    NbdRequest *r = opaque;
     NbdClient *c = r->client;
 
     if (run_co(r) < 0) { /* the framing is lost, or the client gone */
         stream_shutdown(c->stream);
     }
     c->in_flight--;
-    c->bytes_in_flight -= r->data ? r->length : 0;
+    c->bytes_in_flight -= r->data ? (size_t)r->length : 0;
     request_free(r);
     co_queue_wake_all(&c->slots);
 }
@@ -351,7 +225,7 @@ static bool changes(uint16_t type)
 }
 
 /* Whether it may be done at all: 0 or -errno for the client. */
-static int check_request(const Request *r)
+static int check_request(const NbdRequest *r)
 {
     static const uint16_t allowed[] = {
         [NBD_CMD_READ] = NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_DF,
@@ -381,83 +255,127 @@ static int check_request(const Request *r)
     return 0;
 }
 
-static int wait_for_room_co(NbdClient *c, const Request *r)
+static void wait_for_room_co(NbdClient *c, const NbdRequest *r)
 {
-    size_t bytes = carries_data(r->type) && !r->error ? r->length : 0;
+    uint64_t bytes = carries_data(r->type) && !r->error ? r->length : 0;
     while (c->in_flight >= MAX_IN_FLIGHT ||
            (c->in_flight && c->bytes_in_flight + bytes > MAX_BYTES)) {
         co_queue_wait(&c->slots);
     }
-    return 0;
 }
 
-/* The data of a write that cannot be done: read to stay in step. */
-static int skip_data_co(NbdClient *c, uint32_t length)
+/* A payload that nobody wants: read to stay in step. */
+static int skip_payload_co(NbdRequest *r)
 {
     g_autofree uint8_t *scratch = g_malloc(64 * KiB);
-    while (length) {
-        uint32_t part = MIN(length, 64 * KiB);
-        int ret = stream_read_co(c->stream, scratch, part);
+    while (r->payload) {
+        uint64_t part = MIN(r->payload, 64 * KiB);
+        int ret = stream_read_co(r->client->stream, scratch, (size_t)part);
         if (ret < 0) {
             return ret;
         }
-        length -= part;
+        r->payload -= part;
     }
     return 0;
 }
 
-static int take_data_co(NbdClient *c, Request *r)
+static int take_data_co(NbdRequest *r)
 {
-    if (r->type == NBD_CMD_WRITE && r->error) {
-        return r->length > NBD_MAX_BUFFER ? -EPROTO : skip_data_co(c, r->length);
-    }
-    if (!carries_data(r->type) || r->error || !r->length) {
-        return 0;
+    if (r->error || !carries_data(r->type) || !r->length) {
+        return skip_payload_co(r);
     }
     void *data;
-    if (posix_memalign(&data, BUFFER_ALIGN, r->length)) {
+    if (posix_memalign(&data, BUFFER_ALIGN, (size_t)r->length)) {
         r->error = -ENOMEM;
-        return r->type == NBD_CMD_WRITE ? skip_data_co(c, r->length) : 0;
+        return skip_payload_co(r);
     }
     r->data = data;
-    return r->type == NBD_CMD_WRITE ? stream_read_co(c->stream, data, r->length) : 0;
+    return r->payload ? stream_read_co(r->client->stream, data, (size_t)r->payload) : 0;
 }
 
-static int read_request_co(NbdClient *c, Request *r)
+/* With extended headers the length is the payload's when a flag says so; a write must have it. */
+static int sort_out_payload_co(NbdRequest *r)
 {
-    uint8_t head[NBD_REQUEST_SIZE];
-    int ret = stream_read_co(c->stream, head, sizeof(head));
+    const NbdClient *c = r->client;
+    bool flagged = (r->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0;
+
+    memcpy(r->contexts, c->contexts, sizeof(r->contexts));
+    if (!c->extended) {
+        r->payload = r->type == NBD_CMD_WRITE ? r->length : 0;
+        return 0;
+    }
+    if (!flagged) {
+        r->error = r->type == NBD_CMD_WRITE ? -EINVAL : 0;
+        return 0;
+    }
+    r->payload = r->length;
+    if (r->payload > NBD_MAX_BUFFER) {
+        return -EPROTO;
+    }
+    if (r->type == NBD_CMD_WRITE) {
+        r->flags &= (uint16_t)~NBD_CMD_FLAG_PAYLOAD_LEN;
+        return 0;
+    }
+    r->error = -EINVAL;
+    if (r->type != NBD_CMD_BLOCK_STATUS || r->payload > NBD_STATUS_PAYLOAD_MAX) {
+        return 0;
+    }
+    uint8_t payload[NBD_STATUS_PAYLOAD_MAX];
+    int ret = stream_read_co(c->stream, payload, (size_t)r->payload);
+    if (ret == 0) {
+        nbd_status_take_payload(r, payload);
+        r->payload = 0;
+        r->flags &= (uint16_t)~NBD_CMD_FLAG_PAYLOAD_LEN;
+    }
+    return ret;
+}
+
+static int read_header_co(NbdRequest *r)
+{
+    const NbdClient *c = r->client;
+    uint8_t head[NBD_EXTENDED_SIZE];
+    int ret = stream_read_co(c->stream, head, c->extended ? NBD_EXTENDED_SIZE : NBD_REQUEST_SIZE);
 
     if (ret < 0) {
         return ret;
     }
-    if (ld32_be(head) != NBD_REQUEST_MAGIC) {
+    if (ld32_be(head) != (c->extended ? NBD_EXTENDED_MAGIC : NBD_REQUEST_MAGIC)) {
         return -EPROTO;
     }
     r->flags = ld16_be(head + 4);
     r->type = ld16_be(head + 6);
     r->cookie = ld64_be(head + 8);
     r->offset = ld64_be(head + 16);
-    r->length = ld32_be(head + 24);
-    if (r->type == NBD_CMD_DISC) {
-        return -ECONNRESET;
+    r->length = c->extended ? ld64_be(head + 24) : ld32_be(head + 24);
+    return r->type == NBD_CMD_DISC ? -ECONNRESET : 0;
+}
+
+static int read_request_co(NbdClient *c, NbdRequest *r)
+{
+    int ret = read_header_co(r);
+    ret = ret < 0 ? ret : sort_out_payload_co(r);
+    if (ret < 0) {
+        return ret;
     }
-    r->error = check_request(r);
+    r->error = r->error ? r->error : check_request(r);
+    if (r->error && r->payload > NBD_MAX_BUFFER) {
+        return -EPROTO;
+    }
     wait_for_room_co(c, r);
-    return take_data_co(c, r);
+    return take_data_co(r);
 }
 
 void nbd_serve_co(NbdClient *c)
 {
     for (;;) {
-        Request *r = g_new0(Request, 1);
+        NbdRequest *r = g_new0(NbdRequest, 1);
         r->client = c;
         if (read_request_co(c, r) < 0) {
             request_free(r);
             break;
         }
         c->in_flight++;
-        c->bytes_in_flight += r->data ? r->length : 0;
+        c->bytes_in_flight += r->data ? (size_t)r->length : 0;
         co_start(block_graph_loop(c->server->graph), request_co, r);
     }
     while (c->in_flight) {

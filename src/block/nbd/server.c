@@ -201,8 +201,10 @@ uint64_t nbd_export_size(const NbdExport *e)
     return e->export.node->size;
 }
 
-uint16_t nbd_export_flags(const NbdExport *e, const NbdServer *s, bool structured)
+uint16_t nbd_export_flags(const NbdExport *e, const NbdClient *client)
 {
+    const NbdServer *s = client->server;
+    bool contexts = false;
     unsigned flags =
         NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
     if (e->export.writable) {
@@ -214,7 +216,13 @@ uint16_t nbd_export_flags(const NbdExport *e, const NbdServer *s, bool structure
     if (s->options.max_connections != 1) {
         flags |= NBD_FLAG_CAN_MULTI_CONN;
     }
-    return (uint16_t)(flags | (structured ? NBD_FLAG_SEND_DF : 0));
+    for (unsigned k = 0; k < CONTEXT_COUNT; k++) {
+        contexts |= client->contexts[k];
+    }
+    if (client->extended && contexts) {
+        flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+    }
+    return (uint16_t)(flags | (client->structured ? NBD_FLAG_SEND_DF : 0));
 }
 
 static Error *check_text(const char *what, const char *text)

@@ -2,7 +2,7 @@
  * Driver "nbd": a disk behind an NBD server. Requests of many coroutines share one connection; when
  * it breaks a new one is made by the next request, and with reconnect-delay requests wait for it.
  *
- * Missing: several connections at once, extended headers.
+ * Missing: several connections at once.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -56,7 +56,7 @@ static bool still_fits(const NbdState *s, const NbdInfo *info)
              (NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM |
               NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO)) &&
            !(info->flags & ~s->info.flags & NBD_FLAG_READ_ONLY) &&
-           (info->has_context || !s->info.has_context);
+           (info->has_context || !s->info.has_context) && (info->extended || !s->info.extended);
 }
 
 /* With `connecting` held and nobody using the old connection. */
@@ -146,7 +146,7 @@ static int nbd_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const
     /* The size may not be a multiple of the alignment that is assumed. */
     uint64_t inside = MIN(bytes, s->info.size - MIN(offset, s->info.size));
     NbdCommand cmd = {
-        .type = NBD_CMD_READ, .offset = offset, .length = (uint32_t)inside, .vec = vec, .at = at
+        .type = NBD_CMD_READ, .offset = offset, .length = inside, .vec = vec, .at = at
     };
     int ret = inside ? command_co(node, &cmd) : 0;
     if (ret == 0 && inside < bytes) {
@@ -177,7 +177,7 @@ static int nbd_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     NbdCommand cmd = { .type = NBD_CMD_WRITE,
                        .flags = fua_flag(s, flags),
                        .offset = offset,
-                       .length = (uint32_t)bytes,
+                       .length = bytes,
                        .vec = vec,
                        .at = at };
     int ret = command_co(node, &cmd);
@@ -198,14 +198,17 @@ static int nbd_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes,
                                 (flags & REQ_MAY_UNMAP ? 0 : NBD_CMD_FLAG_NO_HOLE) |
                                 (fast ? NBD_CMD_FLAG_FAST_ZERO : 0),
                        .offset = offset,
-                       .length = (uint32_t)bytes };
+                       .length = bytes };
     int ret = command_co(node, &cmd);
     return ret < 0 ? ret : finish_fua_co(node, flags);
 }
 
-static uint32_t largest_length(const BlockNode *node)
+/* Of commands without data. */
+static uint64_t largest_length(const BlockNode *node)
 {
-    return ALIGN_DOWN((uint32_t)INT32_MAX, node->limits.request_align);
+    const NbdState *s = node->state;
+    return ALIGN_DOWN(s->info.extended ? (uint64_t)INT64_MAX : INT32_MAX,
+                      (uint64_t)node->limits.request_align);
 }
 
 static int nbd_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
@@ -215,7 +218,7 @@ static int nbd_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
         return -ENOTSUP;
     }
     while (bytes) {
-        uint32_t part = (uint32_t)MIN(bytes, largest_length(node));
+        uint64_t part = MIN(bytes, largest_length(node));
         NbdCommand cmd = { .type = NBD_CMD_TRIM, .offset = offset, .length = part };
         int ret = command_co(node, &cmd);
         if (ret < 0) {
@@ -247,7 +250,7 @@ static int nbd_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, Block
         NbdCommand cmd = { .type = NBD_CMD_BLOCK_STATUS,
                            .flags = NBD_CMD_FLAG_REQ_ONE,
                            .offset = offset,
-                           .length = (uint32_t)MIN(inside, largest_length(node)),
+                           .length = MIN(inside, largest_length(node)),
                            .extent = &extent };
         int ret = command_co(node, &cmd);
         if (ret < 0) {

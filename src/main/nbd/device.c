@@ -106,7 +106,7 @@ Error *nbd_device_attach_co(NbdProgram *p)
     nbd_server_adopt(nbd_server_of(p->graph), pair[0]);
     fcntl(pair[1], F_SETFL, O_NONBLOCK);
     IoStream *stream = stream_new(p->loop, pair[1]);
-    Error *err = nbd_negotiate_co(stream, NULL, "", NULL, &info);
+    Error *err = nbd_negotiate_co(stream, NULL, NBD_FORM_SIMPLE, "", NULL, &info);
     if (!err) {
         fcntl(pair[1], F_SETFL, 0); /* the kernel waits by itself */
         err = set_up(p, &info, pair[1]);
