@@ -51,7 +51,7 @@ def main():
             if user is None:
                 bad.append(f'src/{path}: its folder is not in layers.txt')
                 continue
-            if name.endswith('_test.c'):
+            if name.endswith('_test.c') or name.startswith('test_'):
                 continue
             with open(full, encoding='utf-8') as f:
                 for include in INCLUDE.findall(f.read()):

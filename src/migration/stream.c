@@ -6,7 +6,7 @@
 
 #include "base/endian.h"
 
-enum { HEAD = 8, SUM = 4 };
+enum { HEAD = 8, SUM = 4, NAME_MAX_BYTES = 4096 };
 
 static uint32_t sum_of(uint32_t number, const uint8_t *record, size_t length)
 {
@@ -183,14 +183,25 @@ Error *stream_get_u64(StreamReader *r, uint64_t *ret_value)
     return NULL;
 }
 
+/* What messages may show: no control characters, no half ones. */
+static bool name_is_text(const uint8_t *data, uint32_t length)
+{
+    for (uint32_t n = 0; n < length; n++) {
+        if (data[n] < ' ' || data[n] == 0x7f) {
+            return false;
+        }
+    }
+    return length <= NAME_MAX_BYTES && g_utf8_validate((const char *)data, length, NULL);
+}
+
 Error *stream_get_str(StreamReader *r, char **ret_text)
 {
     uint32_t length;
     const uint8_t *data;
     TRY(stream_get_u32(r, &length));
     TRY(stream_get(r, length, &data));
-    if (memchr(data, 0, length)) {
-        return error_new("the saved state is damaged: a name with a zero byte");
+    if (!name_is_text(data, length)) {
+        return error_new("the saved state is damaged: record %u has a name that is no text", r->number - 1);
     }
     *ret_text = g_strndup((const char *)data, length);
     return NULL;

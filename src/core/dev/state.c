@@ -137,6 +137,16 @@ static unsigned old_rows(const StateField *fields)
     return count;
 }
 
+static Error *unknown_row(const char *who, const char *name, size_t length)
+{
+    for (size_t n = 0; n < length; n++) {
+        if (!g_ascii_isprint(name[n])) {
+            return error_new("%s: the saved state is damaged: a row whose name is no text", who);
+        }
+    }
+    return error_new("%s: the saved state has '%.*s', which this version does not know", who, (int)length, name);
+}
+
 Error *state_load(const char *who, const StateField *fields, void *base, const uint8_t **data,
                   const uint8_t *end)
 {
@@ -156,8 +166,7 @@ Error *state_load(const char *who, const StateField *fields, void *base, const u
         const StateField *field = find_row(fields, name, length);
         const uint8_t *head = *data + length;
         if (!field) {
-            return error_new("%s: the saved state has '%.*s', which this version does not know", who,
-                             (int)length, name);
+            return unknown_row(who, name, length);
         }
         if (head[0] != field->kind || ld32_le(head + 1) != field->size || ld32_le(head + 5) != field->count) {
             return error_new("%s: saved '%s' has another shape", who, field->name);
