@@ -8,10 +8,10 @@ build="gcc libc6-dev binutils meson ninja-build pkg-config python3 libglib2.0-de
 run="seabios ipxe-qemu"
 demo="$run busybox-static e2fsprogs cpio linux-image-cloud-amd64 kmod"
 check="$demo qemu-utils qemu-system-x86 acpica-tools clang libclang-rt-14-dev grub-rescue-pc memtest86+ multiboot
- nbdkit libnbd-bin nbd-client cryptsetup-bin gnutls-bin openssh-server openssh-client
+ nbdkit libnbd-bin python3-libnbd nbd-client cryptsetup-bin gnutls-bin openssh-server openssh-client
  grub-invaders grub-firmware-qemu u-boot-qemu isolinux syslinux-common xorriso gdb procps xvfb xauth x11-utils xdotool imagemagick tmux"
 full="$check mmdebstrap debian-archive-keyring e2fsprogs mtools dosfstools fdisk grub-pc-bin grub-common grub-efi-amd64-bin ipxe
- nodejs openjdk-17-jre-headless python3-libnbd gcc-multilib libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients virtinst"
+ nodejs openjdk-17-jre-headless gcc-multilib libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients virtinst"
 
 wanted=
 for group in "$@"; do

@@ -1,140 +1,29 @@
 /*
- * Driver "nbd": a disk behind an NBD server. Requests of many coroutines share one connection; when
- * it breaks a new one is made by the next request, and with reconnect-delay requests wait for it.
- *
- * Missing: several connections at once.
+ * Driver "nbd": a disk behind an NBD server. The pool has the connections, and makes new ones when
+ * they break.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "block/nbd/client.h"
+#include "block/nbd/pool.h"
 
 typedef struct NbdState {
-    NbdAddress address;
-    char *export, *context;
-    TlsKeys *tls_keys; /* NULL: without TLS */
-    char *tls_hostname;
-    bool dirty_context;      /* x-dirty-bitmap: its flags mean other things */
-    int64_t reconnect_delay; /* ns */
-    NbdConnection *connection;
-    NbdInfo info;       /* of the first connection; texts not used */
-    CoMutex connecting; /* guards the change of `connection` */
-    int64_t lost_since; /* ns; 0: the connection is good */
-    int64_t next_try;   /* ns */
-    unsigned users;     /* commands under way on `connection` */
-    CoQueue idle;
+    NbdTarget target; /* its texts are the driver's own: */
+    char *export, *context, *tls_hostname;
+    TlsUse tls;
+    TlsKeys *tls_keys;  /* NULL: without TLS */
+    bool dirty_context; /* x-dirty-bitmap: its flags mean other things */
+    NbdPool *pool;
+    NbdInfo info; /* texts not used */
 } NbdState;
 
-enum { RETRY_MS = 500, MAX_DELAY = 3600 * 24 };
-
-static int64_t now_ns(const BlockNode *node)
-{
-    return clock_now(loop_clocks(block_graph_loop(node->graph)), CLOCK_REALTIME_NS);
-}
-
-/* --- the connection --- */
-
-static Error *connect_co(BlockNode *node, NbdConnection **ret_connection)
-{
-    NbdState *s = node->state;
-    Loop *loop = block_graph_loop(node->graph);
-    IoStream *stream;
-
-    TRY(nbd_connect_co(loop, &s->address, &stream));
-    TlsUse tls = { .keys = s->tls_keys, .hostname = s->tls_hostname ? s->tls_hostname : s->address.host };
-    return nbd_connection_new_co(loop, stream, s->tls_keys ? &tls : NULL, s->export,
-                                 s->context ? s->context : "base:allocation", ret_connection);
-}
-
-/* A new connection must be to the same disk. */
-static bool still_fits(const NbdState *s, const NbdInfo *info)
-{
-    return info->size == s->info.size && info->min_block <= MAX(s->info.min_block, 1) &&
-           !(s->info.flags & ~info->flags &
-             (NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM |
-              NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO)) &&
-           !(info->flags & ~s->info.flags & NBD_FLAG_READ_ONLY) &&
-           (info->has_context || !s->info.has_context) && (info->extended || !s->info.extended);
-}
-
-/* With `connecting` held and nobody using the old connection. */
-static int replace_co(BlockNode *node)
-{
-    NbdState *s = node->state;
-    NbdConnection *fresh;
-    Error *err = connect_co(node, &fresh);
-
-    if (err) {
-        error_free(err);
-        return -EIO;
-    }
-    if (!still_fits(s, nbd_connection_info(fresh))) {
-        nbd_connection_close_co(fresh);
-        return -EIO;
-    }
-    nbd_connection_close_co(s->connection);
-    s->connection = fresh;
-    s->lost_since = 0;
-    return 0;
-}
-
-/* One at a time; 0 when there is a good connection. */
-static int restore_co(BlockNode *node)
-{
-    NbdState *s = node->state;
-    int ret = 0;
-
-    co_mutex_lock(&s->connecting);
-    while (s->users) {
-        co_queue_wait(&s->idle);
-    }
-    if (nbd_connection_is_broken(s->connection)) {
-        if (!s->lost_since) {
-            s->lost_since = s->next_try = now_ns(node);
-        }
-        int64_t deadline = s->lost_since + s->reconnect_delay;
-        for (;;) {
-            int64_t wait = s->next_try - now_ns(node);
-            bool patient = now_ns(node) < deadline && !node->closing;
-            if (wait > 0 && patient) {
-                co_sleep_ns(CLOCK_REALTIME_NS, wait);
-            }
-            ret = wait > 0 && !patient ? -EIO : replace_co(node);
-            s->next_try = wait > 0 && !patient ? s->next_try : now_ns(node) + RETRY_MS * NS_PER_MS;
-            if (ret == 0 || !patient) {
-                break;
-            }
-        }
-    }
-    co_mutex_unlock(&s->connecting);
-    return ret;
-}
+enum { MAX_DELAY = 3600 * 24 };
 
 static int command_co(BlockNode *node, const NbdCommand *cmd)
 {
-    NbdState *s = node->state;
-
-    for (;;) {
-        if (nbd_connection_is_broken(s->connection)) {
-            int ret = restore_co(node);
-            if (ret < 0) {
-                return ret;
-            }
-        }
-        s->users++;
-        int ret = nbd_command_co(s->connection, cmd);
-        if (--s->users == 0) {
-            co_queue_wake_all(&s->idle);
-        }
-        if (ret != -ENOTCONN) {
-            return ret;
-        }
-        if (!s->reconnect_delay) {
-            return -EIO;
-        }
-    }
+    return nbd_pool_command_co(((NbdState *)node->state)->pool, cmd);
 }
 
 /* --- requests --- */
@@ -385,16 +274,17 @@ static Error *nbd_parse_filename(const char *filename, KeyValues *opts)
 static char *make_filename(const NbdState *s)
 {
     g_autofree char *name = g_uri_escape_string(s->export, "/", FALSE);
-    if (s->address.path) {
-        return *name ? g_strdup_printf("nbd+unix:///%s?socket=%s", name, s->address.path)
-                     : g_strdup_printf("nbd+unix://?socket=%s", s->address.path);
+    const NbdAddress *address = &s->target.address;
+    if (address->path) {
+        return *name ? g_strdup_printf("nbd+unix:///%s?socket=%s", name, address->path)
+                     : g_strdup_printf("nbd+unix://?socket=%s", address->path);
     }
-    if (s->address.fd >= 0) {
+    if (address->fd >= 0) {
         return g_strdup("");
     }
-    bool v6 = strchr(s->address.host, ':') != NULL;
-    return g_strdup_printf("nbd://%s%s%s:%s%s%s", v6 ? "[" : "", s->address.host, v6 ? "]" : "",
-                           s->address.port, *name ? "/" : "", name);
+    bool v6 = strchr(address->host, ':') != NULL;
+    return g_strdup_printf("nbd://%s%s%s:%s%s%s", v6 ? "[" : "", address->host, v6 ? "]" : "",
+                           address->port, *name ? "/" : "", name);
 }
 
 /* --- opening --- */
@@ -435,62 +325,63 @@ static Error *take_address(KeyValues *opts, NbdAddress *ret_address)
     return nbd_address_take(server, ret_address);
 }
 
+static Error *take_tls(BlockNode *node, KeyValues *opts)
+{
+    NbdState *s = node->state;
+    g_autofree char *creds = keyvalues_take(opts, "tls-creds");
+
+    s->tls_hostname = keyvalues_take(opts, "tls-hostname");
+    if (!creds) {
+        return s->tls_hostname ? error_new("tls-hostname needs tls-creds") : NULL;
+    }
+    TRY(tls_keys_get(block_graph_objects(node->graph), creds, false, &s->tls_keys));
+    s->tls = (TlsUse) { .keys = s->tls_keys,
+                        .hostname = s->tls_hostname ? s->tls_hostname : s->target.address.host };
+    s->target.tls = &s->tls;
+    return NULL;
+}
+
 static Error *take_options(BlockNode *node, KeyValues *opts, int64_t *ret_open_timeout)
 {
     NbdState *s = node->state;
-    uint64_t reconnect, timeout;
+    uint64_t reconnect, timeout, connections;
 
-    TRY(take_address(opts, &s->address));
+    TRY(take_address(opts, &s->target.address));
     s->export = keyvalues_take(opts, "export");
     s->export = s->export ? s->export : g_strdup("");
     s->context = keyvalues_take(opts, "x-dirty-bitmap");
     s->dirty_context = s->context != NULL;
-    g_autofree char *creds = keyvalues_take(opts, "tls-creds");
-    s->tls_hostname = keyvalues_take(opts, "tls-hostname");
-    if (creds) {
-        TRY(tls_keys_get(block_graph_objects(node->graph), creds, false, &s->tls_keys));
-    } else if (s->tls_hostname) {
-        return error_new("tls-hostname needs tls-creds");
-    }
+    TRY(take_tls(node, opts));
     TRY(block_take_num(opts, "reconnect-delay", 0, &reconnect));
     TRY(block_take_num(opts, "open-timeout", 0, &timeout));
+    TRY(block_take_num(opts, "multi-conn", 1, &connections));
     if (reconnect > MAX_DELAY || timeout > MAX_DELAY) {
         return error_new("reconnect-delay and open-timeout may be %d seconds at most", MAX_DELAY);
     }
-    s->reconnect_delay = (int64_t)reconnect * NS_PER_SEC;
+    if (connections > NBD_POOL_MAX) {
+        return error_new("multi-conn may be %d at most", NBD_POOL_MAX);
+    }
+    s->target.export = s->export;
+    s->target.context = s->context;
+    s->target.connections = (unsigned)connections;
+    s->target.reconnect_delay = (int64_t)reconnect * NS_PER_SEC;
+    s->target.closing = &node->closing;
     *ret_open_timeout = (int64_t)timeout * NS_PER_SEC;
     return NULL;
-}
-
-static Error *first_connection_co(BlockNode *node, int64_t timeout)
-{
-    NbdState *s = node->state;
-    int64_t deadline = now_ns(node) + timeout;
-
-    for (;;) {
-        Error *err = connect_co(node, &s->connection);
-        if (!err || now_ns(node) >= deadline) {
-            return err;
-        }
-        error_free(err);
-        co_sleep_ns(CLOCK_REALTIME_NS, RETRY_MS * NS_PER_MS);
-    }
 }
 
 static Error *use_info(BlockNode *node)
 {
     NbdState *s = node->state;
-    const NbdInfo *info = nbd_connection_info(s->connection);
+    const NbdInfo *info = &s->info;
 
+    s->info = *nbd_pool_info(s->pool);
     if (!node->read_only && (info->flags & NBD_FLAG_READ_ONLY)) {
         return error_new("request on write denied without write permission");
     }
     if (s->dirty_context && !info->has_context) {
         return error_new("requested x-dirty-bitmap %s not found", s->context);
     }
-    s->info = *info;
-    s->info.name = s->info.description = NULL;
-    s->info.contexts = NULL;
     node->size = info->size;
     node->limits.request_align = info->min_block                  ? info->min_block
                                  : IS_ALIGNED(info->size, 512ull) ? 512
@@ -502,10 +393,11 @@ static Error *use_info(BlockNode *node)
     return NULL;
 }
 
-static void state_clear_co(NbdState *s)
+static void nbd_close_co(BlockNode *node)
 {
-    nbd_connection_close_co(s->connection);
-    nbd_address_clear(&s->address);
+    NbdState *s = node->state;
+    nbd_pool_close_co(s->pool);
+    nbd_address_clear(&s->target.address);
     g_free(s->export);
     g_free(s->context);
     g_free(s->tls_hostname);
@@ -517,27 +409,20 @@ static Error *nbd_open_co(BlockNode *node, KeyValues *opts)
     NbdState *s = node->state;
     int64_t timeout;
 
-    s->address.fd = -1;
-    co_mutex_init(&s->connecting);
-    co_queue_init(&s->idle);
+    s->target.address.fd = -1;
     Error *err = take_options(node, opts, &timeout);
     if (!err) {
-        err = first_connection_co(node, timeout);
+        err = nbd_pool_open_co(block_graph_loop(node->graph), &s->target, timeout, &s->pool);
     }
     if (!err) {
         err = use_info(node);
     }
     if (err) {
-        state_clear_co(s);
+        nbd_close_co(node);
         return err;
     }
     node->filename = make_filename(s);
     return NULL;
-}
-
-static void nbd_close_co(BlockNode *node)
-{
-    state_clear_co(node->state);
 }
 
 static uint64_t nbd_allocated_size(BlockNode *node)
@@ -557,6 +442,8 @@ static const BlockOption nbd_options[] = {
     { "reconnect-delay", OPT_NUM,
       "Seconds for which requests wait for a broken connection (default: 0)" },
     { "open-timeout", OPT_NUM, "Seconds for which opening tries to connect (default: 0)" },
+    { "multi-conn", OPT_NUM,
+      "Connections at most, where the server lets clients share (default: 1)" },
     { 0 },
 };
 
