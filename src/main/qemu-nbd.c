@@ -172,6 +172,7 @@ static Error *make_export(NbdProgram *p)
         TRY(tls_keys_get(block_graph_objects(p->graph), p->tls_creds, true, &keys));
     }
     NbdServerOptions options = { .max_connections = p->shared,
+                                 .handshake_seconds = p->handshake_seconds,
                                  .tls_keys = keys,
                                  .tls_authz = p->tls_authz,
                                  .client_gone = client_gone,
@@ -191,8 +192,10 @@ static Error *make_export(NbdProgram *p)
     if (p->description) {
         keyvalues_set(opts, "description", p->description);
     }
-    if (p->bitmap) {
-        keyvalues_set(opts, "bitmaps.0", p->bitmap);
+    for (guint i = 0; i < p->bitmaps->len; i++) {
+        g_autofree char *key = g_strdup_printf("bitmaps.%u", i);
+        /* the last one comes first, as clients are used to */
+        keyvalues_set(opts, key, g_ptr_array_index(p->bitmaps, p->bitmaps->len - 1 - i));
     }
     return export_add(p->graph, opts, &export);
 }
@@ -367,7 +370,8 @@ static int run(NbdProgram *p)
 
 int main(int argc, char **argv)
 {
-    NbdProgram p = { .open_opts = keyvalues_new(), .objects = g_ptr_array_new(), .device_fd = -1 };
+    NbdProgram p = { .open_opts = keyvalues_new(), .objects = g_ptr_array_new(),
+                     .bitmaps = g_ptr_array_new(), .device_fd = -1 };
 
     error_set_program("qemu-nbd");
     int result = nbd_parse_options(&p, argc, argv);
@@ -376,5 +380,6 @@ int main(int argc, char **argv)
     }
     keyvalues_free(p.open_opts);
     g_ptr_array_unref(p.objects);
+    g_ptr_array_unref(p.bitmaps);
     return result;
 }

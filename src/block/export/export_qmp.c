@@ -31,7 +31,8 @@ static Error *take_address(const Value *addr, NbdAddress *ret_address)
 
 Error *qmp_nbd_server_start(QmpContext *ctx, const QmpNbdServerStartArgs *args, Value **ret)
 {
-    NbdServerOptions options = { .max_connections = (unsigned)args->max_connections };
+    NbdServerOptions options = { .max_connections = (unsigned)args->max_connections,
+                                 .handshake_seconds = NBD_HANDSHAKE_SECONDS };
     NbdAddress address;
     NbdServer *server;
     int fd = -1;

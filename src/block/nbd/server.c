@@ -13,8 +13,6 @@
 #include "block/nbd/server_priv.h"
 #include "block/node_priv.h"
 
-enum { HANDSHAKE_SECONDS = 10 };
-
 typedef struct Listener {
     NbdServer *server;
     int fd;
@@ -86,8 +84,10 @@ void nbd_server_adopt(NbdServer *s, int fd)
     co_mutex_init(&client->sending);
     co_queue_init(&client->slots);
     timer_init(&client->handshake_limit, loop, CLOCK_REALTIME_NS, handshake_too_slow, client);
-    timer_set(&client->handshake_limit,
-              clock_now(loop_clocks(loop), CLOCK_REALTIME_NS) + HANDSHAKE_SECONDS * NS_PER_SEC);
+    if (s->options.handshake_seconds) {
+        timer_set(&client->handshake_limit, clock_now(loop_clocks(loop), CLOCK_REALTIME_NS) +
+                                                s->options.handshake_seconds * NS_PER_SEC);
+    }
     list_append(&s->clients, &client->in_server);
     s->client_count++;
     update_listeners(s);

@@ -12,8 +12,11 @@
 
 typedef struct NbdServer NbdServer;
 
+enum { NBD_HANDSHAKE_SECONDS = 10 }; /* usually */
+
 typedef struct NbdServerOptions {
-    unsigned max_connections; /* 0: no limit */
+    unsigned max_connections;   /* 0: no limit */
+    unsigned handshake_seconds; /* for a client to choose an export; 0: no limit */
     /* Clients must use TLS; NULL: they cannot. The server takes a reference, and copies the ID. */
     TlsKeys *tls_keys;
     const char *tls_authz; /* who may come in; NULL: all that TLS accepts */

@@ -13,7 +13,9 @@ typedef struct NbdProgram {
     uint64_t offset;
     bool image_opts, read_only, overlay, direct, no_flush, writethrough;
     /* how */
-    const char *name, *description, *bitmap;
+    const char *name, *description;
+    GPtrArray *bitmaps; /* const char *: names */
+    unsigned handshake_seconds; /* 0: no limit */
     const char *tls_creds, *tls_authz, *tls_hostname;
     bool allocation_depth;
     const char *bind, *port, *socket, *device, *disconnect, *pid_file;

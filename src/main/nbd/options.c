@@ -21,6 +21,8 @@ static const char usage[] =
     "  -k, --socket=PATH         unix socket to listen on\n"
     "  -e, --shared=NUM          how many clients at once (default 1, 0: any number)\n"
     "  -t, --persistent          stay when the last client has gone\n"
+    "  --handshake-limit=N       seconds for a client to choose an export (default 10,\n"
+    "                            0: no limit)\n"
     "  -v, --verbose             keep messages on the terminal\n"
     "  -x, --export-name=NAME    name of the export (default: empty)\n"
     "  -D, --description=TEXT    description of the export\n"
@@ -28,7 +30,7 @@ static const char usage[] =
     "Part of the image, and what is told of it:\n"
     "  -o, --offset=OFFSET       where in the image the export begins\n"
     "  -A, --allocation-depth    tell in which layer data lie\n"
-    "  -B, --bitmap=NAME         tell what a dirty bitmap holds\n"
+    "  -B, --bitmap=NAME         tell what a dirty bitmap holds (may be repeated)\n"
     "\n"
     "General:\n"
     "  -L, --list                list the exports of another server\n"
@@ -68,7 +70,8 @@ enum {
     LONG_IMAGE_OPTS,
     LONG_FORK,
     LONG_PID_FILE,
-    LONG_SELINUX
+    LONG_SELINUX,
+    LONG_HANDSHAKE
 };
 
 static const struct option longs[] = {
@@ -94,6 +97,7 @@ static const struct option longs[] = {
     { "fork", no_argument, NULL, LONG_FORK },
     { "pid-file", required_argument, NULL, LONG_PID_FILE },
     { "selinux-label", required_argument, NULL, LONG_SELINUX },
+    { "handshake-limit", required_argument, NULL, LONG_HANDSHAKE },
     { "connect", required_argument, NULL, 'c' },
     { "disconnect", no_argument, NULL, 'd' },
     { "format", required_argument, NULL, 'f' },
@@ -160,6 +164,11 @@ static Error *set_numbers(NbdProgram *p, int letter, const char *value)
         p->shared = (unsigned)number;
         return valid && number <= INT32_MAX ? NULL
                                             : error_new("Invalid shared device number '%s'", value);
+    case LONG_HANDSHAKE:
+        p->handshake_seconds = (unsigned)number;
+        return valid && number <= INT32_MAX
+                   ? NULL
+                   : error_new("--handshake-limit expects seconds, not '%s'", value);
     case 'p':
         p->port = value;
         return valid && number >= 1 && number <= 65535
@@ -192,7 +201,7 @@ static Error *set_text(NbdProgram *p, int letter, const char *value)
         p->description = value;
         return NULL;
     case 'B':
-        p->bitmap = value;
+        g_ptr_array_add(p->bitmaps, (void *)value);
         return NULL;
     case 'c':
         p->device = value;
@@ -255,6 +264,7 @@ static Error *set_option(NbdProgram *p, int letter, const char *value)
     case 'e':
     case 'p':
     case 'o':
+    case LONG_HANDSHAKE:
         return set_numbers(p, letter, value);
     case LONG_OBJECT:
         g_ptr_array_add(p->objects, (void *)value);
@@ -293,7 +303,7 @@ static Error *check_list(const NbdProgram *p, int arg_count)
     if (arg_count) {
         return error_new("List mode is incompatible with a file name");
     }
-    if (p->name || p->description || p->bitmap || p->read_only || p->overlay || p->persistent ||
+    if (p->name || p->description || p->bitmaps->len || p->read_only || p->overlay || p->persistent ||
         p->device || p->disconnect || p->allocation_depth || p->shared != 1) {
         return error_new("List mode is incompatible with per-device settings");
     }
@@ -328,6 +338,7 @@ int nbd_parse_options(NbdProgram *p, int argc, char **argv)
     int letter;
 
     p->shared = 1;
+    p->handshake_seconds = NBD_HANDSHAKE_SECONDS;
     while ((letter = getopt_long(argc, argv, "hVb:o:p:rsnc:dvk:e:f:tl:x:T:D:AB:L", longs, NULL)) !=
            -1) {
         if (letter == '?') {
