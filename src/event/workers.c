@@ -144,8 +144,8 @@ void loop_submit_blocking(Loop *loop, int (*fn)(void *opaque),
         work_schedule(&job->finished);
         return;
     }
-    pthread_cond_signal(&pool->queued);
     pthread_mutex_unlock(&pool->lock);
+    pthread_cond_signal(&pool->queued); /* not before: who wakes up would find the lock taken */
 }
 
 void workers_free(WorkerPool *pool)

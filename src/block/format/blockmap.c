@@ -8,6 +8,8 @@
 
 #include "block/crypt/crypt.h"
 
+enum { MAX_JOINED = 16 << 20 }; /* bytes of blocks that lie together and are moved at once */
+
 typedef struct Adding {
     uint64_t index;
     CoQueue waiters;
@@ -37,17 +39,20 @@ static Piece first_piece(const BlockMap *map, uint64_t offset, uint64_t bytes)
     return (Piece) { offset / map->block_size, in, (size_t)MIN(bytes, map->block_size - in) };
 }
 
+static Adding *is_being_added(BlockMap *map, uint64_t index)
+{
+    LIST_FOREACH (a, &map->adding, Adding, in_map) {
+        if (a->index == index) {
+            return a;
+        }
+    }
+    return NULL;
+}
+
 static void wait_for_adding_co(BlockMap *map, uint64_t index)
 {
-    for (bool waited = true; waited;) {
-        waited = false;
-        LIST_FOREACH (a, &map->adding, Adding, in_map) {
-            if (a->index == index) {
-                co_queue_wait(&a->waiters);
-                waited = true;
-                break;
-            }
-        }
+    for (Adding *a; (a = is_being_added(map, index));) {
+        co_queue_wait(&a->waiters);
     }
 }
 
@@ -122,24 +127,71 @@ static int read_packed_co(BlockMap *map, BlockNode *node, const Piece *piece,
     return ret;
 }
 
-static int read_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockVec *vec,
-                         size_t at)
+/* What a request moves: a part of it goes with each piece. */
+typedef struct Transfer {
+    const BlockVec *vec;
+    size_t at;
+    unsigned flags;
+} Transfer;
+/* `left`: bytes of the request from the piece on, for who can do more at once. Sets piece->bytes to what was done. */
+typedef int PieceFn(BlockMap *map, BlockNode *node, Piece *piece, uint64_t left, const Transfer *t);
+
+static int for_pieces_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes, Transfer t, PieceFn *fn)
+{
+    while (bytes) {
+        Piece piece = first_piece(map, offset, bytes);
+        int ret = fn(map, node, &piece, bytes, &t);
+        if (ret < 0) {
+            return ret;
+        }
+        offset += piece.bytes;
+        bytes -= piece.bytes;
+        t.at += piece.bytes;
+    }
+    return 0;
+}
+
+static bool continues(const BlockPlace *a, const BlockPlace *b, uint64_t distance)
+{
+    return a->kind == b->kind && a->file == b->file &&
+           (a->kind != PLACE_DATA || a->offset + distance == b->offset) && a->kind != PLACE_PACKED;
+}
+
+/* Blocks that lie one behind the other, or are all nowhere, make one longer piece. */
+static int join_co(BlockMap *map, BlockNode *node, Piece *piece, uint64_t left, const BlockPlace *place)
+{
+    uint64_t end = MIN(left, MAX_JOINED), index = piece->index;
+    while (place->kind != PLACE_PACKED && piece->bytes < end && !is_being_added(map, ++index)) {
+        BlockPlace next = { 0 };
+        int ret = map->find_co(node, index, &next);
+        if (ret < 0) {
+            return ret;
+        }
+        if (!continues(place, &next, (index - piece->index) * map->block_size)) {
+            break;
+        }
+        piece->bytes = (size_t)MIN(left, piece->bytes + map->block_size);
+    }
+    return 0;
+}
+
+static int read_piece_co(BlockMap *map, BlockNode *node, Piece *piece, uint64_t left, const Transfer *t)
 {
     BlockPlace place;
     int ret = find_co(map, node, piece->index, &place);
+    ret = ret < 0 ? ret : join_co(map, node, piece, left, &place);
     if (ret < 0) {
         return ret;
     }
     switch (place.kind) {
     case PLACE_DATA:
-        return read_data_co(map, node, piece, &place, vec, at);
+        return read_data_co(map, node, piece, &place, t->vec, t->at);
     case PLACE_PACKED:
-        return read_packed_co(map, node, piece, &place, vec, at);
+        return read_packed_co(map, node, piece, &place, t->vec, t->at);
     case PLACE_NONE:
-        return read_backing_co(node, piece->index * map->block_size + piece->in, piece->bytes, vec,
-                               at);
+        return read_backing_co(node, piece->index * map->block_size + piece->in, piece->bytes, t->vec, t->at);
     default:
-        block_vec_zero(vec, at, piece->bytes);
+        block_vec_zero(t->vec, t->at, piece->bytes);
         return 0;
     }
 }
@@ -147,17 +199,7 @@ static int read_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, con
 int blockmap_preadv_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
                        const BlockVec *vec, size_t at)
 {
-    while (bytes) {
-        Piece piece = first_piece(map, offset, bytes);
-        int ret = read_piece_co(map, node, &piece, vec, at);
-        if (ret < 0) {
-            return ret;
-        }
-        offset += piece.bytes;
-        bytes -= piece.bytes;
-        at += piece.bytes;
-    }
-    return 0;
+    return for_pieces_co(map, node, offset, bytes, (Transfer) { vec, at, 0 }, read_piece_co);
 }
 
 /* --- writing --- */
@@ -223,8 +265,7 @@ static int write_new_co(BlockMap *map, BlockNode *node, const Piece *piece, cons
     return ret < 0 ? ret : map->link_co(node, piece->index, &place);
 }
 
-static int write_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, const BlockVec *vec,
-                          size_t at)
+static int write_piece_co(BlockMap *map, BlockNode *node, Piece *piece, uint64_t left, const Transfer *t)
 {
     BlockPlace place;
     int ret = find_co(map, node, piece->index, &place);
@@ -232,7 +273,8 @@ static int write_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, co
         return ret;
     }
     if (place.kind == PLACE_DATA) {
-        return write_data_co(map, node, piece, &place, vec, at);
+        ret = join_co(map, node, piece, left, &place);
+        return ret < 0 ? ret : write_data_co(map, node, piece, &place, t->vec, t->at);
     }
     /* find_co() may have waited: nothing does from here to the entry in the list. */
     wait_for_adding_co(map, piece->index);
@@ -241,9 +283,9 @@ static int write_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, co
     list_append(&map->adding, &adding.in_map);
     ret = map->find_co(node, piece->index, &place);
     if (ret == 0 && place.kind == PLACE_DATA) { /* somebody was faster */
-        ret = write_data_co(map, node, piece, &place, vec, at);
+        ret = write_data_co(map, node, piece, &place, t->vec, t->at);
     } else if (ret == 0) {
-        ret = write_new_co(map, node, piece, &place, vec, at);
+        ret = write_new_co(map, node, piece, &place, t->vec, t->at);
     }
     list_remove(&adding.in_map);
     co_queue_wake_all(&adding.waiters);
@@ -253,20 +295,10 @@ static int write_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, co
 int blockmap_pwritev_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
                         const BlockVec *vec, size_t at)
 {
-    while (bytes) {
-        Piece piece = first_piece(map, offset, bytes);
-        int ret = write_piece_co(map, node, &piece, vec, at);
-        if (ret < 0) {
-            return ret;
-        }
-        offset += piece.bytes;
-        bytes -= piece.bytes;
-        at += piece.bytes;
-    }
-    return 0;
+    return for_pieces_co(map, node, offset, bytes, (Transfer) { vec, at, 0 }, write_piece_co);
 }
 
-static int zero_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, unsigned flags)
+static int zero_piece_co(BlockMap *map, BlockNode *node, Piece *piece, uint64_t left, const Transfer *t)
 {
     BlockPlace place;
     int ret = find_co(map, node, piece->index, &place);
@@ -275,29 +307,20 @@ static int zero_piece_co(BlockMap *map, BlockNode *node, const Piece *piece, uns
     }
     uint64_t end = MIN((piece->index + 1) * map->block_size, node->size);
     bool whole = piece->in == 0 && piece->index * map->block_size + piece->bytes == end;
-    if (whole && map->zero_co && (place.kind == PLACE_NONE || (flags & REQ_MAY_UNMAP))) {
+    if (whole && map->zero_co && (place.kind == PLACE_NONE || (t->flags & REQ_MAY_UNMAP))) {
         return map->zero_co(node, piece->index);
     }
     if (place.kind != PLACE_DATA || map->crypt) {
         return -ENOTSUP;
     }
     return node_write_zeroes_co(place_file(node, &place), place.offset + piece->in, piece->bytes,
-                                flags & ~(unsigned)REQ_FUA);
+                                t->flags & ~(unsigned)REQ_FUA);
 }
 
 int blockmap_write_zeroes_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
                              unsigned flags)
 {
-    while (bytes) {
-        Piece piece = first_piece(map, offset, bytes);
-        int ret = zero_piece_co(map, node, &piece, flags);
-        if (ret < 0) {
-            return ret;
-        }
-        offset += piece.bytes;
-        bytes -= piece.bytes;
-    }
-    return 0;
+    return for_pieces_co(map, node, offset, bytes, (Transfer) { .flags = flags }, zero_piece_co);
 }
 
 /* --- status --- */
@@ -314,12 +337,6 @@ static int skip_co(BlockMap *map, BlockNode *node, uint64_t index, const BlockPl
                   : 0;
     *ret_count = MAX(*ret_count, 1);
     return ret;
-}
-
-static bool continues(const BlockPlace *a, const BlockPlace *b, uint64_t distance)
-{
-    return a->kind == b->kind && a->file == b->file &&
-           (a->kind != PLACE_DATA || a->offset + distance == b->offset) && a->kind != PLACE_PACKED;
 }
 
 int blockmap_status_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,

@@ -31,7 +31,10 @@ typedef struct FileState {
 
 /* --- data --- */
 
-enum { IOV_PART = 64 };
+enum {
+    IOV_PART = 64,
+    READ_IN_PLACE = 128 * KiB, /* copying more takes longer than a thread's help, and the loop would stand still meanwhile */
+};
 
 typedef struct FileCall {
     int fd;
@@ -111,7 +114,7 @@ static int file_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
         call.offset = offset;
         call.iov_count =
             (int)block_vec_slice(vec, at, (size_t)MIN(bytes, 1 << 30), call.iov, IOV_PART, &part);
-        int ret = read_cached(s, &call);
+        int ret = part <= READ_IN_PLACE ? read_cached(s, &call) : -EAGAIN;
         if (ret == -EAGAIN) {
             ret = rw_co(s, &call, false);
         }

@@ -6,7 +6,7 @@
 
 #include "main/img/img.h"
 
-enum { PIECE = 2 << 20 };
+enum { PIECE = 1 << 20 };
 
 /* Whether the range of the chain reads as zeroes for sure; how far that, or the opposite, goes. */
 static int zero_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, bool *ret_zero,
@@ -70,6 +70,36 @@ static int io_failed(int ret, const char *filename, uint64_t offset)
     return 4;
 }
 
+/* The second side, read while the first one is. */
+typedef struct SideRead {
+    BlockNode *node;
+    uint64_t offset, bytes;
+    char *buffer;
+    int result;
+    bool done;
+    CoQueue ended;
+} SideRead;
+
+static void side_read_co(void *opaque)
+{
+    SideRead *side = opaque;
+    side->result = node_pread_co(side->node, side->offset, side->bytes, side->buffer);
+    side->done = true;
+    co_queue_wake_all(&side->ended);
+}
+
+static void read_both_co(BlockNode *nodes[2], uint64_t offset, uint64_t bytes, char *buffers[2], int ret_results[2])
+{
+    SideRead side = { .node = nodes[1], .offset = offset, .bytes = bytes, .buffer = buffers[1] };
+    co_queue_init(&side.ended);
+    co_start(co_loop(), side_read_co, &side);
+    ret_results[0] = node_pread_co(nodes[0], offset, bytes, buffers[0]);
+    while (!side.done) {
+        co_queue_wait(&side.ended);
+    }
+    ret_results[1] = side.result;
+}
+
 static int compare_range_co(Compare *c, BlockNode *a, BlockNode *b, uint64_t end, char *buffers[2])
 {
     for (uint64_t at = 0; at < end;) {
@@ -91,10 +121,11 @@ static int compare_range_co(Compare *c, BlockNode *a, BlockNode *b, uint64_t end
         }
         if (!(zero[0] && zero[1])) {
             bytes = MIN(bytes, PIECE);
+            int results[2];
+            read_both_co(nodes, at, bytes, buffers, results);
             for (int i = 0; i < 2; i++) {
-                int ret = node_pread_co(nodes[i], at, bytes, buffers[i]);
-                if (ret < 0) {
-                    return io_failed(ret, c->o.args[i], at);
+                if (results[i] < 0) {
+                    return io_failed(results[i], c->o.args[i], at);
                 }
             }
             uint64_t same = first_difference(buffers[0], buffers[1], bytes);
