@@ -193,6 +193,7 @@ struct BlockDriver {
     /* The "file" child is open. Takes its options out of opts. On failure close is not called. */
     Error *(*open_co)(BlockNode *node, KeyValues *opts);
     void (*close_co)(BlockNode *node); /* flushes what it has */
+    void (*yank)(BlockNode *node);     /* breaks connections to the outside; also while it opens, not from a coroutine */
     /* Makes an image; options as in create_options, with `size`. `file` is an open protocol node or
      * NULL for protocols. */
     Error *(*create_co)(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts);

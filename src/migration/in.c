@@ -210,6 +210,13 @@ Error *migration_in_start(Migration *migration, const char *uri)
     return err;
 }
 
+void migration_in_yank(Migration *migration)
+{
+    if (migration->in && migration->in->channel) {
+        channel_cancel(migration->in->channel);
+    }
+}
+
 void migration_in_free(Migration *migration)
 {
     MigrationIn *in = migration->in;

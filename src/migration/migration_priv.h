@@ -84,11 +84,14 @@ void migration_tls_clear(MigrationTls *tls);
 /* out.c */
 Error *migration_out_start(Migration *migration, const char *uri) MUST_USE;
 void migration_out_cancel(Migration *migration);
+/* It fails, as when the other side were gone. */
+void migration_out_yank(Migration *migration);
 Error *migration_out_continue(Migration *migration) MUST_USE;
 void migration_out_free(Migration *migration); /* waits for the thread */
 /* in.c */
 Error *migration_in_start(Migration *migration, const char *uri) MUST_USE;
 void migration_in_free(Migration *migration);
+void migration_in_yank(Migration *migration);
 
 /* main_call.c: what the thread of a migration has the main loop do, with the machine lock held, and waits for. */
 typedef struct MainCall {

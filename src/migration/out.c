@@ -429,6 +429,13 @@ void migration_out_cancel(Migration *migration)
     channel_cancel(out->channel);
 }
 
+void migration_out_yank(Migration *migration)
+{
+    if (migration->out) {
+        channel_cancel(migration->out->channel);
+    }
+}
+
 Error *migration_out_continue(Migration *migration)
 {
     MigrationOut *out = migration->out;

@@ -9,14 +9,23 @@
 /* Events that a guest could send without limit: one a second goes out, the last one is not lost. */
 typedef struct Throttle {
     Monitors *set;
-    char *event;
+    char *key; /* of set->throttled */
     Timer timer;
     Value *pending; /* the whole message */
 } Throttle;
 
-static const char *const throttled_events[] = { "RTC_CHANGE",     "WATCHDOG",       "BALLOON_CHANGE",
-                                                "QUORUM_FAILURE", "VSERPORT_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE",
-                                                NULL };
+/* source: the member of the data that says who sent it; each has a limit of its own. */
+static const struct {
+    const char *event, *source;
+} throttled_events[] = {
+    { "RTC_CHANGE", NULL },
+    { "WATCHDOG", NULL },
+    { "BALLOON_CHANGE", NULL },
+    { "QUORUM_FAILURE", NULL },
+    { "QUORUM_REPORT_BAD", "node-name" },
+    { "VSERPORT_CHANGE", "id" },
+    { "MEMORY_DEVICE_SIZE_CHANGE", "qom-path" },
+};
 
 Monitors *monitors_of(Machine *machine)
 {
@@ -28,7 +37,7 @@ static void throttle_free(gpointer data)
     Throttle *throttle = data;
     timer_fini(&throttle->timer);
     value_free(throttle->pending);
-    g_free(throttle->event);
+    g_free(throttle->key);
     g_free(throttle);
 }
 
@@ -212,32 +221,44 @@ static void throttle_over(void *opaque)
 {
     Throttle *throttle = opaque;
 
-    if (throttle->pending) {
-        g_autoptr(Value) message = g_steal_pointer(&throttle->pending);
-        broadcast(throttle->set, message);
-        arm(throttle);
+    if (!throttle->pending) {
+        g_hash_table_remove(throttle->set->throttled, throttle->key);
+        return;
     }
+    g_autoptr(Value) message = g_steal_pointer(&throttle->pending);
+    broadcast(throttle->set, message);
+    arm(throttle);
 }
 
-/* True: the message was kept for later. */
-static bool hold_back(Monitors *set, const char *event, Value *message)
+/* NULL: no limit. Otherwise the caller frees it. */
+static char *throttle_key(const char *event, const Value *data)
 {
-    if (!g_strv_contains(throttled_events, event)) {
-        return false;
+    for (size_t n = 0; n < G_N_ELEMENTS(throttled_events); n++) {
+        if (!strcmp(throttled_events[n].event, event)) {
+            const char *member = throttled_events[n].source;
+            const Value *source = member && data ? value_find(data, member) : NULL;
+            return g_strconcat(event, source ? ":" : NULL, source ? value_get_str(source) : NULL, NULL);
+        }
     }
-    Throttle *throttle = g_hash_table_lookup(set->throttled, event);
-    if (!throttle) {
-        throttle = g_new0(Throttle, 1);
-        throttle->set = set;
-        throttle->event = g_strdup(event);
-        timer_init(&throttle->timer, set->machine->loop, CLOCK_REALTIME_NS, throttle_over, throttle);
-        g_hash_table_insert(set->throttled, throttle->event, throttle);
-    }
-    if (timer_armed(&throttle->timer)) {
+    return NULL;
+}
+
+/* True: the message was kept for later. Takes key. */
+static bool hold_back(Monitors *set, char *key, Value *message)
+{
+    Throttle *throttle = g_hash_table_lookup(set->throttled, key);
+
+    if (throttle) {
+        g_free(key);
         value_free(throttle->pending);
         throttle->pending = message;
         return true;
     }
+    throttle = g_new0(Throttle, 1);
+    throttle->set = set;
+    throttle->key = key;
+    timer_init(&throttle->timer, set->machine->loop, CLOCK_REALTIME_NS, throttle_over, throttle);
+    g_hash_table_insert(set->throttled, key, throttle);
     arm(throttle);
     return false;
 }
@@ -250,8 +271,9 @@ void monitor_emit(Machine *machine, const char *event, Value *data)
         value_free(data);
         return;
     }
+    char *key = throttle_key(event, data);
     Value *message = event_message(event, in_order(event, data));
-    if (!hold_back(set, event, message)) {
+    if (!key || !hold_back(set, key, message)) {
         broadcast(set, message);
         value_free(message);
     }

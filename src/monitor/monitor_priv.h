@@ -12,7 +12,7 @@ typedef struct Monitors {
     Machine *machine;
     MachineNotifier notifier;
     List list; /* Monitor */
-    GHashTable *throttled; /* event name -> Throttle */
+    GHashTable *throttled; /* event and who sent it -> Throttle */
     bool daemon;           /* qemu-storage-daemon: its commands only */
     char format, size;     /* of x and print, kept from one command to the next */
 } Monitors;
@@ -25,7 +25,8 @@ struct Monitor {
     ListNode node;
     /* QMP */
     JsonStream *json;
-    bool feeding;      /* a command runs: what comes meanwhile, the end too, waits */
+    GQueue requests;   /* what came and was not carried out yet */
+    bool dispatching;  /* a command runs: what comes meanwhile, the end too, waits */
     bool close_waits, open_waits;
     bool negotiated, oob;
     /* HMP */

@@ -1,5 +1,6 @@
 /*
- * A QMP session: greeting, capabilities negotiation, one response a command in order, events between.
+ * A QMP session: greeting, capabilities negotiation, one response a command in order, events between. A client that enabled "oob"
+ * is read on while a command runs: what it sends by exec-oob is carried out at once, other commands queue.
  */
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +11,8 @@
 
 /* Above this much unread output no more commands are read. */
 #define OUTPUT_HIGH (1u << 20)
+/* With so many commands that wait, no more is read. */
+#define QUEUE_HIGH 8
 
 static const QmpCommand *command_find(const char *name)
 {
@@ -132,15 +135,28 @@ static MUST_USE Error *run_request(Monitor *monitor, const Value *request, Value
     return monitor_run_qmp(&ctx, command, value_find(request, "arguments"), ret_value);
 }
 
-static void on_json(void *opaque, Value *request, Error *err)
+/* What a client sent: a value, or why there is none. */
+typedef struct Request {
+    Value *value;
+    Error *err;
+} Request;
+
+static void request_free(gpointer data)
 {
-    Monitor *monitor = opaque;
-    g_autoptr(Value) owned G_GNUC_UNUSED = request;
-    const Value *id = request && value_kind(request) == VALUE_DICT ? value_find(request, "id") : NULL;
+    Request *request = data;
+    value_free(request->value);
+    error_free(request->err);
+    g_free(request);
+}
+
+static void answer(Monitor *monitor, Request *request)
+{
+    const Value *id = request->value && value_kind(request->value) == VALUE_DICT ? value_find(request->value, "id") : NULL;
     Value *result = NULL;
+    Error *err = g_steal_pointer(&request->err);
 
     if (!err) {
-        err = run_request(monitor, request, &result);
+        err = run_request(monitor, request->value, &result);
     }
     if (err) {
         value_free(result);
@@ -155,10 +171,31 @@ static void on_json(void *opaque, Value *request, Error *err)
     qmp_send(monitor, message);
 }
 
+static bool jumps_queue(const Monitor *monitor, const Value *value)
+{
+    return monitor->oob && value && value_kind(value) == VALUE_DICT && value_find(value, "exec-oob");
+}
+
+static void on_json(void *opaque, Value *value, Error *err)
+{
+    Monitor *monitor = opaque;
+    Request *request = g_new0(Request, 1);
+
+    *request = (Request){ value, err };
+    if (jumps_queue(monitor, value)) {
+        answer(monitor, request);
+        request_free(request);
+    } else {
+        g_queue_push_tail(&monitor->requests, request);
+    }
+}
+
 static size_t qmp_can_receive(void *opaque)
 {
     const Monitor *monitor = opaque;
-    return !monitor->feeding && char_pending(&monitor->front) < OUTPUT_HIGH ? 4096 : 0;
+    bool waits = monitor->dispatching && (!monitor->oob || monitor->requests.length >= QUEUE_HIGH);
+
+    return !waits && char_pending(&monitor->front) < OUTPUT_HIGH ? 4096 : 0;
 }
 
 static void session_begin(Monitor *monitor);
@@ -169,9 +206,18 @@ static void session_end(Monitor *monitor);
 static void qmp_receive(void *opaque, const uint8_t *buf, size_t length)
 {
     Monitor *monitor = opaque;
-    monitor->feeding = true;
+    Request *request;
+
     json_stream_feed(monitor->json, (const char *)buf, length);
-    monitor->feeding = false;
+    if (monitor->dispatching) {
+        return;
+    }
+    monitor->dispatching = true;
+    while ((request = g_queue_pop_head(&monitor->requests))) {
+        answer(monitor, request);
+        request_free(request);
+    }
+    monitor->dispatching = false;
     if (monitor->close_waits) {
         session_end(monitor);
     }
@@ -214,8 +260,8 @@ static void send_greeting(Monitor *monitor)
 
 static void session_begin(Monitor *monitor)
 {
-    monitor->open_waits = monitor->feeding;
-    if (!monitor->feeding) {
+    monitor->open_waits = monitor->dispatching;
+    if (!monitor->dispatching) {
         monitor->negotiated = monitor->oob = false;
         send_greeting(monitor);
     }
@@ -223,9 +269,9 @@ static void session_begin(Monitor *monitor)
 
 static void session_end(Monitor *monitor)
 {
-    monitor->close_waits = monitor->feeding;
+    monitor->close_waits = monitor->dispatching;
     monitor->open_waits = false;
-    if (!monitor->feeding) {
+    if (!monitor->dispatching) {
         monitor->negotiated = false;
         json_stream_free(monitor->json);
         monitor->json = json_stream_new(on_json, monitor);
@@ -250,12 +296,14 @@ const CharFrontOps qmp_front_ops = {
 void qmp_monitor_open(Monitor *monitor)
 {
     monitor->json = json_stream_new(on_json, monitor);
+    g_queue_init(&monitor->requests);
     char_set_echo(&monitor->front, true);
 }
 
 void qmp_monitor_close(Monitor *monitor)
 {
     g_clear_pointer(&monitor->json, json_stream_free);
+    g_queue_clear_full(&monitor->requests, request_free);
 }
 
 /* --- handlers about the protocol --- */

@@ -116,6 +116,47 @@ def test_negotiation():
              ('CommandNotFound', 'Capabilities negotiation is already complete, command ignored'))
 
 
+def test_out_of_band():
+    """A command that hangs on a silent server is freed by one that overtakes it; other commands keep their order."""
+    with tempfile.TemporaryDirectory() as tmp, Qmp(*NONE, negotiate=False) as q, socket.socket(socket.AF_UNIX) as silent:
+        path = os.path.join(tmp, 'nbd')
+        silent.bind(path)
+        silent.listen(1)
+        q.run('qmp_capabilities', enable=['oob'])
+        same(q.run('query-yank'), [])
+        server = {'type': 'unix', 'path': path}
+        q.send(json.dumps({'execute': 'blockdev-add', 'id': 'add', 'arguments': {
+            'driver': 'nbd', 'node-name': 'n', 'server': server}}))
+        peer = silent.accept()[0]
+        q.send('{"execute": "query-name", "id": "after"}')
+        q.send('{"exec-oob": "query-name", "id": "not"}')
+        same(q.answer(), {'id': 'not', 'error': {'class': 'GenericError', 'desc': 'The command query-name does not support OOB'}})
+        q.send('{"exec-oob": "query-yank", "id": "list"}')
+        same(q.answer(), {'id': 'list', 'return': [{'type': 'block-node', 'node-name': 'n'}]})
+        q.send('{"exec-oob": "yank", "id": 1, "arguments": {"instances": [{"type": "block-node", "node-name": "x"}]}}')
+        same(q.answer()['error']['class'], 'DeviceNotFound')
+        q.send('{"exec-oob": "yank", "id": 2, "arguments": {"instances": [{"type": "block-node", "node-name": "n"}]}}')
+        replies = [q.answer() for _ in range(3)]
+        same(sorted((str(r['id']), 'error' in r) for r in replies), [('2', False), ('add', True), ('after', False)])
+        order = [r['id'] for r in replies]
+        assert order.index('add') < order.index('after'), order
+        peer.close()
+        same(q.run('query-yank'), [])
+
+
+def test_yank_chardev():
+    with tempfile.TemporaryDirectory() as tmp, socket.socket(socket.AF_UNIX) as server:
+        path = os.path.join(tmp, 'chr')
+        server.bind(path)
+        server.listen(1)
+        with Qmp(*NONE, '-chardev', f'socket,id=c,path={path}') as q:
+            peer = server.accept()[0]
+            same(q.run('query-yank'), [{'type': 'chardev', 'id': 'c'}])
+            q.run('yank', instances=[{'type': 'chardev', 'id': 'c'}])
+            same(peer.recv(1), b'')
+            peer.close()
+
+
 def test_protocol_errors():
     with Qmp(*NONE) as q:
         def raw(text):

@@ -357,6 +357,11 @@ bool nbd_connection_is_broken(const NbdConnection *c)
     return c->broken;
 }
 
+void nbd_connection_yank(NbdConnection *c)
+{
+    stream_shutdown(c->stream); /* the reader finds it closed and ends the commands */
+}
+
 void nbd_connection_close_co(NbdConnection *c)
 {
     if (!c) {

@@ -36,6 +36,8 @@ Error *nbd_connection_new_co(Loop *loop, IoStream *stream, const TlsUse *tls, co
 /* Says goodbye and waits for the reader. */
 void nbd_connection_close_co(NbdConnection *connection); /* accepts NULL */
 const NbdInfo *nbd_connection_info(const NbdConnection *connection);
+/* It fails, with all commands under way; not only from coroutines. */
+void nbd_connection_yank(NbdConnection *connection);
 bool nbd_connection_is_broken(const NbdConnection *connection);
 /* Lists the exports of a server: NbdInfo *, freed with the array. Takes the stream. */
 Error *nbd_list_co(IoStream *stream, const TlsUse *tls, GPtrArray **ret_infos) MUST_USE;

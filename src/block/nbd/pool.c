@@ -290,8 +290,10 @@ Error *nbd_pool_open_co(Loop *loop, const NbdTarget *target, int64_t open_timeou
 
     pool->loop = loop;
     pool->target = *target;
+    *ret_pool = pool; /* for nbd_pool_yank() */
     Error *err = first_connection_co(pool, open_timeout, &first);
     if (err) {
+        *ret_pool = NULL;
         g_free(pool);
         return err;
     }
@@ -301,8 +303,17 @@ Error *nbd_pool_open_co(Loop *loop, const NbdTarget *target, int64_t open_timeou
     pool->info.name = pool->info.description = NULL;
     pool->info.contexts = NULL;
     add_lane(pool, first);
-    *ret_pool = pool;
     return NULL;
+}
+
+void nbd_pool_yank(NbdPool *pool)
+{
+    if (pool->handshaking) {
+        stream_shutdown(pool->handshaking);
+    }
+    for (unsigned n = 0; n < pool->lane_count; n++) {
+        nbd_connection_yank(pool->lanes[n]->connection);
+    }
 }
 
 void nbd_pool_close_co(NbdPool *pool)

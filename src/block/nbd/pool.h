@@ -24,9 +24,11 @@ typedef struct NbdTarget {
 
 typedef struct NbdPool NbdPool;
 
-/* open_timeout: ns for which failing attempts are repeated. */
+/* open_timeout: ns for which failing attempts are repeated. *ret_pool is set from the beginning, for nbd_pool_yank() only. */
 Error *nbd_pool_open_co(Loop *loop, const NbdTarget *target, int64_t open_timeout,
                         NbdPool **ret_pool) MUST_USE;
+/* Breaks all connections, also one that is being made; not only from coroutines. */
+void nbd_pool_yank(NbdPool *pool);
 void nbd_pool_close_co(NbdPool *pool); /* accepts NULL; no command is under way */
 /* Of the first connection; later ones are to the same export or are not used. */
 const NbdInfo *nbd_pool_info(const NbdPool *pool);

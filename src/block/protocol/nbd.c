@@ -425,6 +425,15 @@ static Error *nbd_open_co(BlockNode *node, KeyValues *opts)
     return NULL;
 }
 
+static void nbd_yank(BlockNode *node)
+{
+    NbdState *s = node->state;
+
+    if (s->pool) {
+        nbd_pool_yank(s->pool);
+    }
+}
+
 static uint64_t nbd_allocated_size(BlockNode *node)
 {
     return UINT64_MAX;
@@ -455,4 +464,4 @@ BLOCK_DRIVER(nbd, .name = "nbd", .desc = "Network block device", .state_size = s
              .preadv_co = nbd_preadv_co, .pwritev_co = nbd_pwritev_co,
              .write_zeroes_co = nbd_write_zeroes_co, .discard_co = nbd_discard_co,
              .flush_co = nbd_flush_co, .status_co = nbd_status_co, .truncate_co = nbd_truncate_co,
-             .allocated_size = nbd_allocated_size, .write_flags = REQ_FUA, .zero_flags = REQ_FUA);
+             .allocated_size = nbd_allocated_size, .yank = nbd_yank, .write_flags = REQ_FUA, .zero_flags = REQ_FUA);
