@@ -162,7 +162,7 @@ typedef struct BlockLimits {
     uint32_t memory_align;  /* of buffers; 1: any */
     uint32_t max_transfer;  /* bytes, 0: no limit */
     uint32_t zeroes_align;  /* below it write_zeroes falls back; 0: request_align */
-    uint32_t discard_align; /* smaller discards are dropped; 0: request_align */
+    uint32_t discard_align; /* requests are cut there; smaller ones are dropped, but filters pass them on; 0: request_align */
     uint64_t max_zeroes;    /* bytes a call, 0: no limit */
     uint64_t max_discard;   /* likewise */
     uint32_t cluster_size;  /* for info and copying; 0: none */
@@ -203,6 +203,7 @@ struct BlockDriver {
     int (*pwritev_co)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                       size_t at, unsigned flags);
     int (*write_zeroes_co)(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
+    bool zeroes_parts; /* is asked about parts of limits.zeroes_align too, and may say -ENOTSUP */
     int (*discard_co)(BlockNode *node, uint64_t offset, uint64_t bytes);
     int (*flush_co)(BlockNode *node);      /* data and metadata to stable storage */
     int (*write_back_co)(BlockNode *node); /* caches to the child, no barrier needed; may be NULL */

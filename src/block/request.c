@@ -373,6 +373,23 @@ int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void 
     return node_pwritev_co(node, offset, bytes, &vec, 0, flags);
 }
 
+static int zeroes_cut_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
+
+/* Zeroes are stored as such; without a backing node there is nothing else. */
+static int populate_part_co(BlockNode *node, uint64_t offset, uint64_t bytes, char *buffer)
+{
+    BLOCK_VEC_BUFFER(vec, buffer, (size_t)bytes);
+    int ret = node->backing ? node_preadv_co(node->backing->node, offset, bytes, &vec, 0) : 0;
+    if (ret < 0) {
+        return ret;
+    }
+    node_debug_event_co(node, BLOCK_EVENT_COR_WRITE);
+    if (!node->backing || block_vec_is_zero(&vec, 0, (size_t)bytes)) {
+        return zeroes_cut_co(node, offset, bytes, 0);
+    }
+    return write_aligned_co(node, offset, bytes, &vec, 0, 0);
+}
+
 /* What the backing node shows through becomes the node's own. */
 int node_populate_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
@@ -385,7 +402,7 @@ int node_populate_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     uint64_t unit = MAX(node->limits.cluster_size, node->limits.request_align);
     uint64_t from = offset - offset % unit, end = MIN(node->size, (offset + bytes + unit - 1) / unit * unit);
     int ret = check_writable(node, from, end - from);
-    if (ret < 0 || !node->backing) {
+    if (ret < 0) {
         return ret;
     }
     char *buffer = buffer_new(node, BOUNCE_MAX);
@@ -396,12 +413,7 @@ int node_populate_co(BlockNode *node, uint64_t offset, uint64_t bytes)
         ret = node->driver->status_co(node, at, MIN(end - at, BOUNCE_MAX), &status);
         uint64_t part = MIN(MIN(status.bytes, end - at), BOUNCE_MAX);
         if (ret >= 0 && !(status.flags & STATUS_ALLOCATED)) {
-            BLOCK_VEC_BUFFER(vec, buffer, (size_t)part);
-            ret = node_preadv_co(node->backing->node, at, part, &vec, 0);
-            if (ret >= 0) {
-                node_debug_event_co(node, BLOCK_EVENT_COR_WRITE);
-                ret = write_aligned_co(node, at, part, &vec, 0, 0);
-            }
+            ret = populate_part_co(node, at, part, buffer);
         }
         at += part;
     }
@@ -441,7 +453,7 @@ static int write_zero_bytes_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 static int zeroes_part_co(BlockNode *node, uint64_t offset, uint64_t bytes, bool whole,
                           unsigned flags)
 {
-    if (whole && node->driver->write_zeroes_co) {
+    if ((whole || node->driver->zeroes_parts) && node->driver->write_zeroes_co) {
         unsigned passed =
             flags & ((unsigned)node->driver->zero_flags | REQ_MAY_UNMAP | REQ_NO_FALLBACK);
         if (!node->unmap) {
@@ -505,6 +517,32 @@ int node_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsig
     return ret < 0 ? ret : finish_fua_co(node, flags, node->driver->zero_flags);
 }
 
+/* Whole units of the driver's discards, and what is before and behind them: below a filter that may be whole units again. */
+static int discard_cut_co(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    uint64_t align = MAX(node->limits.discard_align, node->limits.request_align);
+    uint64_t max = node->limits.max_discard ? MAX(node->limits.max_discard / align * align, align) : UINT64_MAX;
+
+    while (bytes) {
+        uint64_t misaligned = offset % align, part;
+        bool whole = !misaligned && (bytes >= align || offset + bytes == node->size);
+        if (misaligned) {
+            part = MIN(bytes, align - misaligned);
+        } else {
+            part = MIN(bytes >= align ? bytes - bytes % align : bytes, max);
+        }
+        if (whole || node->driver->filter) {
+            int ret = node->driver->discard_co(node, offset, part);
+            if (ret < 0 && ret != -ENOTSUP) {
+                return ret;
+            }
+        }
+        offset += part;
+        bytes -= part;
+    }
+    return 0;
+}
+
 int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     NodeRequest req;
@@ -516,22 +554,17 @@ int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (!node->unmap || !node->driver->discard_co) {
         return 0;
     }
-    uint64_t align = MAX(node->limits.discard_align, node->limits.request_align);
-    uint64_t end = MIN(offset + bytes, node->size);
-    uint64_t from = (offset + align - 1) / align * align;
-    uint64_t to = end == node->size ? end : end - end % align;
+    uint64_t end = MIN(offset + bytes, node->size), unit = node->limits.request_align;
+    uint64_t from = (offset + unit - 1) / unit * unit, to = end == node->size ? end : end - end % unit;
     if (from >= to) {
         return 0;
     }
     announce_write_co(node, from, to - from);
     request_begin(&req, node, from, to - from, true, serialise_unit(node));
-    for (uint64_t max = node->limits.max_discard ? node->limits.max_discard : UINT64_MAX, at = from;
-         at < to && ret >= 0; at += MIN(to - at, max)) {
-        ret = node->driver->discard_co(node, at, MIN(to - at, max));
-    }
+    ret = discard_cut_co(node, from, to - from);
     node->write_generation++;
     request_wrote(&req, from, to - from);
-    return ret == -ENOTSUP ? 0 : ret;
+    return ret;
 }
 
 /* --- flush --- */

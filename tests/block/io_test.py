@@ -50,6 +50,13 @@ CASES = [
     (["-s", "-f", "qcow2"], ["write -P 9 0 1k", "read -P 9 0 1k"]),
     (["-f", "qcow2"], ["read -P 0 0 1k", "open x", "close", "length", "open -r -o driver=qcow2 a.img", "length", "write 0 1",
                        "close", "close"]),
+    # Zeroes are the image's own also where nothing is below, and parts of clusters that read as zeroes need no data.
+    (["-f", "qcow2"], ["write -z 64k 64k", "write -z 200k 2k", "map", "write -P 1 256k 1k", "write -z 300k 1k", "map",
+                       "write -P 2 512k 192k", "write -z 576k 64k", "write -P 3 512k 192k", "map", "write -z -u 600k 70k",
+                       "map", "read -P 0 600k 70k", "read -P 3 512k 88k"]),
+    (["-f", "qcow2"], ["close", "open -d unmap -o driver=blkdebug,image.driver=qcow2,image.file.filename=a.img,align=512,"
+                       "opt-discard=96k,max-discard=96k", "write -P 1 0 512k", "discard 1000 400k", "close",
+                       "open -o driver=qcow2 a.img", "read -P 0 64k 320k", "read -P 1 0 64k", "read -P 1 384k 64k"]),
     (["-n", "-m", "-f", "raw"], ["write -P 7 0 1k", "read -P 7 0 1k", "write -P 3 4096 4096", "read -P 3 4096 4096"]),
     (["-t", "writeback", "-d", "unmap", "-f", "raw"], ["write -P 7 0 64k", "discard 0 64k", "read -P 0 0 64k"]),
 ]

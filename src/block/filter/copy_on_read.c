@@ -81,7 +81,7 @@ static int cor_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const
     int ret = 0;
     if (bottom && bottom->backing && !image->read_only) {
         ret = populate_above_co(node, bottom->backing->node, offset, bytes);
-    } else if ((image->backing || image->driver->filter) && !image->read_only) {
+    } else if ((image->driver->supports_backing || image->driver->filter) && !image->read_only) {
         ret = node_populate_co(image, offset, bytes);
     }
     return ret < 0 ? ret : filter_preadv_co(node, offset, bytes, vec, at);

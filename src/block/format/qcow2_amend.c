@@ -28,6 +28,16 @@ void qcow2_forget_refcount_structure(const Qcow2 *q, uint32_t *refs, uint64_t co
     }
 }
 
+/* The cluster behind the last one of the structure that the header names. */
+static uint64_t structure_end(const Qcow2 *q)
+{
+    uint64_t end = q->reftable_offset + (uint64_t)q->reftable_size * 8;
+    for (uint32_t i = 0; i < q->reftable_size; i++) {
+        end = MAX(end, q->reftable[i] + (q->reftable[i] ? q->cluster_size : 0));
+    }
+    return qcow2_clusters(q, end);
+}
+
 /* What the new structure counts, and where it lies itself: [first, end). */
 typedef struct NewCounts {
     const uint32_t *refs;
@@ -82,6 +92,7 @@ int qcow2_replace_refcounts_co(Qcow2 *q, const uint32_t *refs, uint64_t count, u
     while (n.first > 1 && !refs[n.first - 1]) {
         n.first--;
     }
+    n.first = MAX(n.first, MIN(structure_end(q), count)); /* the old one is valid until the header says otherwise */
     for (;;) {
         uint64_t need = (n.first + blocks + table + per_block - 1) / per_block;
         uint64_t need_table = (need * 8 + q->cluster_size - 1) >> q->cluster_bits;

@@ -1,9 +1,9 @@
 /*
  * qcow2 check and repair: every reference is counted anew and compared with the refcounts.
  *
- * Repair: counts that are too high go down in place. If any is too low, the whole refcount
- * structure is written anew behind the last used cluster, since the old one cannot be trusted to
- * find free space. Entries that point nowhere sensible are reported and left.
+ * Repair: wrong counts are put right in place. If a cluster in use is said to be free, the whole
+ * refcount structure is written anew behind the last used cluster, since the old one cannot be
+ * trusted to find free space. Entries that point nowhere sensible are reported and left.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -20,9 +20,9 @@ typedef struct Checker {
     BlockCheck *out;
     uint32_t *refs; /* references found, by host cluster */
     uint64_t count; /* clusters of the file */
-    bool rebuild, flags_wrong;
+    bool rebuild; /* the refcount structure cannot be put right where it is */
     uint64_t low_counts, high_counts; /* how many clusters have a count that is wrong */
-    uint64_t wrong_flags;
+    uint64_t wrong_flags, bad_blocks;
     uint64_t next_expected; /* where the next cluster of a table lies when nothing is fragmented */
 } Checker;
 
@@ -62,18 +62,15 @@ static void refer(Checker *c, uint64_t offset, uint64_t bytes)
 
 /* --- the trees --- */
 
-static void check_copied(Checker *c, const char *what, uint64_t offset, uint64_t entry)
+/* What it says is said after the counts: see walk_flags_co(). */
+static void check_copied(Checker *c, uint64_t offset, uint64_t entry)
 {
     uint64_t count = 0;
     if (qcow2_get_refcount_co(c->q, offset >> c->q->cluster_bits, &count) < 0) {
         c->out->check_errors++;
         return;
     }
-    if ((count == 1) != ((entry & ENTRY_COPIED) != 0)) {
-        say(c, "ERROR OFLAG_COPIED %s: entry=%" PRIx64 " refcount=%" PRIu64, what, entry, count);
-        c->wrong_flags++;
-        c->out->corruptions++;
-    }
+    c->wrong_flags += (count == 1) != ((entry & ENTRY_COPIED) != 0);
 }
 
 static void check_data_entry(Checker *c, uint64_t entry, bool active)
@@ -118,7 +115,7 @@ static void check_data_entry(Checker *c, uint64_t entry, bool active)
             c->out->fragmented_clusters++;
         }
         c->next_expected = host + q->cluster_size;
-        check_copied(c, "data cluster", host, entry);
+        check_copied(c, host, entry);
     }
     refer(c, host, q->cluster_size);
 }
@@ -154,7 +151,7 @@ static void check_tree(Checker *c, const uint64_t *l1, uint32_t entries, bool ac
         }
         refer(c, l2, q->cluster_size);
         if (active) {
-            check_copied(c, "L2 cluster", l2, l1[i]);
+            check_copied(c, l2, l1[i]);
         }
         if (l2 >> q->cluster_bits < c->count) {
             check_l2(c, l2, active, buffer);
@@ -237,14 +234,14 @@ static void check_refcount_blocks(Checker *c)
             say(c, "ERROR refcount block %u is %s", i,
                 qcow2_in_cluster(q, offset) ? "not cluster aligned; refcount table entry corrupted"
                                             : "outside image");
-            c->out->corruptions++;
+            c->bad_blocks++;
             c->rebuild = true;
             continue;
         }
         refer(c, offset, q->cluster_size);
         if (c->refs[offset >> q->cluster_bits] != 1) {
             say(c, "ERROR refcount block %u refcount=%u", i, c->refs[offset >> q->cluster_bits]);
-            c->out->corruptions++;
+            c->bad_blocks++;
             c->rebuild = true;
         }
     }
@@ -269,6 +266,7 @@ static void compare_cluster(Checker *c, uint64_t cluster, uint64_t count)
         return;
     }
     *(count < refs ? &c->low_counts : &c->high_counts) += 1;
+    c->rebuild |= !count;
     say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
         count < refs ? "ERROR" : "Leaked", cluster, count, refs);
 }
@@ -300,7 +298,27 @@ static void compare(Checker *c)
 
 /* --- repair --- */
 
-static int lower_counts_co(Checker *c)
+static int correct_block_co(Checker *c, Qcow2Table *block, uint64_t first, uint64_t entries, bool raise)
+{
+    Qcow2 *q = c->q;
+    for (uint64_t e = 0; e < entries; e++) {
+        uint64_t cluster = first + e, refs = cluster < c->count ? c->refs[cluster] : 0;
+        uint64_t count = qcow2_refcount_read(q, block->data, e);
+        if (raise ? count >= refs : count <= refs) {
+            continue;
+        }
+        if (refs > qcow2_max_refcount(q)) {
+            return -EOVERFLOW;
+        }
+        say(c, "Repairing cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, cluster, count, refs);
+        qcow2_refcount_write(q, block->data, e, refs);
+        qcow2_cache_dirty(&q->refcount_cache, block);
+    }
+    return 0;
+}
+
+/* In place; what is raised is on the disk before anything is lowered. */
+static int correct_counts_co(Checker *c, bool raise)
 {
     Qcow2 *q = c->q;
     uint64_t per_block = q->cluster_size * 8 >> q->refcount_order;
@@ -312,85 +330,146 @@ static int lower_counts_co(Checker *c)
             continue;
         }
         ret = qcow2_cache_get_co(&q->refcount_cache, q->reftable[b], &block);
-        for (uint64_t e = 0; e < per_block && ret >= 0; e++) {
-            uint64_t cluster = b * per_block + e, refs = cluster < c->count ? c->refs[cluster] : 0;
-            if (qcow2_refcount_read(q, block->data, e) > refs) {
-                qcow2_refcount_write(q, block->data, e, refs);
-                qcow2_cache_dirty(&q->refcount_cache, block);
-            }
+        if (ret >= 0) {
+            ret = correct_block_co(c, block, b * per_block, per_block, raise);
         }
     }
     q->free_hint = 0;
     return ret >= 0 ? qcow2_write_back_locked_co(q) : ret;
 }
 
-static int rebuild_co(Checker *c)
+/* Where a cluster of the old structure lies, unless something else is there. */
+static void say_given_back(Checker *c, uint64_t offset)
 {
-    qcow2_forget_refcount_structure(c->q, c->refs, c->count);
-    return qcow2_replace_refcounts_co(c->q, c->refs, c->count, c->q->refcount_order);
+    uint64_t cluster = offset >> c->q->cluster_bits;
+    if (!qcow2_in_cluster(c->q, offset) && cluster < c->count && !c->refs[cluster]) {
+        say(c, "Repairing cluster %" PRIu64 " refcount=1 reference=0", cluster);
+    }
 }
 
-static int fix_flags_in_table_co(Checker *c, uint64_t l2)
+static int rebuild_co(Checker *c)
 {
     Qcow2 *q = c->q;
-    Qcow2Table *table;
-    int ret = qcow2_cache_get_co(&q->l2_cache, l2, &table);
-    for (uint64_t e = 0; e < q->l2_entries && ret >= 0; e++) {
-        uint64_t entry = qcow2_l2_entry(q, table, e), host = entry & ENTRY_OFFSET, count;
-        if ((entry & ENTRY_COMPRESSED) || !host || qcow2_in_cluster(q, host) || qcow2_external(q)) {
-            continue;
-        }
-        ret = qcow2_get_refcount_co(q, host >> q->cluster_bits, &count);
-        uint64_t right = count == 1 ? entry | ENTRY_COPIED : entry & ~ENTRY_COPIED;
-        if (ret >= 0 && right != entry) {
-            qcow2_l2_set(q, table, e, right, qcow2_l2_bitmap(q, table, e));
+    g_autofree uint64_t *old = g_memdup2(q->reftable, q->reftable_size * sizeof(*old));
+    uint64_t table = q->reftable_offset, entries = q->reftable_size;
+
+    say(c, "Rebuilding refcount structure");
+    qcow2_forget_refcount_structure(q, c->refs, c->count);
+    int ret = qcow2_replace_refcounts_co(q, c->refs, c->count, q->refcount_order);
+    for (uint64_t i = 0; ret >= 0 && i < qcow2_clusters(q, entries * 8); i++) {
+        say_given_back(c, table + (i << q->cluster_bits));
+    }
+    for (uint64_t i = 0; ret >= 0 && i < entries; i++) {
+        if (old[i]) {
+            say_given_back(c, old[i]);
         }
     }
     return ret;
 }
 
-static int fix_flags_co(Checker *c)
+/* Whether the entry's flag agrees with the count; *entry becomes right. */
+static int flag_agrees_co(Checker *c, uint64_t *entry, uint64_t *ret_count)
+{
+    int ret = qcow2_get_refcount_co(c->q, (*entry & ENTRY_OFFSET) >> c->q->cluster_bits, ret_count);
+    uint64_t right = *ret_count == 1 ? *entry | ENTRY_COPIED : *entry & ~ENTRY_COPIED;
+    if (ret < 0 || right == *entry) {
+        return ret < 0 ? ret : 1;
+    }
+    *entry = right;
+    return 0;
+}
+
+static int walk_flags_in_table_co(Checker *c, uint64_t l2, bool fix)
+{
+    Qcow2 *q = c->q;
+    Qcow2Table *table;
+    int ret = qcow2_cache_get_co(&q->l2_cache, l2, &table);
+    for (uint64_t e = 0; e < q->l2_entries && ret >= 0; e++) {
+        uint64_t entry = qcow2_l2_entry(q, table, e), was = entry, host = entry & ENTRY_OFFSET, count;
+        if ((entry & ENTRY_COMPRESSED) || !host || qcow2_in_cluster(q, host) || qcow2_external(q)) {
+            continue;
+        }
+        ret = flag_agrees_co(c, &entry, &count);
+        if (ret == 0) {
+            say(c, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64, fix ? "Repairing" : "ERROR",
+                was, count);
+            c->wrong_flags++;
+            if (fix) {
+                qcow2_l2_set(q, table, e, entry, qcow2_l2_bitmap(q, table, e));
+            }
+        }
+    }
+    return ret;
+}
+
+/* Says which flags are wrong, now that the counts are what they will be. */
+static int walk_flags_co(Checker *c, bool fix)
 {
     Qcow2 *q = c->q;
     int ret = 0;
+
+    c->wrong_flags = 0;
     for (uint32_t i = 0; i < q->l1_size && ret >= 0; i++) {
-        uint64_t l2 = q->l1[i] & ENTRY_OFFSET, count;
+        uint64_t entry = q->l1[i], l2 = entry & ENTRY_OFFSET, count;
         if (!l2 || qcow2_in_cluster(q, l2) || l2 >> q->cluster_bits >= c->count) {
             continue;
         }
-        ret = qcow2_get_refcount_co(q, l2 >> q->cluster_bits, &count);
-        uint64_t right = count == 1 ? q->l1[i] | ENTRY_COPIED : q->l1[i] & ~ENTRY_COPIED;
-        if (ret >= 0 && right != q->l1[i]) {
-            qcow2_l1_set(q, i, right);
+        ret = flag_agrees_co(c, &entry, &count);
+        if (ret == 0) {
+            say(c, "%s OFLAG_COPIED L2 cluster: l1_index=%u l1_entry=%" PRIx64 " refcount=%" PRIu64,
+                fix ? "Repairing" : "ERROR", i, q->l1[i], count);
+            c->wrong_flags++;
+            if (fix) {
+                qcow2_l1_set(q, i, entry);
+            }
         }
         if (ret >= 0) {
-            ret = fix_flags_in_table_co(c, l2);
+            ret = walk_flags_in_table_co(c, l2, fix);
         }
     }
-    return ret >= 0 ? qcow2_settle_co(q) : ret;
+    return ret >= 0 && fix ? qcow2_settle_co(q) : ret;
 }
 
-static int repair_co(Checker *c, unsigned fix)
+static int repair_counts_co(Checker *c, unsigned fix)
 {
     BlockCheck *out = c->out;
     bool low = c->low_counts || c->rebuild;
     int ret = 0;
 
-    c->q->broken = false;
-    if (low && (fix & CHECK_FIX_ERRORS)) {
+    if ((fix & CHECK_FIX_ERRORS) && c->rebuild) {
         ret = rebuild_co(c);
+    } else if ((fix & CHECK_FIX_ERRORS) && low) {
+        ret = correct_counts_co(c, true);
         if (ret >= 0) {
-            out->corruptions_fixed += c->low_counts;
-            out->leaks_fixed += c->high_counts;
+            ret = node_flush_co(c->q->file);
+        }
+        if (ret >= 0) {
+            ret = correct_counts_co(c, false);
         }
     } else if (c->high_counts && !low && (fix & CHECK_FIX_LEAKS)) {
-        ret = lower_counts_co(c);
-        out->leaks_fixed += ret >= 0 ? c->high_counts : 0;
+        ret = correct_counts_co(c, false);
+    } else {
+        return 0;
     }
-    if (ret >= 0 && (fix & CHECK_FIX_ERRORS)) {
-        ret = fix_flags_co(c);
-        out->corruptions_fixed += ret >= 0 ? c->wrong_flags : 0;
+    if (ret >= 0) {
+        out->corruptions_fixed += c->low_counts + c->bad_blocks;
+        out->leaks_fixed += c->high_counts;
     }
+    return ret;
+}
+
+/* After the counts, which the flags follow. */
+static int check_flags_co(Checker *c, unsigned fix)
+{
+    BlockCheck *out = c->out;
+    bool repair = (fix & CHECK_FIX_ERRORS) || (fix && !out->corruptions);
+    if (out->check_errors || (!c->wrong_flags && !out->corruptions_fixed && !out->leaks_fixed)) {
+        out->corruptions += c->wrong_flags;
+        return 0;
+    }
+    int ret = walk_flags_co(c, repair);
+    out->corruptions += c->wrong_flags;
+    out->corruptions_fixed += ret >= 0 && repair ? c->wrong_flags : 0;
     return ret;
 }
 
@@ -430,10 +509,14 @@ static Error *check_locked_co(Checker *c, unsigned fix)
     check_crypt_header(c);
     check_refcount_blocks(c);
     compare(c);
-    out->corruptions += c->low_counts;
+    out->corruptions += c->low_counts + c->bad_blocks;
     out->leaks += c->high_counts;
     if (ret >= 0 && fix && !out->check_errors) {
-        ret = repair_co(c, fix);
+        q->broken = false;
+        ret = repair_counts_co(c, fix);
+    }
+    if (ret >= 0) {
+        ret = check_flags_co(c, fix);
     }
     if (ret >= 0 && fix && !out->check_errors && out->corruptions == out->corruptions_fixed) {
         ret = mark_clean_co(q);

@@ -395,6 +395,11 @@ int qcow2_write_header_u64_co(Qcow2 *q, unsigned field, uint64_t value)
     return ret < 0 ? ret : node_flush_co(q->file);
 }
 
+static void say_repaired(void *opaque, const char *text)
+{
+    log_printf("%s\n", text);
+}
+
 /* What an image must be before it is written to. */
 static Error *prepare_writing_co(Qcow2 *q, bool repair)
 {
@@ -411,7 +416,7 @@ static Error *prepare_writing_co(Qcow2 *q, bool repair)
         }
     }
     if ((q->incompatible & INCOMPAT_DIRTY) && !repair) {
-        BlockCheck check = { 0 };
+        BlockCheck check = { .message = say_repaired };
         TRY(qcow2_check_co(q->node, &check, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS));
         if (check.check_errors || check.corruptions > check.corruptions_fixed) {
             return error_new("Could not repair dirty image");
@@ -890,7 +895,7 @@ BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
              .state_size = sizeof(Qcow2), .supports_backing = true, .repairs = true, .options = qcow2_options,
              .create_options = qcow2_create_options, .amend_options = qcow2_amend_options, .probe = qcow2_probe, .open_co = qcow2_open_co,
              .close_co = qcow2_close_co, .create_co = qcow2_create_co, .preadv_co = qcow2_preadv_co,
-             .pwritev_co = qcow2_pwritev_co, .write_zeroes_co = qcow2_write_zeroes_co,
+             .pwritev_co = qcow2_pwritev_co, .write_zeroes_co = qcow2_write_zeroes_co, .zeroes_parts = true,
              .discard_co = qcow2_discard_co, .write_back_co = qcow2_write_back_co,
              .status_co = qcow2_status_co, .truncate_co = qcow2_truncate_co, .info = qcow2_info,
              .flush_co = qcow2_flush_co, .dirty_flag = qcow2_dirty_flag, .check_co = qcow2_check_co, .measure = qcow2_measure,

@@ -89,6 +89,19 @@ static bool has_own_place(const Qcow2 *q, uint64_t entry)
     return !(entry & ENTRY_COMPRESSED) && (entry & ENTRY_COPIED) && qcow2_has_cluster(q, entry);
 }
 
+/* Whether a cluster of zeroes with a place of its own, right behind that of the data, is written next: both take one
+ * write then, as an allocation that keeps its places. */
+static bool goes_on_with_zeroes(const Qcow2 *q, const Step *step, const Qcow2Map *data, const Qcow2Table *table,
+                                uint64_t covered)
+{
+    uint64_t next = step->offset + covered;
+    if (q->subclusters || covered != data->bytes || covered >= step->bytes || !qcow2_l2_index(q, next)) {
+        return false;
+    }
+    uint64_t entry = qcow2_l2_entry(q, table, qcow2_l2_index(q, next));
+    return has_own_place(q, entry) && (entry & ENTRY_OFFSET) == data->host + covered;
+}
+
 /* In place: as far as own data goes on contiguously. False when the first unit is not of that sort.
  */
 static int plan_in_place_co(Qcow2 *q, Step *step, bool *ret_planned)
@@ -113,6 +126,9 @@ static int plan_in_place_co(Qcow2 *q, Step *step, bool *ret_planned)
              covered = q->cluster_size - qcow2_in_cluster(q, step->offset);
     while (covered < map.bytes && has_own_place(q, qcow2_l2_entry(q, table, ++index))) {
         covered += q->cluster_size;
+    }
+    if (goes_on_with_zeroes(q, step, &map, table, covered)) {
+        return 0;
     }
     step->bytes = MIN(map.bytes, covered);
     step->host = map.host;
@@ -172,6 +188,22 @@ static void plan_fill(Qcow2 *q, Step *step, uint64_t fresh_before, bool had_data
     }
 }
 
+static int keep_data_around_co(Qcow2 *q, Step *step)
+{
+    Qcow2Map first, last;
+    int ret = qcow2_map_co(q, step->offset, 1, &first);
+    if (ret >= 0) {
+        ret = qcow2_map_co(q, step->offset + step->bytes - 1, 1, &last);
+    }
+    if (ret >= 0 && first.kind == KIND_DATA) {
+        step->fill_head = 0;
+    }
+    if (ret >= 0 && last.kind == KIND_DATA) {
+        step->fill_tail = 0;
+    }
+    return ret;
+}
+
 static int plan_allocation_co(Qcow2 *q, Step *step)
 {
     uint64_t in = qcow2_in_cluster(q, step->offset), entry, count;
@@ -206,6 +238,12 @@ static int plan_allocation_co(Qcow2 *q, Step *step)
     step->clusters.first = step->offset >> q->cluster_bits;
     step->clusters.count = count;
     plan_fill(q, step, fresh_before, had_data);
+    if (own && !q->subclusters) { /* what surrounds the guest's data in clusters of data is there already */
+        ret = keep_data_around_co(q, step);
+        if (ret < 0) {
+            return ret;
+        }
+    }
     if (own && q->subclusters && step->bytes > q->cluster_size - in) {
         /* Units in the middle may be of any sort: a cluster at a time keeps it simple. */
         step->bytes = q->cluster_size - in;
@@ -408,9 +446,6 @@ static int zero_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opaque)
 {
     bool unmap = *(bool *)opaque;
     uint64_t old = qcow2_l2_entry(q, table, index);
-    if (!old && !q->node->backing && !qcow2_l2_bitmap(q, table, index)) {
-        return 0; /* reads as zeroes already */
-    }
     bool keep = !unmap && has_own_place(q, old);
     uint64_t entry = keep ? (old & (ENTRY_OFFSET | ENTRY_COPIED)) : 0, bitmap = 0;
 
@@ -435,7 +470,9 @@ static int zero_v2_co(Qcow2 *q, uint64_t offset, uint64_t bytes, unsigned flags)
     if (q->node->backing) {
         return -ENOTSUP;
     }
-    if (flags & REQ_MAY_UNMAP) {
+    bool whole = !qcow2_in_cluster(q, offset) &&
+                 (!qcow2_in_cluster(q, bytes) || offset + bytes == q->node->size);
+    if (whole && (flags & REQ_MAY_UNMAP)) {
         return qcow2_unmap_co(q, offset, bytes, true);
     }
     while (bytes) { /* only where nothing is allocated */
@@ -471,6 +508,68 @@ static int clear_external_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool zer
     return 0;
 }
 
+/* 1: the image itself has no data in the range, which is part of one cluster. */
+static int has_no_data_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool *ret_zero)
+{
+    Qcow2Map map;
+    co_mutex_lock(&q->lock);
+    int ret = qcow2_map_co(q, offset, bytes, &map);
+    co_mutex_unlock(&q->lock);
+    *ret_zero = map.kind == KIND_ZERO;
+    return ret < 0 ? ret : map.bytes >= bytes && (map.kind == KIND_UNALLOCATED || map.kind == KIND_ZERO);
+}
+
+/* Whether the range, a part of one cluster, reads as zeroes. */
+static int reads_zero_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
+{
+    BlockStatus status;
+    unsigned depth;
+    bool zero;
+
+    if (offset >= q->node->size || !bytes) {
+        return 1;
+    }
+    bytes = MIN(bytes, q->node->size - offset);
+    int ret = has_no_data_co(q, offset, bytes, &zero);
+    if (ret <= 0 || zero || !q->node->backing) {
+        return ret;
+    }
+    while (bytes) {
+        ret = node_status_above_co(q->node->backing->node, NULL, offset, bytes, &status, &depth);
+        if (ret < 0 || !(status.flags & STATUS_ZERO)) {
+            return MIN(ret, 0);
+        }
+        offset += status.bytes;
+        bytes -= status.bytes;
+    }
+    return 1;
+}
+
+/* A part of a cluster becomes all of it when the rest reads as zeroes: nothing needs to be written then. Nobody else is in
+ * the cluster meanwhile. */
+static int extend_zeroes_co(Qcow2 *q, uint64_t *offset, uint64_t *bytes)
+{
+    uint64_t head = qcow2_in_cluster(q, *offset), end = *offset + *bytes;
+    uint64_t tail = end == q->node->size ? 0 : (q->cluster_size - qcow2_in_cluster(q, end)) & q->cluster_mask;
+    if (!head && !tail) {
+        return 0;
+    }
+    int ret = reads_zero_co(q, *offset - head, head);
+    if (ret > 0) {
+        ret = reads_zero_co(q, end, tail);
+    }
+    if (ret > 0) {
+        bool zero;
+        ret = has_no_data_co(q, *offset, MIN(*bytes, q->cluster_size - head), &zero);
+    }
+    if (ret <= 0) {
+        return ret < 0 ? ret : -ENOTSUP;
+    }
+    *offset -= head;
+    *bytes += head + tail;
+    return 0;
+}
+
 int qcow2_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     Qcow2 *q = node->state;
@@ -479,8 +578,12 @@ int qcow2_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsi
     if (q->version < 3) {
         return zero_v2_co(q, offset, bytes, flags);
     }
+    int ret = extend_zeroes_co(q, &offset, &bytes);
+    if (ret < 0) {
+        return ret;
+    }
     co_mutex_lock(&q->lock);
-    int ret = for_clusters_co(q, offset, bytes, !node->backing, zero_entry, &unmap);
+    ret = for_clusters_co(q, offset, bytes, false, zero_entry, &unmap);
     co_mutex_unlock(&q->lock);
     return ret >= 0 ? clear_external_co(q, offset, bytes, true, unmap) : ret;
 }

@@ -163,6 +163,12 @@ int qcow2_l2_get_writable_co(Qcow2 *q, uint64_t offset, Qcow2Table **ret)
     if (err < 0) {
         return err; /* the cluster leaks; the image is consistent */
     }
+    if (q->lazy) { /* so that only what the table will count is missing after a crash */
+        err = qcow2_cache_write_co(&q->refcount_cache);
+        if (err < 0) {
+            return err;
+        }
+    }
     qcow2_event_co(q, BLOCK_EVENT_L2_ALLOC_WRITE);
     qcow2_l1_set(q, index, at | ENTRY_COPIED);
     if (old & ENTRY_OFFSET) {
@@ -249,7 +255,8 @@ int qcow2_map_co(Qcow2 *q, uint64_t offset, uint64_t bytes, Qcow2Map *ret)
             ret->host = host;
             ret->entry = entry;
         } else if (kind != ret->kind || kind == KIND_COMPRESSED ||
-                   (kind == KIND_DATA && host != ret->host + run)) {
+                   (kind == KIND_DATA && host != ret->host + run) ||
+                   (kind == KIND_ZERO && host != (ret->host ? ret->host + run : 0))) {
             break;
         }
         /* The rest of the cluster as far as it is of the same kind. */

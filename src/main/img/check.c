@@ -97,7 +97,7 @@ static void print_human(const BlockCheck *r)
 
 static BlockCheck empty_result(const Check *c)
 {
-    return (BlockCheck) { .message = c->o.json || c->o.quiet ? NULL : print_line };
+    return (BlockCheck) { .message = c->o.quiet ? NULL : print_line };
 }
 
 /* Repairs, then looks again so that what is reported is what is left. */
