@@ -1,10 +1,12 @@
 /*
- * "ide-cd": an ATAPI CD/DVD drive, its packet protocol and data transfers. The commands are in mmc.c.
+ * "ide-cd": an ATAPI CD/DVD drive, its packet protocol and data transfers. The commands are in hw/scsi/mmc.c.
  *
  * ATA/ATAPI-6, 8.23 (PACKET) and 9.8; SFF-8020i. Data go through the buffer: a read command fills it with as many
  * blocks as fit, and it is drained by DRQ blocks of at most the byte count limit, or by DMA.
  */
 #include "hw/ide/atapi.h"
+
+#include <errno.h>
 
 #include "base/endian.h"
 
@@ -27,7 +29,7 @@ static void end_dma(IdeDrive *drive, bool error)
     }
 }
 
-void atapi_good(IdeDrive *drive)
+static void atapi_good(IdeDrive *drive)
 {
     end_dma(drive, false);
     drive->error = 0;
@@ -39,9 +41,9 @@ void atapi_good(IdeDrive *drive)
 void atapi_check(IdeDrive *drive, uint8_t key, uint8_t asc, uint8_t ascq)
 {
     end_dma(drive, true);
-    drive->atapi.sense_key = key;
-    drive->atapi.asc = asc;
-    drive->atapi.ascq = ascq;
+    drive->atapi.mmc.sense_key = key;
+    drive->atapi.mmc.asc = asc;
+    drive->atapi.mmc.ascq = ascq;
     drive->status = 0;
     set_reason(drive, ATAPI_CD | ATAPI_IO);
     ide_fail(drive, (uint8_t)(key << 4) | (key == SENSE_ILLEGAL ? ATA_ABRT : 0));
@@ -169,12 +171,12 @@ void atapi_reply(IdeDrive *drive, uint32_t length, uint32_t allocated)
     start_data(drive);
 }
 
-void atapi_read(IdeDrive *drive, uint64_t lba, uint32_t blocks, uint32_t block_size)
+static void begin_read(IdeDrive *drive, const MmcOutcome *outcome)
 {
     Atapi *atapi = &drive->atapi;
-    atapi->lba = lba;
-    atapi->blocks = blocks;
-    atapi->block_size = block_size;
+    atapi->lba = outcome->lba;
+    atapi->blocks = outcome->blocks;
+    atapi->block_size = outcome->block_size;
     drive->filled = 0;
     start_data(drive);
 }
@@ -183,7 +185,13 @@ void atapi_read(IdeDrive *drive, uint64_t lba, uint32_t blocks, uint32_t block_s
 
 static void parameters_given(IdeDrive *drive)
 {
-    mmc_parameters(drive, drive->atapi.out_bytes);
+    MmcOutcome outcome;
+    mmc_parameters(&drive->atapi.mmc, drive->atapi.packet, drive->buffer, drive->atapi.out_bytes, &outcome);
+    if (outcome.kind == MMC_GOOD) {
+        atapi_good(drive);
+    } else {
+        atapi_check(drive, outcome.sense.key, outcome.sense.asc, outcome.sense.ascq);
+    }
 }
 
 static void parameters_dma(IdeDrive *drive)
@@ -207,7 +215,7 @@ static void parameters_dma(IdeDrive *drive)
     parameters_given(drive);
 }
 
-void atapi_receive(IdeDrive *drive, uint32_t bytes)
+static void atapi_receive(IdeDrive *drive, uint32_t bytes)
 {
     if (bytes == 0) {
         atapi_good(drive);
@@ -227,11 +235,40 @@ void atapi_receive(IdeDrive *drive, uint32_t bytes)
 
 /* --- ATA commands of a packet device --- */
 
+static void run_packet(IdeDrive *drive)
+{
+    MmcOutcome outcome;
+    const uint8_t *packet = drive->atapi.packet;
+
+    if (packet[0] == 0x12) {
+        atapi_inquiry(drive, packet);
+        return;
+    }
+    mmc_command(&drive->atapi.mmc, packet, drive->buffer, &outcome);
+    switch (outcome.kind) {
+    case MMC_GOOD:
+        atapi_good(drive);
+        break;
+    case MMC_CHECK:
+        atapi_check(drive, outcome.sense.key, outcome.sense.asc, outcome.sense.ascq);
+        break;
+    case MMC_REPLY:
+        atapi_reply(drive, outcome.length, outcome.allocated);
+        break;
+    case MMC_READ:
+        begin_read(drive, &outcome);
+        break;
+    case MMC_RECEIVE:
+        atapi_receive(drive, outcome.bytes);
+        break;
+    }
+}
+
 static void packet_given(IdeDrive *drive)
 {
     memcpy(drive->atapi.packet, drive->buffer, sizeof(drive->atapi.packet));
     drive->status = ATA_BSY | ATA_DRDY | ATA_DSC;
-    mmc_command(drive);
+    run_packet(drive);
 }
 
 static void packet(IdeDrive *drive)
@@ -335,7 +372,7 @@ static IdePhase *const atapi_phases[] = { feed, packet_given, parameters_given, 
 static bool atapi_plausible(const IdeDrive *drive)
 {
     const Atapi *atapi = &drive->atapi;
-    uint64_t total = drive->sectors / (CD_BLOCK / IDE_SECTOR);
+    uint64_t total = mmc_blocks(&atapi->mmc);
     return drive->next <= drive->filled &&
            (atapi->blocks == 0 || ((atapi->block_size == CD_BLOCK || atapi->block_size == CD_RAW_BLOCK) &&
                                    atapi->lba <= total && atapi->blocks <= total - atapi->lba));
@@ -348,54 +385,12 @@ const IdeDriveOps atapi_ops = {
 
 /* --- the device --- */
 
-void atapi_move_tray(IdeDrive *drive, bool open)
-{
-    Atapi *atapi = &drive->atapi;
-    int64_t length = blk_length(disk_blk(&drive->conf));
-    drive->sectors = length > 0 ? (uint64_t)length / IDE_SECTOR : 0;
-    atapi->tray_open = open;
-    if (!open && blk_is_inserted(disk_blk(&drive->conf))) {
-        atapi->attention = ASC_MEDIUM_CHANGED;
-    }
-    atapi->event = open ? MEDIA_EVENT_REMOVED : MEDIA_EVENT_NEW;
-}
-
-static void medium_changed(void *opaque, bool loaded)
-{
-    atapi_move_tray(opaque, !loaded);
-}
-
-static void eject_request(void *opaque, bool force)
-{
-    IdeDrive *drive = opaque;
-    drive->atapi.event = MEDIA_EVENT_EJECT_REQUEST;
-    if (force) {
-        drive->atapi.locked = false;
-    }
-}
-
-static bool tray_open(void *opaque)
-{
-    return ((IdeDrive *)opaque)->atapi.tray_open;
-}
-
-static bool locked(void *opaque)
-{
-    return ((IdeDrive *)opaque)->atapi.locked;
-}
-
-static const BlkDeviceOps cd_blk_ops = {
-    .changed = medium_changed, .eject_request = eject_request, .tray_open = tray_open, .locked = locked,
-};
-
 static Error *ide_cd_plug(Device *dev)
 {
     IdeDrive *drive = container_of(dev, IdeDrive, ide.dev);
-    DiskTraits traits = { .optional = true, .ops = &cd_blk_ops, .opaque = drive };
-    TRY(ide_drive_plug(drive, &atapi_ops, &traits, "QEMU DVD-ROM"));
-    int64_t length = blk_length(disk_blk(&drive->conf));
-    drive->sectors = length > 0 ? (uint64_t)length / IDE_SECTOR : 0;
-    return NULL;
+    DiskTraits traits = { .optional = true, .ops = &mmc_blk_ops, .opaque = &drive->atapi.mmc };
+    drive->atapi.mmc.conf = &drive->conf;
+    return ide_drive_plug(drive, &atapi_ops, &traits, "QEMU DVD-ROM");
 }
 
 static const Prop ide_cd_props[] = {

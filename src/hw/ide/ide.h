@@ -7,6 +7,7 @@
 
 #include "bus/ide.h"
 #include "hw/block/disk_conf.h"
+#include "hw/scsi/mmc.h"
 
 /* Status, error, device and device control registers; interrupt reason of ATAPI. */
 enum { ATA_BSY = 0x80, ATA_DRDY = 0x40, ATA_DF = 0x20, ATA_DSC = 0x10, ATA_DRQ = 0x08, ATA_ERR = 0x01 };
@@ -39,12 +40,8 @@ typedef struct IdeReg {
 /* State of the packet command set. */
 typedef struct Atapi {
     uint8_t packet[12];
-    uint8_t sense_key, asc, ascq;
-    uint8_t attention;      /* ASC of a pending unit attention, 0: none */
-    uint8_t event;          /* pending media event code */
-    bool eject_requested;
+    MmcDrive mmc;           /* what the multimedia commands keep */
     bool dma;               /* this command's data go by DMA */
-    bool tray_open, locked;
     uint32_t byte_limit;    /* of a DRQ block */
     uint64_t lba;           /* next block */
     uint32_t blocks;        /* left to read */

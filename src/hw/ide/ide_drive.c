@@ -110,9 +110,7 @@ void ide_drive_reset(Device *dev)
     drive->mdma_mode = drive->pio_mode = MODE_NONE;
     drive->udma_mode = ide_has_dma(drive) ? UDMA_MAX : MODE_NONE;
     drive->smart = drive->smart_autosave = true;
-    drive->atapi.tray_open = drive->atapi.locked = false;
-    drive->atapi.sense_key = drive->atapi.asc = drive->atapi.ascq = 0;
-    drive->atapi.attention = drive->atapi.event = 0;
+    mmc_reset(&drive->atapi.mmc);
     ide_channel_reset(drive->ide.channel);
 }
 
@@ -177,14 +175,7 @@ static const StateField reg_state[] = { STATE_U8(IdeReg, now), STATE_U8(IdeReg, 
 
 static const StateField atapi_state[] = {
     STATE_BYTES(Atapi, packet),
-    STATE_U8(Atapi, sense_key),
-    STATE_U8(Atapi, asc),
-    STATE_U8(Atapi, ascq),
-    STATE_U8(Atapi, attention),
-    STATE_U8(Atapi, event),
-    STATE_BOOL(Atapi, eject_requested),
-    STATE_BOOL(Atapi, tray_open),
-    STATE_BOOL(Atapi, locked),
+    STATE_STRUCT(Atapi, mmc, mmc_state),
     STATE_BOOL(Atapi, dma),
     STATE_RANGE(Atapi, byte_limit, 0, 65535),
     STATE_U64(Atapi, lba),
