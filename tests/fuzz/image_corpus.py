@@ -10,6 +10,9 @@ import subprocess
 import sys
 import zlib
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "block"))
+import dmg_image  # noqa: E402
+
 IMG, IO = (os.path.abspath(p) for p in sys.argv[1:3])
 DIR = os.path.abspath(sys.argv[3])
 PEER = shutil.which("qemu-img", path="/usr/bin:/usr/local/bin")
@@ -77,6 +80,13 @@ def bochs():
     return head.ljust(512, b"\0") + catalog + slots
 
 
+def dmgs():
+    disk = b"".join(bytes([n]) * 4096 for n in (1, 0, 2, 3, 0, 4, 5, 6, 0))
+    for name, kinds, fork in (("zlib", [dmg_image.ZLIB], False), ("mixed", [dmg_image.BZIP2, dmg_image.RAW, dmg_image.ADC], False),
+                              ("fork", [dmg_image.ZLIB, dmg_image.RAW], True)):
+        yield "dmg-" + name, dmg_image.make_dmg(disk, kinds, chunk_sectors=8, fork=fork)
+
+
 def main():
     shutil.rmtree(DIR, ignore_errors=True)
     os.makedirs(DIR)
@@ -85,7 +95,7 @@ def main():
         if PEER and fmt not in ("raw", "qcow2"):
             make(PEER, fmt, name + "-peer", opts)
     more_qcow2()
-    for name, data in (("cloop-plain", cloop()), ("bochs-v2", bochs())):
+    for name, data in (("cloop-plain", cloop()), ("bochs-v2", bochs()), *dmgs()):
         with open(os.path.join(DIR, name), "wb") as f:
             f.write(data)
     secret = ["--object", "secret,id=s,data=x"]
