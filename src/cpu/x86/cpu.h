@@ -122,7 +122,7 @@ typedef struct X86Tlbe {
     uint64_t host;
     uint64_t meta; /* bits 12..: physical page address; low bits: X86_TLB_* */
 } X86Tlbe;
-#define X86_TLB_BITS    10
+#define X86_TLB_BITS    14
 #define X86_TLB_SIZE    (1u << X86_TLB_BITS)
 #define X86_TLB_INVALID(index) (1ull << 63 | (uint64_t)((index) ^ X86_TLB_SIZE / 2) << 12)
 enum { X86_TLB_GLOBAL = 1, X86_TLB_LARGE = 2, X86_TLB_NX = 4 };
@@ -371,12 +371,12 @@ static inline X86Tail *x86_tail(X86Cpu *cpu)
 
 /* Contexts: the same X86Cpu pages mapped again every X86_CONTEXT_STRIDE bytes, each with its own TLB. */
 #define X86_CONTEXT_AREA   (X86_CPU_AREA + X86_TLB_SIZE * sizeof(X86Tlbe) + sizeof(X86Sites))
-#define X86_CONTEXT_STRIDE (256 * KiB) /* leaves room for per-context caches of the translator */
+#define X86_CONTEXT_STRIDE (1 * MiB)
 enum {
     X86_CTX_KERNEL = 0,  /* supervisor; SMAP enforced when CR4.SMAP */
     X86_CTX_KERNEL_AC,   /* supervisor with EFLAGS.AC = 1 */
     X86_CTX_USER,        /* CPL 3 */
-    X86_CTX_COUNT = 8,   /* room for more user address spaces */
+    X86_CTX_COUNT,
 };
 static inline X86Tlbe *x86_context_tlb(X86Cpu *cpu, unsigned context)
 {

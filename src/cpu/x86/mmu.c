@@ -259,10 +259,10 @@ static bool tlb_insert(X86Cpu *cpu, unsigned context, uint64_t va, const Walk *w
     e->host = (uint64_t)(uintptr_t)page->host;
     e->meta = x86_a20(cpu, walk->pa) | (walk->flags & WALK_G ? X86_TLB_GLOBAL : 0) |
               (walk->flags & WALK_LARGE ? X86_TLB_LARGE : 0) | (walk->flags & WALK_NX ? X86_TLB_NX : 0);
-    uint64_t group = BIT64(index >> GROUP_BITS);
-    mmu->used[context] |= group;
+    unsigned group = index >> GROUP_BITS;
+    mmu->used[context].bits[group >> 6] |= BIT64(group & 63);
     if (!(walk->flags & WALK_G)) {
-        mmu->used_local[context] |= group;
+        mmu->used_local[context].bits[group >> 6] |= BIT64(group & 63);
     }
     return write ? direct_write : true;
 }

@@ -53,27 +53,28 @@ static void sites_flush(X86Cpu *cpu, unsigned context, bool keep_global)
     }
 }
 
+static void group_flush(X86Tlbe *tlb, unsigned group, bool keep_global)
+{
+    unsigned first = group << GROUP_BITS;
+    for (unsigned n = first; n < first + (1u << GROUP_BITS); n++) {
+        if (!keep_global || !(tlb[n].meta & X86_TLB_GLOBAL)) {
+            mmu_entry_clear(&tlb[n], n);
+        }
+    }
+}
+
 /* Empties the groups of a context; keeps global pages when asked to. */
 static void context_flush(X86Cpu *cpu, unsigned context, bool keep_global)
 {
     X86Mmu *mmu = x86_mmu(cpu);
     victims_flush(mmu, context, keep_global);
     sites_flush(cpu, context, keep_global);
-    X86Tlbe *tlb = x86_context_tlb(cpu, context);
-    uint64_t groups = keep_global ? mmu->used_local[context] : mmu->used[context];
-    while (groups) {
-        unsigned group = __builtin_ctzll(groups);
-        groups &= groups - 1;
-        X86Tlbe *e = &tlb[group << GROUP_BITS];
-        for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
-            if (!keep_global || !(e->meta & X86_TLB_GLOBAL)) {
-                mmu_entry_clear(e, (group << GROUP_BITS) + n);
-            }
+    TlbGroups *groups = keep_global ? &mmu->used_local[context] : &mmu->used[context];
+    for (unsigned w = 0; w < GROUP_WORDS; w++) {
+        for (uint64_t bits = groups->bits[w]; bits; bits &= bits - 1) {
+            group_flush(x86_context_tlb(cpu, context), w << 6 | (unsigned)__builtin_ctzll(bits), keep_global);
         }
-    }
-    mmu->used_local[context] = 0;
-    if (!keep_global) {
-        mmu->used[context] = 0;
+        groups->bits[w] = mmu->used_local[context].bits[w] = 0;
     }
 }
 
@@ -323,6 +324,16 @@ void x86_tlb_drop_rights(X86Cpu *cpu)
     contexts_flush(cpu, false);
 }
 
+static void group_clean(X86Tlbe *tlb, unsigned group, uint64_t start, uint64_t length)
+{
+    unsigned first = group << GROUP_BITS;
+    for (unsigned n = first; n < first + (1u << GROUP_BITS); n++) {
+        if (tlb[n].host - start < length) {
+            tlb[n].wtag = X86_TLB_INVALID(n);
+        }
+    }
+}
+
 void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t count)
 {
     X86Mmu *mmu = x86_mmu(cpu);
@@ -334,14 +345,10 @@ void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t 
         }
     }
     for (unsigned context = 0; context < X86_CTX_COUNT; context++) {
-        X86Tlbe *tlb = x86_context_tlb(cpu, context);
         mmu_sites_drop(cpu, context, start, length, true);
-        for (uint64_t groups = mmu->used[context]; groups; groups &= groups - 1) {
-            X86Tlbe *e = &tlb[__builtin_ctzll(groups) << GROUP_BITS];
-            for (unsigned n = 0; n < 1u << GROUP_BITS; n++, e++) {
-                if (e->host - start < length) {
-                    e->wtag = X86_TLB_INVALID((unsigned)(e - tlb));
-                }
+        for (unsigned w = 0; w < GROUP_WORDS; w++) {
+            for (uint64_t bits = mmu->used[context].bits[w]; bits; bits &= bits - 1) {
+                group_clean(x86_context_tlb(cpu, context), w << 6 | (unsigned)__builtin_ctzll(bits), start, length);
             }
         }
     }

@@ -74,8 +74,13 @@ typedef struct FetchEntry {
 } FetchEntry;
 enum { FETCH_SLOTS = 256 };
 
-enum { PCID_SLOTS = 8, GROUP_BITS = 4, GROUPS = X86_TLB_SIZE >> GROUP_BITS };
-_Static_assert(GROUPS == 64, "the used bitmaps are one word");
+enum { PCID_SLOTS = 8 };
+
+/* Which groups of 16 entries of a first-level TLB hold anything: what a flush has to look at. */
+enum { GROUP_BITS = 4, GROUP_WORDS = X86_TLB_SIZE >> GROUP_BITS >> 6 };
+typedef struct TlbGroups {
+    uint64_t bits[GROUP_WORDS];
+} TlbGroups;
 
 typedef struct PcidSlot {
     uint16_t pcid;
@@ -108,8 +113,8 @@ typedef struct TlbSpace {
 typedef struct X86Mmu {
     Victim victim[VICTIMS];
     unsigned next_victim;
-    uint64_t used[X86_CTX_COUNT];        /* groups of 16 entries that hold anything */
-    uint64_t used_local[X86_CTX_COUNT];  /* groups that hold pages that are not global */
+    TlbGroups used[X86_CTX_COUNT];
+    TlbGroups used_local[X86_CTX_COUNT]; /* those with pages that are not global */
     TlbSpace *space;                     /* the current one */
     TlbSpace spaces[SVM_ASIDS];
     uint32_t gen_counter;

@@ -19,7 +19,7 @@ enum {
     ENV_VEC_WAS = -7,   /* byte: thunks */
     ENV_VEC_WIDE = -6,  /* byte: vectors have 256 bits */
     ENV_X87_LIVE = -5, ENV_X87_WAS = -4,
-    ENV_TLB_ENTRY_BITS = 5, ENV_TLB_BITS = 10,
+    ENV_TLB_ENTRY_BITS = 5, ENV_TLB_BITS = 14,
     ENV_TLB_READ = 0, ENV_TLB_WRITE = 8, ENV_TLB_HOST = 16, ENV_TLB_META = 24,
     ENV_SITES = 1 << (ENV_TLB_BITS + ENV_TLB_ENTRY_BITS), /* X86Site: what single places found in the TLB last */
     ENV_SITE_BITS = 5, ENV_SITE_TAG = 0, ENV_SITE_HOST = 8, ENV_SITE_META = 16,
