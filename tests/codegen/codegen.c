@@ -45,7 +45,10 @@ static HostEnv fake_env(void)
     env.flags_load = fake(n++);
     env.flags_save = fake(n++);
     env.pushf = fake(n++);
-    env.rdtsc = fake(n);
+    env.rdtsc = fake(n++);
+    for (unsigned i = 0; i < STRING_KINDS; i++) {
+        env.string[i] = fake(n);
+    }
     return env;
 }
 

@@ -27,6 +27,7 @@ enum {
     ENV_SITE_FIRST = 2, ENV_SITE_COUNT = 256, /* of hot blocks' own */
     ENV_ARITH_FLAGS = 0x8d5,
     ENV_IF_FLAG = 0x200,
+    ENV_DF_FLAG = 0x400,
 };
 
 /*

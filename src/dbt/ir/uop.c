@@ -27,6 +27,8 @@ static const struct {
     [UOP_LDMXCSR] = { "ldmxcsr", MEM },
     [UOP_BMI] = { "bmi", HAS_REG | CODE },
     [UOP_FLAG_IF] = { "flag_if", HAS_IMM },
+    [UOP_FLAG_DF] = { "flag_df", HAS_IMM },
+    [UOP_STRING] = { "string", HAS_IMM },
     [UOP_PUSHF] = { "pushf", STACK },
     [UOP_RDTSC] = { "rdtsc", HAS_IMM },
     [UOP_PAUSE] = { "pause", 0 },
@@ -51,8 +53,8 @@ static bool touches_memory(const Uop *u)
 
 bool uop_clobbers(const Uop *u)
 {
-    return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF || u->kind == UOP_RDTSC ||
-           u->kind == UOP_VEC || u->kind == UOP_X87;
+    return touches_memory(u) || (table[u->kind].traits & INDIRECT) || u->kind == UOP_FLAG_IF || u->kind == UOP_FLAG_DF ||
+           u->kind == UOP_STRING || u->kind == UOP_RDTSC || u->kind == UOP_VEC || u->kind == UOP_X87;
 }
 
 typedef struct Pending { /* exits whose targets have not been asked about yet: flags are intact so far */

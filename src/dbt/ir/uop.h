@@ -30,6 +30,8 @@ typedef enum UopKind {
     UOP_LDMXCSR,  /* likewise */
     UOP_BMI,      /* VEX-encoded on general registers: reg, vex_v, r/m */
     UOP_FLAG_IF,  /* imm: new value of IF; CPL and IOPL allow it */
+    UOP_FLAG_DF,  /* imm: new value of DF */
+    UOP_STRING,   /* STOS, with UA_RM_R MOVS, of size bytes by addresses of asize bytes; imm 1: REP */
     UOP_PUSHF,
     UOP_RDTSC,    /* imm 1: RDTSCP */
     UOP_PAUSE,    /* now and then gives the host CPU away: who is waited for may need it */

@@ -221,6 +221,7 @@ Error *dbt_new(X86Cpu *cpu, DbtGroup *group, size_t cache_size, bool split, Dbt 
     }
     make_thunks(d);
     dbt_flush(d);
+    d->interp_counts = g_new0(uint32_t, x86_insn_count);
     cpu->dbt = d;
     dbt_listen(d);
     pthread_mutex_lock(&group->lock);
@@ -250,6 +251,7 @@ void dbt_free(Dbt *d)
         }
     }
     code_cache_fini(&d->cache);
+    g_free(d->interp_counts);
     dbt_check_free(d);
     if (d->perf_map != NULL) {
         fclose(d->perf_map);

@@ -163,6 +163,7 @@ struct Dbt {
     uint8_t site_uop[X86_SITES];
     uint16_t next_site;
     DbtStats stats;
+    uint32_t *interp_counts; /* of each row of insn.tab, how often the interpreter executed it for a block */
     FILE *perf_map;        /* owned; NULL: none */
     DbtCheck *check;       /* NULL: no self-check */
     uint32_t stress;       /* DBT_STRESS_*; debugging */

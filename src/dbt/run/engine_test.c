@@ -9,7 +9,7 @@
 
 #include "cpu/x86/box_test.h"
 
-enum { RAM_SIZE = 1 << 20, CODE = 0x10000 };
+enum { RAM_SIZE = 6 << 20, CODE = 0x10000 };
 
 typedef struct Rig {
     GuestBox box;
@@ -363,6 +363,85 @@ static void test_trial(void)
     g_assert_cmphex(result[0][1], ==, result[1][1]);
 }
 
+/* String instructions on spans of all kinds leave registers and memory as the interpreter does. */
+enum { STRING_CODE = 0x40000, STRING_CASES = 400 };
+
+static unsigned put_string_code(Rig *r, unsigned op, bool repeated, bool backward)
+{
+    static const uint8_t ops[6][2] = { { 1, 0xa4 }, { 2, 0xa5 }, { 4, 0xa5 }, { 1, 0xaa }, { 2, 0xab }, { 4, 0xab } };
+    unsigned at = STRING_CODE + 64 * (op * 4 + (unsigned)repeated * 2 + (unsigned)backward), n = 0;
+    uint8_t *code = r->box.host + at;
+    code[n++] = backward ? 0xfd : 0xfc;
+    if (repeated) {
+        code[n++] = 0xf3;
+    }
+    if (ops[op][0] == 2) {
+        code[n++] = 0x66;
+    }
+    code[n++] = ops[op][1];
+    code[n++] = 0x43; /* inc ebx */
+    code[n] = 0xf4;
+    return at;
+}
+
+static uint32_t any_place(GRand *rand)
+{
+    static const uint32_t places[] = { 0x100000, 0x100ff0, 0x101003, 0x500000, 0x500ffd, 0x501ff8, STRING_CODE + 0x10000 - 16, RAM_SIZE - 24 };
+    return places[g_rand_int_range(rand, 0, ARRAY_SIZE(places))] + (uint32_t)g_rand_int_range(rand, 0, 8);
+}
+
+static void run_strings(bool translate, uint64_t (*ret_gpr)[16], uint32_t *ret_sum)
+{
+    Rig *r = rig_new();
+    X86Cpu *cpu = r->box.cpu;
+    GRand *rand = g_rand_new_with_seed(7);
+    for (unsigned i = 0; i < RAM_SIZE; i++) {
+        r->box.host[i] = (uint8_t)(i * 7 + (i >> 12));
+    }
+    for (unsigned n = 0; n < 24; n++) {
+        put_string_code(r, n % 6, n / 6 & 1, n / 12);
+    }
+    for (unsigned i = 0; i < STRING_CASES; i++) {
+        flat(cpu);
+        atomic_store(&r->box.vcpu.halted, false);
+        uint64_t *gpr = x86_gpr(cpu);
+        x86_hot(cpu)->rip = put_string_code(r, (unsigned)g_rand_int_range(rand, 0, 6), g_rand_boolean(rand), g_rand_int_range(rand, 0, 8) == 0);
+        gpr[X86_RAX] = g_rand_boolean(rand) ? 0 : g_rand_int(rand);
+        gpr[X86_RBX] = 0;
+        gpr[X86_RCX] = (uint32_t)g_rand_int_range(rand, 0, g_rand_boolean(rand) ? 9 : 3000);
+        gpr[X86_RSI] = any_place(rand);
+        gpr[X86_RDI] = g_rand_boolean(rand) ? any_place(rand) : gpr[X86_RSI] + (uint32_t)g_rand_int_range(rand, 0, 9);
+        if (translate) {
+            dbt_run(r->dbt);
+        } else {
+            while (!atomic_load(&r->box.vcpu.halted)) {
+                x86_interp_run(cpu, 2000000, false);
+            }
+        }
+        memcpy(ret_gpr[i], gpr, sizeof(ret_gpr[i]));
+        ret_sum[i] = 0;
+        for (unsigned k = 0; k < RAM_SIZE; k += 4) {
+            ret_sum[i] = ret_sum[i] * 31 + ld32_le(r->box.host + k);
+        }
+    }
+    g_rand_free(rand);
+    rig_free(r);
+}
+
+static void test_strings(void)
+{
+    static uint64_t gpr[2][STRING_CASES][16];
+    static uint32_t sum[2][STRING_CASES];
+    for (unsigned translate = 0; translate < 2; translate++) {
+        run_strings(translate, gpr[translate], sum[translate]);
+    }
+    for (unsigned i = 0; i < STRING_CASES; i++) {
+        g_assert_cmpuint(gpr[0][i][X86_RBX], ==, 1);
+        g_assert_cmpmem(gpr[0][i], sizeof(gpr[0][i]), gpr[1][i], sizeof(gpr[1][i]));
+        g_assert_cmphex(sum[0][i], ==, sum[1][i]);
+    }
+}
+
 static void test_flush(void)
 {
     Rig *r = rig_new();
@@ -397,6 +476,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/self-check", test_self_check);
     g_test_add_func("/dbt/engine/sites", test_sites);
     g_test_add_func("/dbt/engine/trial", test_trial);
+    g_test_add_func("/dbt/engine/strings", test_strings);
     g_test_add_func("/dbt/engine/flush", test_flush);
     return g_test_run();
 }

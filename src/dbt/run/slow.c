@@ -56,6 +56,7 @@ static bool interpret(Dbt *d, const DbtSite *site)
     if (!site_insn(d, site, &buf, &insn)) {
         return false; /* the dispatcher starts again at this instruction */
     }
+    d->interp_counts[insn->desc - x86_insn_descs]++;
     /* A fault goes to the run loop, past the translated code's frame, whose registers are all saved. */
     cpu->next_rip = next;
     cpu->interp_stop = false; /* REP looks at it */
@@ -140,6 +141,7 @@ void dbt_interpret_site(Dbt *d, uint32_t number)
     }
     cpu->interp_stop = false;
     dbt_give_back(d, site);
+    d->interp_counts[site->insn->desc - x86_insn_descs]++;
     site->handler(cpu, site->insn);
     cpu->jit.budget -= cpu->counted;
     hot->rip = cpu->next_rip;

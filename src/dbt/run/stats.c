@@ -4,6 +4,28 @@
 #include "cpu/x86/tsc.h"
 #include "dbt/run/engine.h"
 
+/* What blocks leave to the interpreter most often. */
+static void describe_interpreted(const Dbt *d, GString *t)
+{
+    enum { SHOWN = 12 };
+    unsigned shown[SHOWN], count = 0;
+    for (unsigned row = 1; row < x86_insn_count; row++) {
+        unsigned at = count;
+        while (at > 0 && d->interp_counts[shown[at - 1]] < d->interp_counts[row]) {
+            at--;
+        }
+        if (d->interp_counts[row] == 0 || at == SHOWN) {
+            continue;
+        }
+        count = MIN(count + 1, (unsigned)SHOWN);
+        memmove(&shown[at + 1], &shown[at], (count - at - 1) * sizeof(shown[0]));
+        shown[at] = row;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        g_string_append_printf(t, "  %-17s %" PRIu32 "\n", x86_insn_descs[shown[i]].mnemonic, d->interp_counts[shown[i]]);
+    }
+}
+
 char *dbt_describe(Dbt *d)
 {
     static const char *const leave[LEAVE_KINDS] = {
@@ -32,6 +54,7 @@ char *dbt_describe(Dbt *d)
     g_string_append_printf(t, "code page lookups   %" PRIu64 "\n", s->fetches);
     g_string_append_printf(t, "TLB misses          %" PRIu64 ", then %" PRIu64 "\n", s->refills, s->slow_miss);
     g_string_append_printf(t, "interpreted: blocks %" PRIu64 ", elsewhere %" PRIu64 "\n", s->slow_interp, s->interp_insns);
+    describe_interpreted(d, t);
     if (d->check != NULL) {
         g_string_append_printf(t, "self-check: blocks  %" PRIu64 ", differences %" PRIu64 "\n", s->checks, s->check_differs);
     }

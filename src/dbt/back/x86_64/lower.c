@@ -140,6 +140,12 @@ static void lower_uop(Lower *l)
     case UOP_FLAG_IF:
         lower_flag_if(l);
         break;
+    case UOP_FLAG_DF:
+        lower_flag_df(l);
+        break;
+    case UOP_STRING:
+        lower_string(l);
+        break;
     case UOP_PUSHF:
         lower_pushf(l);
         break;

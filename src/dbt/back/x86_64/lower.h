@@ -38,6 +38,15 @@ enum {
     LEAVE_KINDS,
 };
 
+/* Thunks of string instructions (thunks_string.c): an index of these. */
+enum {
+    STRING_ONCE = 1,  /* no REP */
+    STRING_MOVES = 2, /* MOVS, else STOS */
+    STRING_LONG = 4,  /* 64-bit addresses, else 32 */
+    STRING_SHIFT = 3, /* from here on: log2 of the element's size */
+    STRING_KINDS = 32,
+};
+
 /* Addresses of the generated thunks, and what code needs to know about the vCPU's tables. */
 typedef struct HostEnv {
     const uint8_t *slow[SLOW_KINDS];
@@ -47,6 +56,7 @@ typedef struct HostEnv {
     const uint8_t *vec_load, *x87_load;
     const uint8_t *flags_load, *flags_save; /* EFLAGS from the record; the record from EFLAGS, rcx is lost */
     const uint8_t *pushf, *rdtsc; /* give what PUSHF pushes, what RDTSC reads (ecx 0: it faults) in r14 */
+    const uint8_t *string[STRING_KINDS]; /* rcx: 0 when it is done, else the interpreter goes on with it */
     const uint8_t *yield; /* called when `pauses` has come to 0; keeps flags and guest registers */
     uint8_t *enter;
     uint32_t slots;      /* 32-bit address of the page-id table */

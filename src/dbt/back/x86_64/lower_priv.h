@@ -123,6 +123,8 @@ void lower_pushf(Lower *l);
 void lower_rdtsc(Lower *l);
 void lower_read_sel(Lower *l);
 void lower_pause(Lower *l);
+void lower_string(Lower *l);
+void lower_flag_df(Lower *l);
 
 /* --- lower_branch.c --- */
 void lower_jcc(Lower *l);

@@ -98,3 +98,30 @@ void lower_read_sel(Lower *l)
         enc_store(l->hot, 8, lower_slot(u->reg), H_RCX);
     }
 }
+
+void lower_flag_df(Lower *l)
+{
+    EncRm flags = lower_env(ENV_RFLAGS);
+    if (lower_flags_live(l->u)) {
+        lower_interp(l);
+    } else if (l->u->imm) {
+        enc_alu_imm(l->hot, ALU_OR, 4, flags, ENV_DF_FLAG);
+    } else {
+        enc_alu_imm(l->hot, ALU_AND, 4, flags, ~ENV_DF_FLAG);
+    }
+}
+
+/* The thunk leaves to the interpreter what is not plain. */
+void lower_string(Lower *l)
+{
+    Asm *a = l->hot;
+    const Uop *u = l->u;
+    if (lower_flags_live(u)) {
+        lower_interp(l);
+        return;
+    }
+    unsigned kind = (u->imm ? 0 : STRING_ONCE) | (u->attr & UA_RM_R ? STRING_MOVES : 0) | (u->asize == 8 ? STRING_LONG : 0);
+    enc_call(a, l->env->string[kind | (unsigned)__builtin_ctz(u->size) << STRING_SHIFT]);
+    enc_op(a, 0x85, H_RCX, enc_reg(H_RCX)); /* test */
+    enc_jcc(a, CC_NE, interp_stub(l));
+}

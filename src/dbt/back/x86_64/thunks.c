@@ -2,9 +2,7 @@
  * The hand-written parts of translated code: entering it, leaving it, and calling C from it. They are
  * generated at start-up because they contain addresses.
  */
-#include "dbt/back/x86_64/lower.h"
-
-#include "dbt/ir/env.h"
+#include "dbt/back/x86_64/thunks_priv.h"
 
 const uint8_t host_of_guest[16] = {
     H_RAX, H_R12, H_RDX, H_RBX, H_R13, H_R15, H_RSI, H_RDI,
@@ -246,16 +244,21 @@ static void restore_light(Asm *a)
     }
 }
 
-/* The common miss: the page's translation is known, only its place in the TLB was taken. */
-static void emit_refill(HostEnv *env, Asm *a, unsigned kind, const HostCalls *calls)
+void thunks_call_refill(const HostEnv *env, Asm *a, const HostCalls *calls, bool write)
 {
     save_light(env, a);
     enc_mov_imm(a, H_RDI, (uintptr_t)calls->opaque);
     enc_mov(a, 8, H_RSI, H_R14);
-    enc_mov_imm(a, H_RDX, kind & SLOW_WRITE);
+    enc_mov_imm(a, H_RDX, write);
     call_light(env, a, (uintptr_t)calls->refill);
     enc_op(a, 0x84 | E_BYTE_REG | E_BYTE_RM, H_RAX, enc_reg(H_RAX));
     restore_light(a);
+}
+
+/* The common miss: the page's translation is known, only its place in the TLB was taken. */
+static void emit_refill(HostEnv *env, Asm *a, unsigned kind, const HostCalls *calls)
+{
+    thunks_call_refill(env, a, calls, kind & SLOW_WRITE);
     uint8_t *failed = enc_jcc8(a, CC_E);
     enc_u8(a, 0xc3);
     enc_here_rel8(a, failed);
@@ -415,6 +418,7 @@ void thunks_emit(HostEnv *env, Asm *a, const HostCalls *calls)
     emit_site_miss(env, a, SLOW_WRITE, calls);
     emit_flags(env, a, calls);
     emit_yield(env, a, calls);
+    thunks_emit_string(env, a, calls);
     env->pushf = emit_value(env, a, calls->pushf, calls->opaque);
     env->rdtsc = emit_value(env, a, calls->rdtsc, calls->opaque);
     enc_align(a, 16);

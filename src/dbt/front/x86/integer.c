@@ -320,6 +320,24 @@ static bool xchg_rax(Front *f)
     return op(f, 0x87 | width(insn), 0);
 }
 
+/* STOS and MOVS by flat segments. */
+static bool string(Front *f, bool moves)
+{
+    const X86Insn *insn = f->insn;
+    Uop *u = f->u;
+    bool repeated = insn->prefixes & (PFX_REP | PFX_REPNE);
+    bool flat = front_mode64(f) ? insn->seg != X86_FS && insn->seg != X86_GS : insn->seg == X86_DS || insn->seg == X86_SS || insn->seg == X86_ES;
+    if (insn->asize == 2 || (moves && !flat) || f->b->cpu->counted) {
+        return false; /* counted: how many elements one instruction may do is the interpreter's business */
+    }
+    u->kind = UOP_STRING;
+    u->size = insn->osize;
+    u->asize = insn->asize;
+    u->imm = repeated;
+    u->attr = UA_RM_W | (moves ? UA_RM_R : 0);
+    return repeated || insn->asize == (front_mode64(f) ? 8 : 4); /* a fault keeps the upper halves only without REP */
+}
+
 bool front_one_byte(Front *f)
 {
     X86Insn *insn = f->insn;
@@ -414,6 +432,11 @@ bool front_one_byte(Front *f)
         return bytes(f, 0);
     case 0xa0 ... 0xa3:
         return moffs(f);
+    case 0xa4:
+    case 0xa5:
+    case 0xaa:
+    case 0xab:
+        return string(f, opcode < 0xa8);
     case 0xa8:
         return bytes(f, 1);
     case 0xa9:
@@ -465,6 +488,11 @@ bool front_one_byte(Front *f)
         u->kind = UOP_FLAG_IF;
         u->imm = opcode & 1;
         return f->b->mode & X86_MODE_IOPL_OK;
+    case 0xfc:
+    case 0xfd:
+        u->kind = UOP_FLAG_DF;
+        u->imm = opcode & 1;
+        return true;
     case 0xfe:
     case 0xff:
         return group_ff(f);
