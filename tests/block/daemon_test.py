@@ -16,6 +16,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import qmp  # noqa: E402
 import tap  # noqa: E402
 
 DAEMON, IMG = (os.path.abspath(p) for p in sys.argv[1:3])
@@ -36,34 +37,10 @@ def run(*argv, code=0):
     return done.stdout + done.stderr
 
 
-class Daemon:
+class Daemon(qmp.Program):
     def __init__(self, *options):
-        self.process = subprocess.Popen(
-            [DAEMON, "--chardev", "stdio,id=qmp", "--monitor", "chardev=qmp,mode=control", *options], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True)
+        super().__init__([DAEMON, "--chardev", "stdio,id=qmp", "--monitor", "chardev=qmp,mode=control", *options])
         atexit.register(self.process.kill)  # one that outlives a failed test would keep the runner waiting
-        self.events = []
-        assert "QMP" in json.loads(self.process.stdout.readline())
-        self.ok("qmp_capabilities")
-
-    def command(self, execute, **arguments):
-        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
-        self.process.stdin.write(json.dumps({"execute": execute, "arguments": arguments}) + "\n")
-        self.process.stdin.flush()
-        while True:
-            answer = json.loads(self.process.stdout.readline())
-            if "event" not in answer:
-                return answer
-            self.events.append(answer["event"])
-
-    def ok(self, execute, **arguments):
-        answer = self.command(execute, **arguments)
-        assert "return" in answer, (execute, arguments, answer)
-        return answer["return"]
-
-    def quit(self):
-        self.ok("quit")
-        assert self.process.wait(120) == 0
 
 
 def pattern(path, size):
@@ -104,7 +81,7 @@ def test_monitor_and_exports():
     d.ok("job-dismiss", id="j")
     d.ok("block-export-del", id="e0")
     d.ok("nbd-server-stop")
-    assert "BLOCK_EXPORT_DELETED" in d.events and "JOB_STATUS_CHANGE" in d.events, d.events
+    assert d.seen("BLOCK_EXPORT_DELETED") and d.seen("JOB_STATUS_CHANGE"), d.events
     d.quit()
     for image in "a.qcow2", "c.qcow2":
         run(IMG, "check", "-q", image)

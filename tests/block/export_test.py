@@ -4,47 +4,20 @@
 usage: export_test.py QEMU-SYSTEM QEMU-IO QEMU-IMG
 """
 import atexit
-import json
 import os
 import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import qmp  # noqa: E402
+
 SYSTEM, IO, IMG = (os.path.abspath(p) for p in sys.argv[1:4])
 
 
-class Machine:
+class Machine(qmp.Program):
     def __init__(self, *options):
-        self.process = subprocess.Popen(
-            [SYSTEM, "-M", "none", "-display", "none", "-S", "-qmp", "stdio", *options], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True)
-        self.events = []
-        assert "QMP" in json.loads(self.process.stdout.readline())
-        self.ok("qmp_capabilities")
-
-    def command(self, execute, **arguments):
-        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
-        self.process.stdin.write(json.dumps({"execute": execute, "arguments": arguments}) + "\n")
-        self.process.stdin.flush()
-        while True:
-            answer = json.loads(self.process.stdout.readline())
-            if "event" in answer:
-                self.events.append((answer["event"], answer.get("data")))
-            else:
-                return answer
-
-    def ok(self, execute, **arguments):
-        answer = self.command(execute, **arguments)
-        assert "return" in answer, (execute, arguments, answer)
-        return answer["return"]
-
-    def fails(self, text, execute, **arguments):
-        answer = self.command(execute, **arguments)
-        assert "error" in answer and text in answer["error"]["desc"], (execute, arguments, answer)
-
-    def quit(self):
-        self.ok("quit")
-        assert self.process.wait(60) == 0
+        super().__init__([SYSTEM, "-M", "none", "-display", "none", "-S", "-qmp", "stdio", *options])
 
 
 def io(uri, *commands, code=0):
@@ -94,7 +67,7 @@ def main():
         m.ok("nbd-server-remove", name="ro")
         m.ok("nbd-server-stop")
         assert m.ok("query-block-exports") == []
-        assert sorted(d["id"] for e, d in m.events if e == "BLOCK_EXPORT_DELETED") == ["e0", "ro"], m.events
+        assert sorted(d["id"] for d in m.seen("BLOCK_EXPORT_DELETED")) == ["e0", "ro"], m.events
         # The server and its exports go with the machine.
         m.ok("nbd-server-start", addr={"type": "inet", "data": {"host": "127.0.0.1", "port": "0"}})
         m.ok("block-export-add", type="nbd", id="e2", node_name="disk")

@@ -13,6 +13,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import certs  # noqa: E402
+import qmp  # noqa: E402
 import tap  # noqa: E402
 
 SYSTEM, IMG = (os.path.abspath(p) for p in sys.argv[1:3])
@@ -20,41 +21,10 @@ SERVER = ["-object", "tls-creds-x509,id=s,endpoint=server,dir=server"]
 CLIENT = ["-object", "tls-creds-x509,id=c,endpoint=client,dir=client"]
 
 
-class Machine:
+class Machine(qmp.Program):
     def __init__(self, *options, board="none"):
-        self.process = subprocess.Popen([SYSTEM, "-M", board, "-display", "none", "-nodefaults", "-accel", "qtest", "-qmp", "stdio", *options],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        if "QMP" not in line:
-            sys.exit(f"{options}: {self.process.stderr.read()}")
-        self.ok("qmp_capabilities")
-
-    def command(self, execute, **arguments):
-        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
-        self.process.stdin.write(json.dumps({"execute": execute, "arguments": arguments}) + "\n")
-        self.process.stdin.flush()
-        while True:
-            answer = json.loads(self.process.stdout.readline())
-            if "event" not in answer:
-                return answer
-
-    def ok(self, execute, **arguments):
-        answer = self.command(execute, **arguments)
-        assert "return" in answer, (execute, arguments, answer)
-        return answer["return"]
-
-    def fails(self, text, execute, **arguments):
-        answer = self.command(execute, **arguments)
-        assert "error" in answer and text in answer["error"]["desc"], (execute, arguments, answer)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            stream.close()
+        super().__init__([SYSTEM, "-M", board, "-display", "none", "-nodefaults", "-accel", "qtest", "-qmp", "stdio", *options],
+                         stderr=subprocess.PIPE)
 
 
 def free_port():
