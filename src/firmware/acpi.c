@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "cpu/x86/vcpu_x86.h"
 #include "firmware/fw_cfg.h"
 
 #define TABLES_FILE "etc/acpi/tables"
@@ -198,21 +199,32 @@ static void build_fadt(AcpiTables *tables, const AcpiPcInfo *info, guint facs, g
     add_to_rsdt(tables, start);
 }
 
-static void put_local_apic(AcpiTables *tables, uint32_t uid, uint32_t apic_id)
+unsigned acpi_local_apic(uint8_t entry[ACPI_LOCAL_APIC_MAX], uint32_t uid, uint32_t apic_id, bool enabled)
 {
+    memset(entry, 0, ACPI_LOCAL_APIC_MAX);
     if (apic_id < 255) {
-        acpi_put(tables, 0, 1);
-        acpi_put(tables, 8, 1);
-        acpi_put(tables, uid, 1);
-        acpi_put(tables, apic_id, 1);
-        acpi_put(tables, 1, 4); /* enabled */
+        entry[1] = 8;
+        entry[2] = (uint8_t)uid;
+        entry[3] = (uint8_t)apic_id;
+        entry[4] = enabled;
     } else {
-        acpi_put(tables, 9, 1);
-        acpi_put(tables, 16, 1);
-        acpi_put(tables, 0, 2);
-        acpi_put(tables, apic_id, 4);
-        acpi_put(tables, 1, 4);
-        acpi_put(tables, uid, 4);
+        entry[0] = 9; /* local x2APIC */
+        entry[1] = 16;
+        st32_le(entry + 4, apic_id);
+        entry[8] = enabled;
+        st32_le(entry + 12, uid);
+    }
+    return entry[1];
+}
+
+/* Every place of a CPU: a guest makes room for those that may come. */
+static void put_cpus(AcpiTables *tables, const Machine *machine)
+{
+    for (unsigned index = 0; index < machine->config->max_cpus; index++) {
+        uint8_t entry[ACPI_LOCAL_APIC_MAX];
+        const Vcpu *vcpu = vcpu_at(machine, index);
+        unsigned length = acpi_local_apic(entry, index, x86_apic_id_of(machine, index), vcpu != NULL);
+        g_byte_array_append(tables->blob, entry, length);
     }
 }
 
@@ -234,10 +246,7 @@ static void build_madt(AcpiTables *tables, Machine *machine, const AcpiPcInfo *i
 
     acpi_put(tables, 0xfee00000, 4);
     acpi_put(tables, 1, 4); /* PC-AT compatible: there are 8259s */
-    for (guint i = 0; i < machine->vcpus->len; i++) {
-        const Vcpu *vcpu = g_ptr_array_index(machine->vcpus, i);
-        put_local_apic(tables, i, vcpu->apic_id);
-    }
+    put_cpus(tables, machine);
     if (info->ioapic) {
         acpi_put(tables, 1, 1);
         acpi_put(tables, 12, 1);

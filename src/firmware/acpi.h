@@ -38,6 +38,13 @@ void acpi_put(AcpiTables *tables, uint64_t value, unsigned size);
 /* The field of `size` bytes at offset holds an offset in the blob that becomes an address. */
 void acpi_pointer(AcpiTables *tables, guint offset, unsigned size, uint32_t target);
 void acpi_pc_dsdt(Machine *machine, const AcpiPcInfo *info, AcpiTables *tables);
+enum { ACPI_NOTIFY_DEVICE_CHECK = 1, ACPI_NOTIFY_EJECT_REQUEST = 3 };
+/* A MADT entry of a CPU, as its _MAT gives it, too; returns its length. */
+enum { ACPI_LOCAL_APIC_MAX = 16 };
+unsigned acpi_local_apic(uint8_t ret_entry[ACPI_LOCAL_APIC_MAX], uint32_t uid, uint32_t apic_id, bool enabled);
+/* Processors, and what their hot-plug event runs inside \_GPE. */
+void acpi_cpus(Aml *a, Machine *machine);
+void acpi_cpus_event(Aml *a, Machine *machine);
 /* PCI hot-plug, when the root bus has it: inside the root's device, and inside \_GPE. */
 void acpi_pci_hotplug_root(Aml *a, Machine *machine);
 void acpi_pci_hotplug_event(Aml *a, Machine *machine);

@@ -1,6 +1,6 @@
 /*
  * The DSDT of an i440FX PC: the PCI root with its windows and interrupt routing, the PIIX3's PIRQ links, ISA
- * devices, processors, sleep states. PIRQ route registers are 0x60..0x63 of the ISA bridge (function 0 of
+ * devices, sleep states. PIRQ route registers are 0x60..0x63 of the ISA bridge (function 0 of
  * slot 1); slot s, pin p goes to link (s - 1 + p) mod 4, and slot 1 is the chipset itself.
  */
 #include <string.h>
@@ -327,20 +327,6 @@ static void fw_cfg_device(Aml *a)
     aml_end(a);
 }
 
-static void processors(Aml *a, Machine *machine)
-{
-    aml_scope(a, "\\_SB");
-    for (guint i = 0; i < machine->vcpus->len; i++) {
-        char name[5];
-        g_snprintf(name, sizeof(name), "C%03X", i);
-        aml_device(a, name);
-        aml_name_string(a, "_HID", "ACPI0007");
-        aml_name_int(a, "_UID", i);
-        aml_end(a);
-    }
-    aml_end(a);
-}
-
 void acpi_pc_dsdt(Machine *machine, const AcpiPcInfo *info, AcpiTables *tables)
 {
     Aml aml, *a = &aml;
@@ -354,11 +340,12 @@ void acpi_pc_dsdt(Machine *machine, const AcpiPcInfo *info, AcpiTables *tables)
     fw_cfg_device(a);
     aml_end(a);
     pirq_links(a);
-    processors(a, machine);
+    acpi_cpus(a, machine);
     sleep_states(a, info);
     aml_scope(a, "\\_GPE");
     aml_name_string(a, "_HID", "ACPI0006");
     acpi_pci_hotplug_event(a, machine);
+    acpi_cpus_event(a, machine);
     aml_end(a);
     aml_fini(a);
 }

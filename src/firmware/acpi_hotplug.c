@@ -9,7 +9,6 @@
 #include "firmware/acpi.h"
 
 enum { ACPI_PCI_HOTPLUG_PORT = 0xae00 };
-enum { NOTIFY_DEVICE_CHECK = 1, NOTIFY_EJECT_REQUEST = 3 };
 
 static void slot_name(char name[5], unsigned slot)
 {
@@ -135,8 +134,8 @@ static void take_events(Aml *a)
     aml_op(a, AML_STORE);
     aml_path(a, "BSEL");
     aml_path(a, "BNUM");
-    notify_of(a, "PCIU", NOTIFY_DEVICE_CHECK);
-    notify_of(a, "PCID", NOTIFY_EJECT_REQUEST);
+    notify_of(a, "PCIU", ACPI_NOTIFY_DEVICE_CHECK);
+    notify_of(a, "PCID", ACPI_NOTIFY_EJECT_REQUEST);
 }
 
 /* The slots of a bus, its bridges with theirs, and PCNT, which looks for events of all of them. */

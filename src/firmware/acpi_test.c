@@ -6,6 +6,7 @@
 #include "base/endian.h"
 #include "bus/pci.h"
 #include "firmware/fw_cfg.h"
+#include "hw/acpi/cpu_hotplug.h"
 
 static const MachineType test_machine = { .name = "test", .desc = "test machine" };
 static const char *const ports[] = { "COM1", "COM2", "LPT1", "FDC0", "KBD", NULL };
@@ -14,6 +15,7 @@ static const AcpiPcInfo info = { .pci_hole_start = 0x20000000, .pci_hole_end = 0
                                  .pm_base = 0x600, .gpe_base = 0xafe0, .gpe_bytes = 4, .s4_type = 2, .ports = ports };
 
 static PciBus root;
+static AcpiCpuHotplug cpu_hotplug;
 
 static Error *request_unplug(void *opaque, PciDevice *pci)
 {
@@ -28,6 +30,8 @@ static Machine *build(const AcpiPcInfo *info)
     root = (PciBus) { 0 };
     pci_bus_init(&root, machine, NULL, "pci.0", &machine->memory, &machine->io);
     root.request_unplug = request_unplug;
+    machine->config->max_cpus = machine->config->cores = 3;
+    machine_set_service(machine, ACPI_CPU_HOTPLUG_SERVICE, &cpu_hotplug);
     Error *err = acpi_build_pc(machine, info);
     g_assert_null(err);
     return machine;
@@ -139,6 +143,25 @@ static void test_sleep_states(void)
     destroy(machine);
 }
 
+/* Every place of a CPU is in the tables; no CPU is there in this machine. */
+static void test_cpus(void)
+{
+    Machine *machine = build(&info);
+    size_t length;
+    const uint8_t *blob = fw_cfg_file_data(machine->fw_cfg, "etc/acpi/tables", &length);
+    const uint8_t *madt = memmem(blob, length, "APIC", 4);
+    g_assert_nonnull(madt);
+    for (uint8_t index = 0; index < 3; index++) {
+        const uint8_t disabled[8] = { 0, 8, index, index, 0, 0, 0, 0 }, enabled[8] = { 0, 8, index, index, 1, 0, 0, 0 };
+        g_assert_cmpmem(madt + 44 + 8 * index, 8, disabled, 8);
+        g_assert_nonnull(memmem(blob, length, enabled, 8)); /* _MAT */
+    }
+    g_assert_nonnull(memmem(blob, length, "_E02", 4));
+    g_assert_nonnull(memmem(blob, length, "C002", 4));
+    g_assert_null(memmem(blob, length, "C003", 4));
+    destroy(machine);
+}
+
 /* The methods of PCI hot-plug are there for slots that may change, and only where the bus can. */
 static void test_hotplug(void)
 {
@@ -167,5 +190,6 @@ int main(int argc, char **argv)
     g_test_add_func("/firmware/acpi/iasl", test_iasl);
     g_test_add_func("/firmware/acpi/sleep-states", test_sleep_states);
     g_test_add_func("/firmware/acpi/hotplug", test_hotplug);
+    g_test_add_func("/firmware/acpi/cpus", test_cpus);
     return g_test_run();
 }

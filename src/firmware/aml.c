@@ -249,7 +249,7 @@ void aml_field(Aml *a, const char *region, unsigned access)
     aml_op(a, 0x5b81);
     open_package(a);
     aml_path(a, region);
-    aml_byte(a, (uint8_t)access); /* no lock, preserve */
+    aml_byte(a, (uint8_t)access); /* no lock */
 }
 
 void aml_field_entry(Aml *a, const char *name, unsigned bits)

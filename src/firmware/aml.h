@@ -50,7 +50,11 @@ void aml_return_int(Aml *a, uint64_t value);
 
 enum { AML_SYSTEM_MEMORY = 0, AML_SYSTEM_IO = 1, AML_PCI_CONFIG = 2 };
 void aml_op_region(Aml *a, const char *name, unsigned space, uint64_t offset, uint64_t length);
-/* Fields follow with aml_field_entry(); access 1 byte, 2 word, 3 dword; ends with aml_end(). */
+/*
+ * Fields follow with aml_field_entry(); access 1 byte, 2 word, 3 dword; ends with aml_end(). The other bits of what is
+ * written keep their value, unless AML_WRITE_AS_ZEROS is in access.
+ */
+enum { AML_WRITE_AS_ZEROS = 2 << 5 };
 void aml_field(Aml *a, const char *region, unsigned access);
 void aml_field_entry(Aml *a, const char *name, unsigned bits); /* NULL: a gap */
 

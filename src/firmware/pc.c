@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "cpu/x86/vcpu_x86.h"
 #include "firmware/bootorder.h"
 #include "firmware/fw_cfg.h"
 #include "firmware/kernel.h"
@@ -137,12 +138,17 @@ Error *pc_firmware_begin(Machine *machine, const PcFirmwareInfo *info)
     fw_cfg_set_u64(fw, FW_CFG_RAM_SIZE, info->ram_below_4g + info->ram_above_4g);
     fw_cfg_set_u16(fw, FW_CFG_NOGRAPHIC, !config->graphics);
     fw_cfg_set_u16(fw, FW_CFG_NB_CPUS, (uint16_t)config->cpus);
-    fw_cfg_set_u16(fw, FW_CFG_MAX_CPUS, (uint16_t)config->max_cpus);
+    fw_cfg_set_u16(fw, FW_CFG_MAX_CPUS, (uint16_t)(x86_apic_id_of(machine, config->max_cpus - 1) + 1));
     fw_cfg_set_u32(fw, FW_CFG_IRQ0_OVERRIDE, 1);
     fw_cfg_set_u16(fw, FW_CFG_BOOT_DEVICE, 0);
     TRY(publish_memory_map(machine, info));
     TRY(add_boot_options(machine));
     return add_user_items(machine);
+}
+
+Error *pc_firmware_refresh(Machine *machine, const PcFirmwareInfo *info)
+{
+    return machine->config->acpi ? acpi_build_pc(machine, &info->acpi) : NULL;
 }
 
 Error *pc_firmware_finish(Machine *machine, const PcFirmwareInfo *info)

@@ -17,5 +17,7 @@ typedef struct PcFirmwareInfo {
 Error *pc_firmware_begin(Machine *machine, const PcFirmwareInfo *info) MUST_USE;
 /* In the board's finish, when all devices are there. */
 Error *pc_firmware_finish(Machine *machine, const PcFirmwareInfo *info) MUST_USE;
+/* The tables anew, for the boot to come, after CPUs or memory have come or gone. */
+Error *pc_firmware_refresh(Machine *machine, const PcFirmwareInfo *info) MUST_USE;
 
 #endif

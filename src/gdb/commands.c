@@ -26,7 +26,7 @@ static bool take_thread(Gdb *gdb, const char **text, unsigned *ret_index)
         *text += 2;
         return true;
     }
-    if (!gdb_take_number(text, &number) || number > gdb->machine->vcpus->len) {
+    if (!gdb_take_number(text, &number) || (number && (number > UINT32_MAX || !vcpu_at(gdb->machine, (unsigned)number - 1)))) {
         return false;
     }
     if (number) {

@@ -19,7 +19,8 @@ static void thread_info(Gdb *gdb, bool first)
         gdb_send(gdb, "l");
         return;
     }
-    text = g_strdup_printf("m%02x", ++gdb->listed);
+    const Vcpu *vcpu = g_ptr_array_index(gdb->machine->vcpus, gdb->listed++);
+    text = g_strdup_printf("m%02x", vcpu->index + 1);
     gdb_send(gdb, text);
 }
 
@@ -28,7 +29,7 @@ static void thread_extra(Gdb *gdb, const char *text)
     uint64_t number;
     g_autoptr(GString) answer = g_string_new(NULL);
 
-    if (!gdb_take_number(&text, &number) || number == 0 || number > gdb->machine->vcpus->len) {
+    if (!gdb_take_number(&text, &number) || number == 0 || number > UINT32_MAX || !vcpu_at(gdb->machine, (unsigned)number - 1)) {
         gdb_send(gdb, "E16");
         return;
     }

@@ -20,8 +20,8 @@ void gdb_send(Gdb *gdb, const char *payload)
 
 Vcpu *gdb_vcpu(Gdb *gdb, unsigned index)
 {
-    GPtrArray *vcpus = gdb->machine->vcpus;
-    return g_ptr_array_index(vcpus, index < vcpus->len ? index : 0);
+    Vcpu *vcpu = vcpu_at(gdb->machine, index);
+    return vcpu ? vcpu : g_ptr_array_index(gdb->machine->vcpus, 0);
 }
 
 /* The signal numbers of the protocol. */
@@ -71,6 +71,14 @@ static void machine_event(MachineNotifier *notifier, MachineEvent event, void *d
     if (event == MACHINE_EVENT_STATE && gdb->resumed && !gdb->busy && state != RUN_STATE_RUNNING && !passing) {
         gdb->resumed = false;
         gdb_send_stop(gdb);
+    }
+    if (event == MACHINE_EVENT_DEVICE_DELETED && gdb->points.vcpu && data == &gdb->points.vcpu->dev) {
+        gdb->points.vcpu = NULL;
+    }
+    if (event == MACHINE_EVENT_DEVICE_ADDED && gdb->points.points->len && device_type(data)->category == DEV_CPU) {
+        machine_pause_vcpus(gdb->machine); /* the points are its, too */
+        debug_points_changed(gdb->machine, &gdb->points);
+        machine_resume_vcpus(gdb->machine);
     }
 }
 

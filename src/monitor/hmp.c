@@ -92,8 +92,7 @@ Value *hmp_dict(const char *key, ...)
 
 Vcpu *hmp_cpu(Hmp *hmp)
 {
-    GPtrArray *vcpus = hmp->machine->vcpus;
-    return hmp->cpu_index < vcpus->len ? g_ptr_array_index(vcpus, hmp->cpu_index) : NULL;
+    return vcpu_at(hmp->machine, hmp->cpu_index);
 }
 
 void hmp_on_cpu(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque)

@@ -69,7 +69,8 @@ static void info_cpus(Hmp *hmp, const HmpArgs *args)
 {
     for (guint n = 0; n < hmp->machine->vcpus->len; n++) {
         const Vcpu *vcpu = g_ptr_array_index(hmp->machine->vcpus, n);
-        hmp_printf(hmp, "%c CPU #%u: thread_id=%d\n", n == hmp->cpu_index ? '*' : ' ', n, (int)vcpu->thread_id);
+        hmp_printf(hmp, "%c CPU #%u: thread_id=%d\n", vcpu->index == hmp->cpu_index ? '*' : ' ', vcpu->index,
+                   (int)vcpu->thread_id);
     }
 }
 

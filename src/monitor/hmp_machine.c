@@ -79,7 +79,7 @@ static void hmp_watchdog_action(Hmp *hmp, const HmpArgs *args)
 
 static void hmp_cpu_select(Hmp *hmp, const HmpArgs *args)
 {
-    if (args->number[0] >= hmp->machine->vcpus->len) {
+    if (args->number[0] > UINT32_MAX || !vcpu_at(hmp->machine, (unsigned)args->number[0])) {
         hmp_printf(hmp, "invalid CPU index\n");
     } else {
         hmp->cpu_index = (unsigned)args->number[0];

@@ -343,7 +343,7 @@ Error *qmp_human_monitor_command(QmpContext *ctx, const QmpHumanMonitorCommandAr
 {
     unsigned cpu = args->has_cpu_index ? (unsigned)args->cpu_index : 0;
 
-    if (args->has_cpu_index && (args->cpu_index < 0 || (uint64_t)args->cpu_index >= ctx->machine->vcpus->len)) {
+    if (args->has_cpu_index && (args->cpu_index < 0 || args->cpu_index > UINT32_MAX || !vcpu_at(ctx->machine, cpu))) {
         return error_new("Parameter 'cpu-index' expects a CPU number");
     }
     *ret = value_take_str(monitor_run_hmp(ctx->machine, cpu, args->command_line));

@@ -300,7 +300,7 @@ static Error *unknown_prop(const Object *obj, const char *name)
 Error *object_set(Object *obj, const char *name, const char *text)
 {
     const Prop *prop = object_prop_find(obj->type, name);
-    if (!prop && obj->type->set_member && strchr(name, '.') && !obj->realized) {
+    if (!prop && obj->type->set_member && !obj->realized) {
         return obj->type->set_member(obj, name, text);
     }
     if (!prop) {
@@ -326,6 +326,9 @@ Error *object_set(Object *obj, const char *name, const char *text)
 Error *object_get(const Object *obj, const char *name, char **ret_text)
 {
     const Prop *prop = object_prop_find(obj->type, name);
+    if (!prop && obj->type->get_member) {
+        return obj->type->get_member(obj, name, ret_text);
+    }
     if (!prop) {
         return unknown_prop(obj, name);
     }

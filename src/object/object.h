@@ -110,8 +110,9 @@ struct ObjectType {
     const char *c_type;       /* the struct's name, for scripts/check_state.py; NULL: not a device's */
     bool abstract;
     const Prop *props;        /* own ones; the parent's come too, unless one here has the same name (another default) */
-    /* Members of lists ("rules.0.match") that are no properties, before complete(); may be NULL. */
-    Error *(*set_member)(Object *obj, const char *name, const char *text);
+    /* What is no property in the table: members of lists ("rules.0.match"), names from another table (a CPU's features). */
+    Error *(*set_member)(Object *obj, const char *name, const char *text); /* before complete() or plug; may be NULL */
+    Error *(*get_member)(const Object *obj, const char *name, char **ret_text); /* may be NULL */
     Error *(*complete)(Object *obj); /* after properties are set (-object); may be NULL, the parent's runs then */
     bool (*in_use)(const Object *obj); /* object-del is refused; may be NULL, the parent's counts then */
     void (*finalize)(Object *obj);   /* releases what complete() made; may be NULL, sees a half-built object */

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""PCI devices that come and go while Linux runs, by ACPI: a network card and a disk, plugged in through QMP, seen by the guest,
-used, and gone when the guest has agreed."""
+"""What comes and goes while Linux runs, by ACPI, plugged in through QMP, seen by the guest, used, and gone when the guest has
+agreed: PCI devices, processors."""
 import os
 import tempfile
+import time
 
 from guest import Guest, GuestError, add_modules, cloud_kernel, make_initrd, run
 
@@ -122,5 +123,139 @@ def refused(emulator):
                 raise GuestError(f'device_add worked with {switch}=off')
 
 
+# --- processors ---
+
+def shell(emulator, tmp, *arguments):
+    """Linux with a shell on the serial line."""
+    initrd = make_initrd(tmp, 'stty -echo; mount -t debugfs none /sys/kernel/debug; echo READY; exec sh')
+    vm = Guest(emulator, ['-m', '512', '-kernel', cloud_kernel(), '-initrd', initrd, '-append', 'console=ttyS0 quiet', '-net',
+                          'none', *arguments])
+    try:
+        vm.wait_serial('READY', 300)
+        vm.shell('PS1= PS2=', 60)
+    except Exception:
+        vm.close()
+        raise
+    return vm
+
+
+def until(vm, command, expected, seconds=60):
+    """Runs the command until it writes that."""
+    limit = time.time() + seconds
+    while True:
+        text = vm.shell(command, 60).strip()
+        if text == expected:
+            return
+        if time.time() > limit:
+            raise GuestError(f'"{command}" gives "{text}", not "{expected}"')
+        vm.pause(0.5)
+
+
+def free_places(vm):
+    """Free places of CPUs, the first one first, and their type."""
+    places = vm.qmp('query-hotpluggable-cpus')
+    free = [place for place in reversed(places) if 'qom-path' not in place]
+    return [place['props'] for place in free], places[0]['type']
+
+
+def deleted(vm, device):
+    while True:
+        event = vm.wait_event('DEVICE_DELETED', 60)['data']
+        if event.get('device') == device:
+            return
+
+
+def online(vm, cpu):
+    until(vm, f'ls -d /sys/devices/system/cpu/cpu{cpu} || true', f'/sys/devices/system/cpu/cpu{cpu}')
+    vm.shell(f'echo 1 >/sys/devices/system/cpu/cpu{cpu}/online', 60)
+
+
+def work(vm, cpu):
+    """The CPU executes something, and its clock agrees with the others'."""
+    text = vm.shell(f"taskset {1 << cpu:x} sh -c 'n=0; while [ $n -lt 20000 ]; do n=$((n+1)); done; cut -d\  -f39 /proc/self/stat'",
+                    120)
+    assert text.split()[-1] == str(cpu), text
+
+
+def cpus_come_and_go(emulator):
+    with tempfile.TemporaryDirectory() as tmp, shell(emulator, tmp, '-smp', '1,maxcpus=4,sockets=1,dies=1,cores=2,threads=2') as vm:
+        assert vm.shell('cat /sys/devices/system/cpu/possible', 60).strip() == '0-3'
+        for _ in range(3):
+            free, kind = free_places(vm)
+            assert len(free) == 3 and kind == 'qemu64-x86_64-cpu', (free, kind)
+            for number, props in enumerate(free):
+                vm.qmp('device_add', driver=kind, id=f'c{number}', **props)
+                online(vm, number + 1)
+                work(vm, number + 1)
+            until(vm, 'nproc', '4')
+            cpus = vm.qmp('query-cpus-fast')
+            assert [cpu['cpu-index'] for cpu in cpus] == [0, 1, 2, 3] and len({cpu['thread-id'] for cpu in cpus}) == 4, cpus
+            # A hole in the middle, and the guest takes running CPUs off by itself.
+            for number in (1, 0, 2):
+                vm.qmp('device_del', id=f'c{number}')
+                deleted(vm, f'c{number}')
+                assert f'/machine/peripheral/c{number}' not in [cpu['qom-path'] for cpu in vm.qmp('query-cpus-fast')]
+            until(vm, 'nproc', '1')
+            no_complaint(vm)
+        reports = [event['data']['info'] for event in vm.events if event['event'] == 'ACPI_DEVICE_OST']
+        assert all(report['slot-type'] == 'CPU' and report['status'] in (0, 0x84) for report in reports), reports
+        assert len(vm.qmp('query-acpi-ospm-status')) == 4
+
+
+def cpu_refused(emulator):
+    """What the guest or the machine will not do."""
+    with tempfile.TemporaryDirectory() as tmp, shell(emulator, tmp, '-smp', '1,maxcpus=2', '-device',
+                                                     'qemu64-x86_64-cpu,id=c,socket-id=0,core-id=1,thread-id=0') as vm:
+        for arguments, words in (({'driver': 'qemu64-x86_64-cpu', 'id': 'x'}, 'socket-id is missing'),
+                                 ({'driver': 'qemu64-x86_64-cpu', 'socket-id': 0, 'core-id': 1, 'thread-id': 0}, 'already'),
+                                 ({'driver': 'qemu64-x86_64-cpu', 'socket-id': 0, 'core-id': 2, 'thread-id': 0}, 'from 0 to 1'),
+                                 ({'driver': 'Haswell-x86_64-cpu', 'socket-id': 0, 'core-id': 1, 'thread-id': 0}, 'alike')):
+            try:
+                vm.qmp('device_add', **arguments)
+            except GuestError as error:
+                assert words in str(error), error
+            else:
+                raise GuestError(f'device_add worked with {arguments}')
+        path = vm.qmp('query-cpus-fast')[0]['qom-path']
+        try:
+            vm.qmp('device_del', id=path)
+        except GuestError as error:
+            assert 'first CPU' in str(error), error
+        until(vm, 'nproc', '2')
+        # The only CPU that is left online cannot be taken off.
+        vm.shell('echo 0 >/sys/devices/system/cpu/cpu0/online 2>/dev/null; true', 60)
+        if vm.shell('nproc', 60).strip() == '1':
+            vm.qmp('device_del', id='c')
+            assert vm.wait_event('DEVICE_UNPLUG_GUEST_ERROR', 60)['data']['device'] == 'c'
+            vm.shell('echo 1 >/sys/devices/system/cpu/cpu0/online', 60)
+        vm.qmp('device_del', id='c')
+        deleted(vm, 'c')
+        until(vm, 'nproc', '1')
+
+
+def cpus_after_reset(emulator):
+    """A CPU that came while the machine ran is an ordinary one after a reset; so it is on the other side of a migration."""
+    with tempfile.TemporaryDirectory() as tmp, shell(emulator, tmp, '-smp', '1,maxcpus=2') as vm:
+        free, kind = free_places(vm)
+        vm.qmp('device_add', driver=kind, id='c', **free[0])
+        online(vm, 1)
+        vm.qmp('system_reset')
+        vm.wait_serial('READY', 300)
+        vm.shell('PS1= PS2=', 60)
+        until(vm, 'nproc', '2')
+        path = os.path.join(tmp, 'state')
+        vm.qmp('migrate', uri=f'exec:cat >{path}')
+        vm.wait_for(lambda: vm.qmp('query-migrate').get('status') == 'completed', 60, 'it is not saved')
+        place = ','.join(f'{key}={value}' for key, value in free[0].items())
+        with Guest(emulator, ['-m', '512', '-smp', '1,maxcpus=2', '-net', 'none', '-device', f'{kind},id=c,{place}', '-incoming',
+                              f'exec:cat {path}']) as other:
+            other.wait_for(lambda: other.qmp('query-status')['status'] == 'running', 60, 'it does not run')
+            until(other, 'nproc', '2')
+            work(other, 1)
+            other.qmp('device_del', id='c')
+            deleted(other, 'c')
+            until(other, 'nproc', '1')
+
+
 if __name__ == '__main__':
-    run([come_and_go, cold_plugged_goes, behind_a_bridge, refused])
+    run([come_and_go, cold_plugged_goes, behind_a_bridge, refused, cpus_come_and_go, cpu_refused, cpus_after_reset])

@@ -204,24 +204,54 @@ static void device_finalize(Object *obj)
     }
 }
 
+static void free_unplugged(Device *dev)
+{
+    if (dev->object.parent) {
+        object_unparent(&dev->object);
+    } else {
+        object_free(&dev->object);
+    }
+}
+
+static MUST_USE Error *call_plug(Device *dev)
+{
+    const DeviceType *type = device_type(dev);
+    Machine *machine = dev->machine;
+    bool pause = type->plug_still && machine_running(machine);
+
+    if (pause) {
+        machine_pause_vcpus(machine);
+    }
+    mem_update_begin(machine->mem);
+    Error *err = type->plug(dev);
+    mem_update_end(machine->mem);
+    if (pause) {
+        machine_resume_vcpus(machine);
+    }
+    return err;
+}
+
 Error *device_plug(Device *dev, Bus *bus)
 {
     const DeviceType *type = device_type(dev);
     Machine *machine = dev->machine;
     Error *err = check_required(dev);
 
-    if (!err && dev->object.id && object_resolve(object_container_at(machine->root, "/machine/peripheral"),
-                                                 dev->object.id)) {
+    bool part = dev->object.parent != NULL;
+    if (!err && !part && dev->object.id && object_resolve(object_container_at(machine->root, "/machine/peripheral"),
+                                                          dev->object.id)) {
         err = error_new("there is a device with the id '%s' already", dev->object.id);
     }
     if (!err) {
         err = choose_bus(dev, &bus);
     }
     if (err) {
-        object_free(&dev->object);
+        free_unplugged(dev);
         return err;
     }
-    enter_tree(dev);
+    if (!part) {
+        enter_tree(dev);
+    }
     if (bus) {
         err = bus->type->attach ? bus->type->attach(bus, dev) : NULL;
         if (!err) {
@@ -230,11 +260,12 @@ Error *device_plug(Device *dev, Bus *bus)
         }
     }
     if (!err && type->plug) {
-        mem_update_begin(machine->mem);
-        err = type->plug(dev);
-        mem_update_end(machine->mem);
+        err = call_plug(dev);
     }
     if (err) {
+        while (!list_empty(&dev->object.children)) { /* its parts go first */
+            object_unparent(container_of(dev->object.children.head.prev, Object, sibling));
+        }
         take_down(dev);
         object_unparent(&dev->object);
         return err;

@@ -66,6 +66,7 @@ struct DeviceType {
     uint32_t state_version, state_min_version; /* 0 counts as 1 */
     const Reg *regs;      /* reset, saved and dumped by the core (banks are the device's own business) */
     bool hotplug;         /* may come and go while the guest runs */
+    bool plug_still;      /* plug is called while all vCPUs stand still */
     Error *(*plug)(Device *dev);
     void (*reset)(Device *dev);
     void (*unplug)(Device *dev);  /* undoes plug; must accept a device whose plug failed half way */
@@ -153,7 +154,10 @@ Error *device_set(Device *dev, const char *prop, const char *text) MUST_USE;
 /* For boards: property values that cannot fail. */
 void device_set_u64(Device *dev, const char *prop, uint64_t value);
 void device_set_str(Device *dev, const char *prop, const char *text);
-/* bus NULL: found by type. On failure the device is freed. On success the tree owns it. */
+/*
+ * bus NULL: found by type. On failure the device is freed. On success the tree owns it. A device that is part of another
+ * one has been made that one's child before.
+ */
 Error *device_plug(Device *dev, Bus *bus) MUST_USE;
 /* Boards: new, plug, abort with the message on failure (for parts that cannot fail). */
 Device *device_add_builtin(Machine *machine, const char *type, Bus *bus);

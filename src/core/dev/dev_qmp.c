@@ -303,6 +303,11 @@ static Value *typed_value(const Prop *prop, const char *text)
     Value *value = NULL;
     bool b;
 
+    if (!prop) { /* the text tells */
+        bool number = *text && strspn(text, "0123456789") == strlen(text);
+        return number ? value_uint(g_ascii_strtoull(text, NULL, 10))
+               : !strcmp(text, "true") || !strcmp(text, "false") ? value_bool(*text == 't') : value_str(text);
+    }
     if (prop->kind->json == 'b') {
         Error *err = parse_bool(text, &b);
         if (!err) {

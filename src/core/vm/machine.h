@@ -110,7 +110,9 @@ struct Machine {
     MemRegion memory, io; /* roots: 2^64 bytes, 64 KiB of ports */
     AddressSpace *as, *io_as;
     List buses;         /* those without a parent device */
-    GPtrArray *vcpus;   /* Vcpu *, by index */
+    GPtrArray *vcpus;   /* Vcpu *, sorted by index; changes while all stand still */
+    const struct CpuBoard *cpu_board; /* NULL: no CPU can be added */
+    bool launched;      /* machine_launch_vcpus() has run */
     struct Inlet *inlet;   /* inlet.h; NULL: nothing is recorded or replayed. Borrowed */
     struct Icount *icount; /* icount.h; NULL: time is the host's */
     const struct AccelType *accel_type;
@@ -144,6 +146,7 @@ struct MachineType {
     bool is_default;
     const char *deprecated; /* why, or NULL */
     unsigned max_cpus;
+    bool hotplug_cpus; /* CPUs come and go while the machine runs */
     uint64_t default_ram;
     const char *default_cpu, *default_nic, *default_display;
     const char *block_default; /* "ide", "virtio", "none" */
@@ -195,7 +198,7 @@ typedef struct SnapshotOps {
 Loop *machine_guest_loop(Machine *machine);
 
 /* --- life --- */
-/* Makes the vCPU threads; they stand still until machine_start(). Once, after the board is built. */
+/* Makes the vCPU threads that are missing; they stand still until machine_start(). After the board is built. */
 void machine_launch_vcpus(Machine *machine);
 void machine_start(Machine *machine);           /* vCPUs run */
 void machine_stop(Machine *machine, RunState state); /* returns when every vCPU stands still */
@@ -247,6 +250,8 @@ void machine_notify(Machine *machine, MachineEvent event, void *data);
 /* Events for QMP: name and a JSON object text (NULL: no data). Set by the monitor, called anywhere under the lock. */
 void machine_emit(Machine *machine, const char *event, const char *json_data);
 void machine_set_emitter(Machine *machine, void (*fn)(void *opaque, const char *event, const char *json), void *opaque);
+
+const char *machine_target(void); /* "x86_64" or "i386", by the program's name */
 
 /* A data file (firmware, ROM, keymap): searched in config->data_dirs. Caller frees; the error names where it looked and the Debian package. */
 Error *machine_find_file(Machine *machine, const char *name, char **ret_path) MUST_USE;

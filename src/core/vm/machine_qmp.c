@@ -123,7 +123,7 @@ Error *qmp_query_uuid(QmpContext *ctx, const QmpQueryUuidArgs *args, Value **ret
     return NULL;
 }
 
-static const char *target_of(const Machine *machine)
+const char *machine_target(void)
 {
     return g_strrstr(g_get_prgname() ? g_get_prgname() : "", "i386") ? "i386" : "x86_64";
 }
@@ -131,7 +131,7 @@ static const char *target_of(const Machine *machine)
 Error *qmp_query_target(QmpContext *ctx, const QmpQueryTargetArgs *args, Value **ret)
 {
     *ret = value_dict();
-    value_put_str(*ret, "arch", target_of(ctx->machine));
+    value_put_str(*ret, "arch", machine_target());
     return NULL;
 }
 
@@ -149,7 +149,7 @@ Error *qmp_query_machines(QmpContext *ctx, const QmpQueryMachinesArgs *args, Val
             value_put_bool(info, "is-default", true);
         }
         value_put_int(info, "cpu-max", MAX(type->max_cpus, 1));
-        value_put_bool(info, "hotpluggable-cpus", false);
+        value_put_bool(info, "hotpluggable-cpus", type->hotplug_cpus);
         value_put_bool(info, "numa-mem-supported", false);
         value_put_bool(info, "deprecated", type->deprecated != NULL);
         if (type->default_cpu) {
@@ -167,57 +167,6 @@ Error *qmp_query_current_machine(QmpContext *ctx, const QmpQueryCurrentMachineAr
 {
     *ret = value_dict();
     value_put_bool(*ret, "wakeup-suspend-support", ctx->machine->wakeup_support);
-    return NULL;
-}
-
-static Value *topology_value(const MachineConfig *config, unsigned index)
-{
-    Value *props = value_dict();
-    unsigned threads = MAX(config->threads, 1), cores = MAX(config->cores, 1), dies = MAX(config->dies, 1);
-
-    value_put_int(props, "thread-id", index % threads);
-    value_put_int(props, "core-id", index / threads % cores);
-    if (dies > 1) {
-        value_put_int(props, "die-id", index / threads / cores % dies);
-    }
-    value_put_int(props, "socket-id", index / threads / cores / dies);
-    return props;
-}
-
-/* The CPUs there are, and the places up to maxcpus that are free, which are listed first. */
-Error *qmp_query_hotpluggable_cpus(QmpContext *ctx, const QmpQueryHotpluggableCpusArgs *args, Value **ret)
-{
-    GPtrArray *vcpus = ctx->machine->vcpus;
-
-    *ret = value_list();
-    for (unsigned n = vcpus->len ? MAX(ctx->machine->config->max_cpus, vcpus->len) : 0; n-- > 0;) {
-        Vcpu *vcpu = g_ptr_array_index(vcpus, MIN(n, vcpus->len - 1));
-        Value *info = value_dict();
-        value_put(info, "props", topology_value(ctx->machine->config, n));
-        value_put_int(info, "vcpus-count", 1);
-        if (n < vcpus->len) {
-            value_put(info, "qom-path", value_take_str(object_path(&vcpu->dev.object)));
-        }
-        value_put_str(info, "type", vcpu->dev.object.type->name);
-        value_append(*ret, info);
-    }
-    return NULL;
-}
-
-Error *qmp_query_cpus_fast(QmpContext *ctx, const QmpQueryCpusFastArgs *args, Value **ret)
-{
-    *ret = value_list();
-    for (guint n = 0; n < ctx->machine->vcpus->len; n++) {
-        Vcpu *vcpu = g_ptr_array_index(ctx->machine->vcpus, n);
-        g_autofree char *path = object_path(&vcpu->dev.object);
-        Value *info = value_dict();
-        value_put_int(info, "cpu-index", vcpu->index);
-        value_put_str(info, "qom-path", path);
-        value_put_int(info, "thread-id", vcpu->thread_id);
-        value_put(info, "props", topology_value(ctx->machine->config, vcpu->index));
-        value_put_str(info, "target", target_of(ctx->machine));
-        value_append(*ret, info);
-    }
     return NULL;
 }
 
@@ -253,11 +202,6 @@ Error *qmp_query_memory_devices(QmpContext *ctx, const QmpQueryMemoryDevicesArgs
 {
     *ret = value_list();
     return NULL;
-}
-
-Error *qmp_query_acpi_ospm_status(QmpContext *ctx, const QmpQueryAcpiOspmStatusArgs *args, Value **ret)
-{
-    return error_new("command is not supported, missing ACPI device");
 }
 
 Error *qmp_query_tpm(QmpContext *ctx, const QmpQueryTpmArgs *args, Value **ret)

@@ -42,6 +42,32 @@ void vcpu_init(Vcpu *vcpu, Machine *machine, unsigned index)
     vcpu->stop = true;
 }
 
+Vcpu *vcpu_at(const Machine *machine, unsigned index)
+{
+    for (guint n = 0; n < machine->vcpus->len; n++) {
+        Vcpu *vcpu = g_ptr_array_index(machine->vcpus, n);
+        if (vcpu->index == index) {
+            return vcpu;
+        }
+    }
+    return NULL;
+}
+
+void vcpu_enter(Vcpu *vcpu)
+{
+    GPtrArray *vcpus = vcpu->machine->vcpus;
+    guint at = 0;
+    while (at < vcpus->len && ((Vcpu *)g_ptr_array_index(vcpus, at))->index < vcpu->index) {
+        at++;
+    }
+    g_ptr_array_insert(vcpus, (gint)at, vcpu);
+}
+
+void vcpu_leave(Vcpu *vcpu)
+{
+    g_ptr_array_remove(vcpu->machine->vcpus, vcpu);
+}
+
 void vcpu_fini(Vcpu *vcpu)
 {
     if (vcpu->created) {
@@ -59,6 +85,7 @@ void vcpu_fini(Vcpu *vcpu)
             lock_acquire(&vcpu->machine->lock);
         }
         vcpu->created = false;
+        vcpu_run_queued(vcpu); /* others count on what they asked for, even of a CPU that goes */
     }
     if (vcpu->machine) {
         pthread_cond_destroy(&vcpu->stopped_cond);
@@ -243,6 +270,7 @@ static void *vcpu_main(void *opaque)
 
 void machine_launch_vcpus(Machine *machine)
 {
+    machine->launched = true;
     if (!machine->accel_type || !machine->accel_type->vcpu_thread) {
         return;
     }

@@ -69,11 +69,19 @@ typedef struct CpuOps {
     void (*core_notes)(Vcpu *vcpu, GByteArray *notes); /* appends its notes of an ELF core file */
 } CpuOps;
 
+/* Where a CPU sits; -1: not chosen yet. */
+typedef struct CpuPlace {
+    int32_t socket, die, core, thread;
+} CpuPlace;
+
 struct Vcpu {
     Device dev; /* CPUs are devices: /machine/unattached/device[N] */
     Machine *machine;
     unsigned index;
     uint32_t apic_id; /* x86: also its id in ACPI tables and topology */
+    CpuPlace place;
+    int32_t node_id;  /* NUMA node, -1: none */
+    char *options;    /* ",feature=on..." beyond the machine's -cpu; may be NULL */
     const CpuOps *ops;
     void *arch; /* X86Cpu * */
     void *accel_data;
@@ -104,7 +112,22 @@ void vcpu_stop_self(void);
 Vcpu *vcpu_self(void);
 /* Sets up and tears down the thread protocol's fields; for whoever makes a Vcpu (cpu/<isa>). */
 void vcpu_init(Vcpu *vcpu, Machine *machine, unsigned index);
+/* Into and out of machine->vcpus, which is sorted by index. While all vCPUs stand still. */
+void vcpu_enter(Vcpu *vcpu);
+void vcpu_leave(Vcpu *vcpu);
 void vcpu_fini(Vcpu *vcpu);
+
+/* The CPU with that index, or NULL: indexes have holes where none is plugged in. */
+Vcpu *vcpu_at(const Machine *machine, unsigned index);
+
+/* What a board does about CPUs that come and go; machine->cpu_board. All vCPUs stand still. */
+typedef struct CpuBoard {
+    /* Gives a new CPU what belongs to it (interrupt controller, lines), and tells the guest of a hot-plugged one. */
+    Error *(*plugged)(Vcpu *vcpu);
+    /* The user wants it gone; the guest is asked. */
+    Error *(*unplug_request)(Vcpu *vcpu);
+    void (*unplugged)(Machine *machine, unsigned index);
+} CpuBoard;
 
 /* --- for accelerators --- */
 /* Runs queued work; called by the vCPU thread when it sees VCPU_REQ_WORK. */

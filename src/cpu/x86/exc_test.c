@@ -321,6 +321,24 @@ static void test_models(void)
     }
 }
 
+#define CPU_MODEL(model) model,
+static const char *const type_names[] = {
+#include "cpu/x86/model_names.inc"
+    NULL,
+};
+
+/* Each name of the table is a type of device, and no other. */
+static void test_model_names(void)
+{
+    guint count = 2; /* base, max */
+    for (const X86Model *m = x86_models; m->name; m++) {
+        g_assert_true(g_strv_contains(type_names, m->name));
+        g_assert_true(!m->alias || g_strv_contains(type_names, m->alias));
+        count += 1 + (m->alias != NULL) + g_str_has_suffix(m->name, "-v1");
+    }
+    g_assert_cmpuint(count, ==, g_strv_length((char **)type_names));
+}
+
 static void expect_model_error(X86Cpu *cpu, const char *spec, const char *part)
 {
     Error *err = x86_apply_model(cpu, spec);
@@ -426,6 +444,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/sys/debug-registers", test_debug_registers);
     g_test_add_func("/x86/sys/msrs", test_msrs);
     g_test_add_func("/x86/sys/models", test_models);
+    g_test_add_func("/x86/sys/models-names", test_model_names);
     g_test_add_func("/x86/sys/model-options", test_model_options);
     g_test_add_func("/x86/sys/smm", test_smm);
     g_test_add_func("/x86/sys/reset", test_reset);

@@ -410,19 +410,46 @@ static void set_defaults(X86Cpu *cpu)
     cpu->phys_bits_wanted = 0;
 }
 
+Error *x86_unknown_model(const char *spec)
+{
+    g_autofree char *name = g_strndup(spec, strcspn(spec, ","));
+    if (!*name) {
+        return error_new("-cpu: a model name is missing (-cpu help lists them)");
+    }
+    if (strcmp(name, "host") == 0) {
+        return error_new("CPU model 'host' requires KVM or HVF");
+    }
+    return unknown_model(name);
+}
+
+Error *x86_get_property(const X86Cpu *cpu, const char *name, char **ret_text)
+{
+    const CpuOption *option = option_find(name);
+    unsigned word, bit;
+
+    if (option && option->kind == OPT_U32) {
+        *ret_text = g_strdup_printf("%u", *(const uint32_t *)(const void *)((const char *)cpu + option->offset));
+    } else if (option && option->kind == OPT_STR) {
+        *ret_text = g_strdup((const char *)cpu + option->offset);
+    } else if (option) {
+        *ret_text = g_strdup(*(const bool *)((const char *)cpu + option->offset) ? "true" : "false");
+    } else if (strcmp(name, "phys-bits") == 0) {
+        *ret_text = g_strdup_printf("%u", cpu->phys_bits);
+    } else if (x86_feature_find(name, strlen(name), &word, &bit)) {
+        *ret_text = g_strdup(cpu->features[word] >> bit & 1 ? "true" : "false");
+    } else {
+        return unknown_property(name);
+    }
+    return NULL;
+}
+
 Error *x86_apply_model(X86Cpu *cpu, const char *spec)
 {
     g_auto(GStrv) parts = g_strsplit(spec, ",", -1);
-    if (!parts[0] || !*parts[0]) {
-        return error_new("-cpu: a model name is missing (-cpu help lists them)");
-    }
-    const X86Model *m = model_find(parts[0]);
-    bool max = strcmp(parts[0], "max") == 0, base = strcmp(parts[0], "base") == 0;
-    if (strcmp(parts[0], "host") == 0) {
-        return error_new("CPU model 'host' requires KVM or HVF");
-    }
+    const X86Model *m = parts[0] ? model_find(parts[0]) : NULL;
+    bool max = parts[0] && strcmp(parts[0], "max") == 0, base = parts[0] && strcmp(parts[0], "base") == 0;
     if (!m && !max && !base) {
-        return unknown_model(parts[0]);
+        return x86_unknown_model(spec);
     }
     set_defaults(cpu);
     cpu->model = m;

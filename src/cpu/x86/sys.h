@@ -52,6 +52,10 @@ struct X86Model {
 extern const X86Model x86_models[]; /* ends with a NULL name */
 /* "qemu64,+avx,-sse3,level=7": sets the model's fields of cpu. Features that cannot be offered are masked with a warning, or refused with enforce. */
 Error *x86_apply_model(X86Cpu *cpu, const char *spec) MUST_USE;
+/* Why a model of that name (up to a comma) is not to be had. */
+Error *x86_unknown_model(const char *spec) MUST_USE;
+/* A property of the CPU that -cpu may set, as text. */
+Error *x86_get_property(const X86Cpu *cpu, const char *name, char **ret_text) MUST_USE;
 /* What this build can execute on this host, per feature word. */
 void x86_supported_features(uint32_t ret_features[X86_FEAT_WORDS]);
 char *x86_models_help(void);

@@ -5,11 +5,10 @@
 #include "cpu/x86/cpu.h"
 
 /*
- * Makes CPU `index` below /machine/unattached and adds it to machine->vcpus, which must hold those before
- * it. model_spec is -cpu's argument. The accelerator must be chosen; it is given the CPU. The APIC id
- * follows from the index and the topology in the machine's configuration.
+ * Makes CPU `index` of the configured model below /machine/unattached and adds it to machine->vcpus. The accelerator must
+ * be chosen; it is given the CPU. The APIC id follows from the index and the topology in the machine's configuration.
  */
-Error *x86_vcpu_create(Machine *machine, unsigned index, const char *model_spec, Vcpu **ret_vcpu) MUST_USE;
+Error *x86_vcpu_create(Machine *machine, unsigned index) MUST_USE;
 /* APIC id of CPU `index` with the machine's topology. */
 uint32_t x86_apic_id_of(const Machine *machine, unsigned index);
 

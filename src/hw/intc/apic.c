@@ -590,6 +590,7 @@ Error *apic_create(Vcpu *vcpu, Apic **ret_apic)
     Apic *apic = (Apic *)device_new(vcpu->machine, device_type_find("apic"), NULL);
     apic->x86.ops = &apic_ops;
     apic->x86.cpu = x86_cpu_of(vcpu);
+    object_add_child(&vcpu->dev.object, "lapic", &apic->dev.object);
     TRY(device_plug(&apic->dev, NULL));
     apic->x86.cpu->apic = &apic->x86;
     apic_reset(&apic->dev);

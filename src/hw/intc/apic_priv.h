@@ -52,7 +52,7 @@ struct Apic {
     MemRegion page;  /* there */
 };
 
-/* All APICs of a machine. Their number is fixed before CPUs run. */
+/* All APICs of a machine. Their number changes only while all CPUs stand still. */
 typedef struct Apics {
     Machine *machine;
     GPtrArray *apics;

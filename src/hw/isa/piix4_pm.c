@@ -3,10 +3,12 @@
  *
  * 82371AB data sheet (order number 290562), 7.1: registers of function 3; 7.2: power management I/O space;
  * 11.2: SMBus (piix4_smbus.c). The ACPI blocks, APM ports and sleep states are hw/acpi/pm.h's. Beside the chip's
- * own registers: GPE0 at 0xafe0 and the PCI hot-plug registers at 0xae00, which the machine's ACPI tables name.
+ * own registers: GPE0 at 0xafe0, the hot-plug registers of PCI at 0xae00 and of CPUs at 0xaf00, which the machine's ACPI
+ * tables name.
  * Missing: device monitors, throttling, stop clock.
  */
 #include "base/endian.h"
+#include "hw/acpi/cpu_hotplug.h"
 #include "hw/acpi/pci_hotplug.h"
 #include "hw/acpi/pm.h"
 #include "hw/isa/piix.h"
@@ -17,7 +19,8 @@ enum { PMBA = 0x40, DEVACTB = 0x58, PMREGMISC = 0x80, SMBBA = 0x90, SMBHSTCFG = 
 enum { DEVACTB_APMC_EN = 1 << 25, PMREGMISC_PMIOSE = 1, SMBHSTCFG_EN = 1 };
 /* Power management I/O space. */
 enum { GLBCTL = 0x28 };
-enum { APM_PORT = 0xb2, GPE0_PORT = 0xafe0, GPE0_BYTES = 4, HOTPLUG_PORT = 0xae00, GPE_PCI_HOTPLUG = 1 };
+enum { APM_PORT = 0xb2, GPE0_PORT = 0xafe0, GPE0_BYTES = 4, HOTPLUG_PORT = 0xae00, CPU_HOTPLUG_PORT = 0xaf00 };
+enum { GPE_PCI_HOTPLUG = 1, GPE_CPU_HOTPLUG = 2 };
 enum { APM_ACPI_ENABLE = 0xf1, APM_ACPI_DISABLE = 0xf0 };
 
 typedef struct Piix4Pm {
@@ -25,6 +28,7 @@ typedef struct Piix4Pm {
     AcpiPm pm;
     Piix4Smbus smbus;
     AcpiPciHotplug hotplug;
+    AcpiCpuHotplug cpu_hotplug;
     MemRegion misc; /* of the PM I/O space: what hw/acpi/pm.h leaves */
     uint32_t glbctl;
     IrqLine sci, smi;
@@ -111,12 +115,18 @@ static void piix4_reset(Device *dev)
     acpi_pm_reset(&piix->pm);
     piix4_smbus_reset(&piix->smbus);
     acpi_pci_hotplug_reset(&piix->hotplug);
+    acpi_cpu_hotplug_reset(&piix->cpu_hotplug);
     update_ports(piix);
 }
 
 static void raise_hotplug(void *opaque)
 {
     acpi_gpe_raise(&((Piix4Pm *)opaque)->pm, GPE_PCI_HOTPLUG);
+}
+
+static void raise_cpu_hotplug(void *opaque)
+{
+    acpi_gpe_raise(&((Piix4Pm *)opaque)->pm, GPE_CPU_HOTPLUG);
 }
 
 static Error *piix4_plug(Device *dev)
@@ -143,6 +153,8 @@ static Error *piix4_plug(Device *dev)
     piix4_smbus_init(&piix->smbus, dev);
     acpi_pci_hotplug_init(&piix->hotplug, dev, pci->bus, piix->hotplug_root, piix->hotplug_bridges, raise_hotplug, piix);
     mem_region_map(io, HOTPLUG_PORT, &piix->hotplug.io, 0);
+    acpi_cpu_hotplug_init(&piix->cpu_hotplug, dev, raise_cpu_hotplug, piix);
+    mem_region_map(io, CPU_HOTPLUG_PORT, &piix->cpu_hotplug.io, 0);
     return NULL;
 }
 
@@ -160,6 +172,7 @@ static const StateField piix4_state[] = {
     STATE_STRUCT(Piix4Pm, pm, acpi_pm_state),
     STATE_STRUCT(Piix4Pm, smbus, piix4_smbus_state),
     STATE_STRUCT(Piix4Pm, hotplug, acpi_pci_hotplug_state),
+    STATE_STRUCT(Piix4Pm, cpu_hotplug, acpi_cpu_hotplug_state),
     STATE_U32(Piix4Pm, glbctl),
     STATE_NOT(Piix4Pm, misc, "fixed"),
     STATE_NOT(Piix4Pm, sci, "wiring"),

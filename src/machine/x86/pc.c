@@ -149,6 +149,7 @@ static const CompatProp compat_3_0[] = {
 #define PC(ident, number, why, table, ...)                                                         \
     static const MachineType pc_##ident = {                                                        \
         .name = "pc-i440fx-" number, .desc = "Standard PC (i440FX + PIIX, 1996)", .max_cpus = 255, \
+        .hotplug_cpus = true,                                                                      \
         .default_ram = 128 * MiB, .default_cpu = "qemu64", .default_nic = "e1000",                 \
         .default_display = "std", .block_default = "ide", .ram_id = "pc.ram", .compat = table,     \
         .deprecated = why, .board_size = sizeof(X86Board), .build = pc_build, .finish = pc_finish, \

@@ -2,6 +2,7 @@
  * CMOS bytes that PC firmware reads: memory, drives, boot order (the layout is IBM's AT with the
  * extensions that SeaBIOS documents). And the names of ISA parts for the ACPI tables.
  */
+#include "firmware/fw_cfg.h"
 #include "hw/floppy/fdc.h"
 #include "hw/ide/ide.h"
 #include "machine/x86/x86_board.h"
@@ -31,7 +32,17 @@ static void put_memory(X86Board *board)
     for (unsigned i = 0; i < 3; i++) {
         rtc_set_memory(rtc, CMOS_ABOVE_4G + i, board->above_4g / (64 * KiB) >> (8 * i));
     }
-    rtc_set_memory(rtc, CMOS_CPUS, board->machine->config->cpus - 1);
+}
+
+void x86_board_tell_cpus(X86Board *board)
+{
+    const Machine *machine = board->machine;
+    if (board->rtc && machine->vcpus->len) {
+        rtc_set_memory(board->rtc, CMOS_CPUS, (uint8_t)(machine->vcpus->len - 1));
+    }
+    if (machine->fw_cfg) {
+        fw_cfg_set_u16(machine->fw_cfg, FW_CFG_NB_CPUS, (uint16_t)machine->vcpus->len);
+    }
 }
 
 static void put_floppies(X86Board *board)
@@ -127,6 +138,7 @@ void x86_board_fill_cmos(X86Board *board)
 {
     const char *once = board->machine->config->boot_once;
     put_memory(board);
+    x86_board_tell_cpus(board);
     put_floppies(board);
     put_disks(board);
     put_boot_order(board, once ? once : usual_order(board));

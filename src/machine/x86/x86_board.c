@@ -7,6 +7,7 @@
 #include "accel/accel.h"
 #include "cpu/x86/vcpu_x86.h"
 #include "firmware/fw_cfg.h"
+#include "hw/acpi/cpu_hotplug.h"
 #include "firmware/kernel.h"
 #include "hostmem/hostmem.h"
 #include "hw/misc/pc_lines.h"
@@ -39,6 +40,7 @@ static bool board_edge_waits(void *opaque, unsigned n)
 static void board_set_a20(void *opaque, int n, int level)
 {
     X86Board *board = opaque;
+    board->a20_closed = !level;
     for (guint i = 0; i < board->machine->vcpus->len; i++) {
         x86_set_a20(x86_cpu_of(g_ptr_array_index(board->machine->vcpus, i)), level);
     }
@@ -66,6 +68,13 @@ static void board_event(MachineNotifier *notifier, MachineEvent event, void *dat
     } else if (event == MACHINE_EVENT_RESET && *(const ShutdownCause *)data != SHUTDOWN_NONE &&
                rtc_get_memory(board->rtc, CMOS_SHUTDOWN) == SHUTDOWN_S3) {
         rtc_set_memory(board->rtc, CMOS_SHUTDOWN, 0); /* reset in S3: an ordinary boot */
+    }
+    if (event == MACHINE_EVENT_RESET && *(const ShutdownCause *)data != SHUTDOWN_NONE && board->parts_changed) {
+        board->parts_changed = false;
+        Error *err = pc_firmware_refresh(board->machine, &board->firmware);
+        if (err) {
+            error_report(err); /* a file of -acpitable is gone: the guest keeps the old tables */
+        }
     }
 }
 
@@ -184,16 +193,55 @@ Error *x86_board_add_isa_parts(X86Board *board)
     return add_part(machine, "port92", isa, NULL);
 }
 
+/* --- CPUs --- */
+
+static Error *cpu_plugged(Vcpu *vcpu)
+{
+    Machine *machine = vcpu->machine;
+    X86Board *board = x86_board(machine);
+    TRY(apic_create(vcpu, NULL));
+    x86_cpu_of(vcpu)->ferr = machine_service(machine, PC_FERR_SERVICE);
+    x86_set_a20(x86_cpu_of(vcpu), !board->a20_closed);
+    x86_board_tell_cpus(board);
+    if (vcpu->dev.hotplugged) {
+        AcpiCpuHotplug *acpi = acpi_cpu_hotplug_of(machine);
+        if (!acpi) {
+            return error_new("CPUs come and go by ACPI, which this machine has not");
+        }
+        acpi_cpu_hotplug_added(acpi, vcpu->index);
+        board->parts_changed = true;
+    }
+    return NULL;
+}
+
+static Error *cpu_unplug_request(Vcpu *vcpu)
+{
+    AcpiCpuHotplug *acpi = acpi_cpu_hotplug_of(vcpu->machine);
+    if (!acpi) {
+        return error_new("CPUs come and go by ACPI, which this machine has not");
+    }
+    acpi_cpu_hotplug_request_eject(acpi, vcpu->index);
+    return NULL;
+}
+
+static void cpu_unplugged(Machine *machine, unsigned index)
+{
+    AcpiCpuHotplug *acpi = acpi_cpu_hotplug_of(machine);
+    if (acpi) {
+        acpi_cpu_hotplug_removed(acpi, index);
+    }
+    x86_board(machine)->parts_changed = true;
+    x86_board_tell_cpus(x86_board(machine));
+}
+
+static const CpuBoard cpu_board = { cpu_plugged, cpu_unplug_request, cpu_unplugged };
+
 Error *x86_board_add_cpus(X86Board *board)
 {
     Machine *machine = board->machine;
-    const MachineConfig *config = machine->config;
-    const char *model = config->cpu_model ? config->cpu_model : machine->type->default_cpu;
-    for (unsigned index = 0; index < config->cpus; index++) {
-        Vcpu *vcpu;
-        TRY(x86_vcpu_create(machine, index, model, &vcpu));
-        TRY(apic_create(vcpu, NULL));
-        x86_cpu_of(vcpu)->ferr = machine_service(machine, PC_FERR_SERVICE);
+    machine->cpu_board = &cpu_board;
+    for (unsigned index = 0; index < machine->config->cpus; index++) {
+        TRY(x86_vcpu_create(machine, index));
     }
     if (board->pic) {
         i8259_connect(board->pic, (IrqLine) { apic_set_intr, machine, 0 });

@@ -23,6 +23,8 @@ typedef struct X86Board {
     IrqLine gsi[IOAPIC_PINS];
     PcEdgeWaits edge_waits;
     IrqLine a20, smi;
+    bool a20_closed;
+    bool parts_changed; /* CPUs or memory, since the firmware's tables were built */
     PcFirmwareInfo firmware;
     const char *ports[16];
     MachineNotifier notifier;
@@ -48,6 +50,8 @@ Error *x86_board_add_isa_parts(X86Board *board) MUST_USE;
 Error *x86_board_add_cpus(X86Board *board) MUST_USE;
 /* An ISA display adapter has no ROM of its own bus to keep its BIOS in: firmware gets it as a file. */
 Error *x86_board_add_isa_vga_rom(X86Board *board) MUST_USE;
+/* What firmware reads of the number of CPUs, which changes. */
+void x86_board_tell_cpus(X86Board *board);
 /* CMOS bytes that firmware reads; when all devices are there. */
 void x86_board_fill_cmos(X86Board *board);
 /* Fills board->ports with the names of ISA parts for the ACPI tables. */
