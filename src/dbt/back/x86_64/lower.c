@@ -289,7 +289,7 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     } else {
         groups_plan(block->uops, block->count, block->mode64, env->bmi2, l.plan);
     }
-    for (l.index = 0; l.index < block->count; l.index++) {
+    for (l.index = 0; l.index < block->count && !l.ended; l.index++) {
         l.u = &block->uops[l.index];
         l.had = l.held;
         l.held = (LowerHeld){ 0 };

@@ -1,6 +1,26 @@
 /* Branches, calls and returns to host code, with polls of requests and probes of the jump cache. */
 #include "dbt/back/x86_64/lower_priv.h"
 
+/*
+ * Where a block ends behind a backward branch, the branch itself leaves for what follows. False: something else
+ * follows.
+ */
+static bool jcc_else_next(Lower *l)
+{
+    const Uop *u = l->u, *next = u + 1;
+    if (l->index + 2 != l->block->count || next->kind != UOP_JMP || (next->attr & UA_BACKWARD)) {
+        return false;
+    }
+    l->u = next;
+    l->index++;
+    unsigned n = lower_exit_stub(l, next->imm);
+    l->out->exits[n].field = enc_jcc(l->hot, u->cond ^ 1, l->out->exits[n].stub);
+    l->index--;
+    l->u = u;
+    l->ended = true;
+    return true;
+}
+
 void lower_jcc(Lower *l)
 {
     const Uop *u = l->u;
@@ -12,7 +32,7 @@ void lower_jcc(Lower *l)
         l->held = l->had;
         return;
     }
-    uint8_t *over = enc_jcc8(a, u->cond ^ 1);
+    uint8_t *over = jcc_else_next(l) ? NULL : enc_jcc8(a, u->cond ^ 1);
     const uint8_t *poll = lower_leave_stub(l, LEAVE_POLL, l->block->first_exit + n);
     if (!(u->exit_live & FL_ALL)) {
         enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
@@ -25,7 +45,9 @@ void lower_jcc(Lower *l)
         enc_here_rel8(a, none);
         exit->field = enc_jmp(a, exit->stub);
     }
-    enc_here_rel8(a, over);
+    if (over != NULL) {
+        enc_here_rel8(a, over);
+    }
 }
 
 void lower_jump(Lower *l, uint64_t target, bool poll)
@@ -93,9 +115,8 @@ static void jump_indirect(Lower *l, bool poll)
         enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
         enc_jcc(a, CC_NE, miss);
     }
-    enc_op(a, 0x69, H_RCX, enc_reg(H_R14)); /* imul ecx, r14d, factor: jump_cache_index() */
-    enc_u32(a, JUMP_CACHE_FACTOR);
-    enc_shr_imm(a, 4, H_RCX, 32 - JUMP_CACHE_BITS);
+    enc_mov(a, 4, H_RCX, H_R14); /* jump_cache_index() */
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), (1 << JUMP_CACHE_BITS) - 1);
     int32_t table = (int32_t)l->env->jump_cache;
     enc_alu(a, ALU_CMP, 8, H_R14, enc_mem_index(ENC_ABS, H_RCX, 3, table + (int32_t)offsetof(JumpCache, va)));
     enc_jcc(a, CC_NE, miss);

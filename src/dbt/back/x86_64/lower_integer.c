@@ -56,21 +56,27 @@ static void op_mem(Lower *l)
         lower_append_imm(a, u);
         return;
     }
-    if ((u->attr & UA_REG_R) || (u->attr & UA_RM_W)) {
+    bool keeps = (u->attr & UA_REG_R) || u->size < 4; /* some of what the register holds */
+    if (keeps || (u->attr & UA_RM_W)) {
         mem = lower_only_rcx(l, mem);
     }
-    if (u->attr & UA_REG_R) {
+    if (keeps) {
         enc_load(a, 8, H_R14, lower_slot(u->reg));
     }
     enc_op(a, u->code, H_R14, mem);
     lower_append_imm(a, u);
     if (u->attr & UA_REG_W) {
-        bool partial = u->size < 4 && !(u->attr & UA_REG_R);
-        enc_store(a, partial ? u->size : 8, lower_slot(u->reg), H_R14);
-        if (!partial) {
-            l->held = (LowerHeld){ H_R14, u->reg };
-        }
+        enc_store(a, 8, lower_slot(u->reg), H_R14);
+        l->held = (LowerHeld){ H_R14, u->reg };
     }
+}
+
+/* XOR or SUB of a register whose home is memory with itself: 0, whatever it was. */
+static bool is_zeroing(const Uop *u)
+{
+    uint8_t code = (uint8_t)u->code;
+    return !(u->code & E_MAP) && (code == 0x31 || code == 0x33 || code == 0x29 || code == 0x2b) && u->size >= 4 &&
+           u->reg == u->rm && lower_spilled(u->reg);
 }
 
 /*
@@ -103,7 +109,8 @@ static EncRm rm_operand(Lower *l, bool reg_is_rcx, bool *ret_through)
     if (had != 0 && !writes && !(reg_is_rcx && had == H_RCX)) {
         return enc_reg(had);
     }
-    if ((u->attr & UA_NO_MEM_FORM) || (writes && (u->size == 4 || (had == H_R14 && (u->attr & UA_RM_R))))) {
+    /* A store of less than the register would hold up the next load of all of it. */
+    if ((u->attr & UA_NO_MEM_FORM) || (writes && (u->size <= 4 || (had == H_R14 && (u->attr & UA_RM_R))))) {
         *ret_through = true;
         if (had != H_R14 && ((u->attr & (UA_RM_R | UA_NO_MEM_FORM)) || u->size < 4)) {
             enc_load(l->hot, 8, H_R14, lower_slot(u->rm));
@@ -119,6 +126,12 @@ static void op_reg(Lower *l)
     Asm *a = l->hot;
     unsigned reg = u->reg;
     bool reg_spilled = lower_has_reg(u) && lower_spilled(u->reg), through;
+    if (lower_has_reg(u) && is_zeroing(u)) {
+        enc_op(a, u->code & ~E_W, H_R14, enc_reg(H_R14)); /* for the flags, too */
+        enc_store(a, 8, lower_slot(u->reg), H_R14);
+        l->held = (LowerHeld){ H_R14, u->reg };
+        return;
+    }
     if (reg_spilled && !lower_spilled(u->rm) && from_memory_form(u) != 0) {
         unsigned had = lower_had(l, u->reg);
         uint32_t code = from_memory_form(u);

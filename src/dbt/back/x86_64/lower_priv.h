@@ -21,6 +21,7 @@ typedef struct Lower {
     unsigned index;
     uint8_t *hot_start;
     bool vec_checked, x87_checked;
+    bool ended; /* the current uop has done the next one's work, the block's last */
     LowerHeld had, held; /* before the current uop, and behind it; who lowers a uop sets held where there is any */
     AccessPlan plan[GROUPS_MAX_UOPS]; /* of each uop */
 } Lower;
