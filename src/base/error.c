@@ -185,7 +185,7 @@ static unsigned edit_distance(const char *a, const char *b)
 
 const char *nearest_name(const char *typed, const char *(*next)(void *opaque), void *opaque)
 {
-    unsigned limit = (unsigned)strlen(typed) / 3 + 1, best = limit + 1;
+    unsigned length = (unsigned)strlen(typed), limit = length <= 3 ? 1 : length / 3 + 1, best = limit + 1;
     const char *found = NULL, *name;
 
     while ((name = next(opaque))) {

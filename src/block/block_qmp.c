@@ -43,7 +43,8 @@ static Value *node_value(BlockNode *node, bool flat, bool write_cache)
     value_put_bool(cache, "writeback", write_cache);
     value_put_bool(cache, "direct", node->direct);
     value_put_bool(cache, "no-flush", node->no_flush);
-    value_put_str(info, "file", node->filename);
+    g_autofree char *name = node_filename(node);
+    value_put_str(info, "file", name);
     value_put_str(info, "node-name", node->name);
     value_put_bool(info, "ro", node->read_only);
     value_put_str(info, "drv", node->driver->name);

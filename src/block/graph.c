@@ -96,6 +96,7 @@ static void node_free(BlockNode *node)
     g_free(node->state);
     g_free(node->name);
     g_free(node->filename);
+    g_free(node->implied_backing);
     g_free(node->aio);
     g_free(node->backing_filename);
     g_free(node->backing_format);
@@ -252,6 +253,11 @@ char *block_resolve_backing(const char *image, const char *backing)
         return g_strdup(backing);
     }
     return g_strdup_printf("%.*s%s", (int)(slash + 1 - image), image, backing);
+}
+
+bool block_name_is_relative(const char *name)
+{
+    return name[0] != '/' && !g_str_has_prefix(name, "json:") && !skip_protocol(name);
 }
 
 /* Turns a "filename" without a driver into the options of a protocol node. */
@@ -504,14 +510,17 @@ static Error *open_backing_co(BlockNode *node, KeyValues *opts, unsigned depth)
         keyvalues_remove(opts, "backing");
         return NULL;
     }
-    bool overridden = keyvalues_has(opts, "backing.driver") ||
-                      block_has_prefix(opts, "backing.file") ||
-                      keyvalues_has(opts, "backing.filename");
+    const char *format = keyvalues_get(opts, "backing.driver");
+    const BlockDriver *driver = format ? block_driver_find(format) : NULL;
+    /* A format alone says how to read what the image names. */
+    bool needs_file = !driver || (!driver->protocol && !(driver->child_name && !*driver->child_name));
+    bool overridden = block_has_prefix(opts, "backing.file") || (format && !needs_file);
     if (!given && !node->backing_filename && !overridden) {
         /* Modes of a backing node that is not there. */
         keyvalues_remove(opts, "backing.force-share");
         keyvalues_remove(opts, "backing.read-only");
     }
+    bool implied = !given && node->backing_filename && !overridden;
     if (!given && node->backing_filename) {
         if (!overridden) {
             g_autofree char *path = block_resolve_backing(node->filename, node->backing_filename);
@@ -535,6 +544,8 @@ static Error *open_backing_co(BlockNode *node, KeyValues *opts, unsigned depth)
     err = node_attach_child(node, backing, "backing", CHILD_BACKING, &node->backing);
     if (err) {
         node_unref_co(backing);
+    } else if (implied) {
+        node_note_backing_name(node);
     }
     return err;
 }
@@ -655,12 +666,13 @@ Error *node_new_above_co(BlockNode *below, const BlockDriver *driver, const char
     node->no_flush = below->no_flush;
     node->unmap = true;
     node->filename = g_strdup(below->filename);
+    node->inserted = !name;
     if (name) {
         keyvalues_set(opts, "node-name", name);
     }
     Error *err = take_name(node, opts);
     if (!err) {
-        err = node_attach_child(node, node_ref(below), "file", CHILD_FILTERED, &node->file);
+        err = node_attach_child(node, node_ref(below), first_child(node), CHILD_FILTERED, &node->file);
         below->refs -= err != NULL;
     }
     if (!err) {

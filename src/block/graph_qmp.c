@@ -143,11 +143,9 @@ static Error *create_overlay_co(OverlayCall *call)
     g_autofree char *size = g_strdup_printf("%" PRIu64, call->old->size);
 
     TRY(block_driver_lookup(call->format, &driver));
-    if (!call->old->filename[0]) {
-        return error_new("Cannot generate a base filename for overlay node '%s'", call->old->name);
-    }
+    g_autofree char *name = node_filename(call->old);
     keyvalues_set(opts, "size", size);
-    keyvalues_set(opts, "backing_file", call->old->filename);
+    keyvalues_set(opts, "backing_file", name);
     keyvalues_set(opts, "backing_fmt", call->old->driver->name);
     return block_create_co(call->graph, call->file, driver, opts);
 }
@@ -392,6 +390,7 @@ static Error *backing_name_co(void *opaque)
 {
     NameCall *call = opaque;
     BlockNode *backing = call->node->backing ? call->node->backing->node : NULL;
+    g_clear_pointer(&call->node->implied_backing, g_free);
     return call->node->driver->set_backing_co(call->node, call->name,
                                               backing ? backing->driver->name : NULL);
 }

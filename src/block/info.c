@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "block/node_priv.h"
 #include "value/json.h"
 
 static void append_item(GString *out, const char *name, const Value *item, unsigned depth);
@@ -91,8 +92,14 @@ char *block_snapshots_text(GPtrArray *snapshots)
 
 char *block_full_backing_name(const BlockNode *node)
 {
-    return node->backing_filename ? block_resolve_backing(node->filename, node->backing_filename)
-                                  : NULL;
+    if (!node->backing_filename) {
+        return NULL;
+    }
+    char *full = block_resolve_backing(node->filename, node->backing_filename);
+    if (!*node->filename && block_name_is_relative(full)) {
+        g_clear_pointer(&full, g_free); /* relative to what? */
+    }
+    return full;
 }
 
 Value *block_snapshot_value(const BlockSnapshot *sn)
@@ -153,7 +160,8 @@ Value *block_image_value(BlockNode *node)
         value_put_str(info, "backing-filename-format", node->backing_format);
     }
     value_put(info, "virtual-size", value_uint(node->size));
-    value_put_str(info, "filename", node->filename);
+    g_autofree char *name = node_filename(node);
+    value_put_str(info, "filename", name);
     if (node->limits.cluster_size) {
         value_put_int(info, "cluster-size", node->limits.cluster_size);
     }
@@ -166,6 +174,8 @@ Value *block_image_value(BlockNode *node)
     }
     if (full) {
         value_put_str(info, "full-backing-filename", full);
+    }
+    if (node->backing_filename) {
         value_put_str(info, "backing-filename", node->backing_filename);
     }
     if (node->encrypted) {
@@ -179,12 +189,13 @@ char *block_image_text(BlockNode *node)
 {
     GString *out = g_string_new(NULL);
     g_autofree char *size = block_size_text(node->size), *full = block_full_backing_name(node);
+    g_autofree char *name = node_filename(node);
     uint64_t allocated = node_allocated_size(node);
     g_autofree char *disk =
         allocated == UINT64_MAX ? g_strdup("unavailable") : block_size_text(allocated);
 
     g_string_append_printf(out, "image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
-           node->filename, node->driver->name, size, node->size, disk);
+           name, node->driver->name, size, node->size, disk);
     if (node->driver->dirty_flag && node->driver->dirty_flag(node)) {
         g_string_append_printf(out, "cleanly shut down: no\n");
     }
@@ -194,9 +205,11 @@ char *block_image_text(BlockNode *node)
     if (node->limits.cluster_size) {
         g_string_append_printf(out, "cluster_size: %u\n", node->limits.cluster_size);
     }
-    if (full) {
+    if (node->backing_filename) {
         g_string_append_printf(out, "backing file: %s", node->backing_filename);
-        if (strcmp(full, node->backing_filename)) {
+        if (!full) {
+            g_string_append(out, " (cannot determine actual path)");
+        } else if (strcmp(full, node->backing_filename)) {
             g_string_append_printf(out, " (actual path: %s)", full);
         }
         g_string_append_printf(out, "\n");

@@ -40,12 +40,13 @@ static BlockNode *overlay_of(BlockNode *active, const BlockNode *node)
 /* From now on `overlay` backs onto base, in memory and in its header. */
 static Error *rebase_co(ChainJob *c, BlockNode *overlay, BlockNode *base)
 {
-    const char *name = c->backing_file ? c->backing_file : base ? base->filename : NULL;
+    g_autofree char *name = c->backing_file ? g_strdup(c->backing_file) : base ? node_filename(base) : NULL;
     bool read_only = overlay->read_only;
     TRY(node_set_read_only_co(overlay, false));
     node_close_gate_co(overlay);
     Error *err = NULL;
     if (overlay->driver->set_backing_co) {
+        g_clear_pointer(&overlay->implied_backing, g_free);
         err = overlay->driver->set_backing_co(overlay, name, base ? base->driver->name : NULL);
     }
     if (!err) {

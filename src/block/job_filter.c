@@ -108,16 +108,16 @@ static int job_filter_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t
 }
 
 /* Not registered: users cannot make them. */
-#define JOB_FILTER(driver_name)                                                                    \
-    { .name = driver_name, .filter = true, .state_size = sizeof(JobFilter),                        \
+#define JOB_FILTER(driver_name, child)                                                                  \
+    { .name = driver_name, .child_name = child, .filter = true, .state_size = sizeof(JobFilter),                        \
       .open_co = filter_open_co, .preadv_co = filter_preadv_co, .pwritev_co = job_filter_pwritev_co, \
       .write_zeroes_co = job_filter_write_zeroes_co, .discard_co = filter_discard_co,               \
       .status_co = filter_status_co, .truncate_co = filter_truncate_co, FILTER_FLAGS }
 static const BlockDriver drivers[] = {
-    [JOB_FILTER_MIRROR] = JOB_FILTER("mirror_top"),
-    [JOB_FILTER_COMMIT] = JOB_FILTER("commit_top"),
-    [JOB_FILTER_BACKUP] = JOB_FILTER("copy-before-write"),
-    [JOB_FILTER_STREAM] = JOB_FILTER("copy-on-read"),
+    [JOB_FILTER_MIRROR] = JOB_FILTER("mirror_top", "backing"),
+    [JOB_FILTER_COMMIT] = JOB_FILTER("commit_top", "backing"),
+    [JOB_FILTER_BACKUP] = JOB_FILTER("copy-before-write", "file"),
+    [JOB_FILTER_STREAM] = JOB_FILTER("copy-on-read", "file"),
 };
 
 /* --- coming and going --- */

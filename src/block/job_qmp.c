@@ -235,7 +235,8 @@ static Error *create_target_co(TargetCall *call)
     TRY(block_driver_lookup(call->format, &driver));
     keyvalues_set(opts, "size", size);
     if (backing && driver->supports_backing) {
-        keyvalues_set(opts, "backing_file", backing->filename);
+        g_autofree char *name = node_filename(backing);
+        keyvalues_set(opts, "backing_file", name);
         keyvalues_set(opts, "backing_fmt", backing->driver->name);
     }
     return block_create_co(call->graph, call->file, driver, opts);
@@ -346,11 +347,14 @@ static MUST_USE Error *find_in_chain(QmpContext *ctx, BlockNode *active, const c
         return error_new("'%s' and '%s' cannot be given at the same time", node_name, file);
     }
     for (BlockNode *node = active; node; node = node->backing ? node->backing->node : NULL) {
-        if ((node_name && !strcmp(node->name, node_name)) ||
-            (file && (!strcmp(node->filename, file) ||
-                      (node->backing && node->backing_filename &&
-                       !strcmp(node->backing_filename, file))))) {
-            *ret = file && strcmp(node->filename, file) ? node->backing->node : node;
+        g_autofree char *name = node_filename(node);
+        bool named = file && (!strcmp(name, file) || !strcmp(node->filename, file));
+        if ((node_name && !strcmp(node->name, node_name)) || named) {
+            *ret = node;
+            return NULL;
+        }
+        if (file && node->backing && !g_strcmp0(node->backing_filename, file)) {
+            *ret = node->backing->node;
             return NULL;
         }
     }

@@ -178,6 +178,10 @@ struct BlockDriver {
     /* Turns the whole file name into options; NULL: what is behind the colon is "filename". */
     Error *(*parse_filename)(const char *filename, KeyValues *opts);
     bool filter;   /* CHILD_FILTERED below */
+    /* Options that decide what the node shows, NULL-terminated; "x." stands for all that begin so. They are part of
+     * its name: see filename.c. */
+    const char *const *deciding;
+    char *(*make_filename)(BlockNode *node); /* a name of its own; NULL: it needs json: */
     /* What the first child is called; NULL: "file"; "": the driver opens its children itself. */
     const char *child_name;
     const char *filename_child; /* which one a plain "filename" names; NULL: the first */
@@ -279,7 +283,9 @@ struct BlockNode {
     void *state;
     char *name;     /* node-name, or "#block<n>" */
     KeyValues *options; /* the driver's own, as given */
-    char *filename; /* as the user or the image named it; "" when there is none */
+    char *filename; /* of the file below, as the user or the image named it; "" when there is none */
+    char *implied_backing; /* the name of what was opened because backing_filename says so; NULL: nothing was */
+    bool inserted; /* put above another node by a job: goes by its name */
     unsigned refs;
     bool read_only, force_share, no_flush, direct, probed;
     bool unmap; /* discard=unmap: discards reach the storage */
@@ -355,6 +361,15 @@ BlockNode *node_ref(BlockNode *node);
 void node_unref(
     BlockNode *node); /* accepts NULL; closes in a coroutine of its own when not in one */
 void node_unref_co(BlockNode *node);
+/* The name that would open the same again: plain, or "json:{...}". Caller frees. */
+char *node_filename(BlockNode *node);
+char *node_plain_filename(BlockNode *node); /* NULL: there is none */
+Value *node_open_options(BlockNode *node);
+bool node_has_deciding_options(const BlockNode *node);
+/* Whether another backing node, or none, was given than the image names. */
+bool node_backing_is_overridden(const BlockNode *node);
+/* The backing node is what backing_filename says. */
+void node_note_backing_name(BlockNode *node);
 /* "file" and the like; borrowed, NULL: none */
 BlockNode *node_child(const BlockNode *node, const char *name);
 /* Where the data of the format lies: follows "file" to the protocol. */
@@ -415,6 +430,8 @@ static inline BlockNode *node_backing(BlockNode *node)
 Error *node_set_read_only_co(BlockNode *node, bool read_only) MUST_USE;
 /* blockdev-reopen: other options for nodes that are in use, each with its "node-name"; used up. All or none. */
 Error *node_reopen_co(BlockGraph *graph, KeyValues *const *opts, size_t count) MUST_USE;
+/* The same for one node and those below it ("file.x"): what is not given stays as it is. */
+Error *node_reopen_keeping_co(BlockNode *node, const KeyValues *changes) MUST_USE;
 /* Opens the storage of a protocol node anew, after a flag has changed. */
 Error *node_reopen_same_co(BlockNode *node) MUST_USE;
 /* Whether `below` is node, or is reached from it. */

@@ -56,6 +56,9 @@ Error *node_new_above_co(BlockNode *below, const BlockDriver *driver, const char
 /* At the end: waits for their requests and takes the media out of all backends. */
 void blk_detach_all(BlockGraph *graph);
 
+/* A path that is looked for beside the image that names it. */
+bool block_name_is_relative(const char *name);
+
 /* The protocol that file names with "scheme:" in front mean; NULL: none. */
 const BlockDriver *block_driver_for_scheme(const char *scheme);
 const BlockDriver *block_probe(const uint8_t *data, size_t length, const char *filename);

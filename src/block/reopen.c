@@ -305,6 +305,91 @@ static Error *reopen_list_co(GPtrArray *list)
     return err;
 }
 
+/* --- with what is not given as it is --- */
+
+static void set_flag(KeyValues *kv, const char *key, bool value)
+{
+    keyvalues_set(kv, key, value ? "on" : "off");
+}
+
+/* All that the node has now; children by name. */
+static KeyValues *current_options(const BlockNode *node)
+{
+    static const char *const detect[] = { "off", "on", "unmap" };
+    KeyValues *now = keyvalues_new();
+
+    for (guint i = 0; i < node->options->items->len; i++) {
+        const KeyValue *item = g_ptr_array_index(node->options->items, i);
+        g_autofree char *first = g_strndup(item->key, strcspn(item->key, "."));
+        if (strcmp(first, "backing") && !node_child(node, first) && !g_str_has_prefix(item->key, "x-")) {
+            keyvalues_add(now, item->key, item->value);
+        }
+    }
+    set_flag(now, "read-only", node->read_only);
+    set_flag(now, "force-share", node->force_share);
+    set_flag(now, "cache.direct", node->direct);
+    set_flag(now, "cache.no-flush", node->no_flush);
+    keyvalues_set(now, "discard", node->unmap ? "unmap" : "ignore");
+    keyvalues_set(now, "detect-zeroes", detect[node->detect_zeroes]);
+    LIST_FOREACH (edge, &node->children, BlockEdge, in_parent) {
+        keyvalues_set(now, edge->name, edge->node->name);
+    }
+    if (node->driver->supports_backing && !node->backing) {
+        keyvalues_set(now, "backing", "");
+    }
+    return now;
+}
+
+/* Storage is used as what lies over it is, unless it is told otherwise. */
+static void pass_cache_modes(KeyValues *changes, KeyValues *child)
+{
+    static const char *const keys[] = { "cache.direct", "cache.no-flush", "force-share" };
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        const char *value = keyvalues_get(changes, keys[i]);
+        if (value && !keyvalues_has(child, keys[i])) {
+            keyvalues_set(child, keys[i], value);
+        }
+    }
+}
+
+/* Adds to `all` what node and the nodes below it shall have; takes `changes` apart. */
+static Error *collect_changes(BlockNode *node, KeyValues *changes, GPtrArray *all)
+{
+    g_autoptr(KeyValues) wanted = current_options(node);
+    g_autofree char *name = keyvalues_take(changes, "node-name");
+
+    if (name && strcmp(name, node->name)) {
+        return error_new("Cannot change the option 'node-name'");
+    }
+    LIST_FOREACH (edge, &node->children, BlockEdge, in_parent) {
+        g_autofree char *prefix = g_strconcat(edge->name, ".", NULL);
+        g_autoptr(KeyValues) sub = block_take_prefix(changes, prefix);
+        if (edge->role != CHILD_BACKING) {
+            pass_cache_modes(changes, sub);
+        }
+        if (sub->items->len) {
+            TRY(collect_changes(edge->node, sub, all));
+        }
+    }
+    for (guint i = 0; i < changes->items->len; i++) {
+        const KeyValue *item = g_ptr_array_index(changes->items, i);
+        keyvalues_set(wanted, item->key, item->value);
+    }
+    keyvalues_set(wanted, "node-name", node->name);
+    g_ptr_array_add(all, g_steal_pointer(&wanted));
+    return NULL;
+}
+
+Error *node_reopen_keeping_co(BlockNode *node, const KeyValues *changes)
+{
+    g_autoptr(KeyValues) copy = keyvalues_copy(changes);
+    g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)keyvalues_free);
+    TRY(collect_changes(node, copy, all));
+    return node_reopen_co(node->graph, (KeyValues *const *)all->pdata, all->len);
+}
+
+/* --- each as it is named --- */
+
 Error *node_reopen_co(BlockGraph *graph, KeyValues *const *opts, size_t count)
 {
     g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(reopen_free);

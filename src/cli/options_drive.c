@@ -224,6 +224,7 @@ Error *opt_drive(Plan *plan, const Option *option, const char *arg)
                                "  of the image's driver\n");
         return NULL;
     }
+    drive->typed = g_strdup(arg);
     defer(plan, drive);
     return NULL;
 }
@@ -351,7 +352,7 @@ Error *finish_drives(Plan *plan)
             if (has_position(drive) == (pass == 0)) {
                 g_autoptr(KeyValues) copy = keyvalues_copy(drive);
                 keyvalues_remove(copy, "x-deferred");
-                g_autofree char *text = keyvalues_format(copy, NULL);
+                g_autofree char *text = copy->typed ? g_strdup(copy->typed) : keyvalues_format(copy, NULL);
                 Error *err = plan_add_drive(plan, copy);
                 if (err) {
                     return error_prefix(err, "-drive %s: ", text);

@@ -369,7 +369,7 @@ static MUST_USE Error *make_drives(Plan *plan, Machine *machine)
         Drive *drive;
         Error *err = block_drive_new(graph, kv, DRIVE_IF_NONE, false, warn_line, &drive);
         if (err) {
-            g_autofree char *text = keyvalues_format(kv, NULL);
+            g_autofree char *text = kv->typed ? g_strdup(kv->typed) : keyvalues_format(kv, NULL);
             return error_prefix(err, "-drive %s: ", text);
         }
     }

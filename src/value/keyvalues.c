@@ -23,6 +23,7 @@ void keyvalues_free(KeyValues *kv)
 {
     if (kv) {
         g_ptr_array_free(kv->items, TRUE);
+        g_free(kv->typed);
         g_free(kv);
     }
 }
@@ -49,6 +50,7 @@ KeyValues *keyvalues_copy(const KeyValues *kv)
     }
     copy->help = kv->help;
     copy->json = kv->json;
+    copy->typed = g_strdup(kv->typed);
     return copy;
 }
 

@@ -21,6 +21,7 @@ typedef struct KeyValues {
     GPtrArray *items; /* KeyValue * */
     bool help;        /* "help" or "?" stood among the keys */
     bool json;        /* came in the JSON form */
+    char *typed;      /* what the user wrote, for messages; NULL: not kept */
 } KeyValues;
 
 KeyValues *keyvalues_new(void);

@@ -340,6 +340,32 @@ def add_target(m, name, **rules):
     m.ok("blockdev-add", driver="qcow2", node_name=name, file=file)
 
 
+def test_names():
+    """A node is named by its file where that says all, else by all options that say what it shows; either opens the same."""
+    img("create", "-f", "qcow2", "nb.qcow2", "1M")
+    img("create", "-f", "qcow2", "-b", "nb.qcow2", "-F", "qcow2", "nt.qcow2")
+    m = Machine()
+
+    def name(**options):
+        m.do("blockdev-add", **{"node-name": "n", **options})
+        text = [n["file"] for n in m.do("query-named-block-nodes") if n["node-name"] == "n"][0]
+        m.do("blockdev-del", node_name="n")
+        return text
+
+    file = {"driver": "file", "filename": "nt.qcow2"}
+    debug = {"driver": "blkdebug", "image": file}
+    assert name(driver="qcow2", file=file) == "nt.qcow2"
+    assert name(driver="raw", file=debug) == "blkdebug::nt.qcow2"
+    assert name(driver="null-co") == "null-co://"
+    for options in ({"driver": "raw", "offset": "512", "file": file}, {"driver": "qcow2", "file": file, "backing": None},
+                    {"driver": "qcow2", "file": file, "backing": {"driver": "null-co", "size": "65536"}},
+                    {"driver": "qcow2", "file": {**debug, "inject-error.0.event": "l2_load"}}):
+        text = name(**({**options, "offset": 512} if "offset" in options else options))
+        assert text.startswith("json:") and json.loads(text[5:]) == options, text
+        subprocess.run([OURS, "map", "-U", text], check="inject" not in text, capture_output=True)
+    m.quit()
+
+
 def test_active_mirror():
     """In write-blocking mode the target has what the guest has written, without another step of the job."""
     fresh().quit()

@@ -424,6 +424,20 @@ static Error *parse_filename(const char *filename, KeyValues *opts)
     return NULL;
 }
 
+/* With rules in a file, or without any. */
+static char *make_filename(BlockNode *node)
+{
+    for (guint i = 0; i < node->options->items->len; i++) {
+        const KeyValue *item = g_ptr_array_index(node->options->items, i);
+        if (g_str_has_prefix(item->key, "inject-error.") || g_str_has_prefix(item->key, "set-state.")) {
+            return NULL;
+        }
+    }
+    const char *config = keyvalues_get(node->options, "config");
+    g_autofree char *image = node_plain_filename(node->file->node);
+    return image ? g_strdup_printf("blkdebug:%s:%s", config ? config : "", image) : NULL;
+}
+
 /* A limit that is given must be a multiple of `unit`. */
 static Error *take_limit(KeyValues *opts, const char *name, uint64_t unit, uint64_t max, uint64_t *ret)
 {
@@ -582,7 +596,7 @@ static const BlockOption options[] = {
 
 static const char *const schemes[] = { "blkdebug", NULL };
 
-BLOCK_DRIVER(blkdebug, .filter = true, .name = "blkdebug", .desc = "Filter: errors and stops, for tests",
+BLOCK_DRIVER(blkdebug, .filter = true, .make_filename = make_filename, .name = "blkdebug", .desc = "Filter: errors and stops, for tests", .deciding = (const char *const[]) { "config", "inject-error.", "set-state.", NULL },
              .state_size = sizeof(DebugState), .child_name = "image", .schemes = schemes,
              .parse_filename = parse_filename, .options = options, .open_co = open_co, .close_co = close_co,
              .preadv_co = preadv_co, .pwritev_co = pwritev_co, .write_zeroes_co = write_zeroes_co,

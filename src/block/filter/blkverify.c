@@ -32,6 +32,12 @@ static Error *verify_parse_filename(const char *filename, KeyValues *opts)
     return NULL;
 }
 
+static char *verify_make_filename(BlockNode *node)
+{
+    g_autofree char *raw = node_plain_filename(filter_child(node)), *test = node_plain_filename(test_of(node));
+    return raw && test ? g_strdup_printf("blkverify:%s:%s", raw, test) : NULL;
+}
+
 static Error *verify_open_co(BlockNode *node, KeyValues *opts)
 {
     VerifyState *s = node->state;
@@ -102,7 +108,7 @@ static const BlockOption options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(blkverify, .name = "blkverify", .desc = "Filter: compares an image with a raw one",
+BLOCK_DRIVER(blkverify, .name = "blkverify", .desc = "Filter: compares an image with a raw one", .make_filename = verify_make_filename,
              .filter = true, .state_size = sizeof(VerifyState), .child_name = "raw", .filename_child = "test", .schemes = schemes,
              .options = options, .parse_filename = verify_parse_filename, .open_co = verify_open_co,
              .preadv_co = verify_preadv_co, .pwritev_co = verify_pwritev_co,

@@ -93,7 +93,7 @@ static const BlockOption cor_options[] = {
 };
 
 BLOCK_DRIVER(copy_on_read, .filter = true, .name = "copy-on-read",
-             .desc = "Filter: data of backing images is kept once it was read",
+             .desc = "Filter: data of backing images is kept once it was read", .deciding = (const char *const[]) { "bottom", NULL },
              .state_size = sizeof(CorState), .options = cor_options, .open_co = cor_open_co,
              .close_co = cor_close_co, .preadv_co = cor_preadv_co,
              FILTER_WRITES, .status_co = filter_status_co);

@@ -525,7 +525,7 @@ static const BlockOption quorum_options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(quorum, .name = "quorum", .desc = "Several images with the same content, by vote",
+BLOCK_DRIVER(quorum, .name = "quorum", .desc = "Several images with the same content, by vote", .deciding = (const char *const[]) { "vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern", NULL },
              .child_name = "", .state_size = sizeof(QuorumState), .options = quorum_options,
              .open_co = quorum_open_co, .close_co = quorum_close_co, .preadv_co = quorum_preadv_co,
              .pwritev_co = quorum_pwritev_co, .write_zeroes_co = quorum_write_zeroes_co,

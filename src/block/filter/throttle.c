@@ -75,7 +75,7 @@ static const BlockOption throttle_options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(throttle, .name = "throttle", .desc = "Filter: I/O limits of a group", .filter = true,
+BLOCK_DRIVER(throttle, .name = "throttle", .desc = "Filter: I/O limits of a group", .deciding = (const char *const[]) { "throttle-group", NULL }, .filter = true,
              .state_size = sizeof(ThrottleFilter), .options = throttle_options,
              .open_co = throttle_open_co, .change_options_co = throttle_change_options_co,
              .close_co = throttle_close_co,

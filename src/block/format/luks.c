@@ -194,7 +194,7 @@ static const BlockOption create_options[] = {
 };
 static const BlockOption amend_options[] = { CRYPT_AMEND_OPTIONS(""), { 0 } };
 
-BLOCK_DRIVER(luks, .name = "luks", .desc = "LUKS1 encrypted volume", .state_size = sizeof(LuksState), .options = options,
+BLOCK_DRIVER(luks, .name = "luks", .desc = "LUKS1 encrypted volume", .deciding = (const char *const[]) { "key-secret", NULL }, .state_size = sizeof(LuksState), .options = options,
              .create_options = create_options, .amend_options = amend_options, .probe = probe, .open_co = open_co,
              .close_co = close_co, .create_co = create_co, .preadv_co = preadv_co, .pwritev_co = pwritev_co,
              .truncate_co = truncate_co, .amend_co = amend_co, .measure = measure, .info = info, .write_flags = REQ_FUA);

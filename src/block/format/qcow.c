@@ -485,7 +485,7 @@ static const BlockOption create_options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(qcow, .name = "qcow", .desc = "qcow image, version 1", .state_size = sizeof(Qcow), .supports_backing = true,
+BLOCK_DRIVER(qcow, .name = "qcow", .desc = "qcow image, version 1", .deciding = (const char *const[]) { "encrypt.", NULL }, .state_size = sizeof(Qcow), .supports_backing = true,
              .options = options, .create_options = create_options, .probe = probe, .open_co = open_co, .close_co = close_co,
              .create_co = create_co, .preadv_co = preadv_co, .pwritev_co = pwritev_co, .flush_co = flush_co,
              .write_back_co = write_back_co, .status_co = status_co, .make_empty_co = make_empty_co,

@@ -891,7 +891,7 @@ static const BlockOption qcow2_amend_options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3",
+BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3", .deciding = (const char *const[]) { "encrypt.", "x-snapshot", NULL },
              .state_size = sizeof(Qcow2), .supports_backing = true, .repairs = true, .options = qcow2_options,
              .create_options = qcow2_create_options, .amend_options = qcow2_amend_options, .probe = qcow2_probe, .open_co = qcow2_open_co,
              .close_co = qcow2_close_co, .create_co = qcow2_create_co, .preadv_co = qcow2_preadv_co,

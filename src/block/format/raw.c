@@ -180,7 +180,7 @@ static const BlockOption raw_create_options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(raw, .name = "raw", .desc = "Raw image", .state_size = sizeof(RawState),
+BLOCK_DRIVER(raw, .name = "raw", .desc = "Raw image", .deciding = (const char *const[]) { "offset", "size", NULL }, .state_size = sizeof(RawState),
              .filter = true, .options = raw_options, .create_options = raw_create_options,
              .probe = raw_probe, .open_co = raw_open_co, .change_options_co = raw_change_options_co,
              .create_co = raw_create_co,

@@ -136,9 +136,24 @@ static void say_debug(void *opaque, const char *text)
     io->print(io->opaque, text);
 }
 
+/* -U and what the options themselves say must agree. */
+static Error *check_share_option(const IoOpening *opening)
+{
+    g_autoptr(KeyValues) copy = keyvalues_copy(opening->opts);
+    bool share;
+    TRY(block_take_bool(copy, "force-share", true, &share));
+    return share || !opening->force_share ? NULL : error_new("-U conflicts with image options");
+}
+
 bool io_session_open_co(IoSession *io, IoOpening *opening)
 {
-    Error *err = open_layers_co(io, opening, &io->node);
+    Error *err = check_share_option(opening);
+    if (err) {
+        io->report(io->opaque, err);
+        io_opening_free(opening);
+        return false;
+    }
+    err = open_layers_co(io, opening, &io->node);
     if (err) {
         const char *name = opening->filename;
         io->report(io->opaque,

@@ -77,58 +77,77 @@ static int close_co(IoSession *io, const IoCommand *c, const IoArgs *args)
     return 0;
 }
 
-static IoOpening *copy_opening(const IoOpening *from)
+/* The letters and -o say the same things: both at once would be a riddle. */
+static Error *take_changes(const IoArgs *args, KeyValues *changes, bool *writethrough)
 {
-    IoOpening *o = g_new0(IoOpening, 1);
-    *o = *from;
-    o->filename = g_strdup(from->filename);
-    o->opts = keyvalues_copy(from->opts);
-    return o;
-}
+    IoOpening cache = { 0 };
 
-static Error *change_opening(IoOpening *o, const IoArgs *args, const BlockNode *node)
-{
     if (args->flag['r'] && args->flag['w']) {
         return error_new("Only one -r/-w option may be given");
     }
+    if (args->flag['c']) {
+        TRY(io_opening_set_cache(&cache, args->value['c']));
+        *writethrough = cache.writethrough;
+    }
+    if (args->flag['o']) {
+        TRY(options_into(changes, args->value['o']));
+    }
     if (args->flag['r'] || args->flag['w']) {
-        o->read_only = args->flag['r'];
+        if (keyvalues_has(changes, "read-only")) {
+            return error_new("Cannot set both -r/-w and 'read-only'");
+        }
+        keyvalues_set(changes, "read-only", args->flag['r'] ? "on" : "off");
     }
     if (args->flag['c']) {
-        TRY(io_opening_set_cache(o, args->value['c']));
+        if (keyvalues_has(changes, "cache.direct") || keyvalues_has(changes, "cache.no-flush")) {
+            return error_new("Cannot set both -c and the cache options");
+        }
+        keyvalues_set(changes, "cache.direct", cache.flags & OPEN_DIRECT ? "on" : "off");
+        keyvalues_set(changes, "cache.no-flush", cache.flags & OPEN_NO_FLUSH ? "on" : "off");
     }
-    if (!args->flag['o']) {
-        return NULL;
-    }
-    g_autoptr(KeyValues) changed = keyvalues_new();
-    TRY(options_into(changed, args->value['o']));
-    const char *driver = keyvalues_get(changed, "driver");
-    if (driver && strcmp(driver, node->driver->name)) {
-        return error_new("Cannot change the option 'driver'");
-    }
-    return options_into(o->opts, args->value['o']);
+    return NULL;
 }
 
-/* Closes the file and opens it again; with the old options when the new ones do not work. */
+/* What the session itself wants of the node must fit before it becomes read-only, and after it ceases to be. */
+static Error *claim_writing(IoSession *io, bool write)
+{
+    unsigned used = io->root ? io->root->used : 0;
+    if (!io->root || !io->opening) {
+        return NULL;
+    }
+    used = write ? used | CLAIM_WRITE : used & ~(unsigned)(CLAIM_WRITE | CLAIM_RESIZE);
+    return block_root_set_claims(io->root, used, io->root->shared);
+}
+
+static Error *change_node_co(IoSession *io, const IoArgs *args)
+{
+    g_autoptr(KeyValues) changes = keyvalues_new();
+    bool writethrough = io->opening && io->opening->writethrough, was_read_only = io->node->read_only, read_only;
+
+    TRY(take_changes(args, changes, &writethrough));
+    g_autoptr(KeyValues) copy = keyvalues_copy(changes);
+    TRY(block_take_bool(copy, "read-only", was_read_only, &read_only));
+    if (read_only && !was_read_only) {
+        TRY(claim_writing(io, false));
+    }
+    Error *err = node_reopen_keeping_co(io->node, changes);
+    if (err && read_only && !was_read_only) {
+        error_free(claim_writing(io, true));
+    }
+    if (!err && !read_only && was_read_only) {
+        err = claim_writing(io, true);
+    }
+    if (!err && io->opening) {
+        io->opening->writethrough = writethrough;
+        io->opening->read_only = read_only;
+    }
+    return err;
+}
+
 static int reopen_co(IoSession *io, const IoCommand *c, const IoArgs *args)
 {
-    if (!io->opening) {
-        return io_fail(io, error_new("the disk of a machine cannot be opened again here"));
-    }
-    IoOpening *old = copy_opening(io->opening), *changed = copy_opening(io->opening);
-    Error *err = change_opening(changed, args, io->node);
-    if (err) {
-        io_opening_free(old);
-        io_opening_free(changed);
-        return io_fail(io, err);
-    }
-    io_session_fini_co(io);
-    if (io_session_open_co(io, changed)) {
-        io_opening_free(old);
-        return 0;
-    }
-    io_session_open_co(io, old);
-    return -EINVAL;
+    Error *err = change_node_co(io, args);
+    return err ? io_fail(io, err) : 0;
 }
 
 /* --- what there is --- */
@@ -150,6 +169,12 @@ static int info_co(IoSession *io, const IoCommand *c, const IoArgs *args)
     g_autofree char *specific = block_specific_text(node);
 
     io_printf(io, "format name: %s\n", d->name);
+    if (d->protocol) { /* has nothing of a format; its name stands for both */
+        io_printf(io, "format name: %s\n", d->name);
+        if (!d->truncate_co) {
+            return 0;
+        }
+    }
     io_printf(io, "cluster size: %s\nvm state offset: %s\n", cluster, vm_state);
     io->print(io->opaque, specific);
     return 0;

@@ -401,7 +401,7 @@ static const BlockOption options[] = {
 };
 
 #define CURL_DRIVER(scheme, text)                                                                                          \
-    BLOCK_DRIVER(scheme, .name = #scheme, .desc = text, .state_size = sizeof(CurlState), .protocol = true,                 \
+    BLOCK_DRIVER(scheme, .name = #scheme, .desc = text, .deciding = (const char *const[]) { "url", "sslverify", "username", "password-secret", "proxy-username", "proxy-password-secret", "cookie", "cookie-secret", NULL }, .state_size = sizeof(CurlState), .protocol = true,                 \
                  .parse_filename = parse_filename, .options = options, .open_co = open_co, .close_co = close_co,           \
                  .preadv_co = preadv_co, .allocated_size = allocated_size)
 CURL_DRIVER(http, "A file of an HTTP server (for reading)");

@@ -569,7 +569,7 @@ static const BlockOption file_create_options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .state_size = sizeof(FileState),
+BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .deciding = (const char *const[]) { "filename", NULL }, .state_size = sizeof(FileState),
              .protocol = true, .extends = true, .options = file_options,
              .create_options = file_create_options, .open_co = file_open_co,
              .close_co = file_close_co, .create_co = file_create_co, .preadv_co = file_preadv_co,
@@ -578,7 +578,7 @@ BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .state_size = siz
              .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
              .allocated_size = file_allocated_size);
 
-BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the host",
+BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the host", .deciding = (const char *const[]) { "filename", NULL },
              .state_size = sizeof(FileState), .protocol = true, .options = file_options,
              .open_co = file_open_co, .close_co = file_close_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
@@ -586,7 +586,7 @@ BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the ho
              .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
              .allocated_size = file_allocated_size);
 
-BLOCK_DRIVER(host_cdrom, .name = "host_cdrom", .desc = "CD drive of the host",
+BLOCK_DRIVER(host_cdrom, .name = "host_cdrom", .desc = "CD drive of the host", .deciding = (const char *const[]) { "filename", NULL },
              .state_size = sizeof(FileState), .protocol = true, .options = file_options,
              .open_co = file_open_co, .close_co = file_close_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,

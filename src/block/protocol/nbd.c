@@ -458,7 +458,7 @@ static const BlockOption nbd_options[] = {
 
 static const char *const nbd_schemes[] = { "nbd+tcp", "nbd+unix", NULL };
 
-BLOCK_DRIVER(nbd, .name = "nbd", .desc = "Network block device", .state_size = sizeof(NbdState),
+BLOCK_DRIVER(nbd, .name = "nbd", .desc = "Network block device", .deciding = (const char *const[]) { "host", "port", "path", "export", "tls-creds", "tls-hostname", "server.", NULL }, .state_size = sizeof(NbdState),
              .protocol = true, .schemes = nbd_schemes, .parse_filename = nbd_parse_filename,
              .options = nbd_options, .open_co = nbd_open_co, .close_co = nbd_close_co,
              .preadv_co = nbd_preadv_co, .pwritev_co = nbd_pwritev_co,

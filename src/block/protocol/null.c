@@ -83,11 +83,17 @@ static const BlockOption null_options[] = {
     { 0 },
 };
 
+static char *null_make_filename(BlockNode *node)
+{
+    return node_has_deciding_options(node) ? NULL : g_strdup_printf("%s://", node->driver->name);
+}
+
 #define NULL_METHODS                                                                               \
-    .state_size = sizeof(NullState), .protocol = true, .options = null_options,                    \
+    .state_size = sizeof(NullState), .deciding = (const char *const[]) { "size", NULL }, .protocol = true, .options = null_options,                    \
     .open_co = null_open_co, .preadv_co = null_preadv_co, .pwritev_co = null_pwritev_co,           \
     .write_zeroes_co = null_write_zeroes_co, .discard_co = null_discard_co,                        \
-    .flush_co = null_flush_co, .status_co = null_status_co, .allocated_size = null_allocated_size
+    .flush_co = null_flush_co, .status_co = null_status_co, .allocated_size = null_allocated_size,  \
+    .make_filename = null_make_filename
 
 BLOCK_DRIVER(null_co, .name = "null-co", .desc = "Nothing, for measurements", NULL_METHODS);
 BLOCK_DRIVER(null_aio, .name = "null-aio", .desc = "Nothing, for measurements", NULL_METHODS);

@@ -502,7 +502,7 @@ static const BlockOption options[] = {
     { 0 },
 };
 
-BLOCK_DRIVER(ssh, .name = "ssh", .desc = "A file of an SSH server", .state_size = sizeof(SshState), .protocol = true,
+BLOCK_DRIVER(ssh, .name = "ssh", .desc = "A file of an SSH server", .deciding = (const char *const[]) { "host", "port", "path", "user", "host_key_check", "host-key-check.", "server.", NULL }, .state_size = sizeof(SshState), .protocol = true,
              .extends = true, .parse_filename = parse_filename, .options = options, .open_co = open_co, .close_co = close_co,
              .preadv_co = preadv_co, .pwritev_co = pwritev_co, .flush_co = flush_co, .truncate_co = truncate_co,
              .allocated_size = allocated_size);

@@ -119,6 +119,9 @@ static int bench_co(void *opaque)
     if (b->aio) {
         keyvalues_set(more, "x-aio", b->aio);
     }
+    if (b->write && b->o.force_share) {
+        return img_result(error_new("Could not open '%s': force-share=on can only be used with read-only images", b->o.args[0]));
+    }
     Error *err = img_open_with_co(&b->o, b->o.args[0], b->o.format, b->write ? OPEN_WRITE : 0,
                                   b->o.cache, b->o.image_opts, more, &disk);
     if (err) {

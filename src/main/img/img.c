@@ -212,6 +212,16 @@ static Error *open_node_co(const ImgOptions *options, const char *filename, cons
     return block_open_options_co(options->graph, opts, ret_node);
 }
 
+/* -U and what the options themselves say must agree. */
+static Error *check_share_option(const char *text)
+{
+    g_autoptr(KeyValues) opts = NULL;
+    bool share;
+    TRY(keyvalues_parse(text, NULL, &opts));
+    TRY(block_take_bool(opts, "force-share", true, &share));
+    return share ? NULL : error_new("--force-share/-U conflicts with image options");
+}
+
 static void warn_guessed(const BlockNode *node)
 {
     if (node->probed && !strcmp(node->driver->name, "raw")) {
@@ -242,6 +252,9 @@ Error *img_open_with_co(const ImgOptions *options, const char *filename, const c
         }
     }
     TRY(cache_flags(cache, &flags));
+    if (image_opts && options->force_share) {
+        TRY(check_share_option(filename));
+    }
     Error *err = open_node_co(options, filename, format, flags, image_opts, more, &disk.node);
     if (err) {
         return error_prefix(err, "Could not open '%s': ", filename);
