@@ -150,7 +150,7 @@ const Option option_table[] = {
     OTHER("semihosting", false),
     OTHER("semihosting-config", true),
     { "sandbox", true, "on|off[,obsolete=allow|deny][,elevateprivileges=allow|deny|children][,spawn=allow|deny][,resourcecontrol=allow|deny]",
-      "system call filter, off by default", opt_sandbox },
+      "system call filter; on by default where nothing needs more (a window, smb=)", opt_sandbox },
     { "readconfig", true, "file", "read options from a file", opt_readconfig },
     { "no-user-config", false, NULL, "do not load the default configuration", opt_flag, NULL, PLAN(no_user_config) },
     { "trace", true, "[[enable=]pattern][,events=file][,file=file]", "log events ('-trace help' for the list)", opt_trace },

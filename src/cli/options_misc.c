@@ -219,7 +219,8 @@ Error *opt_sandbox(Plan *plan, const Option *option, const char *arg)
     bool spawn;
 
     TRY(keyvalues_parse(arg, "enable", &kv));
-    TRY(keyvalues_get_bool(kv, "enable", false, &box->on));
+    TRY(keyvalues_get_bool(kv, "enable", false, &box->demanded));
+    box->off = !box->demanded;
     TRY(sandbox_group(kv, "obsolete", NULL, true, &box->obsolete));
     TRY(sandbox_group(kv, "elevateprivileges", "children", true, &box->elevate_privileges));
     TRY(sandbox_group(kv, "spawn", NULL, false, &spawn));

@@ -142,13 +142,9 @@ static bool shows_window(const Plan *plan)
     return !plan->daemonize && (g_getenv("DISPLAY") || g_getenv("WAYLAND_DISPLAY"));
 }
 
-static MUST_USE Error *enter_sandbox(const Plan *plan, Machine *machine)
+/* What the filter does not go with; NULL: nothing. */
+static MUST_USE Error *against_sandbox(const Plan *plan)
 {
-    Spawner *spawner;
-
-    if (!plan->sandbox.on) {
-        return NULL;
-    }
     if (shows_window(plan)) {
         return error_hint(error_new("-sandbox on: a window needs more of the system than the filter allows"),
                           "Use -display none or curses.");
@@ -156,11 +152,44 @@ static MUST_USE Error *enter_sandbox(const Plan *plan, Machine *machine)
     if (network_starts_programs(plan)) {
         return error_new("-sandbox on: the filter lets the user network start no programs (smb=, guestfwd=...-cmd:)");
     }
-    if (!plan->sandbox.no_spawn) {
+    return NULL;
+}
+
+/* What checks for leaks at the end traces its own process. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+static const bool sanitizers = true;
+#elif defined(__has_feature)
+static const bool sanitizers = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+static const bool sanitizers = false;
+#endif
+
+static MUST_USE Error *enter_sandbox(const Plan *plan, Machine *machine)
+{
+    const SandboxOptions *box = &plan->sandbox;
+    Spawner *spawner;
+
+    if (box->off || (sanitizers && !box->demanded)) {
+        return NULL;
+    }
+    Error *err = against_sandbox(plan);
+    if (err) {
+        if (box->demanded) {
+            return err;
+        }
+        error_free(err);
+        return NULL;
+    }
+    if (!box->no_spawn) {
         TRY(spawner_new(&spawner));
         machine_set_service(machine, SPAWNER_SERVICE, spawner);
     }
-    return sandbox_enter(machine, &plan->sandbox);
+    err = sandbox_enter(machine, box);
+    if (err && !box->demanded) {
+        warn_report("no system call filter: %s", error_message(err));
+        g_clear_pointer(&err, error_free);
+    }
+    return err;
 }
 
 static MUST_USE Error *run(Plan *plan, Machine **ret_machine)

@@ -42,6 +42,12 @@ def test_on_and_off():
         same(status_of(m.process, 'Seccomp'), '0')
 
 
+def test_default():
+    with Machine() as m:
+        same(status_of(m.process, 'Seccomp'), '2')
+        same(errors_of(m), '')
+
+
 def test_ordinary_use():
     with Machine('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=allow,resourcecontrol=deny') as m:
         same(status_of(m.process, 'Seccomp'), '2')

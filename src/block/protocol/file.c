@@ -49,7 +49,7 @@ static int call_readv(void *opaque)
     FileCall *call = opaque;
     ssize_t got;
     do {
-        got = preadv(call->fd, call->iov, call->iov_count, (off_t)call->offset);
+        got = preadv2(call->fd, call->iov, call->iov_count, (off_t)call->offset, 0);
     } while (got < 0 && errno == EINTR);
     return got < 0 ? -errno : (int)got;
 }
@@ -59,7 +59,7 @@ static int call_writev(void *opaque)
     FileCall *call = opaque;
     ssize_t put;
     do {
-        put = pwritev(call->fd, call->iov, call->iov_count, (off_t)call->offset);
+        put = pwritev2(call->fd, call->iov, call->iov_count, (off_t)call->offset, 0);
     } while (put < 0 && errno == EINTR);
     return put < 0 ? -errno : (int)put;
 }
@@ -267,7 +267,7 @@ static int write_zeroes_full(int fd, uint64_t from, uint64_t to)
         }
         from += put > 0 ? (uint64_t)put : 0;
     }
-    return fsync(fd) < 0 ? -errno : 0;
+    return fdatasync(fd) < 0 ? -errno : 0;
 }
 
 static int call_grow(void *opaque)

@@ -29,16 +29,17 @@ static const Library seccomp_library = { "the system call filter", "libseccomp.s
 
 /* The main loop, workers, migration: everything that is no vCPU. */
 static const char *const machine_calls[] = {
-    "read", "write", "close", "newfstatat", "lseek", "openat", "fcntl", "ioctl", "pipe2", "dup3",/* descriptors */
-    "pread64", "pwrite64", "preadv", "pwritev", "preadv2", "pwritev2", "fdatasync", "fsync", "ftruncate", "fallocate",  /* images */
+    "read", "write", "close", "newfstatat", "lseek", "openat", "fcntl", "ioctl", "pipe2", "dup3", /* descriptors */
+    "pread64", "pwrite64", "preadv2", "pwritev2", "fdatasync", "ftruncate", "fallocate",         /* images */
     "io_uring_enter", "unlink", "readlink", "uname",
     "mmap", "mprotect", "munmap", "mremap", "madvise", "brk", "memfd_create",                    /* memory */
-    "poll", "epoll_pwait2", "epoll_ctl", "epoll_create1", "timerfd_create", "timerfd_settime", "eventfd2",                          /* the loops */
-    "clock_gettime", "clock_nanosleep",
+    "poll", "epoll_pwait2", "epoll_ctl", "epoll_create1", "timerfd_create", "timerfd_settime",   /* the loops */
+    "eventfd2",
+    "clock_gettime", "clock_nanosleep", "sched_yield",
     "futex", "clone3", "set_robust_list", "rseq", "gettid", "exit", "exit_group",                /* threads */
     "prctl", "seccomp", "tgkill", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "getpgrp",
-    "socket", "connect", "bind", "listen", "accept4", "sendto", "recvfrom", "sendmsg",           /* sockets */
-    "recvmsg", "shutdown", "getsockname", "getpeername", "setsockopt", "getsockopt",
+    "socket", "connect", "bind", "listen", "accept", "accept4", "sendto", "recvfrom",     /* sockets */
+    "sendmsg", "recvmsg", "shutdown", "getsockname", "getpeername", "setsockopt", "getsockopt",
     "sendmmsg", "getrandom", "access",
 };
 
@@ -48,7 +49,8 @@ static const char *const vcpu_calls[] = {
     "read", "write", "close", "openat", "newfstatat", "fcntl", "ioctl", "epoll_ctl",
     "lseek", "pread64", "preadv2", "pwritev2", "io_uring_enter", "timerfd_settime",
     "socket", "connect", "bind", "shutdown", "setsockopt", "sendto", "sendmsg", "recvfrom",
-    "clock_gettime", "clock_nanosleep", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "tgkill", "exit", "getrandom",
+    "clock_gettime", "clock_nanosleep", "sched_yield", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",
+    "tgkill", "exit", "getrandom",
 };
 
 /* Groups that -sandbox can allow. */
@@ -60,7 +62,7 @@ static const char *const resource_calls[] = { "setpriority", "sched_setparam", "
                                               "sched_setattr", "sched_getattr", "sched_getaffinity", "ioprio_set", "setrlimit",
                                               "prlimit64", "mbind", "set_mempolicy" };
 
-enum { MACHINE_CALLS_MAX = 72, VCPU_CALLS_MAX = 37 };
+enum { MACHINE_CALLS_MAX = 71, VCPU_CALLS_MAX = 38 };
 G_STATIC_ASSERT(G_N_ELEMENTS(machine_calls) <= MACHINE_CALLS_MAX);
 G_STATIC_ASSERT(G_N_ELEMENTS(vcpu_calls) <= VCPU_CALLS_MAX);
 

@@ -1,6 +1,7 @@
 /*
- * The system call filter (-sandbox on): each kind of thread may make the calls of its list in sandbox.c and no others. What needs
- * more than a list can hold (a window, programs that libslirp starts) is refused with it.
+ * The system call filter (-sandbox): each kind of thread may make the calls of its list in sandbox.c and no others. What needs
+ * more than a list can hold (a window, programs that libslirp starts) is refused with it; unless it was asked for, a machine with
+ * such a thing runs without the filter.
  *
  * A call outside of the list fails with EPERM, and the first of each number says so on standard error.
  */
@@ -13,7 +14,7 @@ typedef struct Machine Machine;
 struct Vcpu;
 
 typedef struct SandboxOptions {
-    bool on;
+    bool off, demanded; /* neither: on where it is possible */
     /* Groups of calls beyond the list; each is denied by default. */
     bool obsolete, elevate_privileges, resource_control;
     bool no_spawn; /* no programs are started: not even by the process that was left outside */
