@@ -4,11 +4,16 @@
  * A file holds cases:  "= name mode hex-bytes" followed by the expected text. `codegen FILE` compares,
  * `codegen --update FILE` writes the file anew; a change of generated code is then a visible diff, with
  * the count of host instructions and bytes. `codegen --budget BUDGET FILE` compares the counts alone. Addresses are made up, so the text does not depend on the run.
+ *
+ * `codegen --cost FILE...` says what translating costs: it translates the machine code in 64-bit ELF files, once. Run it
+ * with valgrind --tool=callgrind for the instructions and where they go.
  */
+#include <elf.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <x86intrin.h>
 
 #include "base/error.h"
 #include "cpu/x86/insn.h"
@@ -184,6 +189,74 @@ static int check_budget(const char *budget, const char *made)
     return cases == 0 || total * 10 > allowed * 11 ? 1 : status;
 }
 
+/* --- what translation costs --- */
+
+typedef struct Cost {
+    uint64_t blocks, insns, ticks, code_bytes;
+} Cost;
+
+/* One block at `text`, which lies at an address of its own; returns the bytes that it covers, or 1. */
+static unsigned translate_real(Cost *cost, const uint8_t *text, unsigned available, uint64_t pc, const HostEnv *env)
+{
+    static FrontBlock front;
+    static Lowered lowered;
+    static uint8_t hot_area[4 * AREA], cold_area[4 * AREA];
+    uint64_t start = __rdtsc();
+    front.pc = pc;
+    front.mode = X86_MODE_PE | X86_MODE_SS32 | X86_MODE_FLAT | X86_MODE_PG | X86_MODE_OSFXSR | X86_MODE_AVX | X86_MODE_CS64 | X86_MODE_LMA;
+    front.cpu = &features_cpu;
+    front.bytes = text;
+    front.available = available;
+    if (!front_translate(&front)) {
+        return 1;
+    }
+    Asm hot = { .p = hot_area, .run_delta = (ptrdiff_t)HOT_AT - (ptrdiff_t)(uintptr_t)hot_area };
+    Asm cold = { .p = cold_area, .run_delta = (ptrdiff_t)COLD_AT - (ptrdiff_t)(uintptr_t)cold_area };
+    LowerBlock block = { .uops = front.uops, .count = front.uop_count, .flags_in = front.flags_in, .mode64 = true,
+                         .pc = front.pc, .offsets = front.offset, .number = 1, .page_id = 1, .slot = 1 };
+    lower_block(env, &block, &hot, &cold, &lowered);
+    cost->ticks += __rdtsc() - start;
+    cost->blocks++;
+    cost->insns += front.insn_count;
+    cost->code_bytes += (uint64_t)(hot.p - hot_area) + (uint64_t)(cold.p - cold_area);
+    return front.length;
+}
+
+static void cost_of_text(Cost *cost, const uint8_t *text, uint64_t size, const HostEnv *env)
+{
+    for (uint64_t at = 0; at < size;) {
+        uint64_t pc = GUEST_PC + at;
+        at += translate_real(cost, text + at, (unsigned)MIN(size - at, 4096 - (pc & 4095)), pc, env);
+    }
+}
+
+static int cost_main(int argc, char **argv)
+{
+    Cost cost = { 0 };
+    HostEnv env = fake_env();
+    for (int i = 2; i < argc; i++) {
+        g_autofree char *file = NULL;
+        gsize size;
+        if (!g_file_get_contents(argv[i], &file, &size, NULL) || size < sizeof(Elf64_Ehdr) || memcmp(file, ELFMAG, SELFMAG) != 0) {
+            fprintf(stderr, "codegen: %s is no ELF file\n", argv[i]);
+            return 2;
+        }
+        const Elf64_Ehdr *header = (const void *)file;
+        for (unsigned n = 0; n < header->e_phnum && header->e_phoff + (n + 1) * sizeof(Elf64_Phdr) <= size; n++) {
+            const Elf64_Phdr *segment = (const void *)(file + header->e_phoff + n * sizeof(Elf64_Phdr));
+            if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X) && segment->p_offset < size &&
+                segment->p_filesz <= size - segment->p_offset) {
+                cost_of_text(&cost, (const uint8_t *)file + segment->p_offset, segment->p_filesz, &env);
+            }
+        }
+    }
+    printf("%" PRIu64 " blocks, %" PRIu64 " instructions, %.1f ticks and %.1f bytes of code each\n", cost.blocks, cost.insns,
+           (double)cost.ticks / (double)MAX(cost.insns, 1u), (double)cost.code_bytes / (double)MAX(cost.insns, 1u));
+    return 0;
+}
+
+/* --- */
+
 static int budget_main(int argc, char **argv)
 {
     g_autofree char *budget = NULL;
@@ -208,6 +281,10 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "--budget") == 0) {
         memset(features_cpu.features, 0xff, sizeof(features_cpu.features));
         return budget_main(argc, argv);
+    }
+    if (argc > 1 && strcmp(argv[1], "--cost") == 0) {
+        memset(features_cpu.features, 0xff, sizeof(features_cpu.features));
+        return cost_main(argc, argv);
     }
     bool update = argc > 1 && strcmp(argv[1], "--update") == 0;
     memset(features_cpu.features, 0xff, sizeof(features_cpu.features));

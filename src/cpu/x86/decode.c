@@ -1,5 +1,5 @@
 /*
- * The x86 instruction decoder: bytes and mode in, X86Insn out. It walks the trees that
+ * The x86 instruction decoder: bytes and mode in, X86Insn out (decode_common.c has a short way). It walks the trees that
  * scripts/gen_x86_insn.py made from insn.tab; nothing here knows a particular instruction, except
  * that 90 with REX.B is an exchange.
  *
@@ -532,7 +532,7 @@ static void choose_sizes(Decoder *d, const X86Row *row)
     d->osize = osize;
 }
 
-int x86_decode(X86Insn *insn, const uint8_t *bytes, unsigned available, uint32_t mode)
+int x86_decode_any(X86Insn *insn, const uint8_t *bytes, unsigned available, uint32_t mode)
 {
     Decoder d;
     available = MIN(available, MAX_LENGTH);

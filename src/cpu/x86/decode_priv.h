@@ -4,7 +4,9 @@
 #ifndef OSTRICH_CPU_X86_DECODE_PRIV_H
 #define OSTRICH_CPU_X86_DECODE_PRIV_H
 
-#include "base/base.h"
+#include "cpu/x86/insn.h"
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 /* Where an operand comes from: the letters of insn.tab. */
 enum {
@@ -90,5 +92,8 @@ extern const X86OperandSpec x86_operand_specs[];
 extern const X86Row x86_rows[];
 extern const uint16_t x86_decode_root[2][4][256]; /* [VEX][map][opcode] */
 extern const uint16_t x86_decode_tree[];
+
+/* Decodes every instruction; x86_decode() takes a short way for most. */
+int x86_decode_any(X86Insn *ret_insn, const uint8_t *bytes, unsigned available, uint32_t mode);
 
 #endif

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "cpu/x86/cpu.h"
-#include "cpu/x86/insn.h"
+#include "cpu/x86/decode_priv.h"
 
 enum {
     M16 = 0,
@@ -188,6 +188,30 @@ static void test_random(void)
     g_rand_free(rand);
 }
 
+/* The short way says what the long one says. */
+static void test_short_way(void)
+{
+    static const uint32_t modes[] = { X86_MODE_CS64, X86_MODE_CS32, 0 };
+    static const uint8_t starts[][3] = { { 0x66 }, { 0xf3 }, { 0xf2, 0x48 }, { 0x65 }, { 0x48 }, { 0x0f }, { 0x66, 0x0f }, { 0x66, 0xf3, 0x45 } };
+    g_autoptr(GRand) rand = g_rand_new_with_seed(11);
+    for (unsigned i = 0; i < 3000000; i++) {
+        uint8_t bytes[16];
+        X86Insn one, other;
+        for (unsigned k = 0; k < sizeof(bytes); k += 4) {
+            uint32_t word = g_rand_int(rand);
+            memcpy(bytes + k, &word, 4);
+        }
+        if (i & 1) {
+            const uint8_t *start = starts[bytes[15] % ARRAY_SIZE(starts)];
+            memcpy(bytes, start, start[2] ? 3 : start[1] ? 2 : 1);
+        }
+        uint32_t mode = modes[i % ARRAY_SIZE(modes)];
+        int status = x86_decode(&one, bytes, 15, mode);
+        g_assert_cmpint(status, ==, x86_decode_any(&other, bytes, 15, mode));
+        g_assert_cmpmem(&one, sizeof(one), &other, sizeof(other));
+    }
+}
+
 static void compare_file(const char *path)
 {
     g_autofree char *command = g_strdup_printf("objdump -d -w '%s' 2>/dev/null", path);
@@ -260,6 +284,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/decode/table", test_table);
     g_test_add_func("/x86/decode/length-limit", test_length_limit);
     g_test_add_func("/x86/decode/random", test_random);
+    g_test_add_func("/x86/decode/short-way", test_short_way);
     g_test_add_func("/x86/decode/objdump", test_objdump);
     g_test_add_func("/x86/decode/speed", test_speed);
     return g_test_run();
