@@ -157,8 +157,9 @@ static Run run_at(const Dmg *s, uint64_t offset, uint64_t bytes)
         return (Run) { .bytes = MIN(bytes, start - offset) };
     }
     Run run = { chunk, offset - start, MIN(bytes, start + chunk->count * DMG_SECTOR - offset) };
-    if (chunk->type == DMG_RAW) { /* what is stored may be shorter */
-        uint64_t stored = chunk->bytes - MIN(run.in, chunk->bytes);
+    if (chunk->type == DMG_RAW) { /* what is stored may be shorter; it counts in whole sectors */
+        uint64_t stored = ALIGN_DOWN(chunk->bytes, (uint64_t)DMG_SECTOR);
+        stored -= MIN(run.in, stored);
         run.chunk = stored ? chunk : NULL;
         run.bytes = MIN(run.bytes, stored ? stored : UINT64_MAX);
     } else if (chunk->type == DMG_ZERO || chunk->type == DMG_IGNORE) {
