@@ -51,10 +51,15 @@ static void add_segment(Lower *l, const Uop *u)
 }
 
 /* Displacement of the entry of the address in r14, to rcx; destroys flags. */
-static void tlb_index(Asm *a)
+static void tlb_index(Lower *l)
 {
-    enc_mov(a, 4, H_RCX, H_R14);
-    enc_shr_imm(a, 4, H_RCX, 12 - ENV_TLB_ENTRY_BITS);
+    Asm *a = l->hot;
+    if (l->env->bmi2) {
+        enc_rorx(a, 4, H_RCX, H_R14, 12 - ENV_TLB_ENTRY_BITS);
+    } else {
+        enc_mov(a, 4, H_RCX, H_R14);
+        enc_shr_imm(a, 4, H_RCX, 12 - ENV_TLB_ENTRY_BITS);
+    }
     enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), ((1 << ENV_TLB_BITS) - 1) << ENV_TLB_ENTRY_BITS);
 }
 
@@ -64,7 +69,7 @@ static void check_plain(Lower *l, unsigned size, bool write, bool align)
     Asm *a = l->hot;
     const uint8_t *retry = enc_here(a);
     int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
-    tlb_index(a);
+    tlb_index(l);
     enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
     enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)size);
     const uint8_t *stub = lower_slow_stub(l, write ? SLOW_WRITE : 0, retry);
@@ -283,7 +288,7 @@ static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bo
         enc_here_rel8(a, hit);
         pext_host(l);
     } else {
-        tlb_index(a);
+        tlb_index(l);
         enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
         enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)plan->span);
         enc_jcc(a, CC_A, enc_here(l->cold));

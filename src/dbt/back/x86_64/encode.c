@@ -226,6 +226,12 @@ void enc_pdep(Asm *a, unsigned size, unsigned dst, unsigned src, EncRm mask)
     enc_vex(a, 2, 3, size == 8, false, 0xf5, dst, src, mask);
 }
 
+void enc_rorx(Asm *a, unsigned size, unsigned dst, unsigned src, unsigned count)
+{
+    enc_vex(a, 3, 3, size == 8, false, 0xf0, dst, 0, enc_reg(src));
+    enc_u8(a, (uint8_t)count);
+}
+
 void enc_not(Asm *a, unsigned size, unsigned reg)
 {
     enc_op(a, 0xf7 | (size == 8 ? E_W : 0), 2, enc_reg(reg));

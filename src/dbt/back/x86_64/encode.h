@@ -99,6 +99,7 @@ void enc_alu_imm(Asm *a, unsigned alu, unsigned size, EncRm dst, int32_t value);
 void enc_shr_imm(Asm *a, unsigned size, unsigned dst, unsigned count);
 void enc_shl_imm(Asm *a, unsigned size, unsigned dst, unsigned count);
 void enc_bswap(Asm *a, unsigned size, unsigned reg);
+void enc_rorx(Asm *a, unsigned size, unsigned dst, unsigned src, unsigned count);
 void enc_pext(Asm *a, unsigned size, unsigned dst, unsigned src, EncRm mask);
 void enc_pdep(Asm *a, unsigned size, unsigned dst, unsigned src, EncRm mask);
 void enc_not(Asm *a, unsigned size, unsigned reg); /* leaves flags */

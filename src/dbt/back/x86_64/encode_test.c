@@ -46,6 +46,7 @@ static void test_arithmetic(void)
     EXPECT("4981fef80f0000", enc_alu_imm(&a, ALU_CMP, 8, enc_reg(H_R14), 4088));
     EXPECT("83e101", enc_alu_imm(&a, ALU_AND, 4, enc_reg(H_RCX), 1));
     EXPECT("c1e907", enc_shr_imm(&a, 4, H_RCX, 7));
+    EXPECT("c4c37bf0ce07", { enc_rorx(&a, 4, H_RCX, H_R14, 7); });
     EXPECT("c4e20af5c9", { enc_pext(&a, 4, H_RCX, H_R14, enc_reg(H_RCX)); });
     EXPECT("410fc8", enc_bswap(&a, 4, H_R8));
     EXPECT("f0480fb111", enc_op(&a, 0xb1 | E_0F | E_W | E_LOCK, H_RDX, enc_mem(H_RCX, 0)));
