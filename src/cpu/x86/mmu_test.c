@@ -370,6 +370,64 @@ static void test_sites(void)
     box_free(box);
 }
 
+enum { PLACES = 32 };
+
+/* The page of VA, mapped every 2 MiB. */
+static uint64_t place(unsigned n)
+{
+    return (VA & 0x1fffff) + n * 0x200000ull;
+}
+
+static unsigned places_hit(X86Cpu *cpu, bool write)
+{
+    unsigned hits = 0;
+    for (unsigned n = 0; n < PLACES; n++) {
+        hits += x86_tlb_hit(cpu, place(n), 1, write) != NULL;
+    }
+    return hits;
+}
+
+static void place_fill(Box *box, uint64_t va)
+{
+    BOX_EXPECT(box, -1, x86_store(box->cpu, va, 1, 1));
+    BOX_EXPECT(box, -1, x86_load(box->cpu, va, 1));
+}
+
+static void places_fill(Box *box)
+{
+    for (unsigned n = 0; n < PLACES; n++) {
+        place_fill(box, place(n));
+    }
+    g_assert_cmpuint(places_hit(box->cpu, false), ==, PLACES);
+    g_assert_cmpuint(places_hit(box->cpu, true), ==, PLACES);
+}
+
+/* Flushes find entries wherever in the TLB they are. */
+static void test_places(void)
+{
+    Box *box = box_new(MODEL);
+    X86Cpu *cpu = box->cpu;
+    uint64_t leaf = map(box, &modes[2], P | W | U, P | W | U | A | D);
+    for (unsigned n = 0; n < PLACES; n++) {
+        box_put(box, T2 + 8 * n, T3 | P | W | U | A, 8);
+    }
+    enter(box, &modes[2], CR4_PGE, 3);
+    places_fill(box);
+    x86_tlb_clean_page(cpu, box->block, PAGE);
+    g_assert_cmpuint(places_hit(cpu, false), ==, PLACES);
+    g_assert_cmpuint(places_hit(cpu, true), ==, 0);
+    places_fill(box);
+    x86_tlb_flush_nonglobal(cpu);
+    g_assert_cmpuint(places_hit(cpu, false) + places_hit(cpu, true), ==, 0);
+    box_put(box, leaf, PAGE | P | W | U | A | D | G, 8);
+    places_fill(box);
+    x86_tlb_flush_nonglobal(cpu);
+    g_assert_cmpuint(places_hit(cpu, true), ==, PLACES);
+    x86_tlb_flush_all(cpu);
+    g_assert_cmpuint(places_hit(cpu, false) + places_hit(cpu, true), ==, 0);
+    box_free(box);
+}
+
 static void test_a20(void)
 {
     Box *box = box_new(MODEL);
@@ -416,6 +474,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/mmu/crossing", test_crossing);
     g_test_add_func("/x86/mmu/dirty-tracking", test_dirty_tracking);
     g_test_add_func("/x86/mmu/sites", test_sites);
+    g_test_add_func("/x86/mmu/places", test_places);
     g_test_add_func("/x86/mmu/a20", test_a20);
     g_test_add_func("/x86/mmu/watch", test_watch);
     return g_test_run();
