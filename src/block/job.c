@@ -38,7 +38,8 @@ void job_group_unref(JobGroup *group)
 static void emit(Job *job, const char *event, Value *data)
 {
     BlockGraph *graph = job->graph;
-    if (graph->emit && !job->internal) {
+    bool wanted = !job->internal && !(job->driver->no_block && g_str_has_prefix(event, "BLOCK_JOB"));
+    if (graph->emit && wanted) {
         graph->emit(graph->hooks_opaque, event, data);
     } else {
         value_free(data);

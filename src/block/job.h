@@ -32,6 +32,7 @@ typedef enum JobStatus {
 typedef struct JobDriver {
     const char *type; /* "mirror" */
     size_t size;      /* of the struct that begins with Job */
+    bool no_block;    /* no job of one node: BLOCK_JOB events and query-block-jobs leave it out */
     bool (*can_complete)(const Job *job); /* NULL: job-complete means nothing to it */
     Error *(*run_co)(Job *job);
     Error *(*commit_co)(Job *job); /* may be NULL, like the next ones */

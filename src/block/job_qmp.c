@@ -30,6 +30,9 @@ Error *qmp_query_block_jobs(QmpContext *ctx, const QmpQueryBlockJobsArgs *args, 
 {
     *ret = value_list();
     for (Job *job = NULL; (job = job_next(qmp_graph(ctx), job));) {
+        if (job->driver->no_block) {
+            continue;
+        }
         Value *v = value_dict();
         value_put_str(v, "type", job->driver->type);
         value_put_str(v, "device", job->id);

@@ -34,6 +34,8 @@ typedef struct RamSaver {
 /* All pages are pending. track: from now on writes are noted, for ram_saver_sync(). Machine lock. */
 RamSaver *ram_saver_new(Machine *machine, bool track);
 void ram_saver_free(RamSaver *saver); /* machine lock; accepts NULL */
+/* Whether the machine still has the blocks that it had. Machine lock. */
+Error *ram_saver_check(const RamSaver *saver) MUST_USE;
 /* Adds what was written since the last time. Machine lock, given up meanwhile. Pages found. */
 uint64_t ram_saver_sync(RamSaver *saver);
 /* Sends about `budget` bytes, or what is left. No lock: the guest may be writing. */

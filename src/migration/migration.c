@@ -31,7 +31,7 @@ void migration_set_status(Migration *migration, MigrationStatus status)
 
 bool migration_busy(const Migration *migration)
 {
-    return migration->out || migration->in;
+    return migration->out || migration->in || migration->snapshot;
 }
 
 static const SnapshotOps snapshot_ops = { snapshot_save, snapshot_load, snapshot_delete, snapshot_describe };

@@ -62,6 +62,7 @@ typedef struct Migration {
     MigrationOut *out; /* under way */
     MigrationIn *in;
     bool in_started;
+    bool snapshot; /* one is being made or loaded */
 } Migration;
 
 Migration *migration_of(Machine *machine);
@@ -80,6 +81,9 @@ Error *migration_tls_prepare(const Migration *migration, const char *uri, bool s
 /* On the thread that moves the stream, without the lock. */
 Error *migration_tls_begin(const MigrationTls *tls, Machine *machine, Channel *channel) MUST_USE;
 void migration_tls_clear(MigrationTls *tls);
+
+/* throttle.c: the guest gets less of the CPUs' time. Percent of it that is taken; *last_ns is the caller's, at first 0. */
+void migration_throttle(Machine *machine, int64_t *last_ns, unsigned percent);
 
 /* out.c */
 Error *migration_out_start(Migration *migration, const char *uri) MUST_USE;

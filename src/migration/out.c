@@ -37,6 +37,7 @@ struct MigrationOut {
     int64_t measured_at, synced_at;
     uint64_t measured_bytes, synced_bytes;
     double bandwidth;  /* bytes a second */
+    int64_t naps;
 };
 
 static int64_t now_ns(const MigrationOut *out)
@@ -77,28 +78,6 @@ static void update_stats(MigrationOut *out)
 }
 
 /* --- auto-converge: the guest gets less of the CPUs' time --- */
-
-/* Sleeps on the CPU's thread for its share of each period; queued again by the thread of the migration. */
-static void throttle_nap(Vcpu *vcpu, void *opaque)
-{
-    g_usleep((gulong)(intptr_t)opaque);
-}
-
-static void throttle(MigrationOut *out)
-{
-    enum { PERIOD_US = 10000 };
-    unsigned percent = out->migration->stats.throttle;
-
-    if (!percent) {
-        return;
-    }
-    /* Of a period in which the CPU runs for PERIOD_US, `percent` of the whole is slept. */
-    uintptr_t nap = (uintptr_t)PERIOD_US * percent / (100 - MIN(percent, 99u));
-    GPtrArray *vcpus = out->machine->vcpus;
-    for (guint n = 0; n < vcpus->len; n++) {
-        vcpu_run_async(g_ptr_array_index(vcpus, n), throttle_nap, (void *)nap);
-    }
-}
 
 /* More than the trigger's share of what was sent was written again: slow down further. */
 static void consider_throttle(MigrationOut *out, uint64_t dirtied)
@@ -174,7 +153,7 @@ static MUST_USE Error *send_slice(MigrationOut *out)
     uint64_t budget = limit ? MAX((uint64_t)limit * SLICE_NS / NS_PER_SEC, 1u) : UNLIMITED_SLICE;
     uint64_t before = out->writer.bytes;
 
-    throttle(out);
+    migration_throttle(out->machine, &out->naps, out->migration->stats.throttle);
     TRY(ram_saver_send(out->saver, &out->writer, budget));
     if (limit) {
         /* A record may be larger than the budget: the pause is for what was really sent. */
@@ -243,7 +222,8 @@ static void save_devices(void *opaque)
     out->devices = g_byte_array_new();
     stream_writer_init(&writer, collect, out);
     writer.number = out->writer.number;
-    out->err = state_write_devices(out->machine, out->state, &writer);
+    out->err = ram_saver_check(out->saver);
+    out->err = out->err ? out->err : state_write_devices(out->machine, out->state, &writer);
     out->writer.number = writer.number;
     stream_writer_fini(&writer);
     if (!out->err) {

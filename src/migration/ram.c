@@ -43,7 +43,7 @@ RamSaver *ram_saver_new(Machine *machine, bool track)
     saver->tracking = track;
     saver->blocks = g_array_new(FALSE, FALSE, sizeof(RamPages));
     for (RamBlock *block = NULL; (block = ram_block_next(machine->mem, block));) {
-        RamPages pages = { .block = block, .pages = block->size >> MEM_PAGE_BITS };
+        RamPages pages = { .block = ram_block_ref(block), .pages = block->size >> MEM_PAGE_BITS };
         pages.pending = g_malloc0(pages.pages);
         if (track) {
             ram_track(block, RAM_DIRTY_MIGRATION, true);
@@ -72,9 +72,26 @@ void ram_saver_free(RamSaver *saver)
             ram_track(pages->block, RAM_DIRTY_MIGRATION, false);
         }
         g_free(pages->pending);
+        ram_block_unref(pages->block);
     }
     g_array_unref(saver->blocks);
     g_free(saver);
+}
+
+Error *ram_saver_check(const RamSaver *saver)
+{
+    RamBlock *block = NULL;
+
+    for (unsigned n = 0; n < saver->blocks->len; n++) {
+        const RamPages *pages = pages_at((RamSaver *)saver, n);
+        block = ram_block_next(saver->machine->mem, block);
+        if (block != pages->block) {
+            return error_new("the memory '%s' was added or removed while the machine was being copied",
+                             block ? block->name : pages->block->name);
+        }
+    }
+    block = ram_block_next(saver->machine->mem, block);
+    return block ? error_new("the memory '%s' was added while the machine was being copied", block->name) : NULL;
 }
 
 uint64_t ram_saver_sync(RamSaver *saver)

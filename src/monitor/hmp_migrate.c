@@ -113,9 +113,22 @@ static void hmp_set_parameter(Hmp *hmp, const HmpArgs *args)
 
 /* --- snapshots --- */
 
+static bool not_ended(Monitor *monitor)
+{
+    return false;
+}
+
+/* The loop runs meanwhile; what is typed waits. */
 static void snapshot_call(Hmp *hmp, Error *(*fn)(Machine *machine, const char *tag), const char *tag)
 {
+    if (hmp->monitor && !hmp->monitor->control) {
+        hmp->monitor->waits = not_ended;
+    }
     hmp_error(hmp, fn(hmp->machine, tag));
+    if (hmp->monitor && !hmp->monitor->control) {
+        hmp->monitor->waits = NULL;
+        char_accept_input(&hmp->monitor->front);
+    }
 }
 
 static const SnapshotOps *snapshot_ops(Hmp *hmp)

@@ -59,6 +59,7 @@ struct RamBlock {
     _Atomic uint8_t track;  /* dirty clients that are enabled */
     int fd;                 /* memfd or file, -1: anonymous */
     bool shared, nonvolatile;
+    _Atomic unsigned refs;  /* 1 of whom it belongs to */
     ListNode node;
 };
 
@@ -79,7 +80,9 @@ typedef struct RamOptions {
 /* options may be NULL. The error says how much was asked for and how much the host has. */
 Error *ram_block_new(MemSystem *mem, const char *name, uint64_t size, const RamOptions *options,
                      RamBlock **ret_block) MUST_USE;
-void ram_block_free(RamBlock *block);
+void ram_block_free(RamBlock *block); /* takes it out of the machine; the memory stays while others have references */
+RamBlock *ram_block_ref(RamBlock *block); /* any thread */
+void ram_block_unref(RamBlock *block);
 /* Blocks in order of creation; NULL ends. */
 RamBlock *ram_block_next(MemSystem *mem, RamBlock *after);
 /*

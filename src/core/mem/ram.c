@@ -153,6 +153,7 @@ Error *ram_block_new(MemSystem *mem, const char *name, uint64_t size, const RamO
     block->host = host;
     block->size = size;
     block->fd = fd;
+    block->refs = 1;
     block->shared = opt->share;
     block->id = mem->next_ram_id;
     mem->next_ram_id += ALIGN_UP(size, RAM_ALIGN);
@@ -168,6 +169,20 @@ void ram_block_free(RamBlock *block)
         return;
     }
     list_remove(&block->node);
+    ram_block_unref(block);
+}
+
+RamBlock *ram_block_ref(RamBlock *block)
+{
+    atomic_fetch_add(&block->refs, 1);
+    return block;
+}
+
+void ram_block_unref(RamBlock *block)
+{
+    if (atomic_fetch_sub(&block->refs, 1) > 1) {
+        return;
+    }
     munmap(block->host, block->size);
     if (block->fd >= 0) {
         close(block->fd);
