@@ -45,8 +45,19 @@ static MUST_USE Error *write_device(Device *dev, StreamWriter *w)
     return stream_end(w);
 }
 
+/* All come to rest before the first is written: a request that ends raises an interrupt in another device. */
+static void rest_devices(Machine *machine)
+{
+    for (Device *dev = NULL; (dev = machine_device_next(machine, dev));) {
+        if (device_type(dev)->saving) {
+            device_type(dev)->saving(dev);
+        }
+    }
+}
+
 Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w)
 {
+    rest_devices(machine);
     stream_begin(w, RECORD_CLOCK);
     stream_put_u64(w, (uint64_t)clock_now(machine->clocks, CLOCK_VIRTUAL));
     stream_put_str(w, run_state_name(state));

@@ -92,7 +92,8 @@ def network_works(vm):
 
 def job_ends_well(vm):
     vm.send('stop\n')
-    assert vm.wait_serial(r'JOB-(END|BAD\S*)', 120).group(1) == b'END'
+    verdict = vm.wait_serial(r'JOB-(END|BAD\S*)', 120).group(1)
+    assert verdict == b'END', (verdict, vm.serial_text[-1500:].decode(errors='replace'))
     vm.wait_exit(60)
 
 
