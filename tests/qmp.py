@@ -6,14 +6,15 @@
         machine.wait_event("STOP")
         machine.quit()
 
-Underscores in names of arguments stand for hyphens. `events` has what came and was not waited for, as the program sent it."""
+Underscores in names of arguments stand for hyphens. `events` has what came and was not waited for, as the program sent it;
+`text` what it printed besides (qemu-io commands of the monitor do)."""
 import json
 import subprocess
 
 
 class Program:
     def __init__(self, argv, **popen):
-        self.events = []
+        self.events, self.text = [], ""
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **popen)
         try:
             assert "QMP" in self.read()
@@ -41,6 +42,9 @@ class Program:
 
     def read(self):
         line = self.process.stdout.readline()
+        while line and not line.startswith("{"):
+            self.text += line
+            line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{self.process.args}: ended with {self.process.wait()}"
                              + (f": {self.process.stderr.read()}" if self.process.stderr else ""))

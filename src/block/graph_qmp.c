@@ -67,7 +67,9 @@ static Error *put_overlay_co(BlockNode *old, BlockNode *overlay)
     }
     node_ref(old); /* for a moment nobody else has it */
     node_close_gate_co(old);
-    Error *err = node_replace(old, overlay, NULL);
+    /* The image stays as it is, and others may read it: nothing of it may be in memory only. */
+    int ret = old->read_only ? 0 : node_flush_co(old);
+    Error *err = ret < 0 ? error_new_errno(ret, "Could not flush '%s'", old->name) : node_replace(old, overlay, NULL);
     if (!err) {
         err = node_set_backing_co(overlay, old);
         if (err) {

@@ -174,13 +174,29 @@ static int parallels_flush_co(BlockNode *node)
     return meta_flush_co(&((Parallels *)node->state)->meta);
 }
 
+/* The table is up to date: the header says so. */
+static int settle_co(BlockNode *node)
+{
+    Parallels *s = node->state;
+    int ret = meta_write_back_co(&s->meta);
+    if (ret == 0 && s->marked) {
+        ret = mark_in_use_co(node, false);
+        ret = ret < 0 ? ret : meta_write_back_co(&s->meta);
+    }
+    return ret;
+}
+
+static Error *parallels_reopen_co(BlockNode *node)
+{
+    int ret = node->read_only ? settle_co(node) : 0;
+    return ret < 0 ? error_new_errno(ret, "Could not write the metadata of '%s'", node->filename) : NULL;
+}
+
 static void parallels_close_co(BlockNode *node)
 {
     Parallels *s = node->state;
     if (!node->read_only) {
-        if (meta_write_back_co(&s->meta) == 0 && s->marked && mark_in_use_co(node, false) == 0) {
-            meta_write_back_co(&s->meta);
-        }
+        settle_co(node);
     }
     meta_fini(&s->meta);
 }
@@ -304,7 +320,7 @@ static const BlockOption parallels_create_options[] = {
 BLOCK_DRIVER(parallels, .name = "parallels", .desc = "Parallels disk image",
              .state_size = sizeof(Parallels), .create_options = parallels_create_options,
              .probe = parallels_probe, .supports_backing = true, .repairs = true,
-             .open_co = parallels_open_co, .close_co = parallels_close_co,
+             .open_co = parallels_open_co, .close_co = parallels_close_co, .reopen_co = parallels_reopen_co,
              .create_co = parallels_create_co, .preadv_co = parallels_preadv_co,
              .pwritev_co = parallels_pwritev_co, .write_zeroes_co = parallels_write_zeroes_co,
              .flush_co = parallels_flush_co, .write_back_co = parallels_write_back_co,

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""What is in the caches of formats reaches the file when the machine pauses, when a snapshot is taken, and when another process
+takes over: a copy of the file that is made at that moment has it all.
+
+usage: handover_test.py QEMU-SYSTEM QEMU-IMG QEMU-IO [TEST...]
+"""
+import os
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import qmp  # noqa: E402
+import tap  # noqa: E402
+
+SYSTEM, IMG, IO = (os.path.abspath(p) for p in sys.argv[1:4])
+FORMATS = {"qcow2": "", "lazy": "lazy_refcounts=on", "small": "cluster_size=512", "subclusters": "extended_l2=on", "vhdx": "", "vmdk": "",
+           "qed": "", "vdi": "", "parallels": ""}
+
+
+def run(*argv, code=0):
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+    assert done.returncode == code, (argv, done.returncode, done.stdout)
+    return done.stdout
+
+
+def driver(name):
+    return name if name in ("vhdx", "vmdk", "qed", "vdi", "parallels") else "qcow2"
+
+
+class Machine(qmp.Program):
+    def __init__(self, image, fmt, *more):
+        super().__init__([SYSTEM, "-accel", "qtest", "-M", "pc", "-m", "16", "-nodefaults", "-display", "none", "-qmp", "stdio", "-drive",
+                          f"if=none,id=d,node-name=disk,file={image},format={fmt},cache=writeback", *more])
+
+    def io(self, command):
+        """What qemu-io says to it."""
+        self.text = ""
+        self.ok("human-monitor-command", command_line=f'qemu-io d "{command}"')
+        return self.text
+
+    def write(self, byte, at, length="64k"):
+        out = self.io(f"write -P {byte} {at} {length}")
+        assert "wrote" in out, out
+
+
+def writes(m):
+    """Some of everything that leaves metadata in memory."""
+    for n in range(12):
+        m.write(n + 1, f"{n * 700}k")
+    m.write(99, "100k", "1500k")
+
+
+def expectation():
+    shown = {n * 700: n + 1 for n in range(3, 12)}
+    shown.update({100: 99, 1500: 99})
+    return shown
+
+
+def has_all(image, fmt):
+    """Whether the copy shows what was written, and is sound."""
+    shutil.copyfile(image, "copy")
+    if fmt == "qcow2":  # an image that is in use is marked as dirty at most, and that only with lazy counts
+        subprocess.run([IMG, "check", "-q", "-r", "all", "-f", fmt, "copy"], capture_output=True)
+        run(IMG, "check", "-q", "-f", fmt, "copy")
+    flags = [x for at, byte in expectation().items() for x in ("-c", f"read -P {byte} {at}k 4k")]
+    done = subprocess.run([IO, "-r", "-f", fmt, *flags, "copy"], capture_output=True, text=True)
+    return done.returncode == 0 and "failed" not in done.stdout
+
+
+def create(name, path="disk"):
+    run(IMG, "create", "-q", "-f", driver(name), *(["-o", FORMATS[name]] if FORMATS[name] else []), path, "32M")
+
+
+def test_pause():
+    cached = 0
+    for name in FORMATS:
+        create(name)
+        with Machine("disk", driver(name)) as m:
+            writes(m)
+            cached += not has_all("disk", driver(name))
+            m.ok("stop")
+            assert has_all("disk", driver(name)), name
+            m.ok("cont")
+            m.quit()
+    assert cached  # otherwise there was nothing to see
+
+
+def test_snapshots():
+    """The image that becomes the backing file; and one with a snapshot inside."""
+    for name in ("qcow2", "lazy", "subclusters"):
+        create(name)
+        with Machine("disk", "qcow2") as m:
+            writes(m)
+            m.ok("blockdev-snapshot-sync", device="d", snapshot_file="top", format="qcow2")
+            assert has_all("disk", "qcow2"), name
+            m.quit()
+        create(name)
+        with Machine("disk", "qcow2") as m:
+            writes(m)
+            m.ok("blockdev-snapshot-internal-sync", device="d", name="one")
+            assert has_all("disk", "qcow2"), name
+            assert "one" in run(IMG, "snapshot", "-l", "copy")
+            m.quit()
+
+
+def test_hand_over():
+    """After a migration the file is the target's, who sees everything, and the source has nothing more to say."""
+    for name in FORMATS:
+        create(name)
+        fmt = driver(name)
+        if os.path.exists("mig"):
+            os.unlink("mig")
+        with Machine("disk", fmt) as source, Machine("disk", fmt, "-incoming", f"unix:{os.path.abspath('mig')}") as target:
+            writes(source)
+            answer = source.command("migrate", uri=f"unix:{os.path.abspath('mig')}")
+            if "error" in answer:
+                assert "live migration" in answer["error"]["desc"] or "migrat" in answer["error"]["desc"], answer
+                continue  # formats that do not support it
+            while source.ok("query-migrate")["status"] not in ("completed", "failed"):
+                pass
+            assert source.ok("query-migrate")["status"] == "completed", name
+            assert has_all("disk", fmt), name
+            while target.ok("query-status")["status"] != "running":
+                pass
+            for at, byte in expectation().items():
+                out = target.io(f"read -P {byte} {at}k 4k")
+                assert "read 4096" in out and "failed" not in out, (name, out)
+            target.write(77, "20M")
+            target.ok("stop")
+            shutil.copyfile("disk", "before")
+            source.quit()
+            with open("disk", "rb") as a, open("before", "rb") as b:
+                assert a.read() == b.read(), name  # the source wrote nothing on its way out
+            target.quit()
+        assert "failed" not in run(IO, "-r", "-f", fmt, "-c", "read -P 77 20M 64k", "disk")
+
+
+def test_flush_by_guest_is_durable():
+    """The emulator is killed after a flush."""
+    for name in FORMATS:
+        create(name)
+        with Machine("disk", driver(name)) as m:
+            writes(m)
+            m.io("flush")
+            m.process.kill()
+            m.process.wait()
+        if driver(name) == "qcow2":
+            subprocess.run([IMG, "check", "-q", "-r", "all", "disk"], capture_output=True)
+        assert has_all("disk", driver(name)), name
+
+
+if __name__ == "__main__":
+    tap.run(tap.tests_in(globals()), names=sys.argv[4:], call=tap.in_scratch)
