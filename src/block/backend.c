@@ -97,6 +97,11 @@ Error *blk_insert(BlockBackend *blk, BlockNode *node)
     if (node) {
         const char *what = blk->device ? blk->device : blk->name[0] ? blk->name : "block device";
         TRY(block_root_attach(node, what, wanted_claims(blk, node), shared_claims(blk), &edge));
+        Error *err = block_root_set_loop(edge, blk->loop);
+        if (err) {
+            block_root_detach(edge);
+            return err;
+        }
     }
     /* Requests under way hold the old node until they are through. */
     block_root_detach(blk->root);
@@ -196,6 +201,7 @@ void blk_detach_device(BlockBackend *blk)
     blk_drain(blk);
     g_clear_pointer(&blk->device, g_free);
     blk->ops = NULL;
+    error_free(blk_set_loop(blk, NULL)); /* cannot fail */
     if (blk->root) {
         /* Asks for less than before: cannot fail. */
         error_free(block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node),

@@ -3,7 +3,8 @@
  * node of the graph, and stays when the medium is changed.
  *
  * Requests: blk_aio_*() may be called by any thread that holds the machine lock. `done` runs later
- * on the main loop with the machine lock held, never inside the call. The elements of iov are
+ * on the backend's loop (the main loop, unless an iothread's was chosen) with the machine lock held,
+ * never inside the call. The elements of iov are
  * copied; the memory they point to is borrowed until done. Errors first meet the backend's
  * werror/rerror policy: what the policy says to ignore completes with 0, and what it says to stop
  * for stays inside the backend, the machine is stopped, and the request is made again when it runs
@@ -47,6 +48,14 @@ uint32_t blk_request_align(const BlockBackend *blk); /* 1 .. : what costs no rea
 bool blk_write_cache(const BlockBackend *blk);
 /* Off: each write is on stable storage when it completes. */
 void blk_set_write_cache(BlockBackend *blk, bool on);
+
+/* --- threads --- */
+/*
+ * Requests run in this loop, which has the graph's lock; NULL: in the node's (block_node_set_loop()), else in the graph's.
+ * Fails when the images below are in use by another iothread. Nothing is under way.
+ */
+Error *blk_set_loop(BlockBackend *blk, Loop *loop) MUST_USE;
+Loop *blk_loop(const BlockBackend *blk);
 
 /* --- the device --- */
 typedef struct BlkDeviceOps {

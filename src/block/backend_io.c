@@ -54,7 +54,7 @@ static int request_run_co(BlkRequest *req, BlockNode *node)
 static void account(BlkRequest *req)
 {
     BlkStats *st = &req->blk->stats;
-    int64_t now = clock_now(loop_clocks(req->blk->graph->loop), CLOCK_REALTIME_NS);
+    int64_t now = clock_now(loop_clocks(blk_loop(req->blk)), CLOCK_REALTIME_NS);
     int64_t ns = now - req->start_ns;
     bool failed = req->ret < 0;
 
@@ -216,7 +216,7 @@ static void request_co(void *opaque)
 static void request_start(void *opaque)
 {
     BlkRequest *req = opaque;
-    co_start(req->blk->graph->loop, request_co, req);
+    co_start(blk_loop(req->blk), request_co, req);
 }
 
 static BlkRequest *request_new(BlockBackend *blk, BlkOp op, uint64_t offset, uint64_t bytes,
@@ -231,7 +231,7 @@ static BlkRequest *request_new(BlockBackend *blk, BlkOp op, uint64_t offset, uin
     req->done = done;
     req->opaque = opaque;
     req->iov = req->inline_iov;
-    req->start_ns = clock_now(loop_clocks(blk->graph->loop), CLOCK_REALTIME_NS);
+    req->start_ns = clock_now(loop_clocks(blk_loop(blk)), CLOCK_REALTIME_NS);
     list_append(&blk->requests, &req->node);
     return req;
 }
@@ -239,7 +239,7 @@ static BlkRequest *request_new(BlockBackend *blk, BlkOp op, uint64_t offset, uin
 /* Always deferred, so that done never runs inside the device's call. */
 static BlkRequest *request_submit(BlkRequest *req)
 {
-    loop_defer(req->blk->graph->loop, request_start, req);
+    loop_defer(blk_loop(req->blk), request_start, req);
     return req;
 }
 
@@ -300,7 +300,7 @@ void blk_cancel(BlkRequest *req)
         list_remove(&req->node);
         list_append(&req->blk->requests, &req->node);
         req->ret = -ECANCELED;
-        loop_defer(req->blk->graph->loop, complete_held, req);
+        loop_defer(blk_loop(req->blk), complete_held, req);
     }
 }
 
@@ -341,7 +341,7 @@ static void drain_co(void *opaque)
 
 void blk_drain(BlockBackend *blk)
 {
-    Loop *loop = blk->graph->loop;
+    Loop *loop = loop_is_mine(blk->graph->loop) ? blk->graph->loop : blk_loop(blk);
     if (!blk_busy(blk)) {
         return;
     }

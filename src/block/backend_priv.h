@@ -12,6 +12,7 @@ struct BlockBackend {
     unsigned refs;
     char *name;
     BlockEdge *root; /* NULL: no medium */
+    Loop *loop;      /* NULL: the node's or the graph's */
     char *device;    /* label; NULL: none attached */
     const BlkDeviceOps *ops;
     void *ops_opaque;

@@ -134,6 +134,7 @@ static BlockEdge *edge_new(BlockNode *node, const char *name)
 Error *node_attach_child(BlockNode *parent, BlockNode *child, const char *name, ChildRole role,
                          BlockEdge **ret_edge)
 {
+    TRY(node_check_join(parent, child));
     BlockEdge *edge = edge_new(child, name);
     unsigned used, shared;
 

@@ -93,6 +93,7 @@ static void node_free(BlockNode *node)
 {
     list_remove(&node->in_graph);
     block_bitmaps_free(node);
+    node_forget_thread(node);
     g_free(node->state);
     g_free(node->name);
     g_free(node->filename);

@@ -5,6 +5,7 @@
 #include "block/block_qmp.h"
 #include "block/info.h"
 #include "block/filter/quorum.h"
+#include "io/iothread.h"
 
 Error *qmp_find_node(QmpContext *ctx, const char *name, BlockNode **ret)
 {
@@ -225,6 +226,26 @@ Error *qmp_x_blockdev_change(QmpContext *ctx, const QmpXBlockdevChangeArgs *args
         }
     }
     return qmp_in_coroutine(ctx, change_child_co, &call);
+}
+
+/* --- threads --- */
+
+Error *qmp_x_blockdev_set_iothread(QmpContext *ctx, const QmpXBlockdevSetIothreadArgs *args, Value **ret)
+{
+    const char *id = value_get_str(args->iothread);
+    IoThread *iothread = NULL;
+    BlockNode *node = block_node_find(qmp_graph(ctx), args->node_name);
+
+    if (!node) {
+        return error_new("Cannot find node %s", args->node_name);
+    }
+    if (!id && value_kind(args->iothread) != VALUE_NULL) {
+        return error_new("Invalid parameter type for 'iothread', expected: string or null");
+    }
+    if (id) {
+        TRY(iothread_find(block_graph_objects(qmp_graph(ctx)), id, &iothread));
+    }
+    return block_node_set_thread(node, iothread, args->has_force && args->force);
 }
 
 /* --- internal snapshots --- */

@@ -52,6 +52,7 @@ struct BlockEdge {
     ChildRole role;
     unsigned used, shared; /* CLAIM_* */
     unsigned also_used, not_shared; /* beyond what the role says: a test's wish */
+    Loop *loop; /* of a root whose user has an iothread; else NULL */
     ListNode in_parent, in_child;
 };
 
@@ -304,6 +305,8 @@ struct BlockNode {
     char *backing_filename, *backing_format; /* as the image records them, or NULL */
     List children, parents;                  /* BlockEdge */
 
+    struct IoThread *iothread; /* where requests of users without one run, counted; NULL: the graph's loop */
+
     List bitmaps;  /* BlockBitmap */
     List before_write; /* BeforeWrite */
     List requests; /* NodeRequest, in order of arrival */
@@ -332,6 +335,14 @@ Loop *block_graph_loop(const BlockGraph *graph);
 void block_graph_on_debug(BlockGraph *graph, void (*say)(void *opaque, const char *text), void *opaque);
 BlockNode *block_node_find(BlockGraph *graph, const char *name);
 BlockNode *block_node_next(BlockGraph *graph, BlockNode *after); /* NULL begins and ends */
+
+/* --- threads (threads.c) --- */
+/* For the user of a root; NULL: none. An error when what is connected with the node is used by another iothread. */
+Error *block_root_set_loop(BlockEdge *edge, Loop *loop) MUST_USE;
+/* Where requests run that nobody with an iothread makes. */
+Loop *node_loop(const BlockNode *node);
+/* For the node and all that is connected with it; NULL: the graph's. force: although somebody uses it. */
+Error *block_node_set_thread(BlockNode *node, struct IoThread *iothread, bool force) MUST_USE;
 
 /* --- opening --- */
 /*

@@ -49,6 +49,10 @@ Error *node_claims_update(BlockNode *node) MUST_USE;
 void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigned *ret_used,
                          unsigned *ret_shared);
 
+/* Whether the pieces that the two belong to may become one. */
+Error *node_check_join(BlockNode *parent, BlockNode *child) MUST_USE;
+void node_forget_thread(BlockNode *node);
+
 /* A filter above a node that is there; the caller puts it in the node's place. */
 Error *node_new_above_co(BlockNode *below, const BlockDriver *driver, const char *name,
                          BlockNode **ret_node) MUST_USE;

@@ -175,6 +175,7 @@ void scsi_bus_init(ScsiBus *bus, Machine *machine, Device *parent, const ScsiHos
     bus->max_lun = max_lun;
     bus->own_target = UINT32_MAX;
     bus->queueing = false;
+    bus->loop = NULL;
     bus->serial = 0;
     list_init(&bus->requests);
 }

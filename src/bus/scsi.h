@@ -125,6 +125,7 @@ struct ScsiBus {
     const ScsiHostOps *ops;
     uint32_t max_channel, max_target, max_lun; /* highest numbers */
     uint32_t own_target; /* the adapter's own number, which no target gets; UINT32_MAX: none */
+    Loop *loop;          /* of the adapter's iothread: its units' images are used there; NULL: none */
     bool queueing;       /* the adapter gives more than one request to a unit */
     uint64_t serial;
     List requests;       /* under way */

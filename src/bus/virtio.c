@@ -7,6 +7,7 @@
 #include "base/endian.h"
 #include "base/log.h"
 #include "bus/virtq_priv.h"
+#include "io/iothread.h"
 
 /* Pointers into guest memory are looked up again after any change of the map. */
 static void map_changed(MemListener *listener, AddressSpace *as)
@@ -38,6 +39,11 @@ void virtio_unplug(VirtioDevice *vdev)
             vdev->kind->unplug(vdev);
         }
         mem_listener_remove(&vdev->listener);
+        for (unsigned i = 0; i < vdev->queues; i++) {
+            work_fini(&vdev->queue[i].kick);
+        }
+        iothread_put(vdev->iothread);
+        vdev->iothread = NULL;
         vdev->kind = NULL;
     }
 }
@@ -164,10 +170,48 @@ void virtio_config_write(VirtioDevice *vdev, unsigned offset, uint32_t value, un
     vdev->kind->config_written(vdev, offset, size);
 }
 
+/* In the iothread. A machine that stands still is told again when it runs (virtio_pci_resumed). */
+static void kicked(void *opaque)
+{
+    Virtqueue *vq = opaque;
+    if (machine_running(vq->vdev->dev.machine) && virtio_ready(vq->vdev) && vq->enabled) {
+        vq->notified(vq->vdev, vq);
+    }
+}
+
+Error *virtio_set_iothread(VirtioDevice *vdev, Object *object)
+{
+    const Machine *machine = vdev->dev.machine;
+    if (!object) {
+        return NULL;
+    }
+    if (machine->icount || machine->inlet) {
+        return error_new("%s: iothread cannot be used with -icount or record and replay, whose order of events is the main loop's",
+                         device_label(&vdev->dev));
+    }
+    vdev->iothread = container_of(object, IoThread, object);
+    Loop *loop = iothread_get(vdev->iothread);
+    for (unsigned i = 0; i < vdev->queues; i++) {
+        work_init(&vdev->queue[i].kick, loop, kicked, &vdev->queue[i]);
+    }
+    return NULL;
+}
+
+Loop *virtio_loop(const VirtioDevice *vdev)
+{
+    return vdev->iothread ? vdev->iothread->loop : NULL;
+}
+
 void virtio_queue_notified(VirtioDevice *vdev, unsigned index)
 {
-    if (index < vdev->queues && virtio_ready(vdev) && vdev->queue[index].enabled) {
-        vdev->queue[index].notified(vdev, &vdev->queue[index]);
+    Virtqueue *vq = &vdev->queue[MIN(index, (unsigned)VIRTIO_QUEUE_MAX - 1)];
+    if (index >= vdev->queues || !virtio_ready(vdev) || !vq->enabled) {
+        return;
+    }
+    if (vdev->iothread) {
+        work_schedule(&vq->kick);
+    } else {
+        vq->notified(vdev, vq);
     }
 }
 
@@ -178,7 +222,7 @@ static const StateField queue_state[] = {
     STATE_BOOL(Virtqueue, signalled_valid), STATE_BOOL(Virtqueue, notification), STATE_BOOL(Virtqueue, avail_wrap),
     STATE_BOOL(Virtqueue, used_wrap),
     STATE_NOT(Virtqueue, vdev, "wiring"), STATE_NOT(Virtqueue, index, "constant"), STATE_NOT(Virtqueue, size_max, "configuration"),
-    STATE_NOT(Virtqueue, notified, "wiring"), STATE_NOT(Virtqueue, inflight, "none while saving"),
+    STATE_NOT(Virtqueue, notified, "wiring"), STATE_NOT(Virtqueue, inflight, "none while saving"), STATE_NOT(Virtqueue, kick, "comes again when the machine runs"),
     STATE_NOT(Virtqueue, desc_ptr, "looked up again"), STATE_NOT(Virtqueue, avail_ptr, "looked up again"),
     STATE_NOT(Virtqueue, used_ptr, "looked up again"), { 0 },
 };
@@ -196,7 +240,7 @@ const StateField virtio_state[] = {
     STATE_U64(VirtioDevice, guest_features), STATE_U8(VirtioDevice, status), STATE_BOOL(VirtioDevice, broken),
     STATE_U16(VirtioDevice, config_vector), STATE_U8(VirtioDevice, config_generation), STATE_BYTES(VirtioDevice, config),
     STATE_STRUCT_ARRAY(VirtioDevice, queue, queue_state), STATE_STRUCT(VirtioDevice, tp, pci_state),
-    STATE_NOT(VirtioDevice, kind, "constant"), STATE_NOT(VirtioDevice, transport, "constant"), STATE_NOT(VirtioDevice, dma, "wiring"),
+    STATE_NOT(VirtioDevice, kind, "constant"), STATE_NOT(VirtioDevice, transport, "constant"), STATE_NOT(VirtioDevice, dma, "wiring"), STATE_NOT(VirtioDevice, iothread, "configuration"),
     STATE_EQUAL(VirtioDevice, host_features), STATE_NOT(VirtioDevice, feature_props, "configuration"),
     STATE_EQUAL(VirtioDevice, config_size), STATE_EQUAL(VirtioDevice, queues), { 0 },
 };

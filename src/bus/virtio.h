@@ -65,6 +65,7 @@ struct Virtqueue {
     uint16_t last_avail, used_idx, signalled_used;
     bool signalled_valid, notification, avail_wrap, used_wrap;
     unsigned inflight;
+    Work kick; /* with an iothread: the driver's notification, on its way there */
     /* Host pointers to the three areas; NULL until mapped. */
     uint8_t *desc_ptr, *avail_ptr, *used_ptr;
 };
@@ -96,6 +97,7 @@ struct VirtioDevice {
     const VirtioKind *kind;
     const VirtioTransportOps *transport;
     AddressSpace *dma;
+    struct IoThread *iothread; /* that looks after the queues, counted; NULL: who notifies does it */
     uint64_t host_features, guest_features;
     uint64_t feature_props; /* switches that the user may turn off: event_idx, indirect_desc, packed, ... */
     uint8_t status;
@@ -122,6 +124,12 @@ static inline bool virtio_ready(const VirtioDevice *vdev)
 /* --- for device kinds --- */
 /* size: a power of two, at most VIRTIO_QUEUE_SIZE_MAX. notified: the driver made buffers available. */
 Virtqueue *virtio_add_queue(VirtioDevice *vdev, uint16_t size, void (*notified)(VirtioDevice *vdev, Virtqueue *vq));
+/*
+ * The queues are looked after in the iothread's loop from now on; an IoThread object, or NULL: in place. In plug, behind the
+ * queues; the device gives its back ends the same loop.
+ */
+Error *virtio_set_iothread(VirtioDevice *vdev, Object *iothread) MUST_USE;
+Loop *virtio_loop(const VirtioDevice *vdev); /* NULL: no iothread */
 /* The configuration space changed by itself: tells the driver. */
 void virtio_config_changed(VirtioDevice *vdev);
 /* The driver did what must not be: the device stops until it is reset. */

@@ -68,6 +68,8 @@ Loop *loop_new(const char *name, Clocks *clocks, Lock *lock)
     list_init(&loop->sources);
     list_init(&loop->always_ready);
     list_init(&loop->dead_sources);
+    list_init(&loop->exits);
+    loop->workers_max = WORKERS_MAX;
     atomic_init(&loop->owner, pthread_self());
     loop->step_fd = -1;
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -95,6 +97,10 @@ void loop_free(Loop *loop)
     if (!loop) {
         return;
     }
+    for (ListNode *node; (node = list_pop(&loop->exits));) {
+        LoopExit *exit = container_of(node, LoopExit, node);
+        exit->fn(exit->opaque);
+    }
     workers_free(loop->pool);
     clocks_unwatch(loop->clocks, &loop->watcher);
     loop_del_fd(loop->event_source);
@@ -114,6 +120,38 @@ void loop_free(Loop *loop)
 bool loop_is_mine(const Loop *loop)
 {
     return pthread_equal(atomic_load(&loop->owner), pthread_self());
+}
+
+void loop_claim(Loop *loop)
+{
+    atomic_store(&loop->owner, pthread_self());
+}
+
+void loop_add_exit(Loop *loop, LoopExit *exit)
+{
+    list_append(&loop->exits, &exit->node);
+}
+
+void loop_remove_exit(LoopExit *exit)
+{
+    list_remove(&exit->node);
+}
+
+void loop_set_poll(Loop *loop, int64_t max_ns, unsigned grow, unsigned shrink)
+{
+    atomic_store(&loop->poll_max_ns, max_ns);
+    atomic_store(&loop->poll_grow, grow ? grow : 2);
+    atomic_store(&loop->poll_shrink, shrink);
+}
+
+void loop_set_batch(Loop *loop, unsigned batch)
+{
+    loop->batch = batch;
+}
+
+unsigned loop_batch(const Loop *loop)
+{
+    return loop->batch;
 }
 
 Clocks *loop_clocks(const Loop *loop)
@@ -310,16 +348,73 @@ static int64_t round_timeout(Loop *loop, int64_t limit)
     return wait;
 }
 
+/* --- polling: who schedules work for a loop that is awake need not wake it --- */
+
+enum { POLL_FIRST_NS = 4000 };
+
+static int64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * (int64_t)NS_PER_SEC + ts.tv_nsec;
+}
+
+static int poll_events(Loop *loop, struct epoll_event *events, int64_t until)
+{
+    int count;
+    do {
+        count = wait_events(loop, events, 0);
+    } while (count == 0 && !atomic_load(&loop->incoming) && !atomic_load(&loop->quit) && now_ns() < until);
+    return count;
+}
+
+/* Events came after so long a wait. */
+static void poll_adapt(Loop *loop, int64_t waited)
+{
+    int64_t max = atomic_load(&loop->poll_max_ns);
+    unsigned shrink = atomic_load(&loop->poll_shrink);
+    if (waited > max) {
+        loop->poll_ns = shrink ? loop->poll_ns / shrink : 0;
+    } else if (waited > loop->poll_ns) {
+        loop->poll_ns = loop->poll_ns ? MIN(loop->poll_ns * atomic_load(&loop->poll_grow), max) : MIN((int64_t)POLL_FIRST_NS, max);
+    }
+    loop->poll_ns = MIN(loop->poll_ns, max);
+}
+
+static int sleep_for_events(Loop *loop, struct epoll_event *events, int64_t timeout_ns)
+{
+    atomic_store(&loop->sleeping, true);
+    int64_t wait = timeout_ns == 0 ? 0 : round_timeout(loop, timeout_ns);
+    int count = wait_events(loop, events, wait);
+    atomic_store(&loop->sleeping, false);
+    return count;
+}
+
+static int poll_or_sleep(Loop *loop, struct epoll_event *events, int64_t timeout_ns)
+{
+    int64_t wait = round_timeout(loop, timeout_ns), start = now_ns();
+    int count = 0;
+    if (loop->poll_ns && wait != 0) {
+        int64_t most = wait < 0 ? loop->poll_ns : MIN(wait, loop->poll_ns);
+        count = poll_events(loop, events, start + most);
+    }
+    if (count == 0) {
+        count = sleep_for_events(loop, events, timeout_ns);
+    }
+    if (wait != 0) {
+        poll_adapt(loop, now_ns() - start);
+    }
+    return count;
+}
+
 bool loop_run_once(Loop *loop, int64_t timeout_ns)
 {
     struct epoll_event events[EVENT_BATCH];
     bool ran = false;
 
     atomic_store(&loop->owner, pthread_self());
-    atomic_store(&loop->sleeping, true);
-    int64_t wait = timeout_ns == 0 ? 0 : round_timeout(loop, timeout_ns);
-    int count = wait_events(loop, events, wait);
-    atomic_store(&loop->sleeping, false);
+    bool polls = timeout_ns != 0 && atomic_load_explicit(&loop->poll_max_ns, memory_order_relaxed);
+    int count = polls ? poll_or_sleep(loop, events, timeout_ns) : sleep_for_events(loop, events, timeout_ns);
 
     if (loop->lock) {
         lock_acquire(loop->lock);

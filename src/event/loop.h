@@ -34,6 +34,28 @@ bool loop_run_once(Loop *loop, int64_t timeout_ns);
 /* Any thread, also from a signal handler. */
 void loop_quit(Loop *loop);
 bool loop_is_mine(const Loop *loop); /* whether the calling thread runs it */
+/* The calling thread will run the loop, which another one made. */
+void loop_claim(Loop *loop);
+/*
+ * Before it sleeps the loop looks for events for up to max_ns (0: not at all). The time adapts: it grows by the factor
+ * `grow` (0: 2) when events come soon, and is divided by `shrink` (0: back to nothing) when they do not. Any thread, with
+ * the loop's lock.
+ */
+void loop_set_poll(Loop *loop, int64_t max_ns, unsigned grow, unsigned shrink);
+/* Worker threads that are kept, and how many there may be. */
+void loop_set_workers(Loop *loop, unsigned min, unsigned max);
+/* Requests that an engine with batches gathers before it submits them; 0: those of a round. */
+void loop_set_batch(Loop *loop, unsigned batch);
+unsigned loop_batch(const Loop *loop);
+
+/* fn(opaque) is called by loop_free(), before anything goes: for what is kept for each loop. Guarded by the loop's lock. */
+typedef struct LoopExit {
+    LoopFn *fn;
+    void *opaque;
+    ListNode node;
+} LoopExit;
+void loop_add_exit(Loop *loop, LoopExit *exit);
+void loop_remove_exit(LoopExit *exit);
 Clocks *loop_clocks(const Loop *loop);
 Lock *loop_lock(const Loop *loop);
 

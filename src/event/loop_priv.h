@@ -46,6 +46,13 @@ struct Loop {
     LoopFd *event_source, *step_source;
 
     WorkerPool *pool; /* made on first use, by any thread */
+    unsigned workers_min, workers_max;
+    unsigned batch;
+    List exits; /* LoopExit */
+    /* Polling: what loop_set_poll() allows, and the time that is tried now. */
+    _Atomic int64_t poll_max_ns;
+    _Atomic unsigned poll_grow, poll_shrink;
+    int64_t poll_ns;
 
     LoopFn *kicked; /* NULL: the loop's thread waits in epoll */
     void *kicked_opaque;
@@ -55,7 +62,9 @@ struct Loop {
 };
 
 void loop_kick(Loop *loop);
+enum { WORKERS_MAX = 16 };
 void workers_free(WorkerPool *pool);
+void workers_limit(WorkerPool *pool, unsigned min, unsigned max);
 void co_stacks_free(Loop *loop);
 
 /* timers */

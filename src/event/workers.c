@@ -1,6 +1,6 @@
 /*
- * Worker threads for calls that block: a pool a loop, grown on demand to MAX_WORKERS; a thread that
- * found nothing to do for a while ends.
+ * Worker threads for calls that block: a pool a loop, grown on demand up to a limit; a thread that
+ * found nothing to do for a while ends, unless it is one of those to be kept.
  */
 #include <errno.h>
 #include <signal.h>
@@ -8,7 +8,7 @@
 
 #include "event/loop_priv.h"
 
-enum { MAX_WORKERS = 16, IDLE_SECONDS = 10 };
+enum { IDLE_SECONDS = 10 };
 
 typedef struct Job {
     int (*fn)(void *opaque);
@@ -25,13 +25,17 @@ struct WorkerPool {
     pthread_cond_t queued, ended;
     List jobs;
     unsigned threads, idle, waiting; /* waiting: jobs in the list */
+    unsigned min, max;
     bool stopping;
 };
 
-static WorkerPool *pool_new(void)
+static WorkerPool *pool_new(unsigned min, unsigned max)
 {
     WorkerPool *pool = g_new0(WorkerPool, 1);
     pthread_condattr_t attr;
+
+    pool->min = min;
+    pool->max = max;
 
     pthread_mutex_init(&pool->lock, NULL);
     pthread_condattr_init(&attr);
@@ -47,7 +51,7 @@ static WorkerPool *loop_pool(Loop *loop)
 {
     lock_acquire(&loop->queue_lock);
     if (!loop->pool) {
-        loop->pool = pool_new();
+        loop->pool = pool_new(loop->workers_min, loop->workers_max);
     }
     WorkerPool *pool = loop->pool;
     lock_release(&loop->queue_lock);
@@ -66,7 +70,11 @@ static Job *pool_next(WorkerPool *pool)
         int err = pthread_cond_timedwait(&pool->queued, &pool->lock, &deadline);
         pool->idle--;
         if (err == ETIMEDOUT && list_empty(&pool->jobs)) {
-            return NULL;
+            if (pool->threads > pool->min) {
+                return NULL;
+            }
+            clock_gettime(CLOCK_MONOTONIC, &deadline);
+            deadline.tv_sec += IDLE_SECONDS;
         }
     }
     if (list_empty(&pool->jobs)) {
@@ -134,7 +142,7 @@ void loop_submit_blocking(Loop *loop, int (*fn)(void *opaque),
     pthread_mutex_lock(&pool->lock);
     list_append(&pool->jobs, &job->node);
     pool->waiting++;
-    if (pool->waiting > pool->idle && pool->threads < MAX_WORKERS && !pool_grow(pool) &&
+    if (pool->waiting > pool->idle && pool->threads < pool->max && !pool_grow(pool) &&
         pool->threads == 0) {
         /* No thread at all can be had: do it here rather than never. */
         list_remove(&job->node);
@@ -146,6 +154,26 @@ void loop_submit_blocking(Loop *loop, int (*fn)(void *opaque),
     }
     pthread_mutex_unlock(&pool->lock);
     pthread_cond_signal(&pool->queued); /* not before: who wakes up would find the lock taken */
+}
+
+/* Threads above a lower limit end when they find nothing to do. */
+void workers_limit(WorkerPool *pool, unsigned min, unsigned max)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->min = min;
+    pool->max = max;
+    while (pool->threads < min && pool_grow(pool)) {
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void loop_set_workers(Loop *loop, unsigned min, unsigned max)
+{
+    loop->workers_min = min;
+    loop->workers_max = max;
+    if (min || loop->pool) {
+        workers_limit(loop_pool(loop), min, max);
+    }
 }
 
 void workers_free(WorkerPool *pool)

@@ -62,6 +62,14 @@ IoStream *stream_new(Loop *loop, int fd)
     return ch;
 }
 
+void stream_set_loop(IoStream *ch, Loop *loop)
+{
+    assert(!ch->reader && !ch->writer);
+    loop_del_fd(ch->source);
+    ch->events = 0;
+    ch->source = loop_add_fd(loop, ch->fd, 0, stream_ready, ch);
+}
+
 void stream_free(IoStream *ch)
 {
     if (ch) {

@@ -24,6 +24,8 @@ typedef struct IoStreamFilter {
 
 /* Takes fd, which is non-blocking. */
 IoStream *stream_new(Loop *loop, int fd);
+/* Coroutines of another loop use it from now on; nobody waits for it. Both loops have the same lock, which the caller holds. */
+void stream_set_loop(IoStream *ch, Loop *loop);
 void stream_free(IoStream *stream); /* accepts NULL */
 int stream_fd(const IoStream *stream);
 /* From now on; what was read ahead would be lost, so that must be empty: false if it is not. */

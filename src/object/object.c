@@ -151,6 +151,27 @@ Object *object_new_container(void)
     return object_new(&container_type);
 }
 
+typedef struct RootObject {
+    Object object;
+    struct Loop *loop;
+} RootObject;
+static const ObjectType root_type = { .name = "container", .size = sizeof(RootObject) };
+
+Object *object_new_root(struct Loop *loop)
+{
+    RootObject *root = (RootObject *)object_new(&root_type);
+    root->loop = loop;
+    return &root->object;
+}
+
+struct Loop *object_loop(const Object *obj)
+{
+    while (obj->parent) {
+        obj = obj->parent;
+    }
+    return obj->type == &root_type ? container_of(obj, RootObject, object)->loop : NULL;
+}
+
 Object *object_container_at(Object *root, const char *path)
 {
     g_auto(GStrv) parts = g_strsplit(path, "/", -1);

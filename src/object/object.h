@@ -146,6 +146,11 @@ Object *object_resolve(Object *root, const char *path);
 char *object_path(const Object *obj); /* caller frees */
 /* A container without properties. */
 Object *object_new_container(void);
+/* The root of a program's tree, whose parts may ask for its main loop. */
+struct Loop;
+Object *object_new_root(struct Loop *loop);
+/* That loop; NULL: the tree has none. */
+struct Loop *object_loop(const Object *obj);
 Object *object_container_at(Object *root, const char *path); /* makes what is missing */
 
 /* -object: "qom-type" names a registered type, "id" the name in `container`, the rest are properties. */

@@ -224,7 +224,11 @@ static Object *root_of(Object *obj)
 
 static Error *link_set(Object *obj, const Prop *prop, const char *text)
 {
-    Object *target = object_resolve(root_of(obj), text);
+    Object *target = *text ? object_resolve(root_of(obj), text) : NULL;
+    if (!*text) {
+        *(Object **)prop_ptr(obj, prop) = NULL;
+        return NULL;
+    }
     if (!target) {
         return error_new("there is no object '%s'", text);
     }

@@ -5,6 +5,7 @@
 
 #include "block/backend.h"
 #include "block/node_priv.h"
+#include "io/iothread.h"
 
 static Error *find_kind(const char *name, const ExportKind **ret_kind)
 {
@@ -62,6 +63,40 @@ static Error *find_node(BlockGraph *graph, const char *name, BlockNode **ret_nod
     return node ? NULL : error_new("Cannot find device='' nor node-name='%s'", name);
 }
 
+Loop *export_loop(const Export *e)
+{
+    return e->iothread ? e->iothread->loop : node_loop(e->node);
+}
+
+/* Without fixed-iothread, a node that another iothread uses stays there, and so does its export. */
+static Error *take_iothread(Export *e, KeyValues *opts)
+{
+    g_autofree char *id = keyvalues_take(opts, "iothread");
+    IoThread *iothread;
+    bool fixed;
+
+    TRY(block_take_bool(opts, "fixed-iothread", false, &fixed));
+    if (!id) {
+        return fixed ? error_new("fixed-iothread needs iothread") : NULL;
+    }
+    TRY(iothread_find(block_graph_objects(e->graph), id, &iothread));
+    Error *err = block_root_set_loop(e->root, iothread->loop);
+    if (err && !fixed) {
+        error_free(err);
+        return NULL;
+    }
+    TRY(err);
+    e->iothread = iothread;
+    iothread_get(iothread);
+    return NULL;
+}
+
+static void detach(Export *e)
+{
+    block_root_detach(e->root);
+    iothread_put(e->iothread);
+}
+
 /* Everything but the registration. */
 static Error *export_start(Export *e, KeyValues *opts)
 {
@@ -72,14 +107,17 @@ static Error *export_start(Export *e, KeyValues *opts)
     }
     TRY(block_root_attach(e->node, "export", CLAIM_READ | (e->writable ? CLAIM_WRITE : 0),
                           CLAIM_ALL & ~CLAIM_RESIZE, &e->root));
-    Error *err = e->kind->start(e, opts);
+    Error *err = take_iothread(e, opts);
+    if (!err) {
+        err = e->kind->start(e, opts);
+    }
     if (!err && opts->items->len) {
         const KeyValue *item = g_ptr_array_index(opts->items, 0);
         err = error_new("Parameter '%s' is unexpected", item->key);
         e->kind->release(e);
     }
     if (err) {
-        block_root_detach(e->root);
+        detach(e);
     }
     return err;
 }
@@ -136,7 +174,7 @@ void export_unref(Export *e)
     value_put_str(data, "id", e->id);
     e->kind->release(e);
     list_remove(&e->in_graph);
-    block_root_detach(e->root);
+    detach(e);
     node_unref(e->node);
     g_free(e->id);
     g_free(e);

@@ -26,6 +26,7 @@ struct Export {
     char *id;
     BlockNode *node; /* counted */
     BlockEdge *root;
+    struct IoThread *iothread; /* counted; NULL: none was given */
     bool writable, writethrough;
     bool stopping;
     unsigned refs; /* one is the set's own until export_stop() */
@@ -33,12 +34,14 @@ struct Export {
 };
 
 /*
- * The keys of block-export-add: type, id, node-name, writable, writethrough, and the kind's own.
+ * The keys of block-export-add: type, id, node-name, writable, writethrough, iothread, fixed-iothread, and the kind's own.
  * The graph owns the export.
  */
 Error *export_add(BlockGraph *graph, const KeyValues *opts, Export **ret_export) MUST_USE;
 Export *export_find(BlockGraph *graph, const char *id);
 Export *export_next(BlockGraph *graph, Export *after);
+/* Where the export is served: its iothread's loop, else its node's. */
+Loop *export_loop(const Export *export);
 void export_ref(Export *export);
 void export_unref(Export *export);
 bool export_is_used(const Export *export); /* by a client */

@@ -1,6 +1,6 @@
 /*
  * Exports of the kind "fuse": the node is a regular file, mounted over an existing regular file. libfuse speaks to the
- * kernel (its low-level interface, fuse_lowlevel.h); each request is a coroutine on the graph's loop.
+ * kernel (its low-level interface, fuse_lowlevel.h); each request is a coroutine on the export's loop.
  *
  * The kernel caches no data (direct_io), since the node has other users. Whoever uses the mounted file from
  * inside this program would wait for himself, so the mount point is looked at once only, before it is mounted over.
@@ -109,7 +109,7 @@ static void start_request(const FuseRequest *request)
     f->in_flight++;
     export_ref(&f->export);
     listen_again(f);
-    co_start(block_graph_loop(f->export.graph), request_co, r);
+    co_start(export_loop(&f->export), request_co, r);
 }
 
 static void reply(FuseRequest *r, int result)
@@ -575,7 +575,7 @@ static Error *mount_export(FuseExport *f, AllowOther allow)
     TRY(err);
     int fd = f->lib.fuse_session_fd(f->session);
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    f->source = loop_add_fd(block_graph_loop(f->export.graph), fd, LOOP_READ, readable, f);
+    f->source = loop_add_fd(export_loop(&f->export), fd, LOOP_READ, readable, f);
     return NULL;
 }
 

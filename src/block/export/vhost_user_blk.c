@@ -205,7 +205,7 @@ static void on_request(void *opaque, VhostQueue *queue, VhostElement *e)
     if (--last->iov_len == 0) {
         e->in_count--;
     }
-    co_start(block_graph_loop(blk->export.graph), request_co, r);
+    co_start(export_loop(&blk->export), request_co, r);
 }
 
 /* --- configuration --- */
@@ -280,7 +280,7 @@ static void listener_ready(void *opaque, unsigned events)
         *front = (FrontEnd) { blk, fd };
         loop_mod_fd(blk->source, 0); /* others wait in the socket's queue */
         export_ref(&blk->export);
-        co_start(block_graph_loop(blk->export.graph), front_end_co, front);
+        co_start(export_loop(&blk->export), front_end_co, front);
     }
 }
 

@@ -376,7 +376,7 @@ void nbd_serve_co(NbdClient *c)
         }
         c->in_flight++;
         c->bytes_in_flight += r->data ? (size_t)r->length : 0;
-        co_start(block_graph_loop(c->server->graph), request_co, r);
+        co_start(co_loop(), request_co, r);
     }
     while (c->in_flight) {
         co_queue_wait(&c->slots);

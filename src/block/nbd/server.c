@@ -48,6 +48,38 @@ static void client_free(NbdClient *client)
     g_free(client);
 }
 
+typedef struct ServeCall {
+    NbdClient *client;
+    Coroutine *waiter;
+    bool done;
+} ServeCall;
+
+static void serve_there_co(void *opaque)
+{
+    ServeCall *call = opaque;
+    nbd_serve_co(call->client);
+    call->done = true;
+    co_wake(call->waiter);
+}
+
+/* In the loop of the export's iothread, if it has one; the handshake, which chooses the export, was here. */
+static void serve_co(NbdClient *client)
+{
+    ServeCall call = { client, co_self(), false };
+    Loop *here = co_loop(), *there = export_loop(&client->export->export);
+
+    if (there == here) {
+        nbd_serve_co(client);
+        return;
+    }
+    stream_set_loop(client->stream, there);
+    co_start(there, serve_there_co, &call);
+    while (!call.done) {
+        co_yield ();
+    }
+    stream_set_loop(client->stream, here);
+}
+
 static void client_co(void *opaque)
 {
     NbdClient *client = opaque;
@@ -56,7 +88,7 @@ static void client_co(void *opaque)
     int ret = nbd_handshake_co(client);
     timer_cancel(&client->handshake_limit);
     if (ret == 0) {
-        nbd_serve_co(client);
+        serve_co(client);
     }
     bool negotiated = client->export != NULL;
     if (client->export) {

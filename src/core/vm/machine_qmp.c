@@ -5,6 +5,7 @@
 
 #include "accel/accel.h"
 #include "core/vm/machine.h"
+#include "io/iothread.h"
 #include "schema/qmp_commands.h"
 
 Error *qmp_query_status(QmpContext *ctx, const QmpQueryStatusArgs *args, Value **ret)
@@ -193,6 +194,11 @@ Error *qmp_query_memory_size_summary(QmpContext *ctx, const QmpQueryMemorySizeSu
 Error *qmp_query_iothreads(QmpContext *ctx, const QmpQueryIothreadsArgs *args, Value **ret)
 {
     *ret = value_list();
+    LIST_FOREACH (object, &object_container_at(ctx->machine->root, "/objects")->children, Object, sibling) {
+        if (object_is_a(object->type, &iothread_type)) {
+            value_append(*ret, iothread_info(container_of(object, IoThread, object)));
+        }
+    }
     return NULL;
 }
 

@@ -222,6 +222,7 @@ Error *scsi_disk_plug(ScsiDisk *disk, uint8_t type, const DiskTraits *traits, co
     TRY(check_text(disk, "serial", disk->serial, SERIAL_MAX));
     TRY(check_text(disk, "device_id", disk->device_id, DEVICE_ID_MAX));
     TRY(disk_conf_attach(&disk->conf, dev, traits));
+    TRY(blk_set_loop(disk_blk(&disk->conf), disk->scsi.bus->loop));
     if (disk->conf.discard_granularity == UINT32_MAX) {
         disk->conf.discard_granularity = MAX(disk->conf.logical_block_size, (uint64_t)DISCARD_GRANULARITY);
     } else if (disk->conf.discard_granularity % disk->conf.logical_block_size) {

@@ -7,6 +7,7 @@
 
 #include "base/endian.h"
 #include "bus/virtio.h"
+#include "io/iothread.h"
 #include "hw/block/disk_conf.h"
 
 enum { F_SEG_MAX = 2, F_GEOMETRY = 4, F_RO = 5, F_BLK_SIZE = 6, F_FLUSH = 9, F_TOPOLOGY = 10, F_CONFIG_WCE = 11, F_MQ = 12, F_DISCARD = 13,
@@ -20,6 +21,7 @@ typedef struct VirtioBlk {
     VirtioDevice vdev;
     DiskConf conf;
     char *serial;
+    Object *iothread;
     uint16_t num_queues, queue_size;
     bool discard, write_zeroes, config_wce, original_wce;
     uint32_t max_discard_sectors, max_write_zeroes_sectors;
@@ -287,7 +289,8 @@ static Error *plug(VirtioDevice *vdev)
     for (unsigned i = 0; i < blk->num_queues; i++) {
         virtio_add_queue(vdev, blk->queue_size, notified);
     }
-    return NULL;
+    TRY(virtio_set_iothread(vdev, blk->iothread));
+    return blk_set_loop(backend, virtio_loop(vdev));
 }
 
 static void unplug(VirtioDevice *vdev)
@@ -303,6 +306,7 @@ static const VirtioKind kind = { .name = "virtio-blk", .id = VIRTIO_ID_BLOCK, .c
 
 static const Prop props[] = {
     DISK_CONF_PROPS(VirtioBlk, conf, vdev.dev),
+    PROP_LINK("iothread", VirtioBlk, iothread, iothread_type, .help = "Thread that looks after the queues and the image"),
     PROP_STR("serial", VirtioBlk, serial, .help = "Serial number, 20 characters count"),
     PROP_U16("num-queues", VirtioBlk, num_queues, UINT16_MAX, .help = "Request queues; unset: one a CPU"),
     PROP_U16("queue-size", VirtioBlk, queue_size, 256, .help = "Entries of a queue, a power of two"),

@@ -7,6 +7,7 @@
 #include "base/endian.h"
 #include "bus/scsi.h"
 #include "bus/virtio.h"
+#include "io/iothread.h"
 
 enum { F_INOUT = 0, F_HOTPLUG = 1, F_CHANGE = 2 };
 enum { CONFIG = 36, EVENT_BYTES = 16, SENSE_DEFAULT = 96, CDB_DEFAULT = 32, SENSE_MAX = 4096, MAX_TARGET = 255, MAX_LUN = 16383 };
@@ -24,6 +25,7 @@ enum { RESET_RESCAN = 1, RESET_REMOVED = 2 };
 typedef struct VirtioScsi {
     VirtioDevice vdev;
     ScsiBus bus;
+    Object *iothread;
     uint32_t num_queues, queue_size, max_sectors, cmd_per_lun;
     bool hotplug, param_change, seg_max_adjust;
     uint32_t sense_size, cdb_size; /* as the driver chose */
@@ -481,6 +483,8 @@ static Error *plug(VirtioDevice *vdev)
     for (unsigned i = 0; i < scsi->num_queues; i++) {
         virtio_add_queue(vdev, (uint16_t)scsi->queue_size, requests_notified);
     }
+    TRY(virtio_set_iothread(vdev, scsi->iothread));
+    scsi->bus.loop = virtio_loop(vdev);
     return NULL;
 }
 
@@ -497,6 +501,7 @@ static const VirtioKind kind = { .name = "virtio-scsi", .id = VIRTIO_ID_SCSI, .c
                                  .reset = reset, .saving = saving, .get_config = get_config, .config_written = config_written };
 
 static const Prop props[] = {
+    PROP_LINK("iothread", VirtioScsi, iothread, iothread_type, .help = "Thread that looks after the queues and the images of the units"),
     PROP_U32("num_queues", VirtioScsi, num_queues, UINT32_MAX, .help = "Request queues; unset: one a CPU"),
     PROP_U32("virtqueue_size", VirtioScsi, queue_size, 256, .help = "Entries of a queue, a power of two"),
     PROP_U32("max_sectors", VirtioScsi, max_sectors, 0xffff, .help = "Sectors of 512 bytes that a request may move"),
