@@ -17,6 +17,7 @@ static const struct {
     [UOP_BSWAP] = { "bswap", HAS_REG },
     [UOP_SHIFT_CL] = { "shift_cl", HAS_REG | CODE },
     [UOP_CMPXCHG_PAIR] = { "cmpxchg_pair", MEM | CODE },
+    [UOP_BIT_MEM] = { "bit_mem", HAS_REG | MEM | CODE },
     [UOP_PUSH] = { "push", HAS_REG | STACK },
     [UOP_PUSH_MEM] = { "push_mem", MEM | STACK },
     [UOP_POP] = { "pop", HAS_REG | STACK },

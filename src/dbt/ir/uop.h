@@ -20,6 +20,7 @@ typedef enum UopKind {
     UOP_BSWAP,    /* reg */
     UOP_SHIFT_CL, /* as OP, the count is guest CL */
     UOP_CMPXCHG_PAIR, /* CMPXCHG8B, CMPXCHG16B */
+    UOP_BIT_MEM,  /* BT, BTS, BTR, BTC of bit reg of the string at the memory operand */
     UOP_PUSH,     /* reg, or imm */
     UOP_PUSH_MEM,
     UOP_POP,      /* reg */

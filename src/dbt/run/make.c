@@ -283,7 +283,7 @@ static bool checkable(const FrontBlock *f, bool *ret_ends_interpreted)
     for (unsigned i = 0; i < f->uop_count; i++) {
         const Uop *u = &f->uops[i];
         *ret_ends_interpreted = u->kind == UOP_INTERP_END;
-        if (u->kind == UOP_INTERP || u->kind == UOP_STRING || u->kind == UOP_RDTSC || u->kind == UOP_X87 || u->kind == UOP_FLAG_IF ||
+        if (u->kind == UOP_INTERP || u->kind == UOP_STRING || u->kind == UOP_BIT_MEM || u->kind == UOP_RDTSC || u->kind == UOP_X87 || u->kind == UOP_FLAG_IF ||
             u->kind == UOP_FLDCW || u->kind == UOP_LDMXCSR || (u->attr & UA_X87)) {
             return false;
         }

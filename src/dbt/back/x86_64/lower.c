@@ -112,6 +112,9 @@ static void lower_uop(Lower *l)
     case UOP_CMPXCHG_PAIR:
         lower_cmpxchg_pair(l);
         break;
+    case UOP_BIT_MEM:
+        lower_bit_mem(l);
+        break;
     case UOP_PUSH:
         lower_push(l);
         break;

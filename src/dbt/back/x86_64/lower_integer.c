@@ -301,6 +301,28 @@ void lower_cmpxchg_pair(Lower *l)
     enc_op(a, l->u->code, 1, enc_mem(H_R14, 0));
 }
 
+/* The register's upper bits choose the word: it is added to the address first, then the host's instruction has the rest. */
+void lower_bit_mem(Lower *l)
+{
+    Asm *a = l->hot;
+    const Uop *u = l->u;
+    if (lower_flags_live(u)) {
+        lower_interp(l);
+        return;
+    }
+    unsigned shift = u->size == 8 ? 3 : 2;
+    EncRm bit = lower_spilled(u->reg) ? lower_slot(u->reg) : enc_reg(host_of_guest[u->reg]);
+    lower_address(l, u, H_R14);
+    enc_op(a, u->size == 8 ? 0x8b | E_W : 0x63 | E_W, H_RCX, bit); /* mov, movsxd */
+    enc_op(a, 0xc1 | E_W, 7, enc_reg(H_RCX));                      /* sar */
+    enc_u8(a, (uint8_t)(shift + 3));
+    enc_lea(a, u->asize, H_R14, enc_mem_index(H_R14, H_RCX, shift, 0));
+    EncRm word = lower_only_rcx(l, lower_check(l, u->size, (u->attr & UA_RM_W) != 0, false));
+    enc_op(a, 0x8b, H_R14, bit);
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_R14), (int32_t)(8 * u->size - 1));
+    enc_op(a, u->code, H_R14, word);
+}
+
 void lower_push(Lower *l)
 {
     const Uop *u = l->u;

@@ -105,6 +105,7 @@ void lower_lea(Lower *l);
 void lower_bswap(Lower *l);
 void lower_shift_cl(Lower *l);
 void lower_cmpxchg_pair(Lower *l);
+void lower_bit_mem(Lower *l);
 void lower_push(Lower *l);
 void lower_push_mem(Lower *l);
 /* Pushes what lies in the context's spare bytes. */

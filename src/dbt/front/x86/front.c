@@ -28,7 +28,7 @@ bool front_mode_ok(uint32_t mode)
 }
 /* --- blocks --- */
 
-static bool has_feature(const Front *f)
+bool front_has_feature(const Front *f)
 {
     const X86InsnDesc *d = f->insn->desc;
     return d->feature_word == 0xff || x86_has(f->b->cpu, d->feature_word, d->feature_bit);
@@ -71,7 +71,8 @@ static bool native_insn(Front *f)
     if ((insn->prefixes & PFX_VEX) && !(f->b->mode & X86_MODE_CS64) && vex_means_less(insn)) {
         return false;
     }
-    if (!has_feature(f) || (insn->prefixes & PFX_EVEX)) {
+    bool otherwise = insn->map == 1 && (insn->opcode == 0xbc || insn->opcode == 0xbd); /* TZCNT, LZCNT: BSF, BSR */
+    if ((!front_has_feature(f) && !otherwise) || (insn->prefixes & PFX_EVEX)) {
         return false;
     }
     if (unlikely(f->b->mode & X86_MODE_SVM) && x86_svm_handler(insn) != NULL) {

@@ -17,6 +17,9 @@ static inline bool front_mode64(const Front *f)
     return (f->b->mode & X86_MODE_CS64) != 0;
 }
 
+/* The guest has the feature that the instruction belongs to. */
+bool front_has_feature(const Front *f);
+
 /* The functions below fill f->u; false: the interpreter is to execute the instruction. */
 
 /* --- integer.c --- */

@@ -501,6 +501,22 @@ bool front_one_byte(Front *f)
     }
 }
 
+/* BT and the like of a register: in memory they address beyond their operand. */
+static bool bit_test(Front *f, uint32_t code)
+{
+    const X86Insn *insn = f->insn;
+    Uop *u = f->u;
+    u->attr |= UA_NO_MEM_FORM;
+    if (insn->operand[0].kind == OPND_REG) {
+        return op_rm_reg(f, code, 0);
+    }
+    u->kind = UOP_BIT_MEM;
+    u->size = insn->osize;
+    u->code = code | width(insn) | (insn->prefixes & PFX_LOCK ? E_LOCK : 0);
+    put_reg_field(f, 1);
+    return insn->osize != 2 && insn->asize == (front_mode64(f) ? 8 : 4) && put_rm(f, 0) && u->seg == 0;
+}
+
 bool front_0f(Front *f)
 {
     X86Insn *insn = f->insn;
@@ -528,9 +544,8 @@ bool front_0f(Front *f)
     case 0xa3:
     case 0xab:
     case 0xb3:
-    case 0xbb: /* the memory form addresses beyond its operand */
-        u->attr |= UA_NO_MEM_FORM;
-        return insn->operand[0].kind == OPND_REG && op_rm_reg(f, code, 0);
+    case 0xbb:
+        return bit_test(f, code);
     case 0xba:
         return op_ext(f, code, 1);
     case 0xa4:
@@ -563,7 +578,7 @@ bool front_0f(Front *f)
     case 0xbc:
     case 0xbd:
         u->attr |= UA_REG_R; /* BSF, BSR of 0 leave it */
-        return op_reg_rm(f, code | (insn->prefixes & PFX_REP ? E_F3 : 0), 0);
+        return op_reg_rm(f, code | (insn->prefixes & PFX_REP && front_has_feature(f) ? E_F3 : 0), 0);
     case 0xc3:
         return !(insn->prefixes & (PFX_REP | PFX_REPNE)) && op_rm_reg(f, code, 0);
     case 0xc7:
