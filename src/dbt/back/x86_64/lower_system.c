@@ -17,7 +17,13 @@ static const uint8_t *interp_stub(Lower *l)
 /* True when an instruction of the same block follows: interrupts wait for it behind STI. */
 static bool another_follows(const Lower *l)
 {
-    return l->index + 1 < l->block->count && l->u[1].kind != UOP_JMP;
+    const LowerBlock *b = l->block;
+    if (l->index + 1 >= b->count) {
+        return false;
+    }
+    const Uop *next = &l->u[1];
+    uint64_t at = b->pc + b->offsets[next->insn];
+    return next->kind != UOP_JMP || next->imm != (b->mode64 ? at : (uint32_t)at); /* what ends a block jumps to where it ends */
 }
 
 void lower_flag_if(Lower *l)
