@@ -24,7 +24,7 @@ static const ImgCommand commands[] = {
       "[-T src_cache] [-U] filename",
       img_check },
     { "commit",
-      "commit [--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-d] [-p] "
+      "commit [--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] "
       "filename",
       img_commit },
     { "compare",
@@ -33,11 +33,11 @@ static const ImgCommand commands[] = {
       "filename1 filename2",
       img_compare },
     { "convert",
-      "convert [--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [-U] "
-      "[-c] [-p] "
+      "convert [--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] "
+      "[--bitmaps [--skip-broken-bitmaps]] [-U] [-c] [-p] "
       "[-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F "
       "backing_fmt]] "
-      "[-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [--salvage] "
+      "[-o options] [-l snapshot_param] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
       "filename "
       "[filename2 [...]] output_filename",
       img_convert },
@@ -60,7 +60,7 @@ static const ImgCommand commands[] = {
       img_map },
     { "measure",
       "measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] "
-      "[--image-opts] [-f fmt] filename]",
+      "[--image-opts] [-f fmt] [-l snapshot_param] filename]",
       img_measure },
     { "rebase",
       "rebase [--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] "

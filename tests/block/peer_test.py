@@ -214,6 +214,43 @@ def dirty_ranges(image, name):
     return [(r["start"], r["length"]) for r in json.loads(done.stdout) if not r["data"]]
 
 
+def test_convert_bitmaps():
+    """--bitmaps: what either makes is the same; what is broken, or cannot be, is refused."""
+    run(OURS, "create", "-q", "-f", "qcow2", "b.qcow2", "4M")
+    run(OURS, "bitmap", "--add", "-g", "512", "b.qcow2", "fine")
+    run(OURS, "bitmap", "--add", "b.qcow2", "held")
+    subprocess.run([PEER_IO, "-c", "write 1M 100k", "b.qcow2"], check=True, capture_output=True)
+    run(OURS, "bitmap", "--disable", "b.qcow2", "held")
+    for tool in (OURS, PEER):
+        run(tool, "convert", "--bitmaps", "-O", "qcow2", "b.qcow2", "to.qcow2")
+        run(PEER, "check", "-q", "to.qcow2")
+        assert bitmap_names(PEER, "to.qcow2") == bitmap_names(PEER, "b.qcow2")
+        assert dirty_ranges("to.qcow2", "fine") == dirty_ranges("b.qcow2", "fine") != []
+        run(tool, "convert", "--bitmaps", "-O", "raw", "b.qcow2", "to.raw", code=1)
+        run(tool, "convert", "--skip-broken-bitmaps", "-O", "qcow2", "b.qcow2", "to.qcow2", code=1)
+    with open("broken.qcow2", "wb") as f:  # one that was in use
+        with open("b.qcow2", "rb") as good:
+            data = bytearray(good.read())
+        at = -1
+        while (at := data.find(b"held", at + 1)) > 0:  # older directories may still lie there
+            data[at - 9] |= 1
+        f.write(data)
+    for tool in (OURS, PEER):
+        run(tool, "convert", "--bitmaps", "-O", "qcow2", "broken.qcow2", "to.qcow2", code=1)
+        run(tool, "convert", "--bitmaps", "--skip-broken-bitmaps", "-O", "qcow2", "broken.qcow2", "to.qcow2")
+        assert [name for name, *_ in bitmap_names(PEER, "to.qcow2")] == ["fine"]
+
+
+def test_rate():
+    make_raw("src.raw", 4 * MIB, 5)
+    data = len(open("src.raw", "rb").read().replace(bytes(4096), b""))
+    start = time.monotonic()
+    run(OURS, "convert", "-r", "1M", "-O", "raw", "src.raw", "to.raw")
+    assert time.monotonic() - start > data / MIB / 2
+    assert digest("to.raw") == digest("src.raw")
+    run(OURS, "convert", "-r", "nothing", "-O", "raw", "src.raw", "to.raw", code=1)
+
+
 def test_amend():
     if not PEER_IO:
         return

@@ -1,4 +1,4 @@
-/* qemu-img bitmap: persistent dirty bitmaps of an image. */
+/* qemu-img bitmap: persistent dirty bitmaps of an image; and what convert --bitmaps does with them. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -176,4 +176,43 @@ int img_bitmap(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
         return img_usage_error(error_new("-F only supported with -b"));
     }
     return img_run(graph, bitmap_co, &c);
+}
+
+/* --- convert --bitmaps --- */
+
+Error *img_check_bitmaps(BlockNode *from, bool skip_broken)
+{
+    LIST_FOREACH (b, &from->bitmaps, BlockBitmap, in_node) {
+        if (b->persistent && b->inconsistent && !skip_broken) {
+            /* iotests compare both lines */
+            return error_hint(error_new("Cannot copy inconsistent bitmap '%s'", b->name),
+                              "Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it");
+        }
+    }
+    return NULL;
+}
+
+static Error *copy_bitmap(BlockNode *to, const BlockBitmap *bitmap)
+{
+    BlockBitmap *copy;
+    TRY(block_bitmap_new(to, bitmap->name, bitmap->granularity, true, &copy));
+    TRY(block_bitmap_merge(copy, bitmap));
+    copy->enabled = bitmap->enabled;
+    return NULL;
+}
+
+Error *img_copy_bitmaps(BlockNode *from, BlockNode *to, bool skip_broken)
+{
+    TRY(img_check_bitmaps(from, skip_broken));
+    LIST_FOREACH (b, &from->bitmaps, BlockBitmap, in_node) {
+        if (b->persistent && b->inconsistent) {
+            warn_report("Skipping inconsistent bitmap '%s'", b->name);
+        } else if (b->persistent) {
+            Error *err = copy_bitmap(to, b);
+            if (err) {
+                return error_prefix(err, "Failed to populate bitmap %s: ", b->name);
+            }
+        }
+    }
+    return NULL;
 }

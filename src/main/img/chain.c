@@ -239,7 +239,7 @@ int img_compare(const ImgCommand *command, BlockGraph *graph, int argc, char **a
 
 /* Copies to `to` what is decided in the layers from `top` to, not including, `below` (NULL: all).
  */
-static Error *copy_layers_co(const ImgOptions *o, BlockNode *top, BlockNode *below, BlockNode *to)
+static Error *copy_layers_co(const ImgOptions *o, BlockNode *top, BlockNode *below, BlockNode *to, ImgPace *pace)
 {
     g_autofree char *buffer = g_malloc(PIECE);
     uint64_t end = MIN(top->size, to->size);
@@ -258,6 +258,7 @@ static Error *copy_layers_co(const ImgOptions *o, BlockNode *top, BlockNode *bel
                 if (ret >= 0) {
                     ret = node_pwrite_co(to, at, bytes, buffer, 0);
                 }
+                img_pace_co(pace, bytes);
             }
         }
         if (ret < 0) {
@@ -275,6 +276,7 @@ typedef struct Commit {
     ImgOptions o;
     const char *base;
     bool keep;
+    ImgPace pace;
 } Commit;
 
 static Error *commit_option(void *opaque, int letter, const char *value)
@@ -285,6 +287,8 @@ static Error *commit_option(void *opaque, int letter, const char *value)
         c->keep = true; /* the layers between would no longer fit */
     } else if (letter == 'd') {
         c->keep = true;
+    } else if (letter == 'r') {
+        return img_parse_rate(value, &c->pace);
     } else {
         return error_new("-%c is not supported", letter);
     }
@@ -330,7 +334,7 @@ static Error *copy_to_base_co(Commit *c, BlockNode *top, BlockNode *base)
     TRY(block_root_attach(base, "commit", CLAIM_READ | CLAIM_WRITE_UNCHANGED, CLAIM_ALL, &edge));
     Error *err = base->size < top->size ? node_truncate_co(base, top->size, PREALLOC_OFF) : NULL;
     if (!err) {
-        err = copy_layers_co(&c->o, top, base, base);
+        err = copy_layers_co(&c->o, top, base, base, &c->pace);
     }
     int ret = err ? 0 : node_flush_co(base);
     block_root_detach(edge);
@@ -384,7 +388,7 @@ int img_commit(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
 {
     static const struct option longs[] = { IMG_LONGS, IMG_LONG_PROGRESS, IMG_LONG_IMAGE_OPTS, { 0 } };
     Commit c = { 0 };
-    ImgParser parser = { command, ":hf:t:b:dpq", longs, commit_option, &c };
+    ImgParser parser = { command, ":hf:t:b:dpqr:", longs, commit_option, &c };
 
     int done = img_parse(&parser, graph, &c.o, argc, argv);
     if (done >= 0) {

@@ -21,7 +21,8 @@ typedef struct Convert {
     const char *snapshot;
     uint64_t sparse;
     unsigned coroutines;
-    bool compress, no_create, out_of_order, salvage, target_is_zero;
+    bool compress, no_create, out_of_order, salvage, target_is_zero, bitmaps, skip_broken_bitmaps;
+    ImgPace pace;
 
     ImgDisk sources[MAX_SOURCES];
     unsigned source_count;
@@ -93,6 +94,14 @@ static Error *convert_option(void *opaque, int letter, const char *value)
             KeyValue *item = g_ptr_array_index(parsed->items, i);
             keyvalues_set(c->opts, item->key, item->value);
         }
+        return NULL;
+    case 'r':
+        return img_parse_rate(value, &c->pace);
+    case LONG_BITMAPS:
+        c->bitmaps = true;
+        return NULL;
+    case LONG_SKIP_BROKEN:
+        c->skip_broken_bitmaps = true;
         return NULL;
     case LONG_SALVAGE:
         c->salvage = true;
@@ -335,6 +344,9 @@ static void worker_co(void *opaque)
             fail(c, ret, "writing", piece.offset);
             break;
         }
+        if (piece.data && !piece.skip) {
+            img_pace_co(&c->pace, piece.bytes);
+        }
         c->write_turn = piece.offset + piece.bytes;
         co_queue_wake_all(&c->turns);
         if (!c->total_data || piece.data) {
@@ -389,32 +401,11 @@ static Error *copy_co(Convert *c)
 
 /* --- source and target --- */
 
-/* -l NAME, or -l snapshot.id=ID, or -l snapshot.name=NAME */
-static Error *snapshot_argument(const Convert *c, KeyValues *more)
-{
-    g_autoptr(KeyValues) parsed = NULL;
-    if (!c->snapshot) {
-        return NULL;
-    }
-    if (!g_str_has_prefix(c->snapshot, "snapshot.")) {
-        keyvalues_set(more, "x-snapshot", c->snapshot);
-        return NULL;
-    }
-    TRY(keyvalues_parse(c->snapshot, NULL, &parsed));
-    const char *name = keyvalues_get(parsed, "snapshot.id");
-    name = name ? name : keyvalues_get(parsed, "snapshot.name");
-    if (!name) {
-        return error_new("Failed in parsing snapshot param '%s'", c->snapshot);
-    }
-    keyvalues_set(more, "x-snapshot", name);
-    return NULL;
-}
-
 static Error *open_sources_co(Convert *c)
 {
     unsigned count = (unsigned)c->o.arg_count - 1;
     g_autoptr(KeyValues) more = keyvalues_new();
-    TRY(snapshot_argument(c, more));
+    TRY(img_snapshot_option(c->snapshot, more));
     if (count > MAX_SOURCES) {
         return error_new("Too many source images (at most %d)", MAX_SOURCES);
     }
@@ -521,6 +512,18 @@ static Error *open_target_co(Convert *c)
     return NULL;
 }
 
+static Error *check_bitmaps(Convert *c)
+{
+    const BlockNode *to = c->target.node;
+    if (!c->bitmaps) {
+        return NULL;
+    }
+    if (!to->driver->can_store_bitmap) {
+        return error_new("Format driver '%s' does not support bitmaps", to->driver->name);
+    }
+    return img_check_bitmaps(c->sources[0].node, c->skip_broken_bitmaps);
+}
+
 static Error *finish_co(Convert *c)
 {
     BlockNode *node = c->target.node;
@@ -531,7 +534,10 @@ static Error *finish_co(Convert *c)
         }
     }
     int ret = node_flush_co(node);
-    return ret < 0 ? error_new_errno(ret, "error while writing") : NULL;
+    if (ret < 0) {
+        return error_new_errno(ret, "error while writing");
+    }
+    return c->bitmaps ? img_copy_bitmaps(c->sources[0].node, node, c->skip_broken_bitmaps) : NULL;
 }
 
 static int convert_co(void *opaque)
@@ -540,6 +546,9 @@ static int convert_co(void *opaque)
     Error *err = open_sources_co(c);
     if (!err) {
         err = open_target_co(c);
+    }
+    if (!err) {
+        err = check_bitmaps(c);
     }
     if (!err) {
         err = copy_co(c);
@@ -569,11 +578,13 @@ int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **a
         { "target-image-opts", no_argument, NULL, LONG_TARGET_IMAGE_OPTS },
         { "salvage", no_argument, NULL, LONG_SALVAGE },
         { "target-is-zero", no_argument, NULL, LONG_TARGET_IS_ZERO },
+        { "bitmaps", no_argument, NULL, LONG_BITMAPS },
+        { "skip-broken-bitmaps", no_argument, NULL, LONG_SKIP_BROKEN },
         { 0 }
     };
     g_autoptr(KeyValues) opts = keyvalues_new();
     g_autofree Convert *c = g_new0(Convert, 1);
-    ImgParser parser = { command, ":hf:O:B:F:co:l:S:pt:T:qnm:WU", longs, convert_option, c };
+    ImgParser parser = { command, ":hf:O:B:F:co:l:S:pt:T:qnm:r:WU", longs, convert_option, c };
 
     c->opts = opts;
     c->sparse = 4096;
@@ -602,6 +613,12 @@ int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **a
     }
     if (c->o.target_image_opts && !c->no_create) {
         return img_result(error_new("--target-image-opts requires use of -n flag"));
+    }
+    if (c->skip_broken_bitmaps && !c->bitmaps) {
+        return img_result(error_new("Use of --skip-broken-bitmaps requires --bitmaps"));
+    }
+    if (c->bitmaps && c->o.arg_count > 2) { /* iotests compare it */
+        return img_result(error_new("Copying bitmaps only possible with single source"));
     }
     if (c->backing && c->no_create) {
         return img_result(error_new("-B cannot be used with -n"));

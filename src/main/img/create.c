@@ -335,7 +335,7 @@ int img_resize(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
 
 typedef struct Measure {
     ImgOptions o;
-    const char *size;
+    const char *size, *snapshot;
     KeyValues *opts;
 } Measure;
 
@@ -348,6 +348,9 @@ static Error *measure_option(void *opaque, int letter, const char *value)
         return NULL;
     case 'O':
         m->o.out_format = value;
+        return NULL;
+    case 'l':
+        m->snapshot = value;
         return NULL;
     default:
         return add_options(m->opts, value);
@@ -396,7 +399,9 @@ static Error *measure_steps_co(Measure *m, BlockMeasure *ret)
         TRY(img_parse_size(m->size, &size));
     } else {
         ImgDisk disk;
-        TRY(img_open_co(&m->o, m->o.args[0], m->o.format, 0, NULL, m->o.image_opts, &disk));
+        g_autoptr(KeyValues) more = keyvalues_new();
+        TRY(img_snapshot_option(m->snapshot, more));
+        TRY(img_open_with_co(&m->o, m->o.args[0], m->o.format, 0, NULL, m->o.image_opts, more, &disk));
         size = disk.node->size;
         Error *err = count_data_co(disk.node, cluster, &data);
         img_close_co(&disk);
@@ -433,7 +438,7 @@ int img_measure(const ImgCommand *command, BlockGraph *graph, int argc, char **a
                                            { 0 } };
     g_autoptr(KeyValues) opts = keyvalues_new();
     Measure m = { .opts = opts };
-    ImgParser parser = { command, ":hf:O:o:U", longs, measure_option, &m };
+    ImgParser parser = { command, ":hf:O:o:l:U", longs, measure_option, &m };
 
     int done = img_parse(&parser, graph, &m.o, argc, argv);
     if (done >= 0) {
@@ -441,6 +446,9 @@ int img_measure(const ImgCommand *command, BlockGraph *graph, int argc, char **a
     }
     if (!m.size && m.o.arg_count != 1) {
         return img_usage_error(error_new("Either --size N or one filename must be specified."));
+    }
+    if (m.size && m.snapshot) {
+        return img_usage_error(error_new("-l names a snapshot of an image, but --size is given instead of one"));
     }
     if (m.size && m.o.arg_count) {
         return img_usage_error(error_new("--size N cannot be used together with a filename."));

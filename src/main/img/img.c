@@ -395,3 +395,51 @@ bool img_is_help(const char *text)
 {
     return text && (!strcmp(text, "help") || !strcmp(text, "?"));
 }
+
+/* --- what several commands can do --- */
+
+Error *img_snapshot_option(const char *text, KeyValues *more)
+{
+    g_autoptr(KeyValues) parsed = NULL;
+    if (!text) {
+        return NULL;
+    }
+    if (!g_str_has_prefix(text, "snapshot.")) {
+        keyvalues_set(more, "x-snapshot", text);
+        return NULL;
+    }
+    TRY(keyvalues_parse(text, NULL, &parsed));
+    const char *name = keyvalues_get(parsed, "snapshot.id");
+    name = name ? name : keyvalues_get(parsed, "snapshot.name");
+    if (!name) {
+        return error_new("Failed in parsing snapshot param '%s'", text);
+    }
+    keyvalues_set(more, "x-snapshot", name);
+    return NULL;
+}
+
+Error *img_parse_rate(const char *text, ImgPace *ret_pace)
+{
+    uint64_t rate;
+    Error *err = img_parse_size(text, &rate);
+    if (err || !rate || rate > INT64_MAX / 1000000) {
+        error_free(err);
+        return error_new("'%s' is no rate: bytes a second are expected, as in 10M", text);
+    }
+    ret_pace->rate = rate;
+    return NULL;
+}
+
+void img_pace_co(ImgPace *pace, uint64_t bytes)
+{
+    if (!pace->rate) {
+        return;
+    }
+    gint64 now = g_get_monotonic_time();
+    pace->since = pace->since ? pace->since : now;
+    pace->bytes += bytes;
+    double due = (double)pace->since + (double)pace->bytes * 1e6 / (double)pace->rate;
+    if (due > (double)now) {
+        co_sleep_ns(CLOCK_REALTIME_NS, (int64_t)((due - (double)now) * 1e3));
+    }
+}

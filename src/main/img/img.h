@@ -55,6 +55,7 @@ enum {
     LONG_MAX_LENGTH,
     LONG_SIZE,
     LONG_BITMAPS,
+    LONG_SKIP_BROKEN,
     LONG_PROGRESS,
 };
 #define IMG_LONGS                                                                                  \
@@ -104,6 +105,20 @@ Error *img_open_with_co(const ImgOptions *options, const char *filename, const c
                         unsigned flags, const char *cache, bool image_opts, const KeyValues *more,
                         ImgDisk *ret_disk) MUST_USE;
 void img_close_co(ImgDisk *disk); /* accepts an empty one */
+
+/* -l: NAME, snapshot.id=ID or snapshot.name=NAME becomes an option for img_open_with_co(); text NULL: nothing. */
+Error *img_snapshot_option(const char *text, KeyValues *more) MUST_USE;
+/* -r: sleeps as long as `bytes` more, since the first call, are more than `rate` allows (bytes a second; 0: no limit). */
+typedef struct ImgPace {
+    uint64_t rate, bytes;
+    gint64 since; /* microseconds; 0: it has not begun */
+} ImgPace;
+void img_pace_co(ImgPace *pace, uint64_t bytes);
+Error *img_parse_rate(const char *text, ImgPace *ret_pace) MUST_USE;
+/* All persistent bitmaps of `from` that can be read; the rest is an error, or is left out with a warning. */
+Error *img_copy_bitmaps(BlockNode *from, BlockNode *to, bool skip_broken) MUST_USE;
+/* That this would work, before there is anything to copy. */
+Error *img_check_bitmaps(BlockNode *from, bool skip_broken) MUST_USE;
 
 Error *img_parse_size(const char *text, uint64_t *ret_bytes) MUST_USE;
 /* "    (12.34/100%)" when progress is wanted; rate limited. */

@@ -301,6 +301,18 @@ int fat_write(Fat *fat, uint64_t sector, uint64_t count, const uint8_t *data)
     return ret;
 }
 
+uint64_t fat_free_run(const Fat *fat, uint64_t sector, uint64_t count)
+{
+    const FatItem *last = fat->with_clusters ? g_ptr_array_index(fat->items, fat->with_clusters - 1) : NULL;
+    uint64_t run = 0;
+    if (sector >= fat_cluster_sector(&fat->layout, last ? last->first + last->clusters : 2)) {
+        while (run < count && !has_bit(fat->written, sector + run)) {
+            run++;
+        }
+    }
+    return run;
+}
+
 int fat_let_go(Fat *fat, FatItem *item)
 {
     const FatLayout *l = &fat->layout;

@@ -123,7 +123,10 @@ static int vvfat_flush_co(BlockNode *node)
 
 static int vvfat_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
 {
-    *ret_status = (BlockStatus) { .flags = STATUS_DATA | STATUS_ALLOCATED, .bytes = bytes };
+    const FatState *s = node->state;
+    uint64_t free_sectors = fat_free_run(&s->fat, offset / FAT_SECTOR, bytes / FAT_SECTOR);
+    *ret_status = (BlockStatus) { .flags = STATUS_ALLOCATED | (free_sectors ? STATUS_ZERO : STATUS_DATA),
+                                  .bytes = free_sectors ? free_sectors * FAT_SECTOR : bytes };
     return 0;
 }
 

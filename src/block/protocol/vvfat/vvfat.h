@@ -91,6 +91,8 @@ uint8_t fat_name_sum(const uint8_t name[11]);
 /* All of these block. 0 or -errno. */
 int fat_read(Fat *fat, uint64_t sector, uint64_t count, uint8_t *data);
 int fat_write(Fat *fat, uint64_t sector, uint64_t count, const uint8_t *data);
+/* How many of the sectors, from the first on, are behind everything that has contents: 0 when that one is not. Any thread. */
+uint64_t fat_free_run(const Fat *fat, uint64_t sector, uint64_t count);
 /* The item's sectors go to the overlay, so that the host's file may change. */
 int fat_let_go(Fat *fat, FatItem *item);
 
