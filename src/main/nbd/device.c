@@ -24,7 +24,8 @@
 #define NBD_DISCONNECT      _IO(0xab, 8)
 #define NBD_SET_FLAGS       _IO(0xab, 10)
 
-enum { SECTOR = 512 };
+#define READY_NS (5 * NS_PER_MS)
+enum { SECTOR = 512, READY_TRIES = 2000 };
 
 Error *nbd_device_open(const char *device, int *ret_fd)
 {
@@ -95,6 +96,31 @@ static void kernel_left(void *opaque, int result)
     loop_quit(p->loop);
 }
 
+/* Opening the device makes the kernel look for partitions. */
+static int look_at_device(void *opaque)
+{
+    const NbdProgram *p = opaque;
+    int fd = open(p->device, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return 0;
+}
+
+/* The kernel shows the device's size once its thread has taken the connection. */
+static void wait_ready_co(NbdProgram *p, uint64_t size)
+{
+    uint64_t shown = 0;
+
+    for (unsigned n = 0; n < READY_TRIES && !p->err; n++) {
+        if (ioctl(p->device_fd, BLKGETSIZE64, &shown) == 0 && shown == ALIGN_DOWN(size, SECTOR)) {
+            co_blocking(look_at_device, p);
+            return;
+        }
+        co_sleep_ns(CLOCK_REALTIME_NS, READY_NS);
+    }
+}
+
 Error *nbd_device_attach_co(NbdProgram *p)
 {
     NbdInfo info = { 0 };
@@ -110,10 +136,12 @@ Error *nbd_device_attach_co(NbdProgram *p)
     if (!err) {
         fcntl(pair[1], F_SETFL, 0); /* the kernel waits by itself */
         err = set_up(p, &info, pair[1]);
-        nbd_info_clear(&info);
     }
+    uint64_t size = info.size;
+    nbd_info_clear(&info);
     stream_free(stream); /* the kernel has its own reference to the socket */
     TRY(err);
     loop_submit_blocking(p->loop, serve_kernel, kernel_left, p);
-    return NULL;
+    wait_ready_co(p, size);
+    return g_steal_pointer(&p->err);
 }
