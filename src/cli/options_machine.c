@@ -76,8 +76,25 @@ Error *opt_no_hpet(Plan *plan, const Option *option, const char *arg)
 }
 
 /* The board's own ones are set when it is there. */
+/* smp.cpus= and the like are other ways to say -smp cpus=. */
+static void move_group(Plan *plan, const char *prefix, KeyValues *to)
+{
+    for (guint n = 0; n < plan->machine->items->len;) {
+        const KeyValue *item = g_ptr_array_index(plan->machine->items, n);
+        if (g_str_has_prefix(item->key, prefix)) {
+            keyvalues_set(to, item->key + strlen(prefix), item->value);
+            g_ptr_array_remove_index(plan->machine->items, n);
+        } else {
+            n++;
+        }
+    }
+}
+
 static MUST_USE Error *machine_properties(Plan *plan)
 {
+    move_group(plan, "smp.", plan->smp);
+    move_group(plan, "memory.", plan->memory);
+    move_group(plan, "boot.", plan->boot);
     for (const Prop *prop = machine_common_props; prop->name; prop++) {
         const char *text = keyvalues_get(plan->machine, prop->name);
         Error *err = text ? prop->kind->set((Object *)plan->config, prop, text) : NULL;
@@ -261,6 +278,20 @@ static MUST_USE Error *finish_smp(Plan *plan)
     config->clusters = 1;
     config->cores = cores;
     config->threads = threads;
+    return NULL;
+}
+
+/* --- -numa --- */
+
+Error *opt_numa(Plan *plan, const Option *option, const char *arg)
+{
+    KeyValues *kv;
+    return plan_add(plan->numa, arg, "type", &kv);
+}
+
+Error *opt_preconfig(Plan *plan, const Option *option, const char *arg)
+{
+    plan->preconfig = true;
     return NULL;
 }
 

@@ -24,7 +24,7 @@ Plan *plan_new(const char *program)
     plan->smp = keyvalues_new();
     plan->memory = keyvalues_new();
     plan->boot = keyvalues_new();
-    GPtrArray **kv_lists[] = { &plan->accels,    &plan->objects, &plan->chardevs,
+    GPtrArray **kv_lists[] = { &plan->numa, &plan->accels,    &plan->objects, &plan->chardevs,
                                &plan->monitors,  &plan->blockdevs, &plan->drives,
                                &plan->netdevs,   &plan->devices, &plan->board_devices,
                                &plan->globals,   &plan->add_fds };
@@ -60,7 +60,7 @@ void plan_free(Plan *plan)
     g_free(plan->rrfile);
     g_free(plan->rrsnapshot);
     keyvalues_free(plan->boot);
-    GPtrArray *lists[] = { plan->accels,  plan->objects, plan->chardevs,      plan->monitors, plan->blockdevs,
+    GPtrArray *lists[] = { plan->numa, plan->accels,  plan->objects, plan->chardevs,      plan->monitors, plan->blockdevs,
                            plan->drives,  plan->netdevs, plan->devices,       plan->board_devices, plan->globals,
                            plan->serials, plan->parallels, plan->monitor_texts, plan->debugcons, plan->sets,
                            plan->warnings, plan->nics,   plan->nets,          plan->add_fds,
@@ -258,6 +258,7 @@ char *plan_dump(const Plan *plan)
 
     g_string_append_printf(out, "-machine %s\n", machine);
     dump_list(out, "accel", plan->accels, "accel");
+    dump_list(out, "numa", plan->numa, "type");
     dump_list(out, "object", plan->objects, "qom-type");
     dump_list(out, "chardev", plan->chardevs, "backend");
     dump_list(out, "mon", plan->monitors, "chardev");

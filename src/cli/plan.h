@@ -21,6 +21,8 @@ typedef struct Plan {
     MachineConfig *config; /* until the machine takes it */
     KeyValues *machine;    /* type and properties, of all -M together */
     KeyValues *smp, *memory, *boot; /* likewise */
+    GPtrArray *numa;       /* KeyValues, of each -numa */
+    bool preconfig;
     GPtrArray *accels;     /* KeyValues, in order of preference */
     /* Canonical objects, each KeyValues, in order. */
     GPtrArray *objects, *chardevs, *monitors, *blockdevs, *drives, *netdevs, *devices;

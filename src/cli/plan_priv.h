@@ -20,7 +20,7 @@ struct Option {
 extern const Option option_table[]; /* a row without a handler is a heading of the help; NULL name ends */
 
 /* options_machine.c */
-OptionFn opt_machine, opt_accel, opt_enable_kvm, opt_cpu, opt_smp, opt_memory, opt_boot, opt_name, opt_uuid,
+OptionFn opt_numa, opt_preconfig, opt_machine, opt_accel, opt_enable_kvm, opt_cpu, opt_smp, opt_memory, opt_boot, opt_name, opt_uuid,
     opt_icount, opt_rtc, opt_no_acpi, opt_no_hpet, opt_global, opt_overcommit, opt_action;
 Error *finish_machine(Plan *plan) MUST_USE;
 /* options_devices.c */

@@ -183,6 +183,51 @@ static MUST_USE Error *check_memory_backend(Plan *plan, Machine *machine)
     return NULL;
 }
 
+static Error *size_of_memory(void *opaque, const char *memdev, uint64_t *ret_size)
+{
+    HostMemory *memory;
+    TRY(host_memory_find(opaque, memdev, &memory));
+    *ret_size = memory->size;
+    return NULL;
+}
+
+static MUST_USE Error *configure_numa(Plan *plan, Machine *machine)
+{
+    for (guint n = 0; n < plan->numa->len; n++) {
+        KeyValues *kv = g_ptr_array_index(plan->numa, n);
+        Error *err = numa_configure(machine->config, kv, machine->type->numa_mem);
+        if (err) {
+            g_autofree char *text = keyvalues_format(kv, "type");
+            return error_prefix(err, "-numa %s: ", text);
+        }
+    }
+    return NULL;
+}
+
+/* -preconfig: the monitors run until x-exit-preconfig. *ret_go_on is false when it ended by quit. */
+static MUST_USE Error *wait_for_configuration(Plan *plan, Machine *machine, bool *ret_go_on)
+{
+    *ret_go_on = true;
+    if (!plan->preconfig) {
+        return NULL;
+    }
+    if (plan->incoming && strcmp(plan->incoming, "defer")) {
+        return error_new("-preconfig and -incoming exclude each other, but for -incoming defer");
+    }
+    if (plan->qtest) {
+        TRY(qtest_start(machine, plan->qtest, plan->qtest_log));
+    }
+    machine->preconfig = true;
+    lock_release(&machine->lock);
+    loop_run(machine->loop);
+    lock_acquire(&machine->lock);
+    *ret_go_on = !machine->preconfig;
+    if (machine->preconfig) {
+        loop_quit(machine->loop); /* for who runs it next */
+    }
+    return NULL;
+}
+
 static void set_process_name(const MachineConfig *config)
 {
     if (config->process_name) {
@@ -453,7 +498,14 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     TRY(make_drives(plan, machine));
     TRY(make_netdevs(plan, machine));
     TRY(migration_init(machine));
+    TRY(configure_numa(plan, machine));
     TRY(make_monitors(plan, machine));
+    bool go_on;
+    TRY(wait_for_configuration(plan, machine, &go_on));
+    if (!go_on) {
+        return NULL;
+    }
+    TRY(numa_complete(machine->config, size_of_memory, machine));
     if (needs_accel(machine)) {
         TRY(choose_accel(plan, machine));
     }
@@ -480,7 +532,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     machine_launch_vcpus(machine);
     machine_set_service(machine, "gdbserver", gdb_start);
-    if (plan->qtest) {
+    if (plan->qtest && !plan->preconfig) {
         TRY(qtest_start(machine, plan->qtest, plan->qtest_log));
     }
     if (plan->gdb) {

@@ -111,7 +111,7 @@ void acpi_table_end(AcpiTables *tables, guint start)
     loader_checksum(tables, TABLES_FILE, start + HEADER_CHECKSUM, start, length);
 }
 
-static void add_to_rsdt(AcpiTables *tables, guint start)
+void acpi_table_list(AcpiTables *tables, guint start)
 {
     uint32_t offset = start;
     g_array_append_val(tables->offsets, offset);
@@ -196,7 +196,7 @@ static void build_fadt(AcpiTables *tables, const AcpiPcInfo *info, guint facs, g
     acpi_pointer(tables, start + 40, 4, dsdt);
     acpi_pointer(tables, x_dsdt, 8, dsdt);
     acpi_table_end(tables, start);
-    add_to_rsdt(tables, start);
+    acpi_table_list(tables, start);
 }
 
 unsigned acpi_local_apic(uint8_t entry[ACPI_LOCAL_APIC_MAX], uint32_t uid, uint32_t apic_id, bool enabled)
@@ -264,7 +264,7 @@ static void build_madt(AcpiTables *tables, Machine *machine, const AcpiPcInfo *i
     acpi_put(tables, 0, 2);
     acpi_put(tables, 1, 1);
     acpi_table_end(tables, start);
-    add_to_rsdt(tables, start);
+    acpi_table_list(tables, start);
 }
 
 static void build_hpet(AcpiTables *tables)
@@ -275,7 +275,7 @@ static void build_hpet(AcpiTables *tables)
     acpi_put(tables, 0xfed00000, 8);
     acpi_put(tables, 0, 4);
     acpi_table_end(tables, start);
-    add_to_rsdt(tables, start);
+    acpi_table_list(tables, start);
 }
 
 /* Windows ACPI emulated devices table: timer and RTC behave well. */
@@ -284,7 +284,7 @@ static void build_waet(AcpiTables *tables)
     guint start = acpi_table_begin(tables, "WAET", 1);
     acpi_put(tables, BIT(1), 4); /* the PM timer needs one read only */
     acpi_table_end(tables, start);
-    add_to_rsdt(tables, start);
+    acpi_table_list(tables, start);
 }
 
 static Error *append_user_table(AcpiTables *tables, const char *argument)
@@ -305,7 +305,7 @@ static Error *append_user_table(AcpiTables *tables, const char *argument)
     g_byte_array_append(tables->blob, (const uint8_t *)content, (guint)length);
     tables->blob->data[start + HEADER_CHECKSUM] = 0;
     acpi_table_end(tables, start);
-    add_to_rsdt(tables, start);
+    acpi_table_list(tables, start);
     return NULL;
 }
 
@@ -349,6 +349,7 @@ Error *acpi_build_pc(Machine *machine, const AcpiPcInfo *info)
         build_hpet(&tables);
     }
     build_waet(&tables);
+    acpi_numa(&tables, machine, info);
     for (guint i = 0; !err && i < machine->config->acpi_tables->len; i++) {
         err = append_user_table(&tables, machine->config->acpi_tables->pdata[i]);
     }

@@ -34,6 +34,8 @@ void acpi_tables_fini(AcpiTables *tables);
 /* Begins a table; its length, checksum and place in the RSDT are handled by acpi_table_end(). */
 guint acpi_table_begin(AcpiTables *tables, const char signature[4], uint8_t revision);
 void acpi_table_end(AcpiTables *tables, guint start);
+/* Puts it into the RSDT, where operating systems look for it. */
+void acpi_table_list(AcpiTables *tables, guint start);
 void acpi_put(AcpiTables *tables, uint64_t value, unsigned size);
 /* The field of `size` bytes at offset holds an offset in the blob that becomes an address. */
 void acpi_pointer(AcpiTables *tables, guint offset, unsigned size, uint32_t target);
@@ -45,6 +47,11 @@ unsigned acpi_local_apic(uint8_t ret_entry[ACPI_LOCAL_APIC_MAX], uint32_t uid, u
 /* Processors, and what their hot-plug event runs inside \_GPE. */
 void acpi_cpus(Aml *a, Machine *machine);
 void acpi_cpus_event(Aml *a, Machine *machine);
+/* The same of memory slots. */
+void acpi_memory(Aml *a, Machine *machine);
+void acpi_memory_event(Aml *a, Machine *machine);
+/* SRAT, SLIT, HMAT of a machine with NUMA nodes. */
+void acpi_numa(AcpiTables *tables, Machine *machine, const AcpiPcInfo *info);
 /* PCI hot-plug, when the root bus has it: inside the root's device, and inside \_GPE. */
 void acpi_pci_hotplug_root(Aml *a, Machine *machine);
 void acpi_pci_hotplug_event(Aml *a, Machine *machine);

@@ -215,6 +215,9 @@ void acpi_cpus(Aml *a, Machine *machine)
         aml_device(a, name);
         aml_name_string(a, "_HID", "ACPI0007");
         aml_name_int(a, "_UID", index);
+        if (numa_node_of_cpu(machine->config, index) >= 0) {
+            aml_name_int(a, "_PXM", (uint64_t)numa_node_of_cpu(machine->config, index));
+        }
         if (changing) {
             changing_methods(a, machine, index);
         }

@@ -341,11 +341,13 @@ void acpi_pc_dsdt(Machine *machine, const AcpiPcInfo *info, AcpiTables *tables)
     aml_end(a);
     pirq_links(a);
     acpi_cpus(a, machine);
+    acpi_memory(a, machine);
     sleep_states(a, info);
     aml_scope(a, "\\_GPE");
     aml_name_string(a, "_HID", "ACPI0006");
     acpi_pci_hotplug_event(a, machine);
     acpi_cpus_event(a, machine);
+    acpi_memory_event(a, machine);
     aml_end(a);
     aml_fini(a);
 }

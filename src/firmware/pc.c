@@ -142,6 +142,9 @@ Error *pc_firmware_begin(Machine *machine, const PcFirmwareInfo *info)
     fw_cfg_set_u32(fw, FW_CFG_IRQ0_OVERRIDE, 1);
     fw_cfg_set_u16(fw, FW_CFG_BOOT_DEVICE, 0);
     TRY(publish_memory_map(machine, info));
+    if (info->reserved_end) {
+        TRY(add_number_file(fw, "etc/reserved-memory-end", info->reserved_end, 8));
+    }
     TRY(add_boot_options(machine));
     return add_user_items(machine);
 }

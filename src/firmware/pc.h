@@ -9,6 +9,7 @@
 
 typedef struct PcFirmwareInfo {
     uint64_t ram_below_4g, ram_above_4g;
+    uint64_t reserved_end; /* addresses for memory that may come end there; 0: none */
     AcpiPcInfo acpi;
     SmbiosInfo smbios; /* its memory fields are filled from the above */
 } PcFirmwareInfo;

@@ -141,7 +141,7 @@ Error *host_memory_take(HostMemory *memory, MemSystem *mem, RamBlock **ret_block
 
 void host_memory_give_back(HostMemory *memory, RamBlock *block)
 {
-    ram_block_free(block);
+    ram_block_retire(block);
     memory->taken = false;
 }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/vm/machine.h"
+#include "hw/mem/device_memory.h"
 #include "monitor/hmp_priv.h"
 #include "schema/qmp_commands.h"
 
@@ -117,9 +118,42 @@ static void info_memdev(Hmp *hmp, const HmpArgs *args)
     hmp_printf(hmp, "\n");
 }
 
+static void info_memory_devices(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) list = NULL;
+
+    if (!hmp_qmp(hmp, "query-memory-devices", NULL, &list)) {
+        return;
+    }
+    for (size_t n = 0; n < value_length(list); n++) {
+        const Value *data = value_find(value_at(list, n), "data");
+        const char *id = value_find_str(data, "id");
+        hmp_printf(hmp, "Memory device [dimm]: \"%s\"\n  addr: 0x%" PRIx64 "\n  slot: %" PRId64 "\n  node: %" PRId64 "\n  size: %"
+                   PRId64 "\n  memdev: %s\n  hotplugged: %s\n  hotpluggable: true\n", id ? id : "",
+                   (uint64_t)value_find_int(data, "addr", 0), value_find_int(data, "slot", 0), value_find_int(data, "node", 0),
+                   value_find_int(data, "size", 0), value_find_str(data, "memdev"),
+                   value_find_bool(data, "hotplugged", false) ? "true" : "false");
+    }
+}
+
 static void info_numa(Hmp *hmp, const HmpArgs *args)
 {
-    hmp_printf(hmp, "0 nodes\n");
+    const MachineConfig *config = hmp->machine->config;
+    const DeviceMemory *memory = device_memory_of(hmp->machine);
+
+    hmp_printf(hmp, "%u nodes\n", config->numa.count);
+    for (unsigned node = 0; node < config->numa.count; node++) {
+        uint64_t plugged = memory ? device_memory_plugged_in(memory, node) : 0;
+        hmp_printf(hmp, "node %u cpus:", node);
+        for (guint n = 0; n < hmp->machine->vcpus->len; n++) {
+            const Vcpu *vcpu = g_ptr_array_index(hmp->machine->vcpus, n);
+            if (numa_node_of_cpu(config, vcpu->index) == (int)node) {
+                hmp_printf(hmp, " %u", vcpu->index);
+            }
+        }
+        hmp_printf(hmp, "\nnode %u size: %" PRIu64 " MB\nnode %u plugged: %" PRIu64 " MB\n", node,
+                   (config->numa.nodes[node]->size + plugged) / MiB, node, plugged / MiB);
+    }
 }
 
 static void info_qdm(Hmp *hmp, const HmpArgs *args)
@@ -184,7 +218,7 @@ const HmpCommand hmp_info_more[] = {
     { "iothreads", "", "", "show iothreads", info_iothreads },
     { "irq", "", "", "show the interrupts statistics", info_irq },
     { "memdev", "", "", "show memory backends", info_memdev },
-    { "memory-devices", "", "", "show memory devices", info_nothing },
+    { "memory-devices", "", "", "show memory devices", info_memory_devices },
     { "numa", "", "", "show NUMA information", info_numa },
     { "qdm", "", "", "show the device types", info_qdm },
     { "replay", "", "", "show record and replay information", info_replay },

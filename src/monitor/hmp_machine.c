@@ -69,7 +69,7 @@ static void hmp_balloon(Hmp *hmp, const HmpArgs *args)
 
 static void hmp_exit_preconfig(Hmp *hmp, const HmpArgs *args)
 {
-    hmp_error(hmp, error_new("The command is permitted only before the machine has been made (-preconfig)"));
+    hmp_qmp(hmp, "x-exit-preconfig", NULL, NULL);
 }
 
 static void hmp_watchdog_action(Hmp *hmp, const HmpArgs *args)

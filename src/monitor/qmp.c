@@ -104,6 +104,13 @@ static MUST_USE Error *check_request(const Value *request, const char **ret_comm
     return NULL;
 }
 
+/* What can be asked for before the machine is made (-preconfig). */
+static const char *const before_machine[] = {
+    "add-fd", "closefd", "getfd", "object-add", "object-del", "query-command-line-options", "query-commands", "query-fdsets",
+    "query-hotpluggable-cpus", "query-machines", "query-name", "query-qmp-schema", "query-status", "query-target", "query-uuid",
+    "query-version", "qmp_capabilities", "quit", "remove-fd", "set-numa-node", "x-exit-preconfig", NULL,
+};
+
 static MUST_USE Error *check_stage(const Monitor *monitor, const char *name, bool oob)
 {
     bool negotiate = !strcmp(name, "qmp_capabilities");
@@ -116,6 +123,10 @@ static MUST_USE Error *check_stage(const Monitor *monitor, const char *name, boo
                                "Capabilities negotiation is already complete, command ignored");
     }
     const QmpCommand *command = command_find(name);
+    if (monitor->set->machine->preconfig && command && !g_strv_contains(before_machine, name)) {
+        return error_hint(error_new_class(ERROR_COMMAND_NOT_FOUND, "%s works on a machine, which is not made yet", name),
+                          "x-exit-preconfig makes it.");
+    }
     if (oob && !monitor->oob) {
         return error_new("QMP input member 'exec-oob' is unexpected");
     }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What comes and goes while Linux runs, by ACPI, plugged in through QMP, seen by the guest, used, and gone when the guest has
-agreed: PCI devices, processors."""
+agreed: PCI devices, processors, memory. And NUMA nodes, which tell where both belong."""
 import os
 import tempfile
 import time
@@ -257,5 +257,109 @@ def cpus_after_reset(emulator):
             until(other, 'nproc', '1')
 
 
+# --- memory, nodes ---
+
+def online_memory(vm, node):
+    """MiB of a node's memory that Linux uses, after it has taken in what is there but not used yet, if it can be taken out again."""
+    vm.shell('for m in /sys/devices/system/memory/memory*; do if grep -q offline $m/state; then '
+             'echo online_movable >$m/state; fi; done', 60)
+    text = vm.shell(f'grep MemTotal /sys/devices/system/node/node{node}/meminfo', 60)
+    return int(text.split()[3]) // 1024
+
+
+def memory_comes_and_goes(emulator):
+    with tempfile.TemporaryDirectory() as tmp, shell(emulator, tmp, '-m', 'size=512,slots=3,maxmem=2G') as vm:
+        before = online_memory(vm, 0)
+        for _ in range(2):
+            for number, size in enumerate((256, 128)):
+                vm.qmp('object-add', **{'qom-type': 'memory-backend-ram', 'id': f'm{number}', 'size': size << 20})
+                vm.qmp('device_add', driver='pc-dimm', id=f'd{number}', memdev=f'm{number}')
+            for _ in range(60):
+                if online_memory(vm, 0) == before + 384:
+                    break
+                vm.pause(0.5)
+            assert online_memory(vm, 0) == before + 384
+            devices = [each['data'] for each in vm.qmp('query-memory-devices')]
+            assert [(each['id'], each['slot'], each['size'] >> 20) for each in devices] == [('d0', 0, 256), ('d1', 1, 128)], devices
+            assert vm.qmp('query-memory-size-summary') == {'base-memory': 512 << 20, 'plugged-memory': 384 << 20}
+            # The guest can use it: more than it had is written and read back.
+            vm.shell('mkdir -p /big; mount -t tmpfs -o size=600m none /big; dd if=/dev/urandom of=/big/a bs=1M count=100 2>/dev/null; '
+                     'for n in b c d e; do cp /big/a /big/$n; cmp /big/a /big/$n; done; umount /big', 300)
+            for number in (0, 1):
+                vm.qmp('device_del', id=f'd{number}')
+                deleted(vm, f'd{number}')
+                vm.qmp('object-del', id=f'm{number}')
+            assert online_memory(vm, 0) == before
+            no_complaint(vm)
+        reports = [event['data']['info'] for event in vm.events if event['event'] == 'ACPI_DEVICE_OST']
+        assert all(report['slot-type'] == 'DIMM' and report['status'] in (0, 0x84) for report in reports), reports
+
+
+def memory_refused(emulator):
+    """A module that the guest cannot empty stays, and says so; what does not fit is refused."""
+    with tempfile.TemporaryDirectory() as tmp, shell(emulator, tmp, '-m', 'size=512,slots=1,maxmem=1G', '-object',
+                                                     'memory-backend-ram,id=m,size=256M', '-device', 'pc-dimm,memdev=m,id=d') as vm:
+        vm.qmp('object-add', **{'qom-type': 'memory-backend-ram', 'id': 'n', 'size': 512 << 20})
+        for arguments, words in (({'memdev': 'm'}, 'in use|taken'), ({'memdev': 'n'}, 'too much|taken'), ({}, 'memdev')):
+            try:
+                vm.qmp('device_add', driver='pc-dimm', **arguments)
+            except GuestError as error:
+                assert any(word in str(error) for word in words.split('|')), error
+            else:
+                raise GuestError(f'device_add worked with {arguments}')
+        vm.shell('for m in /sys/devices/system/memory/memory*; do grep -q offline $m/state && echo online_kernel >$m/state; done; true', 60)
+        # What the kernel keeps of processes cannot be moved out of the way.
+        vm.shell('n=0; while [ $n -lt 200 ]; do sleep 10000 & n=$((n+1)); done', 120)
+        vm.qmp('device_del', id='d')
+        for _ in range(120):
+            if any(event['event'] in ('DEVICE_UNPLUG_GUEST_ERROR', 'DEVICE_DELETED') for event in vm.events):
+                break
+            vm.qmp('query-status')
+            vm.pause(0.5)
+        assert vm.wait_event('DEVICE_UNPLUG_GUEST_ERROR', 1)['data']['device'] == 'd'
+        assert len(vm.qmp('query-memory-devices')) == 1
+        vm.shell('killall sleep', 120)
+
+
+def nodes(emulator):
+    """Linux finds the nodes, their CPUs, memory and distances; memory that comes belongs to the node it says."""
+    arguments = ['-smp', '2,maxcpus=4,sockets=2,cores=2', '-m', 'size=512,slots=2,maxmem=2G', '-machine', 'hmat=on']
+    for node, size in enumerate((256, 128, 128)):
+        arguments += ['-object', f'memory-backend-ram,id=r{node},size={size}M', '-numa',
+                      f'node,nodeid={node},memdev=r{node}' + (',initiator=0' if node == 2 else '')]
+    for node in range(2):
+        arguments += ['-numa', f'cpu,node-id={node},socket-id={node}']
+    for source, target, value in ((0, 1, 33), (0, 2, 50), (1, 2, 60)):
+        arguments += ['-numa', f'dist,src={source},dst={target},val={value}']
+    for initiator, target in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)):
+        latency = 10 + 5 * abs(initiator - target)
+        arguments += ['-numa', f'hmat-lb,initiator={initiator},target={target},hierarchy=memory,data-type=access-latency,'
+                      f'latency={latency}']
+    with tempfile.TemporaryDirectory() as tmp, shell(emulator, tmp, *arguments) as vm:
+        assert vm.shell('cat /sys/devices/system/node/node0/distance /sys/devices/system/node/node1/distance', 60).split() == [
+            '10', '33', '50', '33', '10', '60']
+        assert vm.shell('cat /sys/devices/system/node/node0/cpulist', 60).strip() == '0-1'
+        free, kind = free_places(vm)
+        assert [place['node-id'] for place in free] == [1, 1], free
+        vm.qmp('device_add', driver=kind, id='c', **free[0])
+        online(vm, 2)
+        assert vm.shell('cat /sys/devices/system/node/node1/cpulist', 60).strip() == '2'
+        before = online_memory(vm, 1)
+        sizes = [online_memory(vm, node) for node in range(3)]
+        assert all(0 < size <= most for size, most in zip(sizes, (256, 128, 128))) and sum(sizes) > 300, sizes
+        vm.qmp('object-add', **{'qom-type': 'memory-backend-ram', 'id': 'm', 'size': 128 << 20})
+        vm.qmp('device_add', driver='pc-dimm', id='d', memdev='m', node=1)
+        until(vm, 'ls /sys/devices/system/node/node1 | grep -c "^memory[0-9]"', '2')
+        assert online_memory(vm, 1) == before + 128
+        text = vm.monitor('info numa')
+        assert 'node 1 cpus: 2' in text and 'node 1 plugged: 128 MB' in text, text
+        got = vm.shell('cat /sys/devices/system/node/node*/access0/initiators/read_latency', 60).split()
+        assert got == ['10', '10', '20'], got
+        for table in ('SRAT', 'SLIT', 'HMAT'):
+            vm.shell(f'test -s /sys/firmware/acpi/tables/{table}', 60)
+        no_complaint(vm)
+
+
 if __name__ == '__main__':
-    run([come_and_go, cold_plugged_goes, behind_a_bridge, refused, cpus_come_and_go, cpu_refused, cpus_after_reset])
+    run([come_and_go, cold_plugged_goes, behind_a_bridge, refused, cpus_come_and_go, cpu_refused, cpus_after_reset,
+         memory_comes_and_goes, memory_refused, nodes])

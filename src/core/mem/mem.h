@@ -83,6 +83,11 @@ Error *ram_block_new(MemSystem *mem, const char *name, uint64_t size, const RamO
 void ram_block_free(RamBlock *block); /* takes it out of the machine; the memory stays while others have references */
 RamBlock *ram_block_ref(RamBlock *block); /* any thread */
 void ram_block_unref(RamBlock *block);
+/*
+ * For memory that the guest could let a device write to: its name and its bytes are given up now, but its addresses stay
+ * its own until the machine goes, because a transfer may still be under way.
+ */
+void ram_block_retire(RamBlock *block);
 /* Blocks in order of creation; NULL ends. */
 RamBlock *ram_block_next(MemSystem *mem, RamBlock *after);
 /*

@@ -30,6 +30,7 @@ struct MemSystem {
     unsigned update_depth;
     bool changed;
     List spaces, blocks, listeners;
+    List retired; /* RamBlock, see ram_block_retire() */
     uint64_t next_ram_id;
     void (*code_fn)(void *opaque, RamBlock *block, uint64_t offset, uint64_t length);
     void *code_opaque;

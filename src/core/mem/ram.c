@@ -192,6 +192,19 @@ void ram_block_unref(RamBlock *block)
     g_free(block);
 }
 
+void ram_block_retire(RamBlock *block)
+{
+    if (!block) {
+        return;
+    }
+    void *same = mmap(block->host, block->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (same == MAP_FAILED) {
+        madvise(block->host, block->size, MADV_DONTNEED);
+    }
+    list_remove(&block->node);
+    list_append(&block->mem->retired, &block->node);
+}
+
 RamBlock *ram_block_next(MemSystem *mem, RamBlock *after)
 {
     ListNode *node = after ? after->node.next : mem->blocks.head.next;
@@ -201,10 +214,13 @@ RamBlock *ram_block_next(MemSystem *mem, RamBlock *after)
 RamBlock *ram_block_of(MemSystem *mem, const void *host, uint64_t *ret_offset)
 {
     const uint8_t *p = host;
-    LIST_FOREACH (block, &mem->blocks, RamBlock, node) {
-        if (p >= block->host && p < block->host + block->size) {
-            *ret_offset = (uint64_t)(p - block->host);
-            return block;
+    List *const lists[] = { &mem->blocks, &mem->retired };
+    for (size_t n = 0; n < ARRAY_SIZE(lists); n++) {
+        LIST_FOREACH (block, lists[n], RamBlock, node) {
+            if (p >= block->host && p < block->host + block->size) {
+                *ret_offset = (uint64_t)(p - block->host);
+                return block;
+            }
         }
     }
     return NULL;

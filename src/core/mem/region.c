@@ -13,6 +13,7 @@ MemSystem *mem_system_new(Lock *machine_lock)
     mem->machine_lock = machine_lock;
     list_init(&mem->spaces);
     list_init(&mem->blocks);
+    list_init(&mem->retired);
     list_init(&mem->listeners);
     return mem;
 }
@@ -24,6 +25,9 @@ void mem_system_free(MemSystem *mem)
     }
     LIST_FOREACH_SAFE (as, &mem->spaces, AddressSpace, node) {
         mem_as_free(as);
+    }
+    LIST_FOREACH_SAFE (block, &mem->retired, RamBlock, node) {
+        ram_block_free(block);
     }
     LIST_FOREACH_SAFE (block, &mem->blocks, RamBlock, node) {
         ram_block_free(block);

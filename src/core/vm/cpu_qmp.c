@@ -1,14 +1,16 @@
 /* QMP commands about the CPUs that there are, and the places for more. */
+#include <string.h>
+
 #include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
 
-static Value *topology_value(const MachineConfig *config, unsigned index, int32_t node)
+static Value *topology_value(const MachineConfig *config, unsigned index)
 {
     Value *props = value_dict();
     unsigned threads = MAX(config->threads, 1), cores = MAX(config->cores, 1), dies = MAX(config->dies, 1);
 
-    if (node >= 0) {
-        value_put_int(props, "node-id", node);
+    if (numa_node_of_cpu(config, index) >= 0) {
+        value_put_int(props, "node-id", numa_node_of_cpu(config, index));
     }
     value_put_int(props, "thread-id", index % threads);
     value_put_int(props, "core-id", index / threads % cores);
@@ -23,21 +25,21 @@ static Value *topology_value(const MachineConfig *config, unsigned index, int32_
 Error *qmp_query_hotpluggable_cpus(QmpContext *ctx, const QmpQueryHotpluggableCpusArgs *args, Value **ret)
 {
     const Machine *machine = ctx->machine;
-    const Vcpu *first = vcpu_at(machine, 0);
+    const char *model = machine->config->cpu_model ? machine->config->cpu_model : machine->type->default_cpu;
 
-    if (!first) {
+    if (!model) {
         return error_new("the machine '%s' has no CPUs", machine->type->name);
     }
     *ret = value_list();
     for (unsigned index = machine->config->max_cpus; index-- > 0;) {
         const Vcpu *vcpu = vcpu_at(machine, index);
         Value *info = value_dict();
-        value_put(info, "props", topology_value(machine->config, index, vcpu ? vcpu->node_id : -1));
+        value_put(info, "props", topology_value(machine->config, index));
         value_put_int(info, "vcpus-count", 1);
         if (vcpu) {
             value_put(info, "qom-path", value_take_str(object_path(&vcpu->dev.object)));
         }
-        value_put_str(info, "type", first->dev.object.type->name);
+        value_put(info, "type", value_strf("%.*s-x86_64-cpu", (int)strcspn(model, ","), model));
         value_append(*ret, info);
     }
     return NULL;
@@ -53,7 +55,7 @@ Error *qmp_query_cpus_fast(QmpContext *ctx, const QmpQueryCpusFastArgs *args, Va
         value_put_int(info, "cpu-index", vcpu->index);
         value_put_str(info, "qom-path", path);
         value_put_int(info, "thread-id", vcpu->thread_id);
-        value_put(info, "props", topology_value(ctx->machine->config, vcpu->index, vcpu->node_id));
+        value_put(info, "props", topology_value(ctx->machine->config, vcpu->index));
         value_put_str(info, "target", machine_target());
         value_append(*ret, info);
     }

@@ -45,6 +45,7 @@ MachineConfig *machine_config_new(void)
     config->dump_guest_core = config->graphics = config->acpi = config->hpet = config->i8042 = config->pit = config->pic = true;
     config->ram_options.merge = config->fd_bootchk = true;
     config->rtc_clock = CLOCK_HOST;
+    numa_init(&config->numa);
     config->data_dirs = g_ptr_array_new_with_free_func(g_free);
     config->option_roms = g_ptr_array_new_with_free_func(g_free);
     config->fw_cfg_items = g_ptr_array_new_with_free_func(g_free);
@@ -66,6 +67,7 @@ void machine_config_free(MachineConfig *config)
         g_free(*texts[i]);
     }
     g_free((char *)config->ram_options.path);
+    numa_fini(&config->numa);
     g_ptr_array_unref(config->data_dirs);
     g_ptr_array_unref(config->option_roms);
     g_ptr_array_unref(config->fw_cfg_items);

@@ -11,6 +11,7 @@
 
 #include "core/dev/dev.h"
 #include "core/vm/action.h"
+#include "core/vm/numa.h"
 #include "core/vm/vcpu.h"
 
 typedef struct MachineType MachineType;
@@ -67,6 +68,7 @@ struct MachineConfig {
     uint64_t ram_size, max_ram_size;
     unsigned ram_slots;
     unsigned cpus, max_cpus, sockets, dies, clusters, cores, threads;
+    Numa numa;
     char *cpu_model;      /* "qemu64,+avx"; NULL: the machine's default */
     char *firmware;       /* -bios */
     char *kernel, *initrd, *append, *dtb;
@@ -112,6 +114,7 @@ struct Machine {
     List buses;         /* those without a parent device */
     GPtrArray *vcpus;   /* Vcpu *, sorted by index; changes while all stand still */
     const struct CpuBoard *cpu_board; /* NULL: no CPU can be added */
+    bool preconfig;     /* -preconfig: the machine is not made yet */
     bool launched;      /* machine_launch_vcpus() has run */
     struct Inlet *inlet;   /* inlet.h; NULL: nothing is recorded or replayed. Borrowed */
     struct Icount *icount; /* icount.h; NULL: time is the host's */
@@ -146,6 +149,7 @@ struct MachineType {
     bool is_default;
     const char *deprecated; /* why, or NULL */
     unsigned max_cpus;
+    bool numa_mem;     /* -numa node,mem= is possible */
     bool hotplug_cpus; /* CPUs come and go while the machine runs */
     uint64_t default_ram;
     const char *default_cpu, *default_nic, *default_display;

@@ -14,6 +14,7 @@ const Prop machine_common_props[] = {
     PROP_BOOL("dump-guest-core", MachineConfig, dump_guest_core, true, .help = "guest memory goes into core dumps"),
     PROP_STR("firmware", MachineConfig, firmware, .help = "file of the firmware"),
     PROP_BOOL("graphics", MachineConfig, graphics, true, .help = "the machine has a display"),
+    PROP_BOOL("hmat", MachineConfig, numa.hmat, false, .help = "tables of the speed of memory between NUMA nodes"),
     PROP_BOOL("hpet", MachineConfig, hpet, true, .help = "high precision event timer"),
     PROP_BOOL("i8042", MachineConfig, i8042, true, .help = "keyboard controller"),
     PROP_STR("initrd", MachineConfig, initrd, .help = "initial RAM disk of the kernel"),

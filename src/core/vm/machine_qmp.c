@@ -151,7 +151,7 @@ Error *qmp_query_machines(QmpContext *ctx, const QmpQueryMachinesArgs *args, Val
         }
         value_put_int(info, "cpu-max", MAX(type->max_cpus, 1));
         value_put_bool(info, "hotpluggable-cpus", type->hotplug_cpus);
-        value_put_bool(info, "numa-mem-supported", false);
+        value_put_bool(info, "numa-mem-supported", type->numa_mem);
         value_put_bool(info, "deprecated", type->deprecated != NULL);
         if (type->default_cpu) {
             value_put(info, "default-cpu-type", value_strf("%s-x86_64-cpu", type->default_cpu));
@@ -183,14 +183,6 @@ Error *qmp_query_kvm(QmpContext *ctx, const QmpQueryKvmArgs *args, Value **ret)
     return NULL;
 }
 
-Error *qmp_query_memory_size_summary(QmpContext *ctx, const QmpQueryMemorySizeSummaryArgs *args, Value **ret)
-{
-    *ret = value_dict();
-    value_put(*ret, "base-memory", value_uint(ctx->machine->config->ram_size));
-    value_put_int(*ret, "plugged-memory", 0);
-    return NULL;
-}
-
 Error *qmp_query_iothreads(QmpContext *ctx, const QmpQueryIothreadsArgs *args, Value **ret)
 {
     *ret = value_list();
@@ -203,12 +195,6 @@ Error *qmp_query_iothreads(QmpContext *ctx, const QmpQueryIothreadsArgs *args, V
 }
 
 /* --- kinds of things that a machine can have and none has yet --- */
-
-Error *qmp_query_memory_devices(QmpContext *ctx, const QmpQueryMemoryDevicesArgs *args, Value **ret)
-{
-    *ret = value_list();
-    return NULL;
-}
 
 Error *qmp_query_tpm(QmpContext *ctx, const QmpQueryTpmArgs *args, Value **ret)
 {

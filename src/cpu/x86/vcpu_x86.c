@@ -219,6 +219,11 @@ static MUST_USE Error *take_place(Vcpu *vcpu, unsigned *ret_index)
         return error_new("there is a CPU at socket-id=%d, core-id=%d, thread-id=%d already", vcpu->place.socket, vcpu->place.core,
                          vcpu->place.thread);
     }
+    int node = numa_node_of_cpu(machine->config, index);
+    if (vcpu->node_id >= 0 && vcpu->node_id != node) {
+        return error_new("node-id=%d: -numa puts this place in node %d", vcpu->node_id, node);
+    }
+    vcpu->node_id = node;
     vcpu->apic_id = x86_apic_id_of(machine, index);
     *ret_index = index;
     return NULL;

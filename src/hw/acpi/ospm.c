@@ -2,6 +2,7 @@
 
 #include "core/vm/machine.h"
 #include "hw/acpi/cpu_hotplug.h"
+#include "hw/acpi/memory_hotplug.h"
 #include "schema/qmp_commands.h"
 #include "value/json.h"
 
@@ -51,10 +52,16 @@ bool ospm_reported(Machine *machine, const OspmReport *report)
 Error *qmp_query_acpi_ospm_status(QmpContext *ctx, const QmpQueryAcpiOspmStatusArgs *args, Value **ret)
 {
     const AcpiCpuHotplug *cpus = acpi_cpu_hotplug_of(ctx->machine);
-    if (!cpus) {
+    const AcpiMemoryHotplug *memory = acpi_memory_hotplug_of(ctx->machine);
+    if (!cpus && !memory) {
         return error_new("this machine has no ACPI device that an operating system could report to");
     }
     *ret = value_list();
-    acpi_cpu_hotplug_reports(cpus, *ret);
+    if (memory) {
+        acpi_memory_hotplug_reports(memory, *ret);
+    }
+    if (cpus) {
+        acpi_cpu_hotplug_reports(cpus, *ret);
+    }
     return NULL;
 }

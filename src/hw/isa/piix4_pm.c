@@ -3,12 +3,13 @@
  *
  * 82371AB data sheet (order number 290562), 7.1: registers of function 3; 7.2: power management I/O space;
  * 11.2: SMBus (piix4_smbus.c). The ACPI blocks, APM ports and sleep states are hw/acpi/pm.h's. Beside the chip's
- * own registers: GPE0 at 0xafe0, the hot-plug registers of PCI at 0xae00 and of CPUs at 0xaf00, which the machine's ACPI
- * tables name.
+ * own registers: GPE0 at 0xafe0, the hot-plug registers of PCI at 0xae00, of CPUs at 0xaf00 and of memory at 0xa00, which
+ * the machine's ACPI tables name.
  * Missing: device monitors, throttling, stop clock.
  */
 #include "base/endian.h"
 #include "hw/acpi/cpu_hotplug.h"
+#include "hw/acpi/memory_hotplug.h"
 #include "hw/acpi/pci_hotplug.h"
 #include "hw/acpi/pm.h"
 #include "hw/isa/piix.h"
@@ -20,7 +21,7 @@ enum { DEVACTB_APMC_EN = 1 << 25, PMREGMISC_PMIOSE = 1, SMBHSTCFG_EN = 1 };
 /* Power management I/O space. */
 enum { GLBCTL = 0x28 };
 enum { APM_PORT = 0xb2, GPE0_PORT = 0xafe0, GPE0_BYTES = 4, HOTPLUG_PORT = 0xae00, CPU_HOTPLUG_PORT = 0xaf00 };
-enum { GPE_PCI_HOTPLUG = 1, GPE_CPU_HOTPLUG = 2 };
+enum { GPE_PCI_HOTPLUG = 1, GPE_CPU_HOTPLUG = 2, GPE_MEMORY_HOTPLUG = 3 };
 enum { APM_ACPI_ENABLE = 0xf1, APM_ACPI_DISABLE = 0xf0 };
 
 typedef struct Piix4Pm {
@@ -29,6 +30,7 @@ typedef struct Piix4Pm {
     Piix4Smbus smbus;
     AcpiPciHotplug hotplug;
     AcpiCpuHotplug cpu_hotplug;
+    AcpiMemoryHotplug memory_hotplug;
     MemRegion misc; /* of the PM I/O space: what hw/acpi/pm.h leaves */
     uint32_t glbctl;
     IrqLine sci, smi;
@@ -116,6 +118,7 @@ static void piix4_reset(Device *dev)
     piix4_smbus_reset(&piix->smbus);
     acpi_pci_hotplug_reset(&piix->hotplug);
     acpi_cpu_hotplug_reset(&piix->cpu_hotplug);
+    acpi_memory_hotplug_reset(&piix->memory_hotplug);
     update_ports(piix);
 }
 
@@ -127,6 +130,11 @@ static void raise_hotplug(void *opaque)
 static void raise_cpu_hotplug(void *opaque)
 {
     acpi_gpe_raise(&((Piix4Pm *)opaque)->pm, GPE_CPU_HOTPLUG);
+}
+
+static void raise_memory_hotplug(void *opaque)
+{
+    acpi_gpe_raise(&((Piix4Pm *)opaque)->pm, GPE_MEMORY_HOTPLUG);
 }
 
 static Error *piix4_plug(Device *dev)
@@ -155,6 +163,10 @@ static Error *piix4_plug(Device *dev)
     mem_region_map(io, HOTPLUG_PORT, &piix->hotplug.io, 0);
     acpi_cpu_hotplug_init(&piix->cpu_hotplug, dev, raise_cpu_hotplug, piix);
     mem_region_map(io, CPU_HOTPLUG_PORT, &piix->cpu_hotplug.io, 0);
+    if (device_memory_of(dev->machine)) {
+        acpi_memory_hotplug_init(&piix->memory_hotplug, dev, raise_memory_hotplug, piix);
+        mem_region_map(io, ACPI_MEMORY_HOTPLUG_PORT, &piix->memory_hotplug.io, 0);
+    }
     return NULL;
 }
 
@@ -173,6 +185,7 @@ static const StateField piix4_state[] = {
     STATE_STRUCT(Piix4Pm, smbus, piix4_smbus_state),
     STATE_STRUCT(Piix4Pm, hotplug, acpi_pci_hotplug_state),
     STATE_STRUCT(Piix4Pm, cpu_hotplug, acpi_cpu_hotplug_state),
+    STATE_STRUCT(Piix4Pm, memory_hotplug, acpi_memory_hotplug_state),
     STATE_U32(Piix4Pm, glbctl),
     STATE_NOT(Piix4Pm, misc, "fixed"),
     STATE_NOT(Piix4Pm, sci, "wiring"),

@@ -68,10 +68,24 @@ static void segment_write_pci(void *opaque, uint64_t addr, uint64_t value, unsig
     (void)mem_store(segment->host->pci_as, segment->base + addr, size, value);
 }
 
+/* Main memory that consists of several blocks begins with one that covers all segments. */
+static MemRegion *first_ram(MemRegion *ram)
+{
+    while (ram->kind == MEM_CONTAINER) {
+        LIST_FOREACH (child, &ram->children, MemRegion, node) {
+            if (child->offset == 0) {
+                ram = child;
+                break;
+            }
+        }
+    }
+    return ram;
+}
+
 static void segment_write_ram(void *opaque, uint64_t addr, uint64_t value, unsigned size)
 {
     Segment *segment = opaque;
-    MemRegion *ram = segment->host->ram;
+    MemRegion *ram = first_ram(segment->host->ram);
     uint64_t offset = ram->ram_offset + segment->base + addr;
     st_le(ram->ram->host + offset, value, size);
     ram_written(ram->ram, offset, size);
@@ -83,7 +97,7 @@ static const MemOps split_ops = { .read = segment_read, .write = segment_write_r
 static void init_segment(I440fxHost *host, unsigned n)
 {
     Segment *segment = &host->segments[n];
-    MemRegion *ram = host->ram, *system = &host->dev.machine->memory;
+    MemRegion *ram = first_ram(host->ram), *system = &host->dev.machine->memory;
     unsigned nibble = n + 1; /* the low nibble of PAM0 is reserved */
     segment->host = host;
     segment->base = n == 0 ? 0xf0000 : 0xc0000 + (n - 1) * 0x4000;

@@ -39,7 +39,9 @@ static void describe_firmware(X86Board *board)
         .gpe_bytes = GPE_BYTES,
         .ports = board->ports,
     };
-    info->acpi.pci_hole64_start = ALIGN_UP(4 * GiB + board->above_4g, 1 * GiB);
+    uint64_t memory_end = board->device_memory.slots ? board->device_memory.base + board->device_memory.size : 4 * GiB + board->above_4g;
+    info->acpi.pci_hole64_start = ALIGN_UP(memory_end, 1 * GiB);
+    info->reserved_end = board->device_memory.slots ? info->acpi.pci_hole64_start : 0;
     info->acpi.pci_hole64_end = info->acpi.pci_hole64_start + PCI_HOLE64;
     info->smbios.manufacturer = "QEMU";
     info->smbios.product = "Standard PC (i440FX + PIIX, 1996)";
@@ -86,6 +88,7 @@ static Error *pc_build(Machine *machine)
         return error_new("vmport=on: this program has no VMware port; vmport=auto and off do without it");
     }
     TRY(x86_board_init(machine, split));
+    TRY(x86_board_add_device_memory(board));
     TRY(i440fx_create(machine, &board->ram, board->below_4g, &pci, &pci_memory));
     TRY(x86_board_load_bios(board, "bios-256k.bin", pci_memory, false));
     device_add_builtin(machine, "ioapic", NULL);
@@ -125,7 +128,11 @@ static Error *pc_finish(Machine *machine)
 {
     X86Board *board = x86_board(machine);
     uint32_t regs[4];
-    x86_cpuid(x86_cpu_of(g_ptr_array_index(machine->vcpus, 0)), 1, 0, regs);
+    const X86Cpu *cpu = x86_cpu_of(g_ptr_array_index(machine->vcpus, 0));
+    if (board->device_memory.slots && board->device_memory.base + board->device_memory.size > BIT64(cpu->phys_bits)) {
+        return error_new("-m maxmem=: the memory slots end beyond the %u address bits of the CPU; see its phys-bits", cpu->phys_bits);
+    }
+    x86_cpuid((X86Cpu *)cpu, 1, 0, regs);
     board->firmware.smbios.cpuid_signature = regs[0];
     board->firmware.smbios.cpuid_features = regs[3];
     x86_board_fill_cmos(board);
@@ -175,18 +182,18 @@ PC(6_1, "6.1", NULL, NULL);
 PC(6_0, "6.0", NULL, NULL);
 PC(5_2, "5.2", NULL, NULL);
 PC(5_1, "5.1", NULL, compat_5_1);
-PC(5_0, "5.0", NULL, compat_5_1);
-PC(4_2, "4.2", NULL, compat_5_1);
-PC(4_1, "4.1", NULL, compat_5_1);
-PC(4_0, "4.0", NULL, compat_5_1);
-PC(3_1, "3.1", NULL, compat_5_1);
-PC(3_0, "3.0", NULL, compat_3_0);
-PC(2_12, "2.12", NULL, compat_3_0);
-PC(2_11, "2.11", NULL, compat_3_0);
-PC(2_10, "2.10", NULL, compat_3_0);
-PC(2_9, "2.9", NULL, compat_3_0);
-PC(2_8, "2.8", NULL, compat_3_0);
-PC(2_7, "2.7", NULL, compat_3_0);
-PC(2_6, "2.6", NULL, compat_3_0);
-PC(2_5, "2.5", NULL, compat_3_0);
-PC(2_4, "2.4", NULL, compat_3_0);
+PC(5_0, "5.0", NULL, compat_5_1, .numa_mem = true);
+PC(4_2, "4.2", NULL, compat_5_1, .numa_mem = true);
+PC(4_1, "4.1", NULL, compat_5_1, .numa_mem = true);
+PC(4_0, "4.0", NULL, compat_5_1, .numa_mem = true);
+PC(3_1, "3.1", NULL, compat_5_1, .numa_mem = true);
+PC(3_0, "3.0", NULL, compat_3_0, .numa_mem = true);
+PC(2_12, "2.12", NULL, compat_3_0, .numa_mem = true);
+PC(2_11, "2.11", NULL, compat_3_0, .numa_mem = true);
+PC(2_10, "2.10", NULL, compat_3_0, .numa_mem = true);
+PC(2_9, "2.9", NULL, compat_3_0, .numa_mem = true);
+PC(2_8, "2.8", NULL, compat_3_0, .numa_mem = true);
+PC(2_7, "2.7", NULL, compat_3_0, .numa_mem = true);
+PC(2_6, "2.6", NULL, compat_3_0, .numa_mem = true);
+PC(2_5, "2.5", NULL, compat_3_0, .numa_mem = true);
+PC(2_4, "2.4", NULL, compat_3_0, .numa_mem = true);

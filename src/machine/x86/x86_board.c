@@ -8,6 +8,7 @@
 #include "cpu/x86/vcpu_x86.h"
 #include "firmware/fw_cfg.h"
 #include "hw/acpi/cpu_hotplug.h"
+#include "hw/acpi/memory_hotplug.h"
 #include "firmware/kernel.h"
 #include "hostmem/hostmem.h"
 #include "hw/misc/pc_lines.h"
@@ -92,13 +93,52 @@ static void board_parts_finalize(Object *obj)
     if (board) {
         mem_region_fini(&board->bios_low);
         mem_region_fini(&board->bios);
+        mem_region_fini(&board->device_memory.region);
         mem_region_fini(&board->ram);
+        for (unsigned n = 0; board->node_ram && n < NUMA_NODES; n++) {
+            mem_region_fini(&board->node_ram[n]);
+        }
+        g_free(board->node_ram);
     }
 }
 
 static const ObjectType board_parts_type = {
     .name = "x86-board-parts", .size = sizeof(BoardParts), .finalize = board_parts_finalize,
 };
+
+/* One block, or one of each NUMA node that has an object for it. */
+static MUST_USE Error *make_ram(X86Board *board, uint64_t size)
+{
+    Machine *machine = board->machine;
+    const Numa *numa = &machine->config->numa;
+    const char *id = machine->type->ram_id ? machine->type->ram_id : "ram";
+    uint64_t at = 0;
+    RamBlock *block;
+
+    if (numa->count == 0 || !numa->nodes[0]->memdev) {
+        TRY(main_memory_new(machine, id, size, &block));
+        mem_region_init_ram(&board->ram, id, block, 0, size);
+        return NULL;
+    }
+    mem_region_init(&board->ram, machine->mem, id, size);
+    board->node_ram = g_new0(MemRegion, NUMA_NODES);
+    for (unsigned n = 0; n < numa->count; n++) {
+        const NumaNode *node = numa->nodes[n];
+        HostMemory *memory;
+        if (!node->memdev) {
+            continue;
+        }
+        if (at == 0 && node->size < 2 * MiB) {
+            return error_new("-numa: the first node needs 2 MiB of memory at least");
+        }
+        TRY(host_memory_find(machine, node->memdev, &memory));
+        TRY(host_memory_take(memory, machine->mem, &block));
+        mem_region_init_ram(&board->node_ram[n], node->memdev, block, 0, node->size);
+        mem_region_map(&board->ram, at, &board->node_ram[n], 0);
+        at += node->size;
+    }
+    return NULL;
+}
 
 Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
 {
@@ -122,10 +162,7 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
     board->notifier.fn = board_event;
     machine_notifier_add(machine, &board->notifier);
 
-    const char *id = machine->type->ram_id ? machine->type->ram_id : "ram";
-    TRY(main_memory_new(machine, id, size, &board->ram_block));
-    mem_region_init_ram(&board->ram, id, board->ram_block, 0, size);
-    return NULL;
+    return make_ram(board, size);
 }
 
 Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory, bool writable)
@@ -152,6 +189,62 @@ Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion 
     uint64_t low = MIN(size, BIOS_LOW_MAX);
     mem_region_init_alias(&board->bios_low, "isa-bios", &board->bios, size - low, low);
     mem_region_map(memory, 1 * MiB - low, &board->bios_low, 1);
+    return NULL;
+}
+
+/* --- memory that is a device --- */
+
+static Error *dimm_plugged(PcDimm *dimm)
+{
+    Machine *machine = dimm->dev.machine;
+    AcpiMemoryHotplug *acpi = acpi_memory_hotplug_of(machine);
+    if (!acpi) {
+        return error_new("the guest learns of memory devices by ACPI, which this machine has not");
+    }
+    if (dimm->dev.hotplugged) {
+        acpi_memory_hotplug_added(acpi, (unsigned)dimm->slot);
+    }
+    return NULL;
+}
+
+static Error *dimm_unplug_request(PcDimm *dimm)
+{
+    acpi_memory_hotplug_request_eject(acpi_memory_hotplug_of(dimm->dev.machine), (unsigned)dimm->slot);
+    return NULL;
+}
+
+static void dimm_unplugged(Machine *machine, unsigned slot)
+{
+    AcpiMemoryHotplug *acpi = acpi_memory_hotplug_of(machine);
+    if (acpi) {
+        acpi_memory_hotplug_removed(acpi, slot);
+    }
+}
+
+/* Each slot gets another 1 GiB of addresses, so that a module finds a place that fits its size. */
+Error *x86_board_add_device_memory(X86Board *board)
+{
+    Machine *machine = board->machine;
+    const MachineConfig *config = machine->config;
+    DeviceMemory *memory = &board->device_memory;
+
+    if (config->ram_slots == 0) {
+        return NULL;
+    }
+    memory->machine = machine;
+    memory->base = ALIGN_UP(4 * GiB + board->above_4g, 1 * GiB);
+    memory->space = config->max_ram_size - config->ram_size;
+    memory->slots = config->ram_slots;
+    memory->size = ALIGN_UP(memory->space, 1 * GiB) + memory->slots * GiB;
+    if (memory->base + memory->size > BIT64(46)) {
+        return error_new("-m maxmem=: a machine of this kind has room for 64 TiB");
+    }
+    memory->plugged = dimm_plugged;
+    memory->unplug_request = dimm_unplug_request;
+    memory->unplugged = dimm_unplugged;
+    mem_region_init(&memory->region, machine->mem, "device-memory", memory->size);
+    mem_region_map(&machine->memory, memory->base, &memory->region, 0);
+    machine_set_service(machine, DEVICE_MEMORY_SERVICE, memory);
     return NULL;
 }
 

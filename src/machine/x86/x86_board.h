@@ -9,13 +9,15 @@
 #include "hw/intc/apic.h"
 #include "hw/intc/i8259.h"
 #include "hw/intc/ioapic.h"
+#include "hw/mem/device_memory.h"
 #include "hw/misc/pc_lines.h"
 #include "hw/timer/mc146818rtc.h"
 
 typedef struct X86Board {
     Machine *machine;
-    RamBlock *ram_block, *bios_block;
+    RamBlock *bios_block;
     MemRegion ram, bios, bios_low;
+    MemRegion *node_ram; /* of each NUMA node with a memory object; NULL: memory is one block */
     uint64_t below_4g, above_4g;
     I8259 *pic;
     IoApic *ioapic;
@@ -26,6 +28,7 @@ typedef struct X86Board {
     bool a20_closed;
     bool parts_changed; /* CPUs or memory, since the firmware's tables were built */
     PcFirmwareInfo firmware;
+    DeviceMemory device_memory; /* -m slots=; base 0: none */
     const char *ports[16];
     MachineNotifier notifier;
     ResetHandler boot_once;
@@ -46,6 +49,8 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max) MUST_USE;
 Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory, bool writable) MUST_USE;
 /* PIC, PIT, RTC, DMA, keyboard controller, speaker, port 92h, FERR on the machine's ISA bus. */
 Error *x86_board_add_isa_parts(X86Board *board) MUST_USE;
+/* The window for memory devices, above all other memory. After x86_board_init(). */
+Error *x86_board_add_device_memory(X86Board *board) MUST_USE;
 /* The vCPUs with their local APICs. After the ISA parts. */
 Error *x86_board_add_cpus(X86Board *board) MUST_USE;
 /* An ISA display adapter has no ROM of its own bus to keep its BIOS in: firmware gets it as a file. */
