@@ -9,37 +9,12 @@
 
 #include "base/endian.h"
 #include "base/log.h"
+#include "block/export/vhost_proto.h"
 
-enum {
-    MSG_GET_FEATURES = 1,
-    MSG_SET_FEATURES = 2,
-    MSG_SET_OWNER = 3,
-    MSG_RESET_OWNER = 4,
-    MSG_SET_MEM_TABLE = 5,
-    MSG_SET_VRING_NUM = 8,
-    MSG_SET_VRING_ADDR = 9,
-    MSG_SET_VRING_BASE = 10,
-    MSG_GET_VRING_BASE = 11,
-    MSG_SET_VRING_KICK = 12,
-    MSG_SET_VRING_CALL = 13,
-    MSG_SET_VRING_ERR = 14,
-    MSG_GET_PROTOCOL_FEATURES = 15,
-    MSG_SET_PROTOCOL_FEATURES = 16,
-    MSG_GET_QUEUE_NUM = 17,
-    MSG_SET_VRING_ENABLE = 18,
-    MSG_GET_CONFIG = 24,
-    MSG_SET_CONFIG = 25,
-    MSG_RESET_DEVICE = 34,
-    MSG_GET_MAX_MEM_SLOTS = 36,
-    MSG_ADD_MEM_REG = 37,
-    MSG_REM_MEM_REG = 38,
-};
-enum { PROTOCOL_MQ = 0, PROTOCOL_REPLY_ACK = 3, PROTOCOL_CONFIG = 9, PROTOCOL_RESET_DEVICE = 13, PROTOCOL_MEM_SLOTS = 15 };
 #define PROTOCOL_FEATURES                                                                                            \
-    (1ull << PROTOCOL_MQ | 1ull << PROTOCOL_REPLY_ACK | 1ull << PROTOCOL_CONFIG | 1ull << PROTOCOL_RESET_DEVICE |    \
-     1ull << PROTOCOL_MEM_SLOTS)
-enum { FLAG_VERSION = 1, FLAG_VERSION_MASK = 3, FLAG_REPLY = 4, FLAG_NEED_REPLY = 8 };
-enum { HEADER = 12, PAYLOAD_MAX = 1024, MAX_FDS = 8, TABLE_REGIONS = 8, REGION = 32 };
+    (1ull << VHOST_PROTOCOL_MQ | 1ull << VHOST_PROTOCOL_REPLY_ACK | 1ull << VHOST_PROTOCOL_CONFIG |                  \
+     1ull << VHOST_PROTOCOL_RESET_DEVICE | 1ull << VHOST_PROTOCOL_MEM_SLOTS)
+enum { PAYLOAD_MAX = 1024, MAX_FDS = 8, TABLE_REGIONS = 8, REGION = 32 };
 enum { VRING_INDEX = 0xff, VRING_NO_FD = 0x100 };
 enum { BUDGET = 256 /* requests taken from a ring before others have their turn */ };
 
@@ -247,14 +222,14 @@ static void resume_queues(VhostUser *u)
 
 static int send_reply(VhostUser *u, const Message *m, const void *data, uint32_t size)
 {
-    uint8_t out[HEADER + PAYLOAD_MAX];
+    uint8_t out[VHOST_HEADER + PAYLOAD_MAX];
 
     st32_le(out, m->request);
-    st32_le(out + 4, FLAG_VERSION | FLAG_REPLY);
+    st32_le(out + 4, VHOST_FLAG_VERSION | VHOST_FLAG_REPLY);
     st32_le(out + 8, size);
-    memcpy(out + HEADER, data, size);
-    for (size_t at = 0; at < HEADER + size;) {
-        ssize_t sent = send(u->fd, out + at, HEADER + size - at, MSG_NOSIGNAL);
+    memcpy(out + VHOST_HEADER, data, size);
+    for (size_t at = 0; at < VHOST_HEADER + size;) {
+        ssize_t sent = send(u->fd, out + at, VHOST_HEADER + size - at, MSG_NOSIGNAL);
         if (sent < 0 && errno == EAGAIN) {
             co_wait_fd(u->fd, LOOP_WRITE);
         } else if (sent < 0 && errno != EINTR) {
@@ -320,12 +295,12 @@ static int set_mem_table_co(VhostUser *u, Message *m)
 
 static int change_region_co(VhostUser *u, Message *m)
 {
-    if (m->size < 8 + REGION || (m->request == MSG_ADD_MEM_REG && m->fd_count != 1)) {
+    if (m->size < 8 + REGION || (m->request == VHOST_MSG_ADD_MEM_REG && m->fd_count != 1)) {
         return -EPROTO;
     }
     VhostRegion region = region_at(m->payload + 8);
     pause_queues_co(u);
-    int ret = m->request == MSG_ADD_MEM_REG ? vhost_memory_add(&u->memory, &region, m->fds[0])
+    int ret = m->request == VHOST_MSG_ADD_MEM_REG ? vhost_memory_add(&u->memory, &region, m->fds[0])
                                             : vhost_memory_remove(&u->memory, &region);
     resume_queues(u);
     return ret;
@@ -377,17 +352,17 @@ static int queue_state_co(VhostUser *u, const Message *m)
         return -EPROTO;
     }
     switch (m->request) {
-    case MSG_SET_VRING_NUM:
+    case VHOST_MSG_SET_VRING_NUM:
         if (!value || value > VHOST_RING_MAX || !IS_POW2(value) || q->started) {
             return -EINVAL;
         }
         q->ring.num = (uint16_t)value;
         return 0;
-    case MSG_SET_VRING_BASE:
+    case VHOST_MSG_SET_VRING_BASE:
         return set_base(q, value);
-    case MSG_GET_VRING_BASE:
+    case VHOST_MSG_GET_VRING_BASE:
         return get_base_co(q, m);
-    case MSG_SET_VRING_ENABLE:
+    case VHOST_MSG_SET_VRING_ENABLE:
         q->enabled = value != 0;
         take_requests(q);
         return 0;
@@ -426,17 +401,17 @@ static int set_queue_fd(VhostUser *u, Message *m)
     if (m->size < 8 || !q || m->fd_count != (none ? 0 : 1)) {
         return -EPROTO;
     }
-    if (m->request == MSG_SET_VRING_KICK) {
+    if (m->request == VHOST_MSG_SET_VRING_KICK) {
         return none ? -EOPNOTSUPP : start_queue(q, m->fds[0]);
     }
-    int *fd = m->request == MSG_SET_VRING_CALL ? &q->call : &q->err;
+    int *fd = m->request == VHOST_MSG_SET_VRING_CALL ? &q->call : &q->err;
     close_fd(fd);
     if (!none) {
         *fd = m->fds[0];
         m->fd_count = 0; /* kept */
         fcntl(*fd, F_SETFL, fcntl(*fd, F_GETFL) | O_NONBLOCK);
     }
-    if (m->request == MSG_SET_VRING_CALL && runs(q)) {
+    if (m->request == VHOST_MSG_SET_VRING_CALL && runs(q)) {
         signal_fd(q->call); /* the old one may have been told of what nobody saw */
     }
     return 0;
@@ -450,7 +425,7 @@ static int config(VhostUser *u, Message *m)
     uint8_t whole[VHOST_USER_CONFIG_MAX] = { 0 };
 
     bool bad = m->size < 12 || offset > sizeof(whole) || size > sizeof(whole) - offset || m->size < 12 + size;
-    if (m->request == MSG_SET_CONFIG) {
+    if (m->request == VHOST_MSG_SET_CONFIG) {
         return !bad && d->ops->set_config(d->opaque, offset, m->payload + 12, size) ? 0 : -EINVAL;
     }
     if (bad) {
@@ -476,47 +451,47 @@ static int process_co(VhostUser *u, Message *m, bool *ret_replied)
 
     *ret_replied = true;
     switch (m->request) {
-    case MSG_GET_FEATURES:
+    case VHOST_MSG_GET_FEATURES:
         return reply_u64(u, m, offered_features(u));
-    case MSG_GET_PROTOCOL_FEATURES:
+    case VHOST_MSG_GET_PROTOCOL_FEATURES:
         return reply_u64(u, m, PROTOCOL_FEATURES);
-    case MSG_GET_QUEUE_NUM:
+    case VHOST_MSG_GET_QUEUE_NUM:
         return reply_u64(u, m, u->device.queues);
-    case MSG_GET_MAX_MEM_SLOTS:
+    case VHOST_MSG_GET_MAX_MEM_SLOTS:
         return reply_u64(u, m, VHOST_MEMORY_SLOTS);
-    case MSG_GET_VRING_BASE:
+    case VHOST_MSG_GET_VRING_BASE:
         return queue_state_co(u, m);
-    case MSG_GET_CONFIG:
+    case VHOST_MSG_GET_CONFIG:
         return config(u, m);
     }
     *ret_replied = false;
     switch (m->request) {
-    case MSG_SET_FEATURES:
+    case VHOST_MSG_SET_FEATURES:
         return m->size >= 8 ? set_features(u, value) : -EPROTO;
-    case MSG_SET_PROTOCOL_FEATURES:
+    case VHOST_MSG_SET_PROTOCOL_FEATURES:
         u->protocol = value & PROTOCOL_FEATURES;
         return m->size >= 8 && !(value & ~PROTOCOL_FEATURES) ? 0 : -EPROTO;
-    case MSG_SET_OWNER:
+    case VHOST_MSG_SET_OWNER:
         return 0;
-    case MSG_RESET_OWNER:
-    case MSG_RESET_DEVICE:
+    case VHOST_MSG_RESET_OWNER:
+    case VHOST_MSG_RESET_DEVICE:
         reset_co(u);
         return 0;
-    case MSG_SET_MEM_TABLE:
+    case VHOST_MSG_SET_MEM_TABLE:
         return set_mem_table_co(u, m);
-    case MSG_ADD_MEM_REG:
-    case MSG_REM_MEM_REG:
+    case VHOST_MSG_ADD_MEM_REG:
+    case VHOST_MSG_REM_MEM_REG:
         return change_region_co(u, m);
-    case MSG_SET_VRING_NUM:
-    case MSG_SET_VRING_ADDR:
-    case MSG_SET_VRING_BASE:
-    case MSG_SET_VRING_ENABLE:
+    case VHOST_MSG_SET_VRING_NUM:
+    case VHOST_MSG_SET_VRING_ADDR:
+    case VHOST_MSG_SET_VRING_BASE:
+    case VHOST_MSG_SET_VRING_ENABLE:
         return queue_state_co(u, m);
-    case MSG_SET_VRING_KICK:
-    case MSG_SET_VRING_CALL:
-    case MSG_SET_VRING_ERR:
+    case VHOST_MSG_SET_VRING_KICK:
+    case VHOST_MSG_SET_VRING_CALL:
+    case VHOST_MSG_SET_VRING_ERR:
         return set_queue_fd(u, m);
-    case MSG_SET_CONFIG:
+    case VHOST_MSG_SET_CONFIG:
         return config(u, m);
     default:
         return -EOPNOTSUPP;
@@ -579,7 +554,7 @@ static int receive_co(VhostUser *u, Message *m, void *buffer, size_t bytes)
 
 static int receive_message_co(VhostUser *u, Message *m)
 {
-    uint8_t head[HEADER];
+    uint8_t head[VHOST_HEADER];
     int ret = receive_co(u, m, head, sizeof(head));
 
     if (ret < 0) {
@@ -588,7 +563,7 @@ static int receive_message_co(VhostUser *u, Message *m)
     m->request = ld32_le(head);
     m->flags = ld32_le(head + 4);
     m->size = ld32_le(head + 8);
-    if ((m->flags & FLAG_VERSION_MASK) != FLAG_VERSION || m->size > PAYLOAD_MAX) {
+    if ((m->flags & VHOST_FLAG_VERSION_MASK) != VHOST_FLAG_VERSION || m->size > PAYLOAD_MAX) {
         return -EPROTO;
     }
     memset(m->payload, 0, sizeof(m->payload));
@@ -603,7 +578,7 @@ static int next_message_co(VhostUser *u, Message *m)
     int ret = receive_message_co(u, m);
     if (ret == 0) {
         ret = process_co(u, m, &replied);
-        bool acknowledge = (m->flags & FLAG_NEED_REPLY) && (u->protocol & 1ull << PROTOCOL_REPLY_ACK) && !replied;
+        bool acknowledge = (m->flags & VHOST_FLAG_NEED_REPLY) && (u->protocol & 1ull << VHOST_PROTOCOL_REPLY_ACK) && !replied;
         if (acknowledge && ret != -EPROTO) {
             ret = reply_u64(u, m, ret < 0);
         } else if (ret < 0) {

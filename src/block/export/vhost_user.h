@@ -14,14 +14,6 @@
 #include "event/coroutine.h"
 
 enum { VHOST_USER_MAX_QUEUES = 64, VHOST_USER_CONFIG_MAX = 256 };
-/* Features of every device; VHOST_USER_F_PROTOCOL_FEATURES is no feature of virtio. */
-enum {
-    VIRTIO_RING_F_INDIRECT_DESC = 28,
-    VIRTIO_RING_F_EVENT_IDX = 29,
-    VHOST_USER_F_PROTOCOL_FEATURES = 30,
-    VIRTIO_F_VERSION_1 = 32
-};
-
 typedef struct VhostUser VhostUser;
 typedef struct VhostQueue VhostQueue;
 

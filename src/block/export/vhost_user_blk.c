@@ -11,15 +11,12 @@
 
 #include "base/endian.h"
 #include "block/export/export.h"
+#include "block/export/vhost_proto.h"
 #include "block/export/vhost_user.h"
 #include "block/nbd/server.h"
 #include "block/node_priv.h"
 #include "io/net.h"
 
-enum { F_SEG_MAX = 2, F_RO = 5, F_BLK_SIZE = 6, F_FLUSH = 9, F_TOPOLOGY = 10, F_CONFIG_WCE = 11, F_MQ = 12, F_DISCARD = 13,
-       F_WRITE_ZEROES = 14 };
-enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
-enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 enum { SECTOR = 512, REQUEST_HEADER = 16, ID_BYTES = 20, SEGMENT = 16, MAX_SECTORS = 0x3fffff, ZERO_UNMAP = 1, SEG_MAX = 126,
        WCE_AT = 32 };
 
@@ -111,7 +108,7 @@ static int segment_co(BlkRequest *r)
 {
     BlockNode *node = r->blk->export.node;
     BlockVec vec = { r->element->out, r->element->out_count };
-    bool zero = r->type == T_WRITE_ZEROES;
+    bool zero = r->type == VIRTIO_BLK_T_WRITE_ZEROES;
     uint8_t segment[SEGMENT];
 
     if (!r->blk->export.writable) {
@@ -153,16 +150,16 @@ static int get_id(BlkRequest *r, uint64_t *ret_bytes)
 static int run_co(BlkRequest *r, uint64_t *ret_bytes)
 {
     switch (r->type) {
-    case T_IN:
+    case VIRTIO_BLK_T_IN:
         return read_co(r, ret_bytes);
-    case T_OUT:
+    case VIRTIO_BLK_T_OUT:
         return write_co(r);
-    case T_FLUSH:
+    case VIRTIO_BLK_T_FLUSH:
         return node_flush_co(r->blk->export.node);
-    case T_GET_ID:
+    case VIRTIO_BLK_T_GET_ID:
         return get_id(r, ret_bytes);
-    case T_DISCARD:
-    case T_WRITE_ZEROES:
+    case VIRTIO_BLK_T_DISCARD:
+    case VIRTIO_BLK_T_WRITE_ZEROES:
         return segment_co(r);
     default:
         return -ENOTSUP;
@@ -175,7 +172,7 @@ static void request_co(void *opaque)
     uint64_t bytes = 0;
     int ret = run_co(r, &bytes);
 
-    *r->status = ret == 0 ? S_OK : ret == -ENOTSUP ? S_UNSUPP : S_IOERR;
+    *r->status = ret == 0 ? VIRTIO_BLK_S_OK : ret == -ENOTSUP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
     vhost_queue_done(r->queue, r->element, (uint32_t)MIN(bytes + 1, UINT32_MAX));
     g_free(r);
 }
@@ -243,7 +240,7 @@ static bool set_config(void *opaque, unsigned offset, const uint8_t *data, unsig
 static void features_chosen(void *opaque, uint64_t features)
 {
     VhostUserBlk *blk = opaque;
-    blk->write_cache = (features & 1ull << F_FLUSH) && !blk->export.writethrough;
+    blk->write_cache = (features & 1ull << VIRTIO_BLK_F_FLUSH) && !blk->export.writethrough;
 }
 
 static const VhostUserOps operations = {
@@ -337,12 +334,15 @@ static Error *take_options(VhostUserBlk *blk, KeyValues *opts)
     if (!queues || queues > VHOST_USER_MAX_QUEUES) {
         return error_new("num-queues is to be 1 to %d", VHOST_USER_MAX_QUEUES);
     }
-    uint64_t features = 1ull << F_SEG_MAX | 1ull << F_BLK_SIZE | 1ull << F_FLUSH | 1ull << F_TOPOLOGY | 1ull << F_CONFIG_WCE |
-                        1ull << F_MQ;
-    features |= blk->export.writable ? 1ull << F_DISCARD | 1ull << F_WRITE_ZEROES : 1ull << F_RO;
+    uint64_t features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
+                        1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_CONFIG_WCE | 1ull << VIRTIO_BLK_F_MQ;
+    features |= blk->export.writable ? 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES
+                                     : 1ull << VIRTIO_BLK_F_RO;
     blk->block_size = (uint32_t)block_size;
     blk->write_cache = !blk->export.writethrough;
-    blk->device = (VhostUserDevice) { .features = features, .queues = (unsigned)queues, .ops = &operations, .opaque = blk };
+    blk->device = (VhostUserDevice) {
+        .features = features, .queues = (unsigned)queues, .ops = &operations, .opaque = blk
+    };
     return NULL;
 }
 
