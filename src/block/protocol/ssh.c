@@ -14,7 +14,7 @@
 #include <libssh/sftp.h>
 
 #include "base/library.h"
-#include "block/node.h"
+#include "block/protocol/remote.h"
 
 #define SSH_CALLS(C) \
     C(ssh_init) C(ssh_new) C(ssh_free) C(ssh_options_set) C(ssh_options_parse_config) C(ssh_connect) C(ssh_disconnect) \
@@ -206,23 +206,17 @@ static int hang_up_call(void *opaque)
 
 /* --- requests: the blocking calls on a worker thread --- */
 
-typedef struct Transfer {
-    SshState *s;
-    uint64_t offset;
-    size_t bytes;
-    uint8_t *data;
-} Transfer;
-
 static int read_call(void *opaque)
 {
-    Transfer *t = opaque;
-    const SshApi *lib = &t->s->lib;
+    RemoteCall *t = opaque;
+    SshState *s = t->state;
+    const SshApi *lib = &s->lib;
 
-    if (lib->sftp_seek64(t->s->file, t->offset) < 0) {
+    if (lib->sftp_seek64(s->file, t->offset) < 0) {
         return -EIO;
     }
     for (size_t done = 0; done < t->bytes;) {
-        ssize_t got = lib->sftp_read(t->s->file, t->data + done, MIN(t->bytes - done, (size_t)CHUNK));
+        ssize_t got = lib->sftp_read(s->file, t->data + done, MIN(t->bytes - done, (size_t)CHUNK));
         if (got < 0) {
             return -EIO;
         }
@@ -237,14 +231,15 @@ static int read_call(void *opaque)
 
 static int write_call(void *opaque)
 {
-    Transfer *t = opaque;
-    const SshApi *lib = &t->s->lib;
+    RemoteCall *t = opaque;
+    SshState *s = t->state;
+    const SshApi *lib = &s->lib;
 
-    if (lib->sftp_seek64(t->s->file, t->offset) < 0) {
+    if (lib->sftp_seek64(s->file, t->offset) < 0) {
         return -EIO;
     }
     for (size_t done = 0; done < t->bytes;) {
-        ssize_t put = lib->sftp_write(t->s->file, t->data + done, MIN(t->bytes - done, (size_t)CHUNK));
+        ssize_t put = lib->sftp_write(s->file, t->data + done, MIN(t->bytes - done, (size_t)CHUNK));
         if (put <= 0) {
             return -EIO;
         }
@@ -255,7 +250,7 @@ static int write_call(void *opaque)
 
 static int flush_call(void *opaque)
 {
-    SshState *s = opaque;
+    SshState *s = ((RemoteCall *)opaque)->state;
 
     if (!s->lib.sftp_extension_supported(s->sftp, "fsync@openssh.com", "1")) {
         return -ENOTSUP;
@@ -263,48 +258,20 @@ static int flush_call(void *opaque)
     return s->lib.sftp_fsync(s->file) < 0 ? -EIO : 0;
 }
 
-static int call_co(SshState *s, int (*fn)(void *opaque), void *opaque)
-{
-    co_mutex_lock(&s->lock);
-    int ret = co_blocking(fn, opaque);
-    co_mutex_unlock(&s->lock);
-    return ret;
-}
-
 static int preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
 {
-    SshState *s = node->state;
-    g_autofree uint8_t *data = g_try_malloc((gsize)bytes);
-    Transfer t = { s, offset, (size_t)bytes, data };
-
-    int ret = data ? call_co(s, read_call, &t) : -ENOMEM;
-    if (ret == 0) {
-        block_vec_from_buffer(vec, at, data, (size_t)bytes);
-    }
-    return ret;
+    return remote_read_co(node, &((SshState *)node->state)->lock, read_call, offset, bytes, vec, at);
 }
 
 static int pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags)
 {
-    SshState *s = node->state;
-    g_autofree uint8_t *data = g_try_malloc((gsize)bytes);
-    Transfer t = { s, offset, (size_t)bytes, data };
-
-    if (!data) {
-        return -ENOMEM;
-    }
-    block_vec_to_buffer(vec, at, data, (size_t)bytes);
-    int ret = call_co(s, write_call, &t);
-    if (ret == 0) {
-        node->size = MAX(node->size, offset + bytes);
-    }
-    return ret;
+    return remote_write_co(node, &((SshState *)node->state)->lock, write_call, offset, bytes, vec, at);
 }
 
 static int flush_co(BlockNode *node)
 {
     SshState *s = node->state;
-    int ret = node->read_only ? 0 : call_co(s, flush_call, s);
+    int ret = node->read_only ? 0 : remote_call_co(node, &s->lock, flush_call, 0, 0);
 
     if (ret == -ENOTSUP) {
         if (!s->warned) {
@@ -320,7 +287,7 @@ static Error *truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc
 {
     SshState *s = node->state;
     uint8_t zero = 0;
-    Transfer t = { s, size - 1, 1, &zero };
+    BLOCK_VEC_BUFFER(vec, &zero, 1);
 
     if (prealloc != PREALLOC_OFF) {
         return error_new("Unsupported preallocation mode '%s'", block_preallocation_name(prealloc));
@@ -331,7 +298,7 @@ static Error *truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc
     if (size == node->size) {
         return NULL;
     }
-    int ret = call_co(s, write_call, &t);
+    int ret = remote_write_co(node, &s->lock, write_call, size - 1, 1, &vec, 0);
     if (ret < 0) {
         return error_new_errno(ret, "Failed to grow file");
     }
