@@ -23,7 +23,8 @@
 enum { SLOTS = 16, SLOT_BYTES = 1 << 20, NUM = 64 /* descriptors: three a slot */, SECTOR = 512, CONFIG = 60, SEGMENT = 16 };
 enum { DESC_NEXT = 1, DESC_WRITE = 2 };
 /* Where things lie in the memory, which begins at BASE for the other side. */
-enum { DESC_AT = 0, AVAIL_AT = 0x800, USED_AT = 0x1000, HEADERS_AT = 0x2000, HEADER_STEP = 64, STATUS_IN = 32, DATA_AT = 0x10000 };
+enum { DESC_AT = 0, AVAIL_AT = 0x800, USED_AT = 0x1000, HEADERS_AT = 0x2000, DATA_AT = 0x10000 };
+enum { HEADER_STEP = 64, STATUS_IN = 32 };
 #define BASE  0x10000000ull
 #define BYTES ((size_t)DATA_AT + (size_t)SLOTS * SLOT_BYTES)
 
