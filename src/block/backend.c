@@ -55,7 +55,8 @@ BlockBackend *blk_next(BlockGraph *graph, BlockBackend *after)
 
 void blk_forget_name(BlockBackend *blk)
 {
-    g_clear_pointer(&blk->name, g_free);
+    g_free(blk->name);
+    blk->name = g_strdup("");
 }
 
 BlockBackend *blk_find(BlockGraph *graph, const char *name)

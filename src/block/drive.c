@@ -63,6 +63,16 @@ Drive *block_drive_get(BlockGraph *graph, DriveInterface interface, unsigned bus
     return NULL;
 }
 
+Drive *block_drive_of(const BlockBackend *blk)
+{
+    for (Drive *d = NULL; (d = block_drive_next(blk->graph, d));) {
+        if (d->blk == blk) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
 Drive *block_drive_find(BlockGraph *graph, const char *id)
 {
     for (Drive *d = NULL; (d = block_drive_next(graph, d));) {

@@ -44,9 +44,10 @@ typedef struct Drive {
  */
 Error *block_drive_new(BlockGraph *graph, const KeyValues *kv, DriveInterface default_interface,
                        bool snapshot, void (*warn)(const char *text), Drive **ret_drive) MUST_USE;
-void block_drive_free(Drive *drive);
+void block_drive_free(Drive *drive); /* accepts NULL */
 void block_drives_free(BlockGraph *graph);
 Drive *block_drive_get(BlockGraph *graph, DriveInterface interface, unsigned bus, unsigned unit);
+Drive *block_drive_of(const BlockBackend *blk); /* NULL: it is no drive's */
 Drive *block_drive_find(BlockGraph *graph, const char *id);
 Drive *block_drive_next(BlockGraph *graph, Drive *after);
 /* The highest bus number + 1 in use on an interface. */

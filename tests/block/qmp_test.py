@@ -347,9 +347,9 @@ def test_names():
     m = Machine()
 
     def name(**options):
-        m.do("blockdev-add", **{"node-name": "n", **options})
-        text = [n["file"] for n in m.do("query-named-block-nodes") if n["node-name"] == "n"][0]
-        m.do("blockdev-del", node_name="n")
+        m.ok("blockdev-add", **{"node-name": "n", **options})
+        text = [n["file"] for n in m.ok("query-named-block-nodes") if n["node-name"] == "n"][0]
+        m.ok("blockdev-del", node_name="n")
         return text
 
     file = {"driver": "file", "filename": "nt.qcow2"}

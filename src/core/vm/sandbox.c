@@ -29,7 +29,7 @@ static const Library seccomp_library = { "the system call filter", "libseccomp.s
 
 /* The main loop, workers, migration: everything that is no vCPU. */
 static const char *const machine_calls[] = {
-    "read", "write", "close", "newfstatat", "lseek", "openat", "fcntl", "ioctl", "pipe2", "dup3", /* descriptors */
+    "read", "write", "close", "newfstatat", "statx", "lseek", "openat", "fcntl", "ioctl", "pipe2", "dup3", /* descriptors */
     "pread64", "pwrite64", "preadv2", "pwritev2", "fdatasync", "ftruncate", "fallocate",         /* images */
     "io_uring_enter", "unlink", "readlink", "uname",
     "mmap", "mprotect", "munmap", "mremap", "madvise", "brk", "memfd_create",                    /* memory */
@@ -62,7 +62,7 @@ static const char *const resource_calls[] = { "setpriority", "sched_setparam", "
                                               "sched_setattr", "sched_getattr", "sched_getaffinity", "ioprio_set", "setrlimit",
                                               "prlimit64", "mbind", "set_mempolicy" };
 
-enum { MACHINE_CALLS_MAX = 71, VCPU_CALLS_MAX = 38 };
+enum { MACHINE_CALLS_MAX = 72, VCPU_CALLS_MAX = 38 };
 G_STATIC_ASSERT(G_N_ELEMENTS(machine_calls) <= MACHINE_CALLS_MAX);
 G_STATIC_ASSERT(G_N_ELEMENTS(vcpu_calls) <= VCPU_CALLS_MAX);
 

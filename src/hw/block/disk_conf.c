@@ -1,6 +1,8 @@
 /* The common part of disk devices: see disk_conf.h. */
 #include "hw/block/disk_conf.h"
 
+#include "block/drive.h"
+
 const EnumName disk_on_error_names[] = {
     { "auto", DISK_ERROR_AUTO }, { "report", DISK_ERROR_REPORT }, { "ignore", DISK_ERROR_IGNORE },
     { "enospc", DISK_ERROR_ENOSPC }, { "stop", DISK_ERROR_STOP }, { 0 },
@@ -78,8 +80,12 @@ Error *disk_conf_attach(DiskConf *conf, Device *dev, const DiskTraits *traits)
 
 void disk_conf_detach(DiskConf *conf)
 {
-    if (conf->drive.blk) {
+    BlockBackend *blk = conf->drive.blk;
+
+    if (blk) {
+        Drive *drive = block_drive_of(blk);
         drive_ref_detach(&conf->drive);
+        block_drive_free(drive);
     }
 }
 

@@ -48,7 +48,7 @@ typedef struct DiskTraits {
 
 /* Checks sizes, attaches to the drive, applies policies and cache. In plug. */
 Error *disk_conf_attach(DiskConf *conf, Device *dev, const DiskTraits *traits) MUST_USE;
-/* In unplug; accepts what was never attached. */
+/* In unplug; accepts what was never attached. What -drive described goes with its device. */
 void disk_conf_detach(DiskConf *conf);
 static inline BlockBackend *disk_blk(const DiskConf *conf)
 {

@@ -164,10 +164,15 @@ static void host_dma_request(void *host)
     }
 }
 
+/* A list that had room for more leaves the engine active: that is how the driver hears that less came. */
 static void host_dma_end(void *host, bool error)
 {
     BmDma *bm = host;
-    bm->status &= ~BMIS_ACTIVE;
+    bool room = bm->kept_count > 0 || bm->length > 0 || !bm->last;
+
+    if (error || !room) {
+        bm->status &= ~BMIS_ACTIVE;
+    }
     bm->status |= error ? BMIS_ERROR : 0;
 }
 
