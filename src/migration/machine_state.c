@@ -46,7 +46,7 @@ static MUST_USE Error *write_device(Device *dev, StreamWriter *w)
 }
 
 /* All come to rest before the first is written: a request that ends raises an interrupt in another device. */
-static void rest_devices(Machine *machine)
+void state_rest_devices(Machine *machine)
 {
     for (Device *dev = NULL; (dev = machine_device_next(machine, dev));) {
         if (device_type(dev)->saving) {
@@ -57,7 +57,7 @@ static void rest_devices(Machine *machine)
 
 Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w)
 {
-    rest_devices(machine);
+    state_rest_devices(machine);
     stream_begin(w, RECORD_CLOCK);
     stream_put_u64(w, (uint64_t)clock_now(machine->clocks, CLOCK_VIRTUAL));
     stream_put_str(w, run_state_name(state));

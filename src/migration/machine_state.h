@@ -11,6 +11,8 @@
 /* --- saving --- */
 /* Machine lock. The first record. */
 Error *state_write_machine(Machine *machine, StreamWriter *w) MUST_USE;
+/* Devices finish their requests or give them back. The machine is stopped. Machine lock. */
+void state_rest_devices(Machine *machine);
 /* The machine is stopped, no request of a back end is under way. Machine lock. Clock and devices. */
 Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w) MUST_USE;
 /* The last record. answer: the source waits for the destination's word. */
@@ -32,6 +34,7 @@ typedef struct RamSaver {
     uint64_t zero_pages, data_pages, synced; /* statistics */
 } RamSaver;
 /* All pages are pending. track: from now on writes are noted, for ram_saver_sync(). Machine lock. */
+bool ram_page_is_zero(const void *page);
 RamSaver *ram_saver_new(Machine *machine, bool track);
 void ram_saver_free(RamSaver *saver); /* machine lock; accepts NULL */
 /* Whether the machine still has the blocks that it had. Machine lock. */

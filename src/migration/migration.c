@@ -63,6 +63,7 @@ void migration_free(Machine *machine)
     }
     lock_acquire(&machine->lock);
     migration_in_free(migration);
+    memory_snapshot_free(g_steal_pointer(&migration->memory));
     machine_set_service(machine, MIGRATION_SERVICE, NULL);
     lock_release(&machine->lock);
     value_free(migration->params.bitmap_mapping);

@@ -63,6 +63,7 @@ typedef struct Migration {
     MigrationIn *in;
     bool in_started;
     bool snapshot; /* one is being made or loaded */
+    struct MemorySnapshot *memory; /* memory_snapshot.c; NULL: none */
 } Migration;
 
 Migration *migration_of(Machine *machine);
@@ -84,6 +85,9 @@ void migration_tls_clear(MigrationTls *tls);
 
 /* throttle.c: the guest gets less of the CPUs' time. Percent of it that is taken; *last_ns is the caller's, at first 0. */
 void migration_throttle(Machine *machine, int64_t *last_ns, unsigned percent);
+
+/* memory_snapshot.c. Accepts NULL. */
+void memory_snapshot_free(struct MemorySnapshot *snapshot);
 
 /* out.c */
 Error *migration_out_start(Migration *migration, const char *uri) MUST_USE;

@@ -14,7 +14,7 @@
 enum { RUN_ZERO, RUN_DATA };
 #define RECORD_BYTES (512 * KiB) /* of a full record */
 
-static bool is_zero(const void *page)
+bool ram_page_is_zero(const void *page)
 {
     const uint64_t *words = page;
     if (words[0] | words[MEM_PAGE_SIZE / 16]) {
@@ -139,7 +139,7 @@ static uint64_t send_run(RamSaver *saver, RamPages *pages, StreamWriter *w, uint
     uint64_t page = first;
 
     while (page < pages->pages && pages->pending[page] && page - first < UINT32_MAX &&
-           is_zero(host + page * MEM_PAGE_SIZE)) {
+           ram_page_is_zero(host + page * MEM_PAGE_SIZE)) {
         page++;
     }
     if (page > first) {
@@ -149,7 +149,7 @@ static uint64_t send_run(RamSaver *saver, RamPages *pages, StreamWriter *w, uint
         size_t used = stream_room_used(w);
         uint64_t room = used < RECORD_BYTES ? (RECORD_BYTES - used) / MEM_PAGE_SIZE + 1 : 1;
         while (page < pages->pages && pages->pending[page] && page - first < room &&
-               (page == first || !is_zero(host + page * MEM_PAGE_SIZE))) {
+               (page == first || !ram_page_is_zero(host + page * MEM_PAGE_SIZE))) {
             page++;
         }
         put_run(w, first, page - first, RUN_DATA);
@@ -234,7 +234,7 @@ static void load_zeroes(RamBlock *block, uint64_t first, uint64_t count)
 {
     for (uint64_t page = first; page < first + count; page++) {
         uint8_t *at = block->host + page * MEM_PAGE_SIZE;
-        if (!is_zero(at)) {
+        if (!ram_page_is_zero(at)) {
             memset(at, 0, MEM_PAGE_SIZE);
             ram_written(block, page * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
         }

@@ -139,6 +139,16 @@ static MUST_USE Error *load_stopped(Machine *machine, const SnapshotSet *set, co
     return read_state(machine, set->state_node, size, ret_state);
 }
 
+void snapshot_go_on(Machine *machine, RunState before, RunState loaded)
+{
+    machine->stopped_suspended = loaded == RUN_STATE_SUSPENDED;
+    if (before == RUN_STATE_RUNNING || before == RUN_STATE_SUSPENDED) {
+        machine_start(machine);
+    } else {
+        machine_set_state(machine, RUN_STATE_PAUSED);
+    }
+}
+
 Error *snapshot_load_set(Machine *machine, const SnapshotSet *set, const char *tag)
 {
     uint64_t size = 0;
@@ -152,12 +162,7 @@ Error *snapshot_load_set(Machine *machine, const SnapshotSet *set, const char *t
         machine_set_state(machine, RUN_STATE_PAUSED);
         return err;
     }
-    machine->stopped_suspended = state == RUN_STATE_SUSPENDED;
-    if (before == RUN_STATE_RUNNING || before == RUN_STATE_SUSPENDED) {
-        machine_start(machine);
-    } else {
-        machine_set_state(machine, RUN_STATE_PAUSED);
-    }
+    snapshot_go_on(machine, before, state);
     return NULL;
 }
 

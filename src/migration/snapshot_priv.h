@@ -63,5 +63,7 @@ void snapshot_outside_co(Machine *machine, void (*fn)(void *opaque), void *opaqu
 Error *snapshot_save_co(Machine *machine, const SnapshotSet *set, const char *tag, Job *job) MUST_USE;
 /* snapshot.c. Outside of coroutines. */
 Error *snapshot_load_set(Machine *machine, const SnapshotSet *set, const char *tag) MUST_USE;
+/* After a state was loaded: runs when the machine ran before, as what was loaded says. */
+void snapshot_go_on(Machine *machine, RunState before, RunState loaded);
 
 #endif

@@ -46,6 +46,7 @@ void mem_listener_remove(MemListener *listener);
 enum {
     RAM_DIRTY_DISPLAY = 1 << 0,
     RAM_DIRTY_MIGRATION = 1 << 1,
+    RAM_DIRTY_SNAPSHOT = 1 << 2, /* snapshots in memory */
     RAM_CODE = 1 << 7, /* holds bytes that were translated */
 };
 
@@ -106,6 +107,8 @@ void ram_track(RamBlock *block, uint8_t client, bool on);
  * the accelerator set with mem_set_clean_hook). True when any was set.
  */
 bool ram_take_dirty(RamBlock *block, uint8_t client, uint64_t first, uint64_t count, uint8_t *ret_bits);
+/* Clears the client's bit of one page that ram_take_dirty() found and no CPU has run since. */
+void ram_clear_dirty(RamBlock *block, uint8_t client, uint64_t page);
 void mem_set_clean_hook(MemSystem *mem, void (*fn)(void *opaque, RamBlock *block, uint64_t first, uint64_t count),
                         void *opaque);
 

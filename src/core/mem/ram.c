@@ -277,12 +277,38 @@ void ram_track(RamBlock *block, uint8_t client, bool on)
     atomic_fetch_or(&block->track, client);
 }
 
+/* The first page from `at` on with the client's bit; most pages have none, so eight are looked at together. */
+static uint64_t next_flagged(RamBlock *block, uint8_t client, uint64_t first, uint64_t at, uint64_t count)
+{
+    const uint64_t mask = client * 0x0101010101010101ull;
+    const _Atomic uint8_t *flags = block->flags + first;
+
+    while (at < count) {
+        if (IS_ALIGNED((uintptr_t)(flags + at), 8) && count - at >= 8 &&
+            !(__atomic_load_n((const uint64_t *)(const void *)(flags + at), __ATOMIC_RELAXED) & mask)) {
+            at += 8;
+        } else if (atomic_load_explicit(&flags[at], memory_order_relaxed) & client) {
+            return at;
+        } else {
+            at++;
+        }
+    }
+    return count;
+}
+
+void ram_clear_dirty(RamBlock *block, uint8_t client, uint64_t page)
+{
+    atomic_fetch_and(&block->flags[page], (uint8_t)~client);
+}
+
 bool ram_take_dirty(RamBlock *block, uint8_t client, uint64_t first, uint64_t count, uint8_t *ret_bits)
 {
     uint64_t low = UINT64_MAX, high = 0;
 
     assert(range_inside(first, count, block->size >> MEM_PAGE_BITS));
-    for (uint64_t i = 0; i < count; i++) {
+    memset(ret_bits, 0, count);
+    for (uint64_t i = next_flagged(block, client, first, 0, count); i < count;
+         i = next_flagged(block, client, first, i + 1, count)) {
         _Atomic uint8_t *flags = &block->flags[first + i];
         bool dirty = (atomic_load_explicit(flags, memory_order_relaxed) & client) != 0;
         if (dirty) {

@@ -457,13 +457,41 @@ static void hpet_reset(Device *dev)
     atomic_store(&hpet->counter, 0);
 }
 
-static Error *hpet_loaded(Device *dev)
+/* The counter has reached the comparator, but the host's timer has not run yet. */
+static bool timer_is_due(const HpetTimer *t)
+{
+    uint64_t mask = timer_mask(t), now = hpet_counter(t->hpet) & mask;
+    uint64_t ahead = (t->comparator - t->since) & mask, gone = (now - t->since) & mask;
+    return t->hpet->running && timer_is_heard(t) && ahead != 0 && gone >= ahead;
+}
+
+/* What is put off until somebody looks: saving is looking. */
+static void hpet_saving(Device *dev)
 {
     Hpet *hpet = (Hpet *)dev;
     for (unsigned n = 0; n < hpet->timers; n++) {
-        timer_catch_up(&hpet->timer[n]);
+        HpetTimer *t = &hpet->timer[n];
+        timer_catch_up(t);
+        if (!timer_is_due(t)) {
+            t->since = hpet_counter(hpet) & timer_mask(t);
+        }
     }
-    hpet_arm_all(hpet);
+}
+
+static Error *hpet_loaded(Device *dev)
+{
+    Hpet *hpet = (Hpet *)dev;
+    hpet_saving(dev);
+    for (unsigned n = 0; n < hpet->timers; n++) {
+        HpetTimer *t = &hpet->timer[n];
+        bool due = timer_is_due(t);
+        uint64_t since = t->since;
+        timer_arm(t);
+        if (due) { /* not a whole round later */
+            t->since = since;
+            timer_set(&t->timer, now_ns(hpet));
+        }
+    }
     return NULL;
 }
 
@@ -494,4 +522,5 @@ static const Prop props[] = {
 };
 
 DEVICE_TYPE(hpet, DEVICE_OBJECT("hpet", Hpet, props), .desc = "High precision event timer",
-            .category = DEV_INTERNAL, .state = state, .plug = hpet_plug, .reset = hpet_reset, .loaded = hpet_loaded);
+            .category = DEV_INTERNAL, .state = state, .plug = hpet_plug, .reset = hpet_reset, .saving = hpet_saving,
+            .loaded = hpet_loaded);
