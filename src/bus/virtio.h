@@ -196,15 +196,15 @@ extern const PciIdent virtio_pci_ident_net, virtio_pci_ident_block, virtio_pci_i
  * Three types of a kind: NAME-pci, and with fixed generation NAME-pci-transitional, -non-transitional. The names of the
  * properties that fix it are virtio_pci.c's.
  */
-#define VIRTIO_PCI_TYPE_(ident, nm, als, kind_, tp_, pr, rows, cat, desc_, pciid)                   \
+#define VIRTIO_PCI_TYPE_(ident, nm, als, kind_, tp_, pr, rows, cat, desc_, pciid, ...)              \
     DEVICE_TYPE(ident, .object = { .name = nm, .parent = &virtio_pci_object_type, .size = sizeof(tp_), .c_type = #tp_, .props = pr }, \
                 .alias = als, .desc = desc_, .category = cat, .bus = &pci_bus_type, .pci = &pciid, .state = rows, \
                 .hotplug = true, .plug = virtio_pci_plug, .unplug = virtio_pci_unplug,            \
-                .reset = virtio_pci_reset, .saving = virtio_pci_saving, .loaded = virtio_pci_loaded, .resumed = virtio_pci_resumed, .extra = &kind_)
-#define VIRTIO_PCI_DEVICE(ident, nm, als, kind_, tp_, pr, rows, cat, desc_, pciid)                  \
-    VIRTIO_PCI_TYPE_(ident, nm "-pci", als, kind_, tp_, pr, rows, cat, desc_, pciid);              \
-    VIRTIO_PCI_TYPE_(ident##_transitional, nm "-pci-transitional", NULL, kind_, tp_, pr, rows, cat, desc_, pciid); \
-    VIRTIO_PCI_TYPE_(ident##_modern, nm "-pci-non-transitional", NULL, kind_, tp_, pr, rows, cat, desc_, pciid)
+                .reset = virtio_pci_reset, .saving = virtio_pci_saving, .loaded = virtio_pci_loaded, .resumed = virtio_pci_resumed, .extra = &kind_, ##__VA_ARGS__)
+#define VIRTIO_PCI_DEVICE(ident, nm, als, kind_, tp_, pr, rows, cat, desc_, pciid, ...)             \
+    VIRTIO_PCI_TYPE_(ident, nm "-pci", als, kind_, tp_, pr, rows, cat, desc_, pciid, ##__VA_ARGS__); \
+    VIRTIO_PCI_TYPE_(ident##_transitional, nm "-pci-transitional", NULL, kind_, tp_, pr, rows, cat, desc_, pciid, ##__VA_ARGS__); \
+    VIRTIO_PCI_TYPE_(ident##_modern, nm "-pci-non-transitional", NULL, kind_, tp_, pr, rows, cat, desc_, pciid, ##__VA_ARGS__)
 /* First row of every virtio device's state table. */
 #define VIRTIO_STATE(tp_) STATE_STRUCT(tp_, vdev, virtio_state)
 

@@ -59,8 +59,10 @@ char *bootorder_device_path(Device *dev)
     }
     g_autofree char *above = bootorder_device_path(dev->bus->parent);
     g_autofree char *own = dev->bus->type->device_path ? dev->bus->type->device_path(dev) : NULL;
+    const char *unit = device_type(dev)->boot_unit;
     bool pci_root = !*above && !strcmp(dev->bus->type->name, "PCI");
-    return g_strconcat(pci_root ? "/pci@i0cf8" : above, own && *own ? "/" : "", own ? own : "", NULL);
+    return g_strconcat(pci_root ? "/pci@i0cf8" : above, own && *own ? "/" : "", own ? own : "", unit ? "/" : "",
+                       unit, NULL);
 }
 
 static int compare_entries(gconstpointer a, gconstpointer b)
@@ -83,6 +85,16 @@ static uint32_t number_of(Device *dev, const char *prop)
     return (uint32_t)value;
 }
 
+/* A file that was never needed is not made; one that is there becomes empty when the last line goes. */
+static Error *publish(Machine *machine, const char *name, const GString *text)
+{
+    size_t length;
+    if (text->len == 0 && !fw_cfg_file_data(machine->fw_cfg, name, &length)) {
+        return NULL;
+    }
+    return fw_cfg_add_file(machine->fw_cfg, name, text->str, text->len ? text->len + 1 : 0);
+}
+
 /* Logical geometries that the user gave disks: "path cylinders heads sectors" lines. */
 static Error *publish_geometries(Machine *machine)
 {
@@ -94,7 +106,7 @@ static Error *publish_geometries(Machine *machine)
             g_string_append_printf(text, "%s%s %u %u %u", text->len ? "\n" : "", path, cyls, heads, secs);
         }
     }
-    return text->len ? fw_cfg_add_file(machine->fw_cfg, "bios-geometry", text->str, text->len + 1) : NULL;
+    return publish(machine, "bios-geometry", text);
 }
 
 Error *bootorder_publish(Machine *machine)
@@ -123,8 +135,5 @@ Error *bootorder_publish(Machine *machine)
         }
         g_string_append_printf(text, "%s%s", i ? "\n" : "", entry->path);
     }
-    if (all->len == 0) {
-        return NULL;
-    }
-    return fw_cfg_add_file(machine->fw_cfg, "bootorder", text->str, text->len + 1);
+    return publish(machine, "bootorder", text);
 }

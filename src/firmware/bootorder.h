@@ -10,7 +10,7 @@
 void bootorder_add(Machine *machine, int32_t bootindex, const char *path);
 /* "/pci@i0cf8/ide@1,1/drive@0/disk@0". Caller frees. */
 char *bootorder_device_path(Device *dev);
-/* Writes the file "bootorder". Two devices with one index are an error. */
+/* Writes the files "bootorder" and "bios-geometry", again when devices came or went. Two devices with one index are an error. */
 Error *bootorder_publish(Machine *machine) MUST_USE;
 void bootorder_free(Machine *machine);
 

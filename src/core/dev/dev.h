@@ -78,6 +78,7 @@ struct DeviceType {
     /* Interrupt controllers: how often each input interrupted; fills at most max, gives the number of inputs. */
     unsigned (*irq_counts)(Device *dev, uint64_t *ret_counts, unsigned max);
     char *(*describe)(Device *dev); /* its state as text for the monitor, where registers do not say it; may be NULL */
+    const char *boot_unit; /* what is booted is a part of it: "disk@0,0" of a controller with one disk; NULL: the device */
     const void *extra;             /* for the device's own bus or family */
 };
 

@@ -6,9 +6,18 @@
 
 enum { OP_INQUIRY = 0x12, RAW_BLOCKS = 64 };
 
+/* A command that would write if this were a disk; NULL: none. */
+static const ScsiCommand *write_command(uint8_t opcode)
+{
+    const ScsiCommand *command = scsi_rw_find(opcode);
+    return command && (command->flags & WRITES) ? command : NULL;
+}
+
 static bool transfer(ScsiDevice *dev, const uint8_t *cdb, uint64_t *ret_bytes, bool *ret_to_device)
 {
-    return mmc_transfer(cdb, ret_bytes, ret_to_device);
+    const ScsiCommand *command = write_command(cdb[0]);
+    return command ? scsi_command_transfer(scsi_disk_of(dev), command, cdb, ret_bytes, ret_to_device)
+                   : mmc_transfer(cdb, ret_bytes, ret_to_device);
 }
 
 /* --- reading --- */
@@ -96,6 +105,10 @@ static void run_command(ScsiRequest *req)
 
     if (req->cdb[0] == OP_INQUIRY) {
         scsi_inquiry(disk, req);
+        return;
+    }
+    if (write_command(req->cdb[0])) {
+        scsi_check(req, SENSE_DATA_PROTECT, ASC_WRITE_PROTECTED, 0);
         return;
     }
     mmc_command(&disk->mmc, req->cdb, reply, &outcome);

@@ -100,7 +100,7 @@ bool scsi_command_transfer(const ScsiDisk *disk, const ScsiCommand *command, con
         *ret_bytes = blocks * block;
         break;
     case LENGTH_ONE_BLOCK:
-        *ret_bytes = cdb[0] == 0x93 && (cdb[1] & 1) ? 0 : block; /* NDOB */
+        *ret_bytes = cdb[1] & 1 ? 0 : block; /* NDOB */
         break;
     case LENGTH_COMPARE:
         *ret_bytes = check == 1 ? blocks * block : check == 3 ? block : 0;

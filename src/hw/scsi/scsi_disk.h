@@ -84,7 +84,7 @@ bool scsi_command_transfer(const ScsiDisk *disk, const ScsiCommand *command, con
 void scsi_inquiry(ScsiDisk *disk, ScsiRequest *req);      /* scsi_inquiry.c */
 void scsi_mode_sense(ScsiDisk *disk, ScsiRequest *req);   /* scsi_mode.c */
 void scsi_mode_select(ScsiDisk *disk, ScsiRequest *req);
-extern const ScsiCommand scsi_rw_commands[];              /* scsi_rw.c; opcode 0 with run NULL ends */
+const ScsiCommand *scsi_rw_find(uint8_t opcode);          /* scsi_rw.c; NULL: unknown */
 
 /* Whether there is a medium; else the request has ended. */
 bool scsi_disk_ready(ScsiDisk *disk, ScsiRequest *req);

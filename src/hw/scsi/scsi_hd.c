@@ -4,26 +4,16 @@
  */
 #include "hw/scsi/scsi_disk.h"
 
-static const ScsiCommand *find_command(uint8_t opcode)
-{
-    for (const ScsiCommand *command = scsi_rw_commands; command->run; command++) {
-        if (command->opcode == opcode) {
-            return command;
-        }
-    }
-    return NULL;
-}
-
 static bool transfer(ScsiDevice *dev, const uint8_t *cdb, uint64_t *ret_bytes, bool *ret_to_device)
 {
-    const ScsiCommand *command = find_command(cdb[0]);
+    const ScsiCommand *command = scsi_rw_find(cdb[0]);
     return command && scsi_command_transfer(scsi_disk_of(dev), command, cdb, ret_bytes, ret_to_device);
 }
 
 static void run_command(ScsiRequest *req)
 {
     ScsiDisk *disk = scsi_disk_of(req->dev);
-    const ScsiCommand *command = find_command(req->cdb[0]);
+    const ScsiCommand *command = scsi_rw_find(req->cdb[0]);
 
     if (!command) {
         scsi_check(req, SENSE_ILLEGAL, ASC_INVALID_OPCODE, 0);

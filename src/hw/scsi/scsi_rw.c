@@ -270,8 +270,8 @@ static bool is_zero(const uint8_t *data, size_t length)
 static void write_same(ScsiDisk *disk, ScsiRequest *req)
 {
     uint32_t block = scsi_disk_block(disk), blocks;
-    bool sixteen = req->cdb[0] == 0x93, unmap = req->cdb[1] & SAME_UNMAP, no_data = sixteen && (req->cdb[1] & SAME_NDOB);
-    unsigned bad = CDB_PROTECT | SAME_ANCHOR | (sixteen ? SAME_OBSOLETE : SAME_OBSOLETE | SAME_NDOB);
+    bool unmap = req->cdb[1] & SAME_UNMAP, no_data = req->cdb[1] & SAME_NDOB; /* the short form knows NDOB, too, in practice */
+    unsigned bad = CDB_PROTECT | SAME_ANCHOR | SAME_OBSOLETE;
     uint64_t lba;
 
     scsi_cdb_range(req->cdb, &lba, &blocks);
@@ -490,7 +490,7 @@ static void send_diagnostic(ScsiDisk *disk, ScsiRequest *req)
     }
 }
 
-const ScsiCommand scsi_rw_commands[] = {
+static const ScsiCommand commands[] = {
     { 0x00, good, NEEDS_MEDIUM },                                           /* TEST UNIT READY */
     { 0x01, good, NEEDS_MEDIUM },                                           /* REZERO UNIT */
     { 0x08, read_blocks, NEEDS_MEDIUM, LENGTH_BLOCKS },                     /* READ(6) */
@@ -526,5 +526,14 @@ const ScsiCommand scsi_rw_commands[] = {
     { 0xaa, write_blocks, NEEDS_MEDIUM | WRITES | TO_DEVICE, LENGTH_BLOCKS },
     { 0xae, write_and_verify, NEEDS_MEDIUM | WRITES | TO_DEVICE, LENGTH_BLOCKS },
     { 0xaf, verify_blocks, NEEDS_MEDIUM | TO_DEVICE, LENGTH_COMPARE },
-    { 0 },
 };
+
+const ScsiCommand *scsi_rw_find(uint8_t opcode)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (commands[i].opcode == opcode) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}

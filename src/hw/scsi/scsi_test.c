@@ -359,7 +359,7 @@ static void test_cd(Fixture *f, gconstpointer data)
     g_assert_cmpuint(call.req.moved, ==, 70 * CD_RAW_BLOCK);
     g_assert_cmphex(buffer[69 * CD_RAW_BLOCK + 16 + 7], ==, pattern(79 * CD_BLOCK + 7));
     g_assert_cmphex(buffer[69 * CD_RAW_BLOCK + 13], ==, 0x03); /* seconds of block 79 */
-    assert_sense(READ_(f, 1, 0, buffer, CD_BLOCK, 0x2a, 0), SENSE_ILLEGAL, ASC_INVALID_OPCODE, 0);
+    assert_sense(WRITE_(f, 1, 0, buffer, CD_BLOCK, 0x2a, 0, 0, 0, 0, 0, 0, 0, 1), SENSE_DATA_PROTECT, ASC_WRITE_PROTECTED, 0);
     /* Prevent removal, try to eject, allow, eject; the monitor puts it back. */
     assert_good(READ_(f, 1, 0, NULL, 0, 0x1e, 0, 0, 0, 1));
     assert_sense(READ_(f, 1, 0, NULL, 0, 0x1b, 0, 0, 0, 2), SENSE_ILLEGAL, ASC_LOAD_EJECT_FAILED, 2);

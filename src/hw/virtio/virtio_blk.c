@@ -331,4 +331,4 @@ static const StateField state[] = {
 };
 
 VIRTIO_PCI_DEVICE(virtio_blk, "virtio-blk", "virtio-blk", kind, VirtioBlk, props, state, DEV_STORAGE, "Virtio disk",
-                  virtio_pci_ident_block);
+                  virtio_pci_ident_block, .boot_unit = "disk@0,0");

@@ -6,6 +6,7 @@
 
 #include "accel/accel.h"
 #include "cpu/x86/vcpu_x86.h"
+#include "firmware/bootorder.h"
 #include "firmware/fw_cfg.h"
 #include "hw/acpi/cpu_hotplug.h"
 #include "hw/acpi/memory_hotplug.h"
@@ -56,6 +57,15 @@ static void board_smi(void *opaque, int n, int level)
     }
 }
 
+/* Disks may have come or gone since the last boot. */
+static void refresh_boot_order(X86Board *board)
+{
+    Error *err = board->machine->fw_cfg ? bootorder_publish(board->machine) : NULL;
+    if (err) {
+        error_report(err); /* the old order stays */
+    }
+}
+
 /* Firmware finds out from the shutdown byte that it wakes up from S3. */
 static void board_event(MachineNotifier *notifier, MachineEvent event, void *data)
 {
@@ -69,6 +79,9 @@ static void board_event(MachineNotifier *notifier, MachineEvent event, void *dat
     } else if (event == MACHINE_EVENT_RESET && *(const ShutdownCause *)data != SHUTDOWN_NONE &&
                rtc_get_memory(board->rtc, CMOS_SHUTDOWN) == SHUTDOWN_S3) {
         rtc_set_memory(board->rtc, CMOS_SHUTDOWN, 0); /* reset in S3: an ordinary boot */
+    }
+    if (event == MACHINE_EVENT_RESET && *(const ShutdownCause *)data != SHUTDOWN_NONE) {
+        refresh_boot_order(board);
     }
     if (event == MACHINE_EVENT_RESET && *(const ShutdownCause *)data != SHUTDOWN_NONE && board->parts_changed) {
         board->parts_changed = false;
