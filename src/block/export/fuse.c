@@ -12,6 +12,7 @@
 #include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -614,9 +615,15 @@ static Error *start(FuseExport *f, KeyValues *opts)
     } else {
         f->growable = false;
     }
+    if (prctl(PR_GET_SECCOMP) > 0) {
+        return error_hint(error_new("the system call filter lets this program mount nothing"),
+                          "Export with qemu-storage-daemon, or start with -sandbox off.");
+    }
     TRY(check_mountpoint(f));
     TRY(library_open(&fuse_library, &f->lib));
     req_userdata = f->lib.fuse_req_userdata;
+    f->uid = getuid();
+    f->gid = getgid();
     return mount_export(f, allow);
 }
 
@@ -633,8 +640,6 @@ static Error *fuse_export_start(Export *export, KeyValues *opts)
     FuseExport *f = container_of(export, FuseExport, export);
 
     f->mode = S_IFREG | S_IRUSR | (export->writable ? S_IWUSR : 0);
-    f->uid = getuid();
-    f->gid = getgid();
     clock_gettime(CLOCK_REALTIME, &f->modified);
     f->accessed = f->modified;
     Error *err = start(f, opts);

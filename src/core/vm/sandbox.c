@@ -31,8 +31,8 @@ static const Library seccomp_library = { "the system call filter", "libseccomp.s
 static const char *const machine_calls[] = {
     "read", "write", "close", "newfstatat", "statx", "lseek", "openat", "fcntl", "ioctl", "pipe2", "dup3", /* descriptors */
     "pread64", "pwrite64", "preadv2", "pwritev2", "fdatasync", "ftruncate", "fallocate",         /* images */
-    "io_uring_enter", "unlink", "readlink", "uname",
-    "mmap", "mprotect", "munmap", "mremap", "madvise", "brk", "memfd_create",                    /* memory */
+    "io_uring_enter", "unlink", "readlink", "uname", "getdents64",
+    "mmap", "mprotect", "munmap", "mremap", "madvise", "brk", "memfd_create", "mbind", "sysinfo", /* memory */
     "poll", "epoll_pwait2", "epoll_ctl", "epoll_create1", "timerfd_create", "timerfd_settime",   /* the loops */
     "eventfd2",
     "clock_gettime", "clock_nanosleep", "sched_yield",
@@ -60,9 +60,9 @@ static const char *const privilege_calls[] = { "setuid", "setgid", "setgroups", 
                                                "setfsuid", "setfsgid" };
 static const char *const resource_calls[] = { "setpriority", "sched_setparam", "sched_setscheduler", "sched_setaffinity",
                                               "sched_setattr", "sched_getattr", "sched_getaffinity", "ioprio_set", "setrlimit",
-                                              "prlimit64", "mbind", "set_mempolicy" };
+                                              "prlimit64", "set_mempolicy" };
 
-enum { MACHINE_CALLS_MAX = 72, VCPU_CALLS_MAX = 38 };
+enum { MACHINE_CALLS_MAX = 75, VCPU_CALLS_MAX = 38 };
 G_STATIC_ASSERT(G_N_ELEMENTS(machine_calls) <= MACHINE_CALLS_MAX);
 G_STATIC_ASSERT(G_N_ELEMENTS(vcpu_calls) <= VCPU_CALLS_MAX);
 
