@@ -4,7 +4,7 @@
 set -eu
 
 build="gcc libc6-dev binutils meson ninja-build pkg-config python3 libglib2.0-dev libpixman-1-dev libpng-dev
- zlib1g-dev libzstd-dev liburing-dev libslirp-dev libgcrypt20-dev libgnutls28-dev libcurl4-gnutls-dev libssh-dev libfuse3-dev libpam0g-dev libsdl2-dev libncurses-dev libxkbcommon-dev libseccomp-dev libbz2-dev libiscsi-dev libnfs-dev"
+ zlib1g-dev libzstd-dev liburing-dev libslirp-dev libgcrypt20-dev libgnutls28-dev libcurl4-gnutls-dev libssh-dev libfuse3-dev libpam0g-dev libsdl2-dev libncurses-dev libxkbcommon-dev libseccomp-dev libbz2-dev libiscsi-dev libnfs-dev librbd-dev"
 run="seabios ipxe-qemu"
 demo="$run busybox-static e2fsprogs cpio linux-image-cloud-amd64 kmod"
 check="$demo qemu-utils qemu-system-x86 acpica-tools clang libclang-rt-14-dev grub-rescue-pc memtest86+ multiboot

@@ -124,6 +124,7 @@ static Error *set_digest(IscsiState *s)
 
 static Error *connect_steps(IscsiState *s)
 {
+    TRY(library_open(&iscsi_library, &s->lib)); /* it may need more stack than coroutines have */
     s->context = s->lib.iscsi_create_context(s->initiator);
     if (!s->context) {
         return iscsi_error(s, "could not begin");
@@ -318,7 +319,6 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
     ConnectCall call = { .s = s };
 
     TRY(take_options(node, s, opts));
-    TRY(library_open(&iscsi_library, &s->lib));
     s->writes = !node->read_only;
     co_mutex_init(&s->lock);
     co_blocking(connect_call, &call);

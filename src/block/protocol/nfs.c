@@ -71,6 +71,7 @@ static Error *connect_steps(ConnectCall *call)
     g_autofree char *directory = g_path_get_dirname(s->path), *name = g_path_get_basename(s->path);
     g_autofree char *file = g_strconcat("/", name, NULL);
 
+    TRY(library_open(&nfs_library, &s->lib)); /* it may need more stack than coroutines have */
     s->context = s->lib.nfs_init_context();
     if (!s->context) {
         return nfs_error(s, "could not begin");
@@ -286,7 +287,6 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
     ConnectCall call = { .s = s };
 
     TRY(take_options(s, opts));
-    TRY(library_open(&nfs_library, &s->lib));
     s->writes = !node->read_only;
     co_mutex_init(&s->lock);
     co_blocking(connect_call, &call);

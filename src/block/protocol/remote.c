@@ -4,9 +4,13 @@
 
 static int locked_co(CoMutex *lock, RemoteFn *fn, RemoteCall *call)
 {
-    co_mutex_lock(lock);
+    if (lock) {
+        co_mutex_lock(lock);
+    }
     int ret = co_blocking(fn, call);
-    co_mutex_unlock(lock);
+    if (lock) {
+        co_mutex_unlock(lock);
+    }
     return ret;
 }
 
