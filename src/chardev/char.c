@@ -395,3 +395,9 @@ int char_take_fd(CharFront *front)
     const ChardevType *type = front->chr ? chardev_type(front->chr) : NULL;
     return type && type->take_fd ? type->take_fd(front->chr) : -1;
 }
+
+int char_take_socket(CharFront *front)
+{
+    const ChardevType *type = front->chr ? chardev_type(front->chr) : NULL;
+    return type && type->take_socket ? type->take_socket(front->chr) : -1;
+}

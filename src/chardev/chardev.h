@@ -93,6 +93,9 @@ int char_set_modem(CharFront *front, unsigned dtr_rts);
 int char_get_modem(CharFront *front, unsigned *ret_lines);
 /* File descriptors that came with the last bytes on a unix socket (SCM_RIGHTS). -1: none. Caller closes. */
 int char_take_fd(CharFront *front);
+/* The connected socket itself, plain and without TLS, for whoever speaks a protocol with descriptors; for the chardev the
+ * connection has ended. -1: there is none. Caller closes. */
+int char_take_socket(CharFront *front);
 
 /* --- the property of devices: a chardev by id; the member is a CharFront --- */
 extern const PropKind prop_chardev;
@@ -143,6 +146,7 @@ struct ChardevType {
     int (*set_modem)(Chardev *chr, unsigned dtr_rts);
     int (*get_modem)(Chardev *chr, unsigned *ret_lines);
     int (*take_fd)(Chardev *chr);
+    int (*take_socket)(Chardev *chr);
 };
 
 extern const ObjectType chardev_object_type; /* parent of all; has logfile, logappend, mux */

@@ -597,8 +597,23 @@ static int socket_take_fd(Chardev *chr)
     return fd;
 }
 
+static int socket_take_socket(Chardev *chr)
+{
+    SocketBack *s = (SocketBack *)chr;
+
+    if (s->fd < 0 || !chr->connected || s->tls || s->telnet) {
+        return -1;
+    }
+    int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd >= 0) {
+        socket_lost(s);
+    }
+    return fd;
+}
+
 CHARDEV_TYPE(socket, .object = { .name = "chardev-socket", .parent = &chardev_object_type,
                                  .size = sizeof(SocketBack), .props = socket_props },
              .name = "socket", .desc = "a TCP or unix socket", .open = socket_open, .close = socket_close,
              .write = socket_write, .want_write = socket_want_write, .accept_input = socket_accept_input,
-             .disconnect = socket_disconnect, .describe = socket_describe, .take_fd = socket_take_fd);
+             .disconnect = socket_disconnect, .describe = socket_describe, .take_fd = socket_take_fd,
+             .take_socket = socket_take_socket);

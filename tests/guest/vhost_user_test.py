@@ -87,5 +87,9 @@ def test_other_emulator():
     disk(other, ['-accel', 'tcg'])
 
 
+def test_our_emulator():
+    disk(OURS, [])
+
+
 if __name__ == '__main__':
     tap.run(tap.tests_in(globals()), names=sys.argv[4:])

@@ -6,6 +6,8 @@
  * The back end is not trusted: what it puts in the used ring is checked, and only slots that are under way are taken
  * from it. Missing: connecting again, several queues, changes of the size.
  */
+#include "block/protocol/vhost_user.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -17,10 +19,9 @@
 
 #include "base/endian.h"
 #include "block/export/vhost_proto.h"
-#include "block/node.h"
 #include "io/net.h"
 
-enum { SLOTS = 16, SLOT_BYTES = 1 << 20, NUM = 64 /* descriptors: three a slot */, SECTOR = 512, CONFIG = 60, SEGMENT = 16 };
+enum { SLOTS = 16, SLOT_BYTES = 1 << 20, NUM = 64 /* descriptors: three a slot */, SECTOR = 512, CONFIG = 60, SEGMENT = 16, ID_BYTES = 20 };
 enum { DESC_NEXT = 1, DESC_WRITE = 2 };
 /* Where things lie in the memory, which begins at BASE for the other side. */
 enum { DESC_AT = 0, AVAIL_AT = 0x800, USED_AT = 0x1000, HEADERS_AT = 0x2000, DATA_AT = 0x10000 };
@@ -43,6 +44,7 @@ typedef struct VhostDisk {
     bool broken;
     uint64_t features;
     uint32_t max_discard, max_zeroes; /* bytes */
+    char id[ID_BYTES + 1];            /* the disk's serial number; empty: it has none */
 } VhostDisk;
 
 /* --- messages --- */
@@ -223,7 +225,7 @@ typedef struct Command {
 static int start_co(VhostDisk *d, const Command *cmd, unsigned slot)
 {
     uint8_t *header = d->memory + HEADERS_AT + HEADER_STEP * slot, *data = d->memory + DATA_AT + (size_t)SLOT_BYTES * slot;
-    bool get = cmd->type == VIRTIO_BLK_T_IN;
+    bool get = cmd->type == VIRTIO_BLK_T_IN || cmd->type == VIRTIO_BLK_T_GET_ID;
     unsigned next = 3 * slot;
 
     st32_le(header, cmd->type);
@@ -335,6 +337,21 @@ static int vhost_flush_co(BlockNode *node)
     return has(node, VIRTIO_BLK_F_FLUSH) ? command_co(node, &cmd) : 0;
 }
 
+static void read_id_co(BlockNode *node)
+{
+    VhostDisk *d = node->state;
+    BLOCK_VEC_BUFFER(vec, d->id, ID_BYTES);
+    Command cmd = { VIRTIO_BLK_T_GET_ID, 0, ID_BYTES, &vec, 0, NULL };
+    if (command_co(node, &cmd) < 0) {
+        d->id[0] = 0;
+    }
+}
+
+const char *vhost_user_disk_id(const BlockNode *node)
+{
+    return ((const VhostDisk *)node->state)->id;
+}
+
 /* --- opening --- */
 
 static Error *make_memory(VhostDisk *d)
@@ -430,25 +447,46 @@ static Error *read_config_co(BlockNode *node)
     return NULL;
 }
 
+/* By path, or a socket that is connected already ("x-fd", of the device): then *ret_path is NULL. */
+static Error *connect_to(VhostDisk *d, KeyValues *opts, char **ret_path)
+{
+    g_autofree char *path = keyvalues_take(opts, "path");
+    uint64_t fd;
+
+    TRY(block_take_num(opts, "x-fd", INT32_MAX, &fd));
+    if (path) {
+        TRY(net_connect(&(NetAddress) { .path = path, .tight = true }, false, &d->sock));
+    } else {
+        d->sock = fd < INT32_MAX ? fcntl((int)fd, F_DUPFD_CLOEXEC, 3) : -1;
+        if (d->sock < 0) {
+            return error_new("Parameter 'path' is missing: the back end's unix socket");
+        }
+        fcntl(d->sock, F_SETFL, fcntl(d->sock, F_GETFL) | O_NONBLOCK);
+    }
+    *ret_path = g_steal_pointer(&path);
+    return NULL;
+}
+
 static Error *open_steps_co(BlockNode *node, KeyValues *opts)
 {
     VhostDisk *d = node->state;
     Loop *loop = block_graph_loop(node->graph);
-    g_autofree char *path = keyvalues_take(opts, "path");
+    g_autofree char *path = NULL;
 
-    if (!path) {
-        return error_new("Parameter 'path' is missing: the back end's unix socket");
-    }
-    TRY(net_connect(&(NetAddress) { .path = path, .tight = true }, false, &d->sock));
+    TRY(connect_to(d, opts, &path));
     TRY(make_memory(d));
     TRY(negotiate_co(d));
     TRY(read_config_co(node));
     if (!node->read_only && has(node, VIRTIO_BLK_F_RO)) {
-        return error_new("The disk at '%s' can only be read", path);
+        if (path) {
+            return error_new("The disk at '%s' can only be read", path);
+        }
+        node->read_only = true; /* the device can do with it */
     }
     TRY(start_ring_co(d));
     d->call_source = loop_add_fd(loop, d->call, LOOP_READ, called, d);
     d->sock_source = loop_add_fd(loop, d->sock, LOOP_READ, socket_ready, d);
+    read_id_co(node);
     node->filename = g_strdup("");
     return NULL;
 }

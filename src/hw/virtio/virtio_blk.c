@@ -6,27 +6,16 @@
 #include <string.h>
 
 #include "base/endian.h"
-#include "bus/virtio.h"
+#include "hw/virtio/virtio_blk.h"
 #include "io/iothread.h"
-#include "hw/block/disk_conf.h"
 
 enum { F_SEG_MAX = 2, F_GEOMETRY = 4, F_RO = 5, F_BLK_SIZE = 6, F_FLUSH = 9, F_TOPOLOGY = 10, F_CONFIG_WCE = 11, F_MQ = 12, F_DISCARD = 13,
        F_WRITE_ZEROES = 14 };
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
-enum { HEADER = 16, SECTOR = 512, ID_BYTES = 20, SEGMENT = 16, MAX_SEGMENTS = 1, MAX_SECTORS = 0x3fffff, CONFIG = 60, CONFIG_WCE_AT = 32 };
+enum { HEADER = 16, SECTOR = 512, ID_BYTES = 20, SEGMENT = 16, MAX_SEGMENTS = 1, MAX_SECTORS = 0x3fffff };
+enum { CONFIG = VIRTIO_BLK_CONFIG, CONFIG_WCE_AT = 32 };
 enum { ZERO_UNMAP = 1 };
-
-typedef struct VirtioBlk {
-    VirtioDevice vdev;
-    DiskConf conf;
-    char *serial;
-    Object *iothread;
-    uint16_t num_queues, queue_size;
-    bool discard, write_zeroes, config_wce, original_wce;
-    uint32_t max_discard_sectors, max_write_zeroes_sectors;
-    uint32_t cyls, heads, secs, lcyls, lheads, lsecs;
-} VirtioBlk;
 
 typedef struct BlkReq {
     VirtqElement elem;
@@ -184,7 +173,7 @@ static void notified(VirtioDevice *vdev, Virtqueue *vq)
 
 /* --- configuration --- */
 
-static void get_config(VirtioDevice *vdev, uint8_t *config)
+void virtio_blk_get_config(VirtioDevice *vdev, uint8_t *config)
 {
     VirtioBlk *blk = of_vdev(vdev);
     BlockBackend *backend = disk_blk(&blk->conf);
@@ -217,7 +206,7 @@ static void get_config(VirtioDevice *vdev, uint8_t *config)
     }
 }
 
-static void config_written(VirtioDevice *vdev, unsigned offset, unsigned size)
+void virtio_blk_config_written(VirtioDevice *vdev, unsigned offset, unsigned size)
 {
     VirtioBlk *blk = of_vdev(vdev);
     if (offset <= CONFIG_WCE_AT && offset + size > CONFIG_WCE_AT && virtio_has(vdev, F_CONFIG_WCE)) {
@@ -226,7 +215,7 @@ static void config_written(VirtioDevice *vdev, unsigned offset, unsigned size)
 }
 
 /* A driver that cannot flush must see its writes on stable storage. */
-static void features_chosen(VirtioDevice *vdev)
+void virtio_blk_features_chosen(VirtioDevice *vdev)
 {
     VirtioBlk *blk = of_vdev(vdev);
     if (!virtio_has(vdev, F_CONFIG_WCE)) {
@@ -243,12 +232,12 @@ static void drain(VirtioBlk *blk)
     }
 }
 
-static void saving(VirtioDevice *vdev)
+void virtio_blk_saving(VirtioDevice *vdev)
 {
     drain(of_vdev(vdev));
 }
 
-static void reset(VirtioDevice *vdev)
+void virtio_blk_reset(VirtioDevice *vdev)
 {
     VirtioBlk *blk = of_vdev(vdev);
     drain(blk);
@@ -262,7 +251,7 @@ static void resized(void *opaque)
 }
 static const BlkDeviceOps device_ops = { .resized = resized };
 
-static Error *plug(VirtioDevice *vdev)
+Error *virtio_blk_plug(VirtioDevice *vdev)
 {
     VirtioBlk *blk = of_vdev(vdev);
     DiskTraits traits = { .part = "virtio-backend", .writes = true, .read_only_ok = true, .ops = &device_ops, .opaque = blk };
@@ -293,16 +282,14 @@ static Error *plug(VirtioDevice *vdev)
     return blk_set_loop(backend, virtio_loop(vdev));
 }
 
-static void unplug(VirtioDevice *vdev)
+void virtio_blk_unplug(VirtioDevice *vdev)
 {
     VirtioBlk *blk = of_vdev(vdev);
     drain(blk);
     disk_conf_detach(&blk->conf);
 }
 
-static const VirtioKind kind = { .name = "virtio-blk", .id = VIRTIO_ID_BLOCK, .config_size = CONFIG, .plug = plug, .unplug = unplug,
-                                 .reset = reset, .saving = saving, .get_config = get_config, .config_written = config_written,
-                                 .features_chosen = features_chosen };
+static const VirtioKind kind = { VIRTIO_BLK_KIND(virtio_blk_plug, virtio_blk_unplug) };
 
 static const Prop props[] = {
     DISK_CONF_PROPS(VirtioBlk, conf, vdev.dev),
@@ -324,11 +311,11 @@ static const Prop props[] = {
     { 0 },
 };
 
-static const StateField state[] = {
+const StateField virtio_blk_state[] = {
     VIRTIO_STATE(VirtioBlk),
     STATE_NOT(VirtioBlk, original_wce, "made by plug"),
     { 0 },
 };
 
-VIRTIO_PCI_DEVICE(virtio_blk, "virtio-blk", "virtio-blk", kind, VirtioBlk, props, state, DEV_STORAGE, "Virtio disk",
+VIRTIO_PCI_DEVICE(virtio_blk, "virtio-blk", "virtio-blk", kind, VirtioBlk, props, virtio_blk_state, DEV_STORAGE, "Virtio disk",
                   virtio_pci_ident_block, .boot_unit = "disk@0,0");
