@@ -540,7 +540,6 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     if (plan->loadvm) {
         TRY(snapshot_load(machine, plan->loadvm));
-        machine_set_state(machine, RUN_STATE_PRELAUNCH); /* and started as any other */
     }
     if (plan->rrfile) {
         warn_of_disks(machine);
@@ -577,11 +576,13 @@ Error *cli_start(Plan *plan, Machine **ret_machine)
     if (plan->count_instructions) {
         icount_new(machine, &plan->icount);
     }
+    machine->starting = true;
     lock_acquire(&machine->lock);
     Error *err = plan->rrfile ? start_replay(plan, machine) : NULL;
     if (!err) {
         err = build(plan, machine);
     }
+    machine->starting = false;
     lock_release(&machine->lock);
     return err;
 }

@@ -142,7 +142,12 @@ static MUST_USE Error *load_stopped(Machine *machine, const SnapshotSet *set, co
 void snapshot_go_on(Machine *machine, RunState before, RunState loaded)
 {
     machine->stopped_suspended = loaded == RUN_STATE_SUSPENDED;
-    if (before == RUN_STATE_RUNNING || before == RUN_STATE_SUSPENDED) {
+    bool start = machine->start_after_load || before == RUN_STATE_RUNNING || before == RUN_STATE_SUSPENDED;
+    machine->start_after_load = false;
+    if (machine->starting) {
+        machine_set_state(machine, RUN_STATE_PRELAUNCH); /* -loadvm: started as any other */
+        machine->start_paused &= !start;
+    } else if (start) {
         machine_start(machine);
     } else {
         machine_set_state(machine, RUN_STATE_PAUSED);
@@ -156,6 +161,7 @@ Error *snapshot_load_set(Machine *machine, const SnapshotSet *set, const char *t
 
     TRY(snapshot_check_free(machine));
     TRY(check_everywhere(set, tag, &size));
+    machine->start_after_load = false;
     machine_stop(machine, RUN_STATE_RESTORE_VM);
     Error *err = load_stopped(machine, set, tag, size, &state);
     if (err) {

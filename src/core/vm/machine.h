@@ -126,6 +126,8 @@ struct Machine {
     RunState state;
     RunActions actions;
     bool start_paused;
+    bool starting;         /* by the command line: it runs on from cli_start()'s end at the earliest */
+    bool start_after_load; /* "cont" came while a snapshot was being loaded */
     bool sandboxed; /* vCPU threads to come enter the filter, too */
     bool stopped_suspended; /* stopped while in S3, to which machine_start() returns */
     bool wakeup_support;    /* the board has S3 */
