@@ -432,7 +432,8 @@ static const JobDriver backup_driver = {
     .clean_co = copy_clean_co,
 };
 
-static Error *check_spec(const CopySpec *spec)
+/* A backup may go to an image that shows the source where it has nothing itself: what is copied hides what changes. */
+static Error *check_spec(const CopySpec *spec, bool backup)
 {
     if (spec->base) {
         return NULL;
@@ -440,7 +441,7 @@ static Error *check_spec(const CopySpec *spec)
     if (spec->source == spec->target) {
         return error_new("Cannot copy node '%s' into itself", spec->source->name);
     }
-    if (node_reaches(spec->source, spec->target) || node_reaches(spec->target, spec->source)) {
+    if (node_reaches(spec->source, spec->target) || (!backup && node_reaches(spec->target, spec->source))) {
         return error_new("Source and target are in the same chain");
     }
     if (spec->target->size != spec->source->size) {
@@ -470,8 +471,9 @@ static Error *attach(CopyJob *c)
         TRY(block_root_attach(s->target, c->job.id, CLAIM_READ | CLAIM_WRITE_UNCHANGED, CLAIM_ALL,
                               &c->target_edge));
     } else {
-        TRY(block_root_attach(s->target, c->job.id, CLAIM_READ | CLAIM_WRITE,
-                              CLAIM_ALL & ~(unsigned)CLAIM_WRITE, &c->target_edge));
+        /* What shows the source changes with it, but for what has been copied. */
+        unsigned shared = node_reaches(s->target, s->source) ? CLAIM_ALL : CLAIM_ALL & ~(unsigned)CLAIM_WRITE;
+        TRY(block_root_attach(s->target, c->job.id, CLAIM_READ | CLAIM_WRITE, shared, &c->target_edge));
     }
     TRY(block_bitmap_new(s->source, NULL, s->granularity, false, &c->todo));
     c->buffer = aligned_alloc(4096, CHUNK);
@@ -510,7 +512,7 @@ static Error *backup_begin(CopyJob *c)
 static Error *copy_start(BlockGraph *graph, const JobDriver *driver, const CopySpec *spec)
 {
     Job *job;
-    Error *err = check_spec(spec);
+    Error *err = check_spec(spec, driver == &backup_driver);
     if (!err) {
         err = job_new(graph, driver, &spec->job, &job);
     }
