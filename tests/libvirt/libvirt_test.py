@@ -28,6 +28,7 @@ MODULES = ['virtio_pci', 'virtio_net', 'virtio_blk', 'virtio_balloon', 'virtio_r
 DOMAIN = '''
 <domain type='qemu'>
   <name>guest</name>
+  <maxMemory slots='2' unit='MiB'>1024</maxMemory>
   <memory unit='MiB'>256</memory>
   <vcpu current='1'>2</vcpu>
   <os>
@@ -35,7 +36,8 @@ DOMAIN = '''
     <kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>console=ttyS0 quiet</cmdline>
   </os>
   <features><acpi/><apic/></features>
-  <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
+  <cpu mode='custom' match='exact'><model>qemu64</model>
+    <numa><cell id='0' cpus='0-1' memory='256' unit='MiB'/></numa></cpu>
   <pm><suspend-to-mem enabled='yes'/><suspend-to-disk enabled='no'/></pm>
   <devices>
     <emulator>{emulator}</emulator>
@@ -221,6 +223,37 @@ def network_attach_detach(world):
         wait_until(lambda: '52:54:00:aa:bb:cc' not in world.daemon.virsh('domiflist', 'guest'), 60, 'the end of the card')
 
 
+def vcpu_attach_detach(world):
+    """A second CPU comes; the guest brings it online; it goes again."""
+    world.running()
+    for _ in range(2):
+        world.daemon.virsh('setvcpus', 'guest', '2', '--live')
+        guest_sees(world, '/sys/devices/system/cpu/cpu1')
+        world.console.shell('echo 1 >/sys/devices/system/cpu/cpu1/online; [ $(nproc) = 2 ]')
+        assert 'vcpu.current=2' in world.daemon.virsh('domstats', '--vcpu', 'guest')
+        world.daemon.virsh('setvcpus', 'guest', '1', '--live')
+        guest_sees(world, '/sys/devices/system/cpu/cpu1', there=False)
+        wait_until(lambda: 'vcpu.current=1' in world.daemon.virsh('domstats', '--vcpu', 'guest'), 60, 'the end of the CPU')
+
+
+def memory_attach_detach(world):
+    """A memory module comes; the guest uses it; it goes again."""
+    world.running()
+    module = world.file('module.xml', "<memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>")
+    offline = 'grep -l offline /sys/devices/system/memory/memory*/state'
+    total = "grep MemTotal /proc/meminfo | tr -s ' ' | cut -d' ' -f2"
+    before = int(world.console.shell(total))
+    for _ in range(2):
+        world.daemon.virsh('attach-device', 'guest', module, '--live')
+        wait_until(lambda: 'offline' not in world.console.shell(f'{offline} || echo offline'), 60, 'the module in the guest')
+        world.console.shell(f'for m in $({offline}); do echo online_movable >$m; done')
+        assert int(world.console.shell(total)) == before + (128 << 10)
+        live = [each for each in world.domain_xml().iter('memory') if each.get('model') == 'dimm'][0]
+        world.daemon.virsh('detach-device', 'guest', world.file('live.xml', ElementTree.tostring(live, 'unicode')), '--live')
+        wait_until(lambda: "model='dimm'" not in world.daemon.virsh('dumpxml', 'guest'), 60, 'the end of the module')
+        assert int(world.console.shell(total)) == before
+
+
 def media_change(world):
     world.running()
     world.daemon.virsh('change-media', 'guest', 'hdc', world.iso, '--insert', '--live')
@@ -318,26 +351,29 @@ def wait_job(world):
 
 
 def backup_with_checkpoints(world):
-    """Two full backups, each with a checkpoint. One of what changed since a checkpoint has the disk itself as the backing file
-    of its target, which the job refuses."""
+    """A full backup, then one of what changed since its checkpoint, then a full one again; each with a checkpoint."""
     world.running()
     pattern(world, 'fullbackup', 6)
     backups = {}
-    for name in ('one', 'two'):
+    for name, since in (('one', None), ('two', 'one'), ('three', None)):
         backups[name] = os.path.join(world.home(), f'backup-{name}.qcow2')
-        job = world.file(f'{name}.xml', f"<domainbackup><disks><disk name='vda' type='file'><target file='{backups[name]}'/>"
+        changes = f'<incremental>{since}</incremental>' if since else ''
+        job = world.file(f'{name}.xml', f"<domainbackup>{changes}<disks><disk name='vda' type='file'><target file='{backups[name]}'/>"
                                         "<driver type='qcow2'/></disk><disk name='hda' backup='no'/></disks></domainbackup>")
         point = world.file(f'{name}-point.xml', f"<domaincheckpoint><name>{name}</name><disks><disk name='vda' checkpoint='bitmap'/>"
                                                 "<disk name='hda' checkpoint='no'/></disks></domaincheckpoint>")
         world.daemon.virsh('backup-begin', 'guest', job, point)
         wait_job(world)
         assert 'Completed' in world.daemon.virsh('domjobinfo', 'guest', '--completed')
-        pattern(world, 'increment', 7)
+        pattern(world, f'after-{name}', 7)
     assert read_at(backups['one'], 6 << 20, 10) == b'fullbackup'
     assert read_at(backups['one'], 7 << 20, 9) == bytes(9), 'the backup holds what came later'
-    assert read_at(backups['two'], 7 << 20, 9) == b'increment'
-    assert world.daemon.virsh('checkpoint-list', 'guest', '--name').split() == ['one', 'two']
-    for name in ('two', 'one'):
+    subprocess.run(['qemu-img', 'rebase', '-u', '-F', 'qcow2', '-b', backups['one'], backups['two']], check=True)
+    assert read_at(backups['two'], 6 << 20, 10) == b'fullbackup' and read_at(backups['two'], 7 << 20, 9) == b'after-one'
+    assert os.path.getsize(backups['two']) < 2 << 20, 'the incremental backup holds more than what changed'
+    assert read_at(backups['three'], 7 << 20, 9) == b'after-two'
+    assert set(world.daemon.virsh('checkpoint-list', 'guest', '--name').split()) == {'one', 'two', 'three'}
+    for name in ('three', 'two', 'one'):
         world.daemon.virsh('checkpoint-delete', 'guest', name)
 
 
@@ -517,7 +553,8 @@ def destroy(world):
     assert world.daemon.virsh('list', '--all', '--name') == ''
 
 
-LINES = [capabilities, define, start, console, screenshot, disk_attach_detach, network_attach_detach, media_change, snapshot_external,
+LINES = [capabilities, define, start, console, screenshot, disk_attach_detach, network_attach_detach, vcpu_attach_detach,
+         memory_attach_detach, media_change, snapshot_external,
          block_commit, block_pull, block_copy, backup_with_checkpoints, resize, throttle, statistics, balloon, link_state, keys,
          suspend_resume, sleep_and_wake, save_restore, managed_save, dump, migrate, snapshot_internal, reset, shutdown, destroy]
 

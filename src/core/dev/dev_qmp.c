@@ -391,10 +391,19 @@ static MUST_USE Error *check_kinds(const ObjectType *type, const Value *members)
 
 Error *qmp_object_add(QmpContext *ctx, const QmpObjectAddArgs *args, Value **ret)
 {
+    g_autoptr(Value) members = value_copy(args->all);
     g_autoptr(KeyValues) kv = NULL;
+    const Value *props = value_find(args->all, "props");
 
-    TRY(check_kinds(object_type_find(args->qom_type), args->all));
-    TRY(keyvalues_from_value(args->all, &kv));
+    /* Clients that find no type of their own for each object in the schema put the properties into a member of that name. */
+    if (props && value_kind(props) == VALUE_DICT) {
+        value_remove(members, "props");
+        for (size_t n = 0; n < value_length(props); n++) {
+            value_put(members, value_key_at(props, n), value_copy(value_item_at(props, n)));
+        }
+    }
+    TRY(check_kinds(object_type_find(args->qom_type), members));
+    TRY(keyvalues_from_value(members, &kv));
     return object_add_options(ctx->machine, kv);
 }
 
