@@ -176,6 +176,23 @@ Error *channel_read(void *opaque, void *data, size_t length)
     return NULL;
 }
 
+bool channel_has_input(const Channel *channel)
+{
+    struct pollfd fd = { .fd = channel->fd, .events = POLLIN };
+    return !channel->tls && poll(&fd, 1, 0) > 0 && (fd.revents & POLLIN);
+}
+
+void channel_drain(Channel *channel)
+{
+    char scratch[4096];
+    Error *err;
+
+    do {
+        err = channel_read(channel, scratch, sizeof(scratch));
+    } while (!err);
+    error_free(err);
+}
+
 Error *channel_finish(Channel *channel)
 {
     if (channel->regular && fdatasync(channel->fd) < 0 && errno != EINVAL) {

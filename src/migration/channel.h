@@ -32,6 +32,10 @@ bool channel_two_way(const Channel *channel);
 /* For stream_writer_init() and stream_reader_init(): opaque is the channel. */
 Error *channel_write(void *opaque, const void *data, size_t length) MUST_USE;
 Error *channel_read(void *opaque, void *data, size_t length) MUST_USE;
+/* Whether the other side has said something that was not read yet; false where that cannot be known (TLS). */
+bool channel_has_input(const Channel *channel);
+/* Reads and forgets what comes until the other side closes. */
+void channel_drain(Channel *channel);
 /* All was written: a file's data reach the disk, a command ends well. */
 Error *channel_finish(Channel *channel) MUST_USE;
 

@@ -84,6 +84,9 @@ static void refuse(MigrationIn *in)
     if (!err) {
         err = channel_write(in->channel, text, length);
     }
+    if (!err) { /* a connection that is closed with bytes unread takes the answer with it */
+        channel_drain(in->channel);
+    }
     error_free(err);
 }
 
@@ -103,6 +106,7 @@ static void take_disks(void *opaque)
     bool later = in->migration->caps.late_block_activate && in->machine->start_paused; /* when the machine is started */
 
     in->err = later ? NULL : block_graph_set_active(machine_service(in->machine, BLOCK_SERVICE), true);
+    in->err = in->err ? in->err : migration_bitmaps_load(in->migration, state_loader_bitmaps(in->loader));
 }
 
 static void give_back_disks(void *opaque)
@@ -147,6 +151,9 @@ static void *thread_main(void *opaque)
 static MUST_USE Error *begin(MigrationIn *in)
 {
     in->loader = state_loader_new(in->machine);
+    if (in->migration->caps.dirty_bitmaps) {
+        state_loader_want_bitmaps(in->loader);
+    }
     stream_reader_init(&in->reader, channel_read, in->channel);
     migration_set_status(in->migration, MIGRATION_ACTIVE);
     int rc = pthread_create(&in->thread, NULL, thread_main, in);

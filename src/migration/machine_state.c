@@ -68,6 +68,13 @@ Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w)
     return NULL;
 }
 
+Error *state_write_uuid(Machine *machine, StreamWriter *w)
+{
+    stream_begin(w, RECORD_UUID);
+    stream_put(w, &machine->config->uuid, sizeof(machine->config->uuid));
+    return stream_end(w);
+}
+
 Error *state_write_end(StreamWriter *w, bool answer)
 {
     stream_begin(w, RECORD_END);
@@ -89,10 +96,11 @@ struct StateLoader {
     Machine *machine;
     RamLoader ram;
     GPtrArray *devices; /* LoadedDevice */
+    GPtrArray *bitmaps; /* GByteArray */
     uint64_t device_bytes;
     int64_t virtual_ns;
     RunState state;
-    bool machine_seen, clock_seen, answers;
+    bool machine_seen, clock_seen, answers, wants_bitmaps;
 };
 
 static void loaded_device_free(void *opaque)
@@ -112,6 +120,7 @@ StateLoader *state_loader_new(Machine *machine)
     loader->machine = machine;
     ram_loader_init(&loader->ram);
     loader->devices = g_ptr_array_new_with_free_func(loaded_device_free);
+    loader->bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
     return loader;
 }
 
@@ -120,6 +129,7 @@ void state_loader_free(StateLoader *loader)
     if (loader) {
         ram_loader_fini(&loader->ram);
         g_ptr_array_unref(loader->devices);
+        g_ptr_array_unref(loader->bitmaps);
         g_free(loader);
     }
 }
@@ -195,6 +205,34 @@ static MUST_USE Error *read_device(StateLoader *loader, StreamReader *r)
     return NULL;
 }
 
+static MUST_USE Error *read_bitmap(StateLoader *loader, StreamReader *r)
+{
+    guint length = (guint)(r->end - r->at);
+
+    if (!loader->wants_bitmaps) {
+        return error_hint(error_new("the saved state has dirty bitmaps of disks, which were not asked for"),
+                          "Switch the migration capability dirty-bitmaps on here, too.");
+    }
+    loader->device_bytes += length;
+    if (loader->bitmaps->len >= DEVICES_MAX || loader->device_bytes > DEVICE_BYTES_MAX) {
+        return error_new("the saved state has too many dirty bitmaps");
+    }
+    GByteArray *bytes = g_byte_array_sized_new(length);
+    g_byte_array_append(bytes, r->at, length);
+    g_ptr_array_add(loader->bitmaps, bytes);
+    r->at = r->end;
+    return NULL;
+}
+
+static MUST_USE Error *read_uuid(StateLoader *loader, StreamReader *r)
+{
+    const Uuid *own = &loader->machine->config->uuid;
+    const uint8_t *bytes;
+
+    TRY(stream_get(r, sizeof(*own), &bytes));
+    return memcmp(bytes, own, sizeof(*own)) ? error_new("the saved machine has another UUID than this one") : NULL;
+}
+
 static MUST_USE Error *read_end(StateLoader *loader, StreamReader *r)
 {
     uint32_t answers;
@@ -219,6 +257,12 @@ static MUST_USE Error *read_record(StateLoader *loader, StreamReader *r)
         return read_device(loader, r);
     case RECORD_END:
         return read_end(loader, r);
+    case RECORD_BITMAP:
+        return read_bitmap(loader, r);
+    case RECORD_UUID:
+        return read_uuid(loader, r);
+    case RECORD_RAM_PACKED:
+        return ram_loader_packed(&loader->ram, r);
     }
     return error_new("the saved state has a record of kind %u, which this program does not know", r->kind);
 }
@@ -234,6 +278,16 @@ Error *state_loader_read(StateLoader *loader, StreamReader *r)
         }
     } while (r->kind != RECORD_END);
     return loader->clock_seen ? NULL : error_new("the saved state is damaged: it has no clock");
+}
+
+void state_loader_want_bitmaps(StateLoader *loader)
+{
+    loader->wants_bitmaps = true;
+}
+
+const GPtrArray *state_loader_bitmaps(const StateLoader *loader)
+{
+    return loader->bitmaps;
 }
 
 bool state_loader_answers(const StateLoader *loader)

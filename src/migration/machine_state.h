@@ -15,6 +15,8 @@ Error *state_write_machine(Machine *machine, StreamWriter *w) MUST_USE;
 void state_rest_devices(Machine *machine);
 /* The machine is stopped, no request of a back end is under way. Machine lock. Clock and devices. */
 Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w) MUST_USE;
+/* The destination must have the machine's UUID. */
+Error *state_write_uuid(Machine *machine, StreamWriter *w) MUST_USE;
 /* The last record. answer: the source waits for the destination's word. */
 Error *state_write_end(StreamWriter *w, bool answer) MUST_USE;
 
@@ -30,6 +32,7 @@ typedef struct RamSaver {
     unsigned at_block;
     uint64_t at_page;
     bool tracking;
+    int pack_level; /* of zlib; 0: not packed */
     uint64_t left, total; /* pages */
     uint64_t zero_pages, data_pages, synced; /* statistics */
 } RamSaver;
@@ -52,6 +55,9 @@ void state_loader_free(StateLoader *loader);
 Error *state_loader_read(StateLoader *loader, StreamReader *r) MUST_USE;
 /* Devices take over what was read. Machine lock; on failure the machine is in no usable state. */
 Error *state_loader_finish(StateLoader *loader, RunState *ret_state) MUST_USE;
+/* Payloads of RECORD_BITMAP that were read (GByteArray *); borrowed. Before, they must be wanted; otherwise they are an error. */
+void state_loader_want_bitmaps(StateLoader *loader);
+const GPtrArray *state_loader_bitmaps(const StateLoader *loader);
 /* Whether the source waits for an answer; known when all was read. */
 bool state_loader_answers(const StateLoader *loader);
 

@@ -41,7 +41,7 @@ Error *migration_init(Machine *machine)
     Migration *migration = g_new0(Migration, 1);
 
     migration->machine = machine;
-    migration->params = (MigrationParams) { .max_bandwidth = 128 * MiB, .downtime_limit = 300, .throttle_trigger = 50,
+    migration->params = (MigrationParams) { .max_bandwidth = 128 * MiB, .downtime_limit = 300, .throttle_trigger = 50, .compress_level = 1,
                                             .throttle_initial = 20, .throttle_increment = 10, .max_throttle = 99 };
     machine_set_service(machine, MIGRATION_SERVICE, migration);
     machine_set_service(machine, "snapshots", (void *)&snapshot_ops);
@@ -213,10 +213,10 @@ static const struct {
 } capabilities[] = {
 #define CAP(n, m) { n, (int)offsetof(MigrationCaps, m) }
     { "xbzrle", -1 }, { "rdma-pin-all", -1 }, CAP("auto-converge", auto_converge), { "zero-blocks", -1 },
-    { "compress", -1 }, CAP("events", events), { "postcopy-ram", -1 }, { "x-colo", -1 }, { "release-ram", -1 },
+    CAP("compress", compress), CAP("events", events), { "postcopy-ram", -1 }, { "x-colo", -1 }, { "release-ram", -1 },
     { "block", -1 }, CAP("return-path", return_path), CAP("pause-before-switchover", pause_before_switchover),
-    { "multifd", -1 }, { "dirty-bitmaps", -1 }, { "postcopy-blocktime", -1 }, CAP("late-block-activate", late_block_activate),
-    { "x-ignore-shared", -1 }, { "validate-uuid", -1 }, { "background-snapshot", -1 }, { "zero-copy-send", -1 },
+    { "multifd", -1 }, CAP("dirty-bitmaps", dirty_bitmaps), { "postcopy-blocktime", -1 }, CAP("late-block-activate", late_block_activate),
+    { "x-ignore-shared", -1 }, CAP("validate-uuid", validate_uuid), { "background-snapshot", -1 }, { "zero-copy-send", -1 },
     { "postcopy-preempt", -1 },
 };
 
@@ -281,6 +281,7 @@ static const struct {
     int64_t min, max;
 } parameters[] = {
 #define PARAM(n, m, lo, hi) { n, offsetof(MigrationParams, m), lo, hi }
+    PARAM("compress-level", compress_level, 0, 9),
     PARAM("throttle-trigger-threshold", throttle_trigger, 1, 100),
     PARAM("cpu-throttle-initial", throttle_initial, 1, 99),
     PARAM("cpu-throttle-increment", throttle_increment, 1, 99),

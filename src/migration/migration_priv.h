@@ -29,11 +29,12 @@ typedef struct MigrationParams {
     int64_t downtime_limit; /* ms */
     int64_t throttle_trigger, throttle_initial, throttle_increment, max_throttle; /* percent */
     bool throttle_tailslow;
-    Value *bitmap_mapping; /* for the capability dirty-bitmaps, which there is not yet; NULL: by their names */
+    int64_t compress_level; /* of zlib */
+    Value *bitmap_mapping; /* of the capability dirty-bitmaps; NULL: by their names */
 } MigrationParams;
 
 typedef struct MigrationCaps {
-    bool auto_converge, events, return_path, pause_before_switchover, late_block_activate;
+    bool auto_converge, events, return_path, pause_before_switchover, late_block_activate, dirty_bitmaps, validate_uuid, compress;
 } MigrationCaps;
 
 typedef struct MigrationOut MigrationOut;
@@ -85,6 +86,10 @@ void migration_tls_clear(MigrationTls *tls);
 
 /* throttle.c: the guest gets less of the CPUs' time. Percent of it that is taken; *last_ns is the caller's, at first 0. */
 void migration_throttle(Machine *machine, int64_t *last_ns, unsigned percent);
+
+/* bitmaps.c. The machine stands still. */
+Error *migration_bitmaps_write(Migration *migration, StreamWriter *w) MUST_USE;
+Error *migration_bitmaps_load(Migration *migration, const GPtrArray *records) MUST_USE;
 
 /* memory_snapshot.c. Accepts NULL. */
 void memory_snapshot_free(struct MemorySnapshot *snapshot);

@@ -110,7 +110,11 @@ static MUST_USE Error *set_up(MigrationOut *out)
     TRY(stream_write_header(&out->writer));
     lock_acquire(&machine->lock);
     out->saver = ram_saver_new(machine, true);
+    out->saver->pack_level = out->migration->caps.compress ? (int)out->migration->params.compress_level : 0;
     Error *err = out->cancelled ? NULL : state_write_machine(machine, &out->writer);
+    if (!err && out->migration->caps.validate_uuid) {
+        err = state_write_uuid(machine, &out->writer);
+    }
     lock_release(&machine->lock);
     TRY(err);
     out->migration->stats.total = out->saver->total * MEM_PAGE_SIZE;
@@ -146,6 +150,45 @@ static uint64_t allowed_rest(const MigrationOut *out)
     return (uint64_t)(out->bandwidth * seconds);
 }
 
+static MUST_USE Error *read_refusal(MigrationOut *out, uint8_t message)
+{
+    uint8_t bytes[4];
+    char text[MSG_TEXT_MAX + 1];
+
+    if (message != MSG_FAILED) {
+        return error_new("the destination gave no answer that can be understood");
+    }
+    TRY(channel_read(out->channel, bytes, 4));
+    uint32_t length = ld32_le(bytes);
+    if (length > MSG_TEXT_MAX) {
+        return error_new("the destination gave no answer that can be understood");
+    }
+    TRY(channel_read(out->channel, text, length));
+    text[length] = '\0';
+    return error_new("the destination refuses: %s", text);
+}
+
+/* The destination's answer, over a socket. */
+static MUST_USE Error *agree(MigrationOut *out)
+{
+    uint8_t message, go = MSG_GO;
+
+    TRY(channel_read(out->channel, &message, 1));
+    return message == MSG_READY ? channel_write(out->channel, &go, 1) : read_refusal(out, message);
+}
+
+/* What the destination says before the end can only be that it refuses. */
+static MUST_USE Error *check_refused(MigrationOut *out)
+{
+    uint8_t message;
+
+    if (!channel_two_way(out->channel) || !channel_has_input(out->channel)) {
+        return NULL;
+    }
+    TRY(channel_read(out->channel, &message, 1));
+    return read_refusal(out, message);
+}
+
 /* One slice, then a pause if it was sent before its time was over. */
 static MUST_USE Error *send_slice(MigrationOut *out)
 {
@@ -163,6 +206,7 @@ static MUST_USE Error *send_slice(MigrationOut *out)
         }
     }
     update_stats(out);
+    TRY(check_refused(out));
     return check_cancelled(out);
 }
 
@@ -224,6 +268,7 @@ static void save_devices(void *opaque)
     writer.number = out->writer.number;
     out->err = ram_saver_check(out->saver);
     out->err = out->err ? out->err : state_write_devices(out->machine, out->state, &writer);
+    out->err = out->err ? out->err : migration_bitmaps_write(out->migration, &writer);
     out->writer.number = writer.number;
     stream_writer_fini(&writer);
     if (!out->err) {
@@ -290,27 +335,6 @@ static MUST_USE Error *await_continue(MigrationOut *out)
     }
     pthread_mutex_unlock(&out->mutex);
     return check_cancelled(out);
-}
-
-/* The destination's answer, over a socket. */
-static MUST_USE Error *agree(MigrationOut *out)
-{
-    uint8_t head[5];
-    char text[MSG_TEXT_MAX + 1];
-
-    TRY(channel_read(out->channel, head, 1));
-    if (head[0] == MSG_READY) {
-        uint8_t go = MSG_GO;
-        return channel_write(out->channel, &go, 1);
-    }
-    TRY(channel_read(out->channel, head + 1, 4));
-    uint32_t length = ld32_le(head + 1);
-    if (head[0] != MSG_FAILED || length > MSG_TEXT_MAX) {
-        return error_new("the destination gave no answer that can be understood");
-    }
-    TRY(channel_read(out->channel, text, length));
-    text[length] = '\0';
-    return error_new("the destination refuses: %s", text);
 }
 
 static MUST_USE Error *switch_over(MigrationOut *out)

@@ -7,6 +7,7 @@
  * later makes them dirty again.
  */
 #include <string.h>
+#include <zlib.h>
 
 #include "base/checked.h"
 #include "migration/state_priv.h"
@@ -162,6 +163,21 @@ static uint64_t send_run(RamSaver *saver, RamPages *pages, StreamWriter *w, uint
     return page;
 }
 
+/* The record under construction becomes a packed one, unless that is longer. */
+static MUST_USE Error *end_record(RamSaver *saver, StreamWriter *w)
+{
+    uLong plain = (uLong)stream_room_used(w), room = compressBound(plain);
+    g_autofree uint8_t *packed = saver->pack_level ? g_malloc(room) : NULL;
+    const uint8_t *payload = w->record->data + w->record->len - plain;
+
+    if (packed && compress2(packed, &room, payload, plain, saver->pack_level) == Z_OK && room + 4 < plain) {
+        stream_begin(w, RECORD_RAM_PACKED);
+        stream_put_u32(w, (uint32_t)plain);
+        stream_put(w, packed, room);
+    }
+    return stream_end(w);
+}
+
 Error *ram_saver_send(RamSaver *saver, StreamWriter *w, uint64_t budget)
 {
     uint64_t until = w->bytes + budget;
@@ -180,7 +196,7 @@ Error *ram_saver_send(RamSaver *saver, StreamWriter *w, uint64_t budget)
             page = next_pending(pages, send_run(saver, pages, w, page));
         }
         saver->at_page = page;
-        TRY(stream_end(w));
+        TRY(end_record(saver, w));
     }
     return NULL;
 }
@@ -279,4 +295,22 @@ Error *ram_loader_pages(RamLoader *loader, StreamReader *r)
         load_data(block, first, count, data);
     }
     return NULL;
+}
+
+Error *ram_loader_packed(RamLoader *loader, StreamReader *r)
+{
+    uint32_t plain;
+
+    TRY(stream_get_u32(r, &plain));
+    if (plain > RECORD_MAX) {
+        return error_new("the saved state is damaged: record %u would have %u bytes unpacked", r->number - 1, plain);
+    }
+    g_autofree uint8_t *bytes = g_malloc(plain + 1);
+    uLongf length = plain;
+    if (uncompress(bytes, &length, r->at, (uLong)(r->end - r->at)) != Z_OK || length != plain) {
+        return error_new("the saved state is damaged: record %u cannot be unpacked", r->number - 1);
+    }
+    StreamReader unpacked = { .number = r->number, .kind = RECORD_RAM, .at = bytes, .end = bytes + plain };
+    r->at = r->end;
+    return ram_loader_pages(loader, &unpacked);
 }

@@ -13,6 +13,7 @@ void ram_loader_init(RamLoader *loader);
 void ram_loader_fini(RamLoader *loader);
 /* The list in the machine record. */
 Error *ram_loader_blocks(RamLoader *loader, Machine *machine, StreamReader *r) MUST_USE;
+Error *ram_loader_packed(RamLoader *loader, StreamReader *r) MUST_USE;
 Error *ram_loader_pages(RamLoader *loader, StreamReader *r) MUST_USE;
 
 #endif

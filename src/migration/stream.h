@@ -23,6 +23,9 @@ typedef enum RecordKind {
     RECORD_CLOCK,       /* guest time and run state */
     RECORD_DEVICE,      /* one device: path, type, rows */
     RECORD_END,
+    RECORD_BITMAP,     /* a dirty bitmap of a disk, see bitmaps.c */
+    RECORD_UUID,       /* of the machine, which must be the same (16 bytes) */
+    RECORD_RAM_PACKED, /* RECORD_RAM: unpacked length u32, the rest by zlib */
 } RecordKind;
 
 typedef struct StreamWriter {
