@@ -84,6 +84,75 @@ static void eject_method(Aml *a)
     aml_end(a);
 }
 
+static void return_buffer(Aml *a, uint8_t byte)
+{
+    aml_op(a, AML_RETURN);
+    aml_buffer(a, &byte, 1);
+}
+
+/*
+ * PDSM(uuid, revision, function, bus, slot): device-specific methods of PCI (PCI Firmware 3.2, 4.6). Function 7 gives the number
+ * by which an operating system names the device (acpi-index); function 0 says that it is there.
+ */
+static void index_method(Aml *a)
+{
+    static const uint8_t uuid[16] = { 0xd0, 0x37, 0xc9, 0xe5, 0x53, 0x35, 0x7a, 0x4d, 0x91, 0x17, 0xea, 0x4d, 0x19, 0xc3, 0x43, 0x4d };
+    enum { FUNCTION_QUERY = 0, FUNCTION_NAME = 7, FUNCTIONS = 1 << FUNCTION_QUERY | 1 << FUNCTION_NAME };
+
+    aml_method(a, "PDSM", 5, true);
+    aml_if(a);
+    aml_op(a, AML_LNOT);
+    aml_op(a, AML_LEQUAL);
+    aml_op(a, AML_ARG0);
+    aml_buffer(a, uuid, sizeof(uuid));
+    return_buffer(a, 0);
+    aml_end(a);
+    acquire(a);
+    aml_op(a, AML_STORE);
+    aml_op(a, AML_ARG3);
+    aml_path(a, "BNUM");
+    aml_op(a, AML_STORE);
+    aml_op(a, AML_ARG4);
+    aml_path(a, "PIDX");
+    aml_op(a, AML_STORE);
+    aml_path(a, "PIDX");
+    aml_op(a, AML_LOCAL0);
+    release(a);
+    aml_if(a); /* a device without a number */
+    aml_op(a, AML_LEQUAL);
+    aml_op(a, AML_LOCAL0);
+    aml_op(a, AML_ZERO);
+    return_buffer(a, 0);
+    aml_end(a);
+    aml_if(a);
+    aml_op(a, AML_LEQUAL);
+    aml_op(a, AML_ARG2);
+    aml_int(a, FUNCTION_QUERY);
+    return_buffer(a, FUNCTIONS);
+    aml_end(a);
+    aml_if(a);
+    aml_op(a, AML_LEQUAL);
+    aml_op(a, AML_ARG2);
+    aml_int(a, FUNCTION_NAME);
+    aml_op(a, AML_STORE);
+    aml_package(a, 2);
+    aml_int(a, 0);
+    aml_string(a, "");
+    aml_end(a);
+    aml_op(a, AML_LOCAL1);
+    aml_op(a, AML_STORE);
+    aml_op(a, AML_LOCAL0);
+    aml_op(a, AML_INDEX);
+    aml_op(a, AML_LOCAL1);
+    aml_op(a, AML_ZERO);
+    aml_op(a, AML_ZERO);
+    aml_op(a, AML_RETURN);
+    aml_op(a, AML_LOCAL1);
+    aml_end(a);
+    return_buffer(a, 0);
+    aml_end(a);
+}
+
 static void slot_device(Aml *a, unsigned slot)
 {
     char name[5];
@@ -93,6 +162,15 @@ static void slot_device(Aml *a, unsigned slot)
     aml_name_int(a, "_ADR", slot << 16);
     aml_method(a, "_EJ0", 1, false);
     aml_path(a, "PCEJ");
+    aml_path(a, "BSEL");
+    aml_path(a, "_SUN");
+    aml_end(a);
+    aml_method(a, "_DSM", 4, true);
+    aml_op(a, AML_RETURN);
+    aml_path(a, "PDSM");
+    aml_op(a, AML_ARG0);
+    aml_op(a, AML_ARG1);
+    aml_op(a, AML_ARG2);
     aml_path(a, "BSEL");
     aml_path(a, "_SUN");
     aml_end(a);
@@ -183,11 +261,12 @@ void acpi_pci_hotplug_root(Aml *a, Machine *machine)
     }
     region(a, "PCST", 0x00, "PCIU", "PCID");
     region(a, "SEJ", 0x08, "B0EJ", NULL);
-    region(a, "BNMR", 0x10, "BNUM", NULL);
+    region(a, "BNMR", 0x10, "BNUM", "PIDX");
     aml_op(a, AML_MUTEX);
     aml_path(a, "BLCK");
     aml_byte(a, 0);
     eject_method(a);
+    index_method(a);
     bus_slots(a, root);
 
     aml_device(a, "PHPR");

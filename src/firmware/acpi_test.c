@@ -7,6 +7,8 @@
 #include "bus/pci.h"
 #include "firmware/fw_cfg.h"
 #include "hw/acpi/cpu_hotplug.h"
+#include "hw/acpi/memory_hotplug.h"
+#include "value/keyvalues.h"
 
 static const MachineType test_machine = { .name = "test", .desc = "test machine" };
 static const char *const ports[] = { "COM1", "COM2", "LPT1", "FDC0", "KBD", NULL };
@@ -16,10 +18,33 @@ static const AcpiPcInfo info = { .pci_hole_start = 0x20000000, .pci_hole_end = 0
 
 static PciBus root;
 static AcpiCpuHotplug cpu_hotplug;
+static AcpiMemoryHotplug memory_hotplug;
+static DeviceMemory memory = { .base = 0x100000000, .size = 0x80000000, .slots = 2 };
 
 static Error *request_unplug(void *opaque, PciDevice *pci)
 {
     return NULL;
+}
+
+/* Two nodes, of which the second has no CPUs. */
+static void add_nodes(MachineConfig *config)
+{
+    static const char *const options[] = {
+        "node,mem=32M", "node,mem=96M,initiator=0", "cpu,node-id=0,socket-id=0", "dist,src=0,dst=1,val=21",
+        "hmat-lb,initiator=0,target=0,hierarchy=memory,data-type=access-latency,latency=10",
+        "hmat-lb,initiator=0,target=1,hierarchy=memory,data-type=access-latency,latency=25",
+        "hmat-lb,initiator=0,target=1,hierarchy=memory,data-type=read-bandwidth,bandwidth=4G",
+        "hmat-cache,node-id=1,size=8K,level=1,associativity=direct,policy=write-back,line=64",
+    };
+    config->ram_size = 128 * MiB;
+    config->numa.hmat = true;
+    for (size_t n = 0; n < ARRAY_SIZE(options); n++) {
+        KeyValues *kv;
+        g_assert_null(keyvalues_parse(options[n], "type", &kv));
+        g_assert_null(numa_configure(config, kv, true));
+        keyvalues_free(kv);
+    }
+    g_assert_null(numa_complete(config, NULL, NULL));
 }
 
 static Machine *build(const AcpiPcInfo *info)
@@ -32,6 +57,9 @@ static Machine *build(const AcpiPcInfo *info)
     root.request_unplug = request_unplug;
     machine->config->max_cpus = machine->config->cores = 3;
     machine_set_service(machine, ACPI_CPU_HOTPLUG_SERVICE, &cpu_hotplug);
+    machine_set_service(machine, ACPI_MEMORY_HOTPLUG_SERVICE, &memory_hotplug);
+    machine_set_service(machine, DEVICE_MEMORY_SERVICE, &memory);
+    add_nodes(machine->config);
     Error *err = acpi_build_pc(machine, info);
     g_assert_null(err);
     return machine;
@@ -69,8 +97,8 @@ static void test_loader_script(void)
             pointers++;
         }
     }
-    g_assert_cmpuint(checksums, ==, 6); /* DSDT FACP APIC HPET WAET RSDT */
-    g_assert_cmpuint(pointers, ==, 3 + 4 + 1);
+    g_assert_cmpuint(checksums, ==, 9); /* DSDT FACP APIC HPET WAET SRAT SLIT HMAT RSDT */
+    g_assert_cmpuint(pointers, ==, 3 + 7 + 1);
     destroy(machine);
 }
 
@@ -96,7 +124,7 @@ static void write_table(const uint8_t *blob, const char *signature, size_t blob_
 /* Debian's iasl takes the tables apart, and its output compiles again without an error. */
 static void test_iasl(void)
 {
-    static const char *const tables[] = { "DSDT", "FACP", "APIC", "HPET", "WAET" };
+    static const char *const tables[] = { "DSDT", "FACP", "APIC", "HPET", "WAET", "SRAT", "SLIT", "HMAT" };
     g_autofree char *iasl = g_find_program_in_path("iasl");
     if (!iasl) {
         g_test_skip("iasl (package acpica-tools) is not installed");

@@ -74,7 +74,7 @@ void aml_res_qword(Aml *a, unsigned type, uint64_t min, uint64_t max, bool cache
 /* Opcodes for aml_op(). */
 enum {
     AML_ZERO = 0x00, AML_ONE = 0x01, AML_NAME = 0x08, AML_LOCAL0 = 0x60, AML_LOCAL1 = 0x61, AML_LOCAL2 = 0x62,
-    AML_ARG0 = 0x68, AML_ARG1 = 0x69, AML_ARG2 = 0x6a, AML_ARG3 = 0x6b, AML_STORE = 0x70, AML_ADD = 0x72, AML_SUBTRACT = 0x74,
+    AML_ARG0 = 0x68, AML_ARG1 = 0x69, AML_ARG2 = 0x6a, AML_ARG3 = 0x6b, AML_ARG4 = 0x6c, AML_STORE = 0x70, AML_ADD = 0x72, AML_SUBTRACT = 0x74,
     AML_INCREMENT = 0x75, AML_SHIFT_LEFT = 0x79, AML_AND = 0x7b, AML_OR = 0x7d, AML_NOTIFY = 0x86, AML_INDEX = 0x88,
     AML_CREATE_DWORD_FIELD = 0x8a, AML_LAND = 0x90, AML_LOR = 0x91, AML_LNOT = 0x92, AML_LEQUAL = 0x93, AML_LGREATER = 0x94,
     AML_LLESS = 0x95, AML_RETURN = 0xa4, AML_ONES = 0xff, AML_MUTEX = 0x5b01, AML_ACQUIRE = 0x5b23, AML_RELEASE = 0x5b27,

@@ -110,6 +110,16 @@ def behind_a_bridge(emulator):
             appears(vm, 'eth0', there=False)
 
 
+def numbered(emulator):
+    """acpi-index, by which operating systems name network cards (eno7): of one that is there, and of one that comes."""
+    with tempfile.TemporaryDirectory() as tmp, shell(emulator, tmp, '-device', 'virtio-rng-pci,acpi-index=7,addr=6', '-device',
+                                                     'pci-bridge,id=br,chassis_nr=1', '-device', 'virtio-rng-pci,bus=br') as vm:
+        assert vm.shell('cat /sys/bus/pci/devices/0000:00:06.0/acpi_index', 60).strip() == '7'
+        vm.qmp('device_add', driver='virtio-rng-pci', id='r', bus='br', addr='4', **{'acpi-index': 16383})
+        until(vm, 'cat /sys/bus/pci/devices/0000:0*:04.0/acpi_index 2>/dev/null || true', '16383')
+        no_complaint(vm)
+
+
 def refused(emulator):
     """Without the controller's support nothing can come while the machine runs."""
     for switch, bus in (('acpi-root-pci-hotplug', 'pci.0'), ('acpi-pci-hotplug-with-bridge-support', 'br')):
@@ -361,5 +371,5 @@ def nodes(emulator):
 
 
 if __name__ == '__main__':
-    run([come_and_go, cold_plugged_goes, behind_a_bridge, refused, cpus_come_and_go, cpu_refused, cpus_after_reset,
+    run([come_and_go, cold_plugged_goes, behind_a_bridge, numbered, refused, cpus_come_and_go, cpu_refused, cpus_after_reset,
          memory_comes_and_goes, memory_refused, nodes])
