@@ -2,7 +2,8 @@
  * Eight queues of random reads, writes and zeroes at once, on a qcow2 image with a backing image in real
  * files, against a model. Queues own stripes that are not as long as clusters, so they meet in every
  * cluster, and each knows what its own sectors hold. In the end the image is read again, after closing
- * and opening, and judged by another program's check.
+ * and opening, and judged by another program's check. In some tests the queues belong to the main loop and two iothreads
+ * in turns.
  *
  * usage: block-queues-test [--seconds N] (otherwise GLib's test options)
  */
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "block/test_util.h"
+#include "io/iothread.h"
 
 enum { QUEUES = 8, SECTOR = 512, STRIPE = 7 * SECTOR, STRIPES = 4096, DISK = STRIPE * STRIPES, DEFAULT_SECONDS = 4 };
 
@@ -25,7 +27,14 @@ typedef struct Disk {
     int64_t end_ns;
     uint64_t requests;
     char *top, *base;
+    KeyValues *open_options; /* NULL: none */
 } Disk;
+
+typedef struct Shape {
+    const char *name, *options;
+    unsigned iothreads;
+    bool uring;
+} Shape;
 
 typedef struct Queue {
     Disk *d;
@@ -146,7 +155,7 @@ static void create_co(void *opaque)
 
 static void open_image(Disk *d, const char *path)
 {
-    expect_ok(block_open_file(d->f->graph, path, "qcow2", OPEN_WRITE, NULL, &d->node));
+    expect_ok(block_open_file(d->f->graph, path, "qcow2", OPEN_WRITE, d->open_options, &d->node));
 }
 
 static void close_image(Disk *d)
@@ -183,29 +192,86 @@ static void judge(Disk *d)
     }
 }
 
-static void test_queues(BlockFixture *f, gconstpointer options)
+static bool still_running(Disk *d)
 {
-    Disk *d = g_new0(Disk, 1);
+    lock_acquire(&d->f->lock);
+    bool running = d->running > 0;
+    lock_release(&d->f->lock);
+    return running;
+}
+
+static IoThread *make_iothread(Object *objects, unsigned n)
+{
+    g_autoptr(KeyValues) options = keyvalues_new();
+    g_autofree char *id = g_strdup_printf("io%u", n);
+    IoThread *iothread;
+    keyvalues_set(options, "qom-type", "iothread");
+    keyvalues_set(options, "id", id);
+    keyvalues_set(options, "aio-max-batch", n & 1 ? "3" : "0");
+    expect_ok(object_make(objects, options));
+    expect_ok(iothread_find(objects, id, &iothread));
+    return iothread;
+}
+
+static void run_queues(Disk *d, const Shape *shape)
+{
     Queue queues[QUEUES];
+    Loop *loops[QUEUES + 1] = { d->f->loop };
+    Object *root = object_new_root(d->f->loop);
+
+    for (unsigned i = 0; i < shape->iothreads; i++) {
+        loops[1 + i] = make_iothread(root, i)->loop;
+    }
+    d->running = QUEUES;
+    d->end_ns = now_ns(d) + mode.seconds * NS_PER_SEC / 4;
+    for (unsigned i = 0; i < QUEUES; i++) {
+        queues[i] = (Queue) { d, i, ((uint64_t)g_test_rand_int() << 32 | (uint32_t)g_test_rand_int()) | 1 };
+        co_start(loops[i % (1 + shape->iothreads)], queue_co, &queues[i]);
+    }
+    while (still_running(d)) {
+        loop_run_once(d->f->loop, 10 * NS_PER_MS);
+    }
+    lock_acquire(&d->f->lock);
+    object_free(root);
+    lock_release(&d->f->lock);
+}
+
+static bool has_uring(Disk *d)
+{
+    BlockNode *node;
+    Error *err = block_open_file(d->f->graph, d->base, "raw", 0, d->open_options, &node);
+    if (!err) {
+        node_unref(node);
+    }
+    error_free(err);
+    return !err;
+}
+
+static void test_queues(BlockFixture *f, gconstpointer opaque)
+{
+    const Shape *shape = opaque;
+    const char *options = shape->options;
+    Disk *d = g_new0(Disk, 1);
     d->f = f;
     d->top = block_fixture_path(f, "top.qcow2");
     d->base = block_fixture_path(f, "base.qcow2");
     CreateCall create = { d, options, NULL };
     co_run(f->loop, create_co, &create);
     expect_ok(create.err);
+    if (shape->uring) {
+        d->open_options = keyvalues_new();
+        keyvalues_set(d->open_options, "x-aio", "io_uring");
+        if (!has_uring(d)) {
+            g_clear_pointer(&d->open_options, keyvalues_free);
+            g_test_skip("no io_uring");
+            goto out;
+        }
+    }
     open_image(d, d->base);
     co_run(f->loop, fill_base_co, d);
     close_image(d);
     open_image(d, d->top);
-    d->running = QUEUES;
-    d->end_ns = now_ns(d) + mode.seconds * NS_PER_SEC / 4;
-    for (unsigned i = 0; i < QUEUES; i++) {
-        queues[i] = (Queue) { d, i, ((uint64_t)g_test_rand_int() << 32 | (uint32_t)g_test_rand_int()) | 1 };
-        co_start(f->loop, queue_co, &queues[i]);
-    }
-    while (d->running) {
-        loop_run_once(f->loop, NS_PER_SEC);
-    }
+    run_queues(d, shape);
     g_test_message("%lu requests", (long)d->requests);
     co_run(f->loop, verify_all_co, d);
     close_image(d);
@@ -213,6 +279,8 @@ static void test_queues(BlockFixture *f, gconstpointer options)
     co_run(f->loop, verify_all_co, d);
     close_image(d);
     judge(d);
+    keyvalues_free(d->open_options);
+out:
     g_free(d->top);
     g_free(d->base);
     g_free(d);
@@ -227,11 +295,17 @@ int main(int argc, char **argv)
         argc -= 2;
     }
     g_test_init(&argc, &argv, NULL);
-    static const char *const shapes[] = { "cluster_size=64k", "cluster_size=4k", "cluster_size=64k,extended_l2=on",
-                                          "cluster_size=512,lazy_refcounts=on" };
+    static const Shape shapes[] = {
+        { "cluster_size=64k", "cluster_size=64k" },
+        { "cluster_size=4k", "cluster_size=4k" },
+        { "cluster_size=64k,extended_l2=on", "cluster_size=64k,extended_l2=on" },
+        { "cluster_size=512,lazy_refcounts=on", "cluster_size=512,lazy_refcounts=on" },
+        { "iothreads", "cluster_size=4k", .iothreads = 2 },
+        { "iothreads-io_uring", "cluster_size=64k", .iothreads = 2, .uring = true },
+    };
     for (size_t i = 0; i < ARRAY_SIZE(shapes); i++) {
-        g_autofree char *path = g_strconcat("/block/queues/", shapes[i], NULL);
-        g_test_add(path, BlockFixture, shapes[i], block_fixture_setup, test_queues, block_fixture_teardown);
+        g_autofree char *path = g_strconcat("/block/queues/", shapes[i].name, NULL);
+        g_test_add(path, BlockFixture, &shapes[i], block_fixture_setup, test_queues, block_fixture_teardown);
     }
     return g_test_run();
 }
