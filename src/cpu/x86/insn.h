@@ -130,5 +130,7 @@ enum { DECODE_OK = 0, DECODE_UD, DECODE_GP_LENGTH /* over 15 bytes */, DECODE_MO
 int x86_decode(X86Insn *ret_insn, const uint8_t *bytes, unsigned available, uint32_t mode);
 /* Intel-syntax text for logs and the monitor's x/i. Returns buf. pc: address of the instruction. */
 char *x86_insn_text(const X86Insn *insn, uint64_t pc, char *buf, size_t size);
+/* A line of a listing: where it lies, the bytes, the text. */
+void x86_insn_list(GString *s, const X86Insn *insn, uint64_t address, uint64_t pc);
 
 #endif

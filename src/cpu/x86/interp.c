@@ -133,15 +133,8 @@ static void log_run(X86Cpu *cpu, const Decoded *first, unsigned count)
     GString *text = g_string_new("----------------\nIN: \n");
     uint64_t rip = x86_hot(cpu)->rip;
     for (unsigned i = 0; i < count; i++) {
-        const X86Insn *insn = &first[i].insn;
-        char line[128];
-        g_string_append_printf(text, "0x%08" PRIx64 ":  ", cpu->seg[X86_CS].base + rip);
-        for (unsigned k = 0; k < 8 || k < insn->length; k++) {
-            g_string_append_printf(text, k < insn->length ? "%02x " : "   ",
-                                   insn->bytes[k < 15 ? k : 14]);
-        }
-        g_string_append_printf(text, " %s\n", x86_insn_text(insn, rip, line, sizeof(line)));
-        rip += insn->length;
+        x86_insn_list(text, &first[i].insn, cpu->seg[X86_CS].base + rip, rip);
+        rip += first[i].insn.length;
     }
     log_printf("%s\n", text->str);
     g_string_free(text, TRUE);

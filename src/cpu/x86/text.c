@@ -198,6 +198,16 @@ static void add_mnemonic(GString *s, const X86Insn *insn)
     }
 }
 
+void x86_insn_list(GString *s, const X86Insn *insn, uint64_t address, uint64_t pc)
+{
+    char text[128];
+    g_string_append_printf(s, "0x%08" PRIx64 ":  ", address);
+    for (unsigned k = 0; k < 8 || k < insn->length; k++) {
+        g_string_append_printf(s, k < insn->length ? "%02x " : "   ", insn->bytes[k < 15 ? k : 14]);
+    }
+    g_string_append_printf(s, " %s\n", x86_insn_text(insn, pc, text, sizeof(text)));
+}
+
 char *x86_insn_text(const X86Insn *insn, uint64_t pc, char *buf, size_t size)
 {
     GString *s = g_string_sized_new(64);

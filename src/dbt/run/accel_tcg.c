@@ -27,7 +27,7 @@ typedef struct TcgAccel {
     int thread, engine;
     uint32_t tb_size; /* MiB; 0: default */
     uint32_t self_check, stress;
-    bool one_insn_per_tb, split_wx, perf_map;
+    bool one_insn_per_tb, split_wx, perf_map, gdb_jit;
     DbtGroup group;
     pthread_mutex_t turn; /* thread=single: who holds it runs */
     _Atomic unsigned waiting; /* vCPUs that wait for it */
@@ -41,6 +41,8 @@ static const Prop props[] = {
     PROP_ENUM("engine", TcgAccel, engine, engine_names, ENGINE_AUTO, .flags = PROP_UNSTABLE, .help = "what executes instructions"),
     PROP_BOOL("x-perf-map", TcgAccel, perf_map, false, .flags = PROP_UNSTABLE,
               .help = "write /tmp/perf-PID.map, so that perf names translated code by guest addresses"),
+    PROP_BOOL("x-gdb-jit", TcgAccel, gdb_jit, false, .flags = PROP_UNSTABLE,
+              .help = "tell a debugger of this process the guest addresses of translated code"),
     PROP_U32("x-self-check", TcgAccel, self_check, 0, .flags = PROP_UNSTABLE,
              .help = "run each Nth block in the interpreter too and log differences"),
     PROP_U32("x-stress", TcgAccel, stress, 0, .flags = PROP_UNSTABLE,
@@ -96,6 +98,7 @@ static Error *vcpu_init_tcg(Accel *accel, Vcpu *vcpu)
         dbt_check_init(dbt, tcg->self_check);
     }
     dbt->stress = tcg->stress & DBT_STRESS_ALL;
+    dbt->gdb_jit = tcg->gdb_jit ? gdb_jit_new() : NULL;
     if (tcg->perf_map) {
         g_autofree char *path = g_strdup_printf("/tmp/perf-%d.map", (int)getpid());
         dbt->perf_map = fopen(path, "ae");

@@ -420,6 +420,9 @@ void dbt_flush(Dbt *d)
         d->stats.flushes++;
     }
     code_cache_reset(&d->cache);
+    if (d->gdb_jit != NULL) {
+        gdb_jit_clear(d->gdb_jit);
+    }
     memset(d->hash, 0, sizeof(d->hash));
     memset(d->heat, 0, sizeof(d->heat));
     memset(d->map_hash, 0, sizeof(d->map_hash));

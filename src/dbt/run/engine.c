@@ -256,6 +256,7 @@ void dbt_free(Dbt *d)
     if (d->perf_map != NULL) {
         fclose(d->perf_map);
     }
+    gdb_jit_free(d->gdb_jit);
     munmap(d, sizeof(Dbt));
 }
 
@@ -297,8 +298,10 @@ static const uint8_t *code_for(Dbt *d)
     const JumpCache *cache = &d->low->jump_cache[d->mode_index];
     uint32_t n = jump_cache_index(pc);
     if (likely(cache->va[n] == pc)) {
+        d->stats.jump_hits++;
         return cache->code[n]; /* the guard there sees to the mapping */
     }
+    d->stats.jump_misses++;
     DbtBlock *b = dbt_find(d);
     return b == NULL ? NULL : d->cache.run + b->entry;
 }

@@ -14,6 +14,7 @@
 #include "dbt/back/x86_64/lower.h"
 #include "dbt/front/x86/front.h"
 #include "dbt/run/cache.h"
+#include "dbt/run/gdb_jit.h"
 
 /*
  * A guest page as code sees it: where it is mapped, what lies there, in which mode. Its number is the
@@ -101,7 +102,8 @@ typedef struct DbtPage {
 typedef struct DbtStats {
     uint64_t blocks, insns, links, flushes, invalidated, translate_ticks, yields;
     uint64_t checks, check_differs;
-    uint64_t hot, hot_plain;
+    uint64_t hot, hot_plain, code_bytes;
+    uint64_t jump_hits, jump_misses; /* of the loop: code looks by itself first */
     uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
 } DbtStats;
 
@@ -165,6 +167,7 @@ struct Dbt {
     DbtStats stats;
     uint32_t *interp_counts; /* of each row of insn.tab, how often the interpreter executed it for a block */
     FILE *perf_map;        /* owned; NULL: none */
+    GdbJit *gdb_jit;       /* the same */
     DbtCheck *check;       /* NULL: no self-check */
     uint32_t stress;       /* DBT_STRESS_*; debugging */
     uint32_t stress_turns;

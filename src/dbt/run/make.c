@@ -66,30 +66,61 @@ static void record_exits(Dbt *d, DbtBlock *b, uint32_t number)
     b->exit_count = d->lowered.exit_count;
 }
 
+/* A number follows the call: for whom it is. */
+static bool number_follows(const Dbt *d, const X86Insn *insn, uint64_t at)
+{
+    const uint8_t *target = (const uint8_t *)(uintptr_t)(at + insn->length + (uint64_t)insn->imm);
+    bool found = insn->map == 0 && insn->opcode == 0xe8 && target == d->env.slow[SLOW_INTERP];
+    for (unsigned i = 0; i < LEAVE_KINDS && insn->map == 0 && insn->opcode == 0xe8; i++) {
+        found |= target == d->env.leave[i];
+    }
+    return found;
+}
+
+static void list_host_code(const Dbt *d, GString *s, const uint8_t *code, const uint8_t *end)
+{
+    g_string_append_printf(s, "OUT: %p [size=%zu]\n", (const void *)code, (size_t)(end - code));
+    while (code < end) {
+        X86Insn insn;
+        uint64_t at = (uintptr_t)code;
+        if (x86_decode(&insn, code, (unsigned)MIN(end - code, 15), X86_MODE_CS64) != DECODE_OK) {
+            g_string_append_printf(s, "0x%08" PRIx64 ":  .byte 0x%02x\n", at, *code++);
+            continue;
+        }
+        x86_insn_list(s, &insn, at, at);
+        code += insn.length;
+        if (number_follows(d, &insn, at) && end - code >= 4) {
+            uint32_t number;
+            memcpy(&number, code, 4);
+            g_string_append_printf(s, "0x%08" PRIx64 ":  .long %u\n", (uint64_t)(uintptr_t)code, number);
+            code += 4;
+        }
+    }
+    g_string_append_c(s, '\n');
+}
+
+/* All that is wanted of a block, in one piece: other vCPUs log too. */
 static void log_block(Dbt *d, const DbtBlock *b)
 {
     const FrontBlock *f = &d->front;
+    GString *s = g_string_new(NULL);
     if (log_enabled(LOG_IN_ASM)) {
-        log_printf("IN: mode %08x\n", d->mode);
+        g_string_append(s, "----------------\nIN: \n");
         for (unsigned i = 0; i < f->insn_count; i++) {
-            char text[128];
             uint64_t pc = f->pc + f->offset[i];
-            log_printf("0x%08" PRIx64 ":  %s\n", pc, x86_insn_text(&f->insns[i], pc, text, sizeof(text)));
+            x86_insn_list(s, &f->insns[i], pc, pc);
         }
+        g_string_append_c(s, '\n');
     }
     if (log_enabled(LOG_OP | LOG_OP_OPT)) { /* with liveness: there is no other optimization of them */
         g_autofree char *text = uop_text(f->uops, f->uop_count);
-        log_printf("OP:\n%s", text);
+        g_string_append_printf(s, "OP:\n%s\n", text);
     }
     if (log_enabled(LOG_OUT_ASM)) {
-        GString *hex = g_string_new(NULL);
-        const uint8_t *code = dbt_run_at(d, b->guarded);
-        for (const uint8_t *p = code; p < d->lowered.hot_end; p++) {
-            g_string_append_printf(hex, "%02x", *p);
-        }
-        log_printf("OUT: %p [size=%zu]\n%s\n", (const void *)code, (size_t)(d->lowered.hot_end - code), hex->str);
-        g_string_free(hex, TRUE);
+        list_host_code(d, s, dbt_run_at(d, b->guarded), d->lowered.hot_end);
     }
+    log_printf("%s", s->str);
+    g_string_free(s, TRUE);
 }
 
 /* The sites that a block took start with their budgets. */
@@ -155,6 +186,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
     };
     Asm hot = code_cache_asm(&d->cache, d->cache.hot), cold = code_cache_asm(&d->cache, d->cache.cold);
     lower_block(&d->env, &block, &hot, &cold, &d->lowered);
+    d->stats.code_bytes += (size_t)(hot.p - d->cache.write) - d->cache.hot + (size_t)(cold.p - d->cache.write) - d->cache.cold;
     d->cache.hot = (size_t)(hot.p - d->cache.write);
     d->cache.cold = (size_t)(cold.p - d->cache.write);
     start_sites(d, b);
@@ -291,6 +323,19 @@ static bool checkable(const FrontBlock *f, bool *ret_ends_interpreted)
     return !f->crossing;
 }
 
+/* For profilers and debuggers of the host. */
+static void name_code(Dbt *d, const DbtBlock *b)
+{
+    const uint8_t *code = dbt_run_at(d, b->guarded);
+    size_t size = (size_t)(d->lowered.hot_end - code);
+    if (unlikely(d->perf_map != NULL)) {
+        fprintf(d->perf_map, "%" PRIx64 " %zx guest-%" PRIx64 "\n", (uint64_t)(uintptr_t)code, size, b->pc);
+    }
+    if (unlikely(d->gdb_jit != NULL)) {
+        gdb_jit_add(d->gdb_jit, code, size, b->pc);
+    }
+}
+
 DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic)
 {
     uint8_t bytes[32];
@@ -331,10 +376,7 @@ DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic)
     *bucket = number;
     d->stats.blocks++;
     d->stats.insns += f->insn_count;
-    if (unlikely(d->perf_map != NULL)) {
-        fprintf(d->perf_map, "%" PRIx64 " %zx guest-%" PRIx64 "\n", (uint64_t)(uintptr_t)dbt_run_at(d, b->guarded),
-                (size_t)(d->lowered.hot_end - dbt_run_at(d, b->guarded)), pc);
-    }
+    name_code(d, b);
     if (log_at(LOG_IN_ASM | LOG_OUT_ASM | LOG_OP | LOG_OP_OPT, d->front.pc)) {
         log_block(d, b);
     }
