@@ -89,7 +89,20 @@ static unsigned wanted_claims(const BlockBackend *blk, const BlockNode *node)
 
 static unsigned shared_claims(const BlockBackend *blk)
 {
+    if (blk->graph->inactive) { /* the machine stands still: its disks are not used yet */
+        return CLAIM_ALL;
+    }
     return blk->device && !blk->share_rw ? CLAIM_ALL & ~(unsigned)CLAIM_WRITE : CLAIM_ALL;
+}
+
+Error *blk_claims_update_all(BlockGraph *graph)
+{
+    LIST_FOREACH (blk, &graph->backends, BlockBackend, node_in_graph) {
+        if (blk->root) {
+            TRY(block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node), shared_claims(blk)));
+        }
+    }
+    return NULL;
 }
 
 Error *blk_insert(BlockBackend *blk, BlockNode *node)

@@ -107,7 +107,7 @@ Error *block_bitmap_new(BlockNode *node, const char *name, uint64_t granularity,
         return error_new("Not enough memory for a dirty bitmap of '%s'", node->name);
     }
     b->name = g_strdup(name);
-    list_append(&node->bitmaps, &b->in_node);
+    list_prepend(&node->bitmaps, &b->in_node); /* queries show the newest first */
     Error *err = persistent ? node->driver->can_store_bitmap(node, b) : NULL;
     if (err) {
         block_bitmap_free(b);
@@ -284,12 +284,7 @@ void block_bitmaps_resize(BlockNode *node)
 Value *block_bitmaps_value(const BlockNode *node)
 {
     Value *list = value_list();
-    g_autoptr(GPtrArray) all = g_ptr_array_new();
     LIST_FOREACH (b, &node->bitmaps, BlockBitmap, in_node) {
-        g_ptr_array_add(all, b);
-    }
-    for (guint i = all->len; i-- > 0;) {
-        BlockBitmap *b = g_ptr_array_index(all, i);
         Value *v = value_dict();
         if (b->name) {
             value_put_str(v, "name", b->name);

@@ -25,6 +25,7 @@ typedef struct BlockBitmap {
     uint64_t dirty; /* how many bits are set */
     bool enabled, persistent;
     bool busy;         /* a job works with it */
+    bool stored;       /* the image has one of that name, which this one replaces */
     bool inconsistent; /* was in use when its image was not closed: good for removal only */
     bool read_only;    /* its image is, so it cannot follow writes */
     ListNode in_node;

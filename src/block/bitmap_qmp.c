@@ -56,7 +56,7 @@ static void undo_forget(void *opaque)
 static void undo_remove(void *opaque)
 {
     BitmapUndo *u = opaque;
-    list_append(&u->node->bitmaps, &u->bitmap->in_node);
+    list_prepend(&u->node->bitmaps, &u->bitmap->in_node);
     u->bitmap = NULL;
 }
 

@@ -21,9 +21,33 @@ void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigne
     *ret_shared = shared;
 }
 
-static const char *edge_user(const BlockEdge *edge)
+/* "node 'x' (uses node 'y' as 'file' child)"; image tests compare this. */
+static char *edge_user(const BlockEdge *edge)
 {
-    return edge->parent ? edge->parent->name : edge->name;
+    static const char peripheral[] = "/machine/peripheral/";
+    const char *name = edge->name;
+
+    if (edge->parent) {
+        return g_strdup_printf("node '%s' (uses node '%s' as '%s' child)", edge->parent->name, edge->node->name, name);
+    }
+    if (g_str_has_prefix(name, peripheral)) {
+        name += strlen(peripheral);
+    }
+    g_autofree char *id = g_strndup(name, strcspn(name, "/"));
+    g_autofree char *who = !strcmp(name, "export") || !*id ? g_strdup("an unnamed block device")
+                                                           : g_strdup_printf("block device '%s'", id);
+    return g_strdup_printf("%s (uses node '%s' as 'root' child)", who, edge->node->name);
+}
+
+static char *claim_names(unsigned claims)
+{
+    GString *out = g_string_new(NULL);
+    for (unsigned bit = 0; bit < CLAIM_BITS; bit++) {
+        if (claims & BIT(bit)) {
+            g_string_append_printf(out, "%s%s", out->len ? ", " : "", block_claim_name(bit));
+        }
+    }
+    return g_string_free(out, FALSE);
 }
 
 static const BlockEdge *conflicting_edge(const BlockEdge *edge, unsigned used, unsigned shared)
@@ -43,10 +67,10 @@ static Error *check_conflict(const BlockEdge *edge, unsigned used, unsigned shar
         return NULL;
     }
     unsigned refused = used & ~other->shared;
-    unsigned bit = (unsigned)__builtin_ctz(refused ? refused : other->used & ~shared);
-    return error_new("Conflict over node '%s': '%s' needs '%s', which '%s' does not allow",
-                     edge->node->name, refused ? edge_user(edge) : edge_user(other),
-                     block_claim_name(bit), refused ? edge_user(other) : edge_user(edge));
+    g_autofree char *claims = claim_names(refused ? refused : other->used & ~shared), *user = edge_user(edge),
+                    *holder = edge_user(other);
+    return error_new("Permission conflict on node '%s': permissions '%s' are both required by %s and unshared by %s.",
+                     edge->node->name, claims, refused ? user : holder, refused ? holder : user);
 }
 
 /* What the parent of the edge asks of the child, given what is asked of the parent. */

@@ -1,6 +1,7 @@
 /* Nodes: naming, opening with their children, closing. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -373,10 +374,8 @@ static Error *take_name(BlockNode *node, KeyValues *opts)
     if (!g_ascii_isalpha(name[0]) || strlen(name) > 31 ||
         strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") !=
             strlen(name)) {
-        return error_new(
-            "Invalid node-name: '%s' (a letter, then letters, digits, '-', '.', '_'; at most "
-            "31 characters)",
-            name);
+        return error_hint(error_new("Invalid node-name: '%s'", name), /* image tests compare this */
+                          "A name is a letter, then letters, digits, '-', '.', '_'; at most 31 characters.");
     }
     if (block_node_find(node->graph, name)) {
         return error_new("Duplicate nodes with node-name='%s'", name);
@@ -426,7 +425,7 @@ static Error *child_from_options_co(BlockNode *node, KeyValues *opts, const char
     }
     if (sub->items->len) {
         inherit_options(node, sub, read_only);
-        if (!keyvalues_has(sub, "discard") && protocol) {
+        if (!keyvalues_has(sub, "discard") && (protocol || node->unmap)) {
             keyvalues_set(sub, "discard", "unmap");
         }
         return open_node_co(node->graph, sub, protocol, depth + 1, ret);
@@ -805,6 +804,38 @@ static void remove_torso(const char *path)
     }
 }
 
+/* Where the protocol makes no files: what is there becomes the storage of the new image. */
+static Error *format_existing_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
+                                 const BlockDriver *storage, KeyValues *opts)
+{
+    static const char zeroes[NODE_SECTOR];
+    BlockNode *file;
+    BlockEdge *edge;
+    uint64_t size = 0;
+
+    if (!storage->pwritev_co) {
+        return error_new("Protocol driver '%s' does not support image creation", storage->name);
+    }
+    if (driver->filter) {
+        TRY(block_take_size(opts, "size", 0, &size));
+    }
+    TRY(block_open_file_co(graph, filename, NULL, OPEN_PROTOCOL | OPEN_WRITE, NULL, &file));
+    Error *err = block_root_attach(file, "create", CLAIM_READ | (driver->filter ? CLAIM_WRITE : 0), CLAIM_ALL, &edge);
+    if (!err) {
+        if (file->size < size) {
+            err = error_new("'%s' has %" PRIu64 " bytes, %" PRIu64 " are needed", filename, file->size, size);
+        } else if (driver->filter) { /* so that it is not taken for what was there */
+            int ret = node_pwrite_co(file, 0, MIN(file->size, sizeof(zeroes)), zeroes, 0);
+            err = ret < 0 ? error_new_errno(ret, "Could not write to '%s'", filename) : NULL;
+        } else {
+            err = driver->create_co(graph, filename, file, opts);
+        }
+        block_root_detach(edge);
+    }
+    node_unref_co(file);
+    return err;
+}
+
 static Error *create_image_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
                               const KeyValues *given)
 {
@@ -821,7 +852,7 @@ static Error *create_image_co(BlockGraph *graph, const char *filename, const Blo
         return driver->create_co(graph, path, NULL, opts);
     }
     if (!storage->create_co) {
-        return error_new("Protocol driver '%s' does not support image creation", storage->name);
+        return format_existing_co(graph, filename, driver, storage, opts);
     }
     /* The format makes the file as long as it needs; raw passes size and preallocation through. */
     g_autoptr(KeyValues) file_opts = keyvalues_new();

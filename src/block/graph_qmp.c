@@ -86,6 +86,7 @@ static Error *put_overlay_co(BlockNode *old, BlockNode *overlay)
 typedef struct OverlayUndo {
     QmpContext ctx;
     BlockNode *old, *overlay; /* counted */
+    bool undone;
 } OverlayUndo;
 
 static Error *take_overlay_away_co(void *opaque)
@@ -103,12 +104,23 @@ static Error *take_overlay_away_co(void *opaque)
 static void undo_overlay(void *opaque)
 {
     OverlayUndo *u = opaque;
+    u->undone = true;
     error_free(qmp_in_coroutine(&u->ctx, take_overlay_away_co, u));
+}
+
+/* Nobody writes to what is below an overlay; other programs may read it from now on. */
+static Error *stop_writing_co(void *opaque)
+{
+    OverlayUndo *u = opaque;
+    return node_set_read_only_co(u->old, true);
 }
 
 static void forget_overlay(void *opaque)
 {
     OverlayUndo *u = opaque;
+    if (!u->undone && !u->old->read_only && u->overlay->backing && u->overlay->backing->node == u->old) {
+        error_free(qmp_in_coroutine(&u->ctx, stop_writing_co, u)); /* somebody else may write to it: then it stays */
+    }
     node_unref(u->overlay);
     node_unref(u->old);
     g_free(u);

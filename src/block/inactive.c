@@ -50,7 +50,7 @@ static Error *deactivate_co(BlockGraph *graph)
     LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
         TRY(node_claims_update(node)); /* gives the locks up: cannot fail */
     }
-    return NULL;
+    return blk_claims_update_all(graph);
 }
 
 /* --- taking --- */
@@ -126,7 +126,7 @@ static Error *activate_co(BlockGraph *graph)
     LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
         TRY(node_claims_update(node)); /* locks of those that only read */
     }
-    return NULL;
+    return blk_claims_update_all(graph);
 }
 
 /* --- for the machine --- */

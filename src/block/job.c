@@ -139,21 +139,6 @@ void job_drop(Job *job)
 
 /* --- for drivers --- */
 
-/* Waits are short, so that a verb is noticed soon whatever the job waits for. */
-void job_wait_co(Job *job, int64_t ns)
-{
-    bool cancelled = job->cancelled, complete = job->complete_asked;
-    unsigned pauses = job->pause_count;
-    job->busy = false;
-    while (ns > 0 && job->cancelled == cancelled && job->complete_asked == complete &&
-           job->pause_count == pauses) {
-        int64_t step = MIN(ns, POLL_NS);
-        co_sleep_ns(CLOCK_REALTIME_NS, step);
-        ns -= step;
-    }
-    job->busy = true;
-}
-
 static bool shall_end(Job *job)
 {
     if (job->group && job->group->failed) {
@@ -162,17 +147,40 @@ static bool shall_end(Job *job)
     return job->cancelled && (job->force_cancel || !job->ready);
 }
 
+/* Waits are short, so that a verb is noticed soon whatever the job waits for. */
+void job_wait_co(Job *job, int64_t ns)
+{
+    bool cancelled = job->cancelled, complete = job->complete_asked;
+    unsigned pauses = job->pause_count;
+    job->busy = false;
+    while (ns > 0 && !shall_end(job) && job->cancelled == cancelled && job->complete_asked == complete &&
+           job->pause_count == pauses) {
+        int64_t step = MIN(ns, POLL_NS);
+        co_sleep_ns(CLOCK_REALTIME_NS, step);
+        ns -= step;
+    }
+    job->busy = true;
+}
+
+/* The state is what the job will do, also before it has noticed: clients see it before the command's answer. */
+static void leave_pause(Job *job)
+{
+    if (job->status == JOB_PAUSED || job->status == JOB_STANDBY) {
+        set_status(job, job->before_pause);
+    }
+}
+
 bool job_pause_point_co(Job *job)
 {
     if (job->pause_count && !shall_end(job)) {
-        JobStatus before = job->status;
+        job->before_pause = job->status;
         set_status(job, job->ready ? JOB_STANDBY : JOB_PAUSED);
         job->busy = false;
         while (job->pause_count && !job->cancelled) {
             co_sleep_ns(CLOCK_REALTIME_NS, POLL_NS);
         }
         job->busy = true;
-        set_status(job, before);
+        leave_pause(job);
     }
     return !shall_end(job);
 }
@@ -283,6 +291,9 @@ static void job_main_co(void *opaque)
     set_status(job, JOB_RUNNING);
     job->err = job_pause_point_co(job) ? driver->run_co(job) : NULL;
     bool bad = job->err || shall_end(job);
+    if (shall_end(job)) { /* the user does not want to know any more why it stood still */
+        g_clear_pointer(&job->err, error_free);
+    }
     if (!bad) {
         bool was_cancelled = job->cancelled; /* a ready mirror that is told to end without a switch */
         set_status(job, JOB_WAITING);
@@ -354,7 +365,9 @@ Error *job_resume(Job *job)
     }
     job->user_paused = job->io_stopped = false;
     job->io_status = "ok";
-    job->pause_count--;
+    if (!--job->pause_count) {
+        leave_pause(job);
+    }
     return NULL;
 }
 
@@ -363,6 +376,7 @@ Error *job_cancel(Job *job, bool force)
     TRY(check_verb(job, "cancel", job->status <= JOB_PENDING));
     job->cancelled = true;
     job->force_cancel |= force;
+    leave_pause(job);
     return NULL;
 }
 

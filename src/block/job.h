@@ -54,7 +54,7 @@ struct Job {
     const JobDriver *driver;
     BlockGraph *graph;
     char *id;
-    JobStatus status;
+    JobStatus status, before_pause;
     unsigned pause_count;
     bool user_paused, cancelled, force_cancel, complete_asked, finalize_asked, ready, busy;
     bool auto_finalize, auto_dismiss, internal;

@@ -156,6 +156,8 @@ void block_snapshot_free(BlockSnapshot *snapshot);
 
 typedef struct BlockMeasure {
     uint64_t required, fully_allocated;
+    bool has_bitmaps;  /* source and target can keep them */
+    uint64_t bitmaps; /* what they need beside the rest */
 } BlockMeasure;
 
 typedef struct BlockLimits {
@@ -296,6 +298,7 @@ struct BlockNode {
     bool open, closing;
     bool inactive;     /* its storage can only be read until the graph is activated; see inactive.c */
     bool extends;      /* writes beyond the end make it longer */
+    bool ends_as_full; /* a format above that needs more than there is has run out of space */
     bool follows_size; /* it is as long as its first child */
     bool hurry;        /* requests shall end without delay: somebody waits for all of them */
     DetectZeroes detect_zeroes;

@@ -57,6 +57,8 @@ void node_forget_thread(BlockNode *node);
 Error *node_new_above_co(BlockNode *below, const BlockDriver *driver, const char *name,
                          BlockNode **ret_node) MUST_USE;
 
+/* After the graph became active or inactive: what machines do not use yet, they do not forbid to others. */
+Error *blk_claims_update_all(BlockGraph *graph) MUST_USE;
 /* At the end: waits for their requests and takes the media out of all backends. */
 void blk_detach_all(BlockGraph *graph);
 

@@ -169,10 +169,10 @@ static void test_claims_in_graph(BlockFixture *f, gconstpointer unused)
 
     expect_ok(block_root_attach(node, "a", CLAIM_READ | CLAIM_WRITE, CLAIM_READ, &a));
     expect_error(block_root_attach(node, "b", CLAIM_WRITE, CLAIM_ALL, &b),
-                 "*'b' needs 'write'*'a'*");
+                 "*'write'*required by*'b'*unshared by*'a'*");
     expect_ok(block_root_set_claims(a, CLAIM_READ, CLAIM_READ));
     expect_error(block_root_attach(node, "b", CLAIM_WRITE, CLAIM_ALL, &b),
-                 "*'b' needs 'write'*'a'*");
+                 "*'write'*required by*'b'*unshared by*'a'*");
     expect_ok(block_root_attach(node, "b", CLAIM_READ, CLAIM_ALL, &b));
     block_root_detach(a);
     block_root_detach(b);

@@ -230,6 +230,17 @@ static void announce_write_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     }
 }
 
+/* Guests see the end of their disk as an error; a format that wants more room than its storage has, as lack of it. */
+static int beyond_end(const BlockNode *node)
+{
+    LIST_FOREACH (edge, &node->parents, BlockEdge, in_child) {
+        if (node->ends_as_full && edge->parent && edge->role == CHILD_FILE) {
+            return -ENOSPC;
+        }
+    }
+    return -EIO;
+}
+
 static int check_writable(const BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     if (node->read_only) {
@@ -239,7 +250,7 @@ static int check_writable(const BlockNode *node, uint64_t offset, uint64_t bytes
     if (ret < 0) {
         return ret;
     }
-    return offset + bytes <= node->size || node->extends ? 0 : -EIO;
+    return offset + bytes <= node->size || node->extends ? 0 : beyond_end(node);
 }
 
 static void written(BlockNode *node, uint64_t end)

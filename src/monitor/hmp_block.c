@@ -75,7 +75,7 @@ static void hmp_qemu_io(Hmp *hmp, const HmpArgs *args)
     BlockNode *node = blk ? blk_node(blk) : block_node_find(graph_of(hmp), args->text[0]);
     if (!node) {
         hmp_error(hmp, blk ? error_new("Device '%s' has no medium", args->text[0])
-                           : error_new("Cannot find device='%s' nor node-name='%s'", args->text[0], args->text[0]));
+                           : error_new("Cannot find device='' nor node-name='%s'", args->text[0]));
         return;
     }
     IoCall *call = g_new0(IoCall, 1);
@@ -89,7 +89,10 @@ static void hmp_qemu_io(Hmp *hmp, const HmpArgs *args)
     call->node = node_ref(node);
     co_run(hmp->machine->loop, io_command_run_co, call);
     call->hmp = NULL;
-    hmp_error(hmp, g_steal_pointer(&call->err));
+    if (call->err) { /* the command's own words, as the program says them */
+        hmp_printf(hmp, "%s\n", error_message(call->err));
+        g_clear_pointer(&call->err, error_free);
+    }
     co_start(hmp->machine->loop, io_finish_co, call);
 }
 

@@ -362,8 +362,27 @@ def test_names():
                     {"driver": "qcow2", "file": {**debug, "inject-error.0.event": "l2_load"}}):
         text = name(**({**options, "offset": 512} if "offset" in options else options))
         assert text.startswith("json:") and json.loads(text[5:]) == options, text
-        subprocess.run([OURS, "map", "-U", text], check="inject" not in text, capture_output=True)
+        subprocess.run([OURS, "map", "--output=json", "-U", text], check="inject" not in text, capture_output=True)
     m.quit()
+
+
+def test_below_overlay():
+    """What is below a new overlay can be read by others, and its bitmaps are on the disk; bitmaps are shown newest first."""
+    img("create", "-f", "qcow2", "bo.qcow2", "1M")
+    m = Machine("-drive", "if=virtio,id=d,file=bo.qcow2,format=qcow2,node-name=base")
+    for name in ("a", "b"):
+        m.ok("block-dirty-bitmap-add", node="base", name=name, persistent=True)
+    assert [b["name"] for b in m.ok("query-block")[0]["inserted"]["dirty-bitmaps"]] == ["b", "a"]
+    m.ok("blockdev-snapshot-sync", node_name="base", snapshot_file="bo2.qcow2", snapshot_node_name="top")
+    image = m.ok("query-block")[0]["inserted"]["image"]["backing-image"]
+    assert [b["name"] for b in image["format-specific"]["data"]["bitmaps"]] == ["b", "a"], image
+    img("compare", "bo.qcow2", "bo.qcow2")
+    m.ok("block-commit", job_id="j", device="top")
+    m.wait_event("BLOCK_JOB_READY")
+    m.ok("block-job-complete", device="j")
+    m.wait_event("BLOCK_JOB_COMPLETED")
+    m.quit()
+    img("check", "bo.qcow2")
 
 
 def test_active_mirror():

@@ -89,7 +89,8 @@ static Error *parse_entry(Qcow2 *q, const uint8_t *p, uint64_t room, DirEntry *e
     if (e->extra_size > MAX_EXTRA || bytes > room || !name_size || name_size > BITMAP_MAX_NAME) {
         return error_new("Bitmap directory entry is not possible");
     }
-    if (p[16] != TYPE_DIRTY_TRACKING || (e->flags & ~7u) || e->granularity_bits < 9 ||
+    unsigned known = e->extra_size ? 7 : 3; /* the third flag is about extra data */
+    if (p[16] != TYPE_DIRTY_TRACKING || (e->flags & ~known) || e->granularity_bits < 9 ||
         e->granularity_bits > 31 || qcow2_in_cluster(q, e->table_offset) ||
         (uint64_t)e->table_size * 8 > MAX_TABLE ||
         !checked_add_u64(e->table_offset, (uint64_t)e->table_size * 8, &end) || end > INT64_MAX) {
@@ -183,7 +184,7 @@ static Error *load_one_co(Qcow2 *q, const DirEntry *e)
 {
     BlockBitmap *b;
     TRY(block_bitmap_new(q->node, e->name, BIT64(e->granularity_bits), false, &b));
-    b->persistent = true;
+    b->persistent = b->stored = true;
     b->enabled = (e->flags & FLAG_AUTO) != 0;
     b->read_only = q->node->read_only;
     if ((e->flags & FLAG_IN_USE) ||
@@ -309,42 +310,56 @@ static DirEntry *stored_entry(Qcow2 *q, const char *name)
     return NULL;
 }
 
-/* The new directory: bitmaps in memory, and the inconsistent ones as they are. */
-static int store_all_co(Qcow2 *q, GArray *entries)
+static int store_entry_co(Qcow2 *q, const BlockBitmap *b, GArray *entries)
 {
-    LIST_FOREACH (b, &q->node->bitmaps, BlockBitmap, in_node) {
-        DirEntry e = { 0 };
-        if (!b->persistent || !b->name) {
-            continue;
+    DirEntry e = { 0 };
+    if (b->inconsistent) {
+        const DirEntry *old = stored_entry(q, b->name);
+        if (!old) {
+            return 0;
         }
-        if (b->inconsistent) {
-            const DirEntry *old = stored_entry(q, b->name);
-            if (!old) {
-                continue;
-            }
-            e = *old;
-            e.name = g_strdup(old->name);
-            e.extra_size = 0;
-            e.flags = FLAG_IN_USE;
-        } else {
-            int ret = store_one_co(q, b, &e);
-            if (ret < 0) {
-                g_free(e.name);
-                return ret;
-            }
+        e = *old;
+        e.name = g_strdup(old->name);
+        e.extra_size = 0;
+        e.flags = (old->flags & FLAG_AUTO) | FLAG_IN_USE;
+    } else {
+        int ret = store_one_co(q, b, &e);
+        if (ret < 0) {
+            g_free(e.name);
+            return ret;
         }
-        g_array_append_val(entries, e);
     }
+    g_array_append_val(entries, e);
     return 0;
 }
 
+/* The new directory: bitmaps in memory, and the inconsistent ones as they are. What was there keeps its place. */
+static int store_all_co(Qcow2 *q, GArray *entries)
+{
+    int ret = 0;
+    for (guint i = 0; ret >= 0 && q->bitmaps && i < q->bitmaps->entries->len; i++) {
+        const BlockBitmap *b = block_bitmap_find(q->node, g_array_index(q->bitmaps->entries, DirEntry, i).name);
+        if (b && b->persistent && b->stored) {
+            ret = store_entry_co(q, b, entries);
+        }
+    }
+    LIST_FOREACH (b, &q->node->bitmaps, BlockBitmap, in_node) {
+        if (ret >= 0 && b->persistent && b->name && !(b->stored && stored_entry(q, b->name))) {
+            ret = store_entry_co(q, b, entries);
+        }
+    }
+    return ret;
+}
+
+/* Where each entry begins is noted in it. */
 static GByteArray *encode_directory(const GArray *entries)
 {
     GByteArray *out = g_byte_array_new();
     static const uint8_t padding[8];
     for (guint i = 0; i < entries->len; i++) {
-        const DirEntry *e = &g_array_index(entries, DirEntry, i);
+        DirEntry *e = &g_array_index(entries, DirEntry, i);
         uint8_t p[ENTRY_FIXED] = { 0 };
+        e->at = out->len;
         st64_be(p, e->table_offset);
         st32_be(p + 8, e->table_size);
         st32_be(p + 12, e->flags);
@@ -413,7 +428,7 @@ static int free_stored_co(Qcow2 *q, const GArray *now)
     return 0;
 }
 
-static Error *write_directory_co(Qcow2 *q, const GArray *entries)
+static Error *write_directory_co(Qcow2 *q, const GArray *entries, struct Qcow2Bitmaps *ret_stored)
 {
     g_autoptr(GByteArray) dir = encode_directory(entries);
     uint64_t offset = 0, autoclear = q->autoclear & ~(uint64_t)AUTOCLEAR_BITMAPS;
@@ -447,6 +462,8 @@ static Error *write_directory_co(Qcow2 *q, const GArray *entries)
     if (ret >= 0) {
         ret = free_stored_co(q, entries);
     }
+    ret_stored->dir_offset = offset;
+    ret_stored->dir_size = dir->len;
     return ret < 0 ? error_new_errno(ret, "Could not update the bitmap directory") : NULL;
 }
 
@@ -466,11 +483,20 @@ Error *qcow2_bitmaps_store_co(Qcow2 *q)
         return NULL;
     }
     g_autoptr(GArray) entries = g_array_new(FALSE, FALSE, sizeof(DirEntry));
+    struct Qcow2Bitmaps now = { 0 };
     g_array_set_clear_func(entries, entry_clear);
     int ret = store_all_co(q, entries);
     Error *err = ret < 0 ? error_new_errno(ret, "Could not write the bitmaps")
-                         : write_directory_co(q, entries);
+                         : write_directory_co(q, entries, &now);
     forget_stored(q);
+    if (!err && entries->len) { /* the image may stay open for reading */
+        q->bitmaps = g_new(struct Qcow2Bitmaps, 1);
+        *q->bitmaps = now;
+        q->bitmaps->entries = g_steal_pointer(&entries);
+        LIST_FOREACH (b, &q->node->bitmaps, BlockBitmap, in_node) {
+            b->stored = b->persistent;
+        }
+    }
     return err;
 }
 

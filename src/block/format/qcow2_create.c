@@ -189,6 +189,10 @@ static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpe
     if (!err) {
         err = node_truncate_co(node, spec->size, spec->prealloc);
     }
+    if (!err && spec->data_file) { /* as long as the disk, however little is in it */
+        BlockNode *data = ((Qcow2 *)node->state)->data;
+        err = data->size < spec->size ? node_truncate_co(data, spec->size, PREALLOC_OFF) : NULL;
+    }
     node_unref_co(node);
     return err;
 }

@@ -85,6 +85,9 @@ static Error *check_header(Qcow2 *q, const uint8_t *h)
     if (!(q->incompatible & INCOMPAT_COMPRESSION) && q->compression) {
         return error_new("The compression type is set but its feature bit is not");
     }
+    if ((q->incompatible & INCOMPAT_COMPRESSION) && !q->compression) {
+        return error_new("The feature bit of the compression type is set, but the type is zlib, which needs none");
+    }
     if (q->compression > COMPRESSION_ZSTD) {
         return error_new("Unknown compression type: %u", q->compression);
     }

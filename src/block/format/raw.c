@@ -49,6 +49,7 @@ static Error *raw_open_co(BlockNode *node, KeyValues *opts)
     node->limits.cluster_size = 0;
     node->follows_size = s->window == UINT64_MAX && !s->offset;
     node->extends = node->follows_size && file->extends;
+    node->ends_as_full = s->window != UINT64_MAX;
     if (!IS_ALIGNED(s->offset, (uint64_t)MAX(file->limits.request_align, 1))) {
         return error_new("offset %" PRIu64 " is not a multiple of the storage's block size %u",
                          s->offset, file->limits.request_align);
@@ -76,6 +77,7 @@ static Error *raw_change_options_co(BlockNode *node, KeyValues *opts)
     }
     node->follows_size = s->window == UINT64_MAX && !s->offset;
     node->extends = node->follows_size && node->file->node->extends;
+    node->ends_as_full = s->window != UINT64_MAX;
     return NULL;
 }
 

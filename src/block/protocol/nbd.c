@@ -146,10 +146,6 @@ static int nbd_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, Block
             return ret;
         }
         bool hole = extent.flags & NBD_STATE_HOLE, zero = extent.flags & NBD_STATE_ZERO;
-        if (s->dirty_context) { /* what is dirty shows as data, the rest as holes */
-            hole = extent.flags & 1;
-            zero = false;
-        }
         status.bytes = extent.length == inside ? bytes : extent.length;
         /* A hole need not be zeroes: what is there is read. A clean part is nowhere. */
         bool data = !hole || (!zero && !s->dirty_context);

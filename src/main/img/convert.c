@@ -512,14 +512,16 @@ static Error *open_target_co(Convert *c)
     return NULL;
 }
 
+/* Before anything is made: whether they can be kept. */
 static Error *check_bitmaps(Convert *c)
 {
-    const BlockNode *to = c->target.node;
+    const char *format = c->o.out_format ? c->o.out_format : "raw";
+    const BlockDriver *driver = block_driver_find(format);
     if (!c->bitmaps) {
         return NULL;
     }
-    if (!to->driver->can_store_bitmap) {
-        return error_new("Format driver '%s' does not support bitmaps", to->driver->name);
+    if (driver && !driver->can_store_bitmap && !c->o.target_image_opts) {
+        return error_new("Format driver '%s' does not support bitmaps", format);
     }
     return img_check_bitmaps(c->sources[0].node, c->skip_broken_bitmaps);
 }
@@ -545,10 +547,10 @@ static int convert_co(void *opaque)
     Convert *c = opaque;
     Error *err = open_sources_co(c);
     if (!err) {
-        err = open_target_co(c);
+        err = check_bitmaps(c);
     }
     if (!err) {
-        err = check_bitmaps(c);
+        err = open_target_co(c);
     }
     if (!err) {
         err = copy_co(c);

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "block/bitmap.h"
 #include "main/img/img.h"
 
 typedef struct Create {
@@ -380,10 +381,25 @@ static Error *count_data_co(BlockNode *node, uint64_t cluster, uint64_t *ret_byt
     return NULL;
 }
 
+/* Data, tables and the directory, in clusters of the target. */
+static uint64_t count_bitmaps(const BlockNode *node, uint64_t cluster)
+{
+    uint64_t bytes = 0, directory = 0;
+    LIST_FOREACH (b, &node->bitmaps, BlockBitmap, in_node) {
+        if (b->persistent && !b->inconsistent) {
+            uint64_t clusters = ALIGN_UP((block_bitmap_bits(b) + 7) / 8, cluster) / cluster;
+            bytes += clusters * cluster + ALIGN_UP(clusters * 8, cluster);
+            directory += ALIGN_UP(24 + strlen(b->name), 8);
+        }
+    }
+    return bytes + ALIGN_UP(directory, cluster);
+}
+
 static Error *measure_steps_co(Measure *m, BlockMeasure *ret)
 {
     const BlockDriver *driver;
-    uint64_t size = 0, data = 0, cluster = 65536;
+    uint64_t size = 0, data = 0, cluster = 65536, bitmaps = 0;
+    bool has_bitmaps = false;
 
     TRY(block_driver_lookup(m->o.out_format ? m->o.out_format : "raw", &driver));
     if (!driver->measure) {
@@ -403,11 +419,18 @@ static Error *measure_steps_co(Measure *m, BlockMeasure *ret)
         TRY(img_snapshot_option(m->snapshot, more));
         TRY(img_open_with_co(&m->o, m->o.args[0], m->o.format, 0, NULL, m->o.image_opts, more, &disk));
         size = disk.node->size;
+        const char *compat = keyvalues_get(m->opts, "compat");
+        bool old = compat && (!strcmp(compat, "0.10") || !strcmp(compat, "v2"));
+        has_bitmaps = disk.node->driver->can_store_bitmap && driver->can_store_bitmap && !old;
+        bitmaps = has_bitmaps ? count_bitmaps(disk.node, cluster) : 0;
         Error *err = count_data_co(disk.node, cluster, &data);
         img_close_co(&disk);
         TRY(err);
     }
-    return driver->measure(m->opts, size, data, ret);
+    TRY(driver->measure(m->opts, size, data, ret));
+    ret->has_bitmaps = has_bitmaps;
+    ret->bitmaps = bitmaps;
+    return NULL;
 }
 
 static int measure_co(void *opaque)
@@ -419,11 +442,18 @@ static int measure_co(void *opaque)
         return img_result(err);
     }
     if (m->o.json) {
-        printf("{\n    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %" PRIu64 "\n}\n",
+        printf("{\n");
+        if (result.has_bitmaps) {
+            printf("    \"bitmaps\": %" PRIu64 ",\n", result.bitmaps);
+        }
+        printf("    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %" PRIu64 "\n}\n",
                result.required, result.fully_allocated);
     } else {
         printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n", result.required,
                result.fully_allocated);
+        if (result.has_bitmaps) {
+            printf("bitmaps size: %" PRIu64 "\n", result.bitmaps);
+        }
     }
     return 0;
 }
