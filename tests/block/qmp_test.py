@@ -344,44 +344,44 @@ def test_names():
     """A node is named by its file where that says all, else by all options that say what it shows; either opens the same."""
     img("create", "-f", "qcow2", "nb.qcow2", "1M")
     img("create", "-f", "qcow2", "-b", "nb.qcow2", "-F", "qcow2", "nt.qcow2")
-    m = Machine()
+    with Machine() as m:
 
-    def name(**options):
-        m.ok("blockdev-add", **{"node-name": "n", **options})
-        text = [n["file"] for n in m.ok("query-named-block-nodes") if n["node-name"] == "n"][0]
-        m.ok("blockdev-del", node_name="n")
-        return text
+        def name(**options):
+            m.ok("blockdev-add", **{"node-name": "n", **options})
+            text = [n["file"] for n in m.ok("query-named-block-nodes") if n["node-name"] == "n"][0]
+            m.ok("blockdev-del", node_name="n")
+            return text
 
-    file = {"driver": "file", "filename": "nt.qcow2"}
-    debug = {"driver": "blkdebug", "image": file}
-    assert name(driver="qcow2", file=file) == "nt.qcow2"
-    assert name(driver="raw", file=debug) == "blkdebug::nt.qcow2"
-    assert name(driver="null-co") == "null-co://"
-    for options in ({"driver": "raw", "offset": "512", "file": file}, {"driver": "qcow2", "file": file, "backing": None},
-                    {"driver": "qcow2", "file": file, "backing": {"driver": "null-co", "size": "65536"}},
-                    {"driver": "qcow2", "file": {**debug, "inject-error.0.event": "l2_load"}}):
-        text = name(**({**options, "offset": 512} if "offset" in options else options))
-        assert text.startswith("json:") and json.loads(text[5:]) == options, text
-        subprocess.run([OURS, "map", "--output=json", "-U", text], check="inject" not in text, capture_output=True)
-    m.quit()
+        file = {"driver": "file", "filename": "nt.qcow2"}
+        debug = {"driver": "blkdebug", "image": file}
+        assert name(driver="qcow2", file=file) == "nt.qcow2"
+        assert name(driver="raw", file=debug) == "blkdebug::nt.qcow2"
+        assert name(driver="null-co") == "null-co://"
+        for options in ({"driver": "raw", "offset": "512", "file": file}, {"driver": "qcow2", "file": file, "backing": None},
+                        {"driver": "qcow2", "file": file, "backing": {"driver": "null-co", "size": "65536"}},
+                        {"driver": "qcow2", "file": {**debug, "inject-error.0.event": "l2_load"}}):
+            text = name(**({**options, "offset": 512} if "offset" in options else options))
+            assert text.startswith("json:") and json.loads(text[5:]) == options, text
+            subprocess.run([OURS, "map", "--output=json", "-U", text], check="inject" not in text, capture_output=True)
+        m.quit()
 
 
 def test_below_overlay():
     """What is below a new overlay can be read by others, and its bitmaps are on the disk; bitmaps are shown newest first."""
     img("create", "-f", "qcow2", "bo.qcow2", "1M")
-    m = Machine("-drive", "if=virtio,id=d,file=bo.qcow2,format=qcow2,node-name=base")
-    for name in ("a", "b"):
-        m.ok("block-dirty-bitmap-add", node="base", name=name, persistent=True)
-    assert [b["name"] for b in m.ok("query-block")[0]["inserted"]["dirty-bitmaps"]] == ["b", "a"]
-    m.ok("blockdev-snapshot-sync", node_name="base", snapshot_file="bo2.qcow2", snapshot_node_name="top")
-    image = m.ok("query-block")[0]["inserted"]["image"]["backing-image"]
-    assert [b["name"] for b in image["format-specific"]["data"]["bitmaps"]] == ["b", "a"], image
-    img("compare", "bo.qcow2", "bo.qcow2")
-    m.ok("block-commit", job_id="j", device="top")
-    m.wait_event("BLOCK_JOB_READY")
-    m.ok("block-job-complete", device="j")
-    m.wait_event("BLOCK_JOB_COMPLETED")
-    m.quit()
+    with Machine("-drive", "if=virtio,id=d,file=bo.qcow2,format=qcow2,node-name=base") as m:
+        for name in ("a", "b"):
+            m.ok("block-dirty-bitmap-add", node="base", name=name, persistent=True)
+        assert [b["name"] for b in m.ok("query-block")[0]["inserted"]["dirty-bitmaps"]] == ["b", "a"]
+        m.ok("blockdev-snapshot-sync", node_name="base", snapshot_file="bo2.qcow2", snapshot_node_name="top")
+        image = m.ok("query-block")[0]["inserted"]["image"]["backing-image"]
+        assert [b["name"] for b in image["format-specific"]["data"]["bitmaps"]] == ["b", "a"], image
+        img("compare", "bo.qcow2", "bo.qcow2")
+        m.ok("block-commit", job_id="j", device="top")
+        m.wait_event("BLOCK_JOB_READY")
+        m.ok("block-job-complete", device="j")
+        m.wait_event("BLOCK_JOB_COMPLETED")
+        m.quit()
     img("check", "bo.qcow2")
 
 
