@@ -129,7 +129,7 @@ def stress(emulator):
             os.makedirs(os.path.dirname(os.path.join(root, target)), exist_ok=True)
             shutil.copy(os.path.realpath(source), os.path.join(root, target))
 
-    text = boot(emulator, fill, f'cd /tmp; stress-ng {STRESSORS} --verify --timeout 120 2>&1; echo STRESS $?', 1536, '-smp', '2')
+    text = boot(emulator, fill, f'cd /tmp; stress-ng {STRESSORS} --verify --timeout 300 2>&1; echo STRESS $?', 1536, '-smp', '2')
     assert re.search(r'^STRESS 0', text, re.M), text[-3000:]
 
 

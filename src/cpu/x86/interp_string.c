@@ -152,7 +152,7 @@ static uint64_t movs_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
 {
     uint64_t from = x86_gpr(cpu)[X86_RSI] & r->mask, to = x86_gpr(cpu)[X86_RDI] & r->mask;
     uint64_t source = x86_linear(cpu, insn->seg, from, r->size, false);
-    const uint8_t *s = x86_tlb_hit(cpu, source, 1, false);
+    const uint8_t *s = x86_tlb_hit(cpu, source, r->size, false);
     if (s == NULL) { /* a fault there comes before one of the target */
         return 0;
     }

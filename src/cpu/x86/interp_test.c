@@ -308,6 +308,26 @@ static void test_strings(void)
     box_free(b);
 }
 
+/* An element whose source goes on in a page that is not there, to a target that is no address: the source faults first. */
+static void test_string_faults(void)
+{
+    Box *b = box_new();
+    prepare(b, LONG64);
+    st64_le(b->host + PAGES + 0x2000, (PAGES + 0x3000) | 3);
+    for (unsigned n = 0; n < 512; n++) {
+        st64_le(b->host + PAGES + 0x3000 + 8 * n, n == 0xb ? 0 : n << 12 | 3);
+    }
+    x86_tlb_flush_all(b->cpu);
+    code(b, CODE, "8a 06 f3 a5"); /* MOV has the page in the TLB */
+    GPR(b, X86_RSI) = 0xaffe;
+    GPR(b, X86_RDI) = 0x800000000000;
+    GPR(b, X86_RCX) = 5;
+    run(b);
+    g_assert_cmpint(trap(b), ==, EXC_PF);
+    g_assert_cmphex(b->cpu->cr2, ==, 0xb000);
+    box_free(b);
+}
+
 /* Real mode to 32-bit protected mode, a 16-bit segment there, and back. */
 static void test_mode_switch(void)
 {
@@ -398,6 +418,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/interp/mov-ss", test_mov_ss_delays_the_trap);
     g_test_add_func("/x86/interp/self-modifying", test_self_modifying);
     g_test_add_func("/x86/interp/strings", test_strings);
+    g_test_add_func("/x86/interp/string-faults", test_string_faults);
     g_test_add_func("/x86/interp/mode-switch", test_mode_switch);
     g_test_add_func("/x86/interp/page-crossing", test_page_crossing);
     g_test_add_func("/x86/interp/breakpoint", test_hardware_breakpoint);
