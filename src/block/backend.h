@@ -109,6 +109,10 @@ BlkRequest *blk_aio_write_zeroes(BlockBackend *blk, uint64_t offset, uint64_t by
                                  BlkDone *done, void *opaque);
 void blk_cancel(BlkRequest *request);
 void blk_drain(BlockBackend *blk);
+/* Requests that failed and wait for the machine to run again; blk_drain() does not wait for them. */
+bool blk_has_held(const BlockBackend *blk);
+/* They complete with -ECANCELED, soon: blk_drain() waits for that. */
+void blk_abandon_held(BlockBackend *blk);
 bool blk_busy(const BlockBackend *blk); /* requests are under way */
 
 /* For tools, start-up and the monitor: see co_run(). Errors are returned whatever the policy. */

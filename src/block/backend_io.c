@@ -331,6 +331,11 @@ bool blk_busy(const BlockBackend *blk)
     return !list_empty(&blk->requests);
 }
 
+bool blk_has_held(const BlockBackend *blk)
+{
+    return !list_empty(&blk->held);
+}
+
 static void drain_co(void *opaque)
 {
     BlockBackend *blk = opaque;

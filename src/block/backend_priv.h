@@ -30,7 +30,5 @@ struct BlockBackend {
 };
 
 void blk_emit(BlockBackend *blk, const char *event, Value *data);
-/* Completes the held requests with their errors. */
-void blk_abandon_held(BlockBackend *blk);
 
 #endif

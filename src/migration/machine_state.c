@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "block/backend.h"
 #include "core/vm/icount.h"
 #include "migration/state_priv.h"
 
@@ -55,9 +56,25 @@ void state_rest_devices(Machine *machine)
     }
 }
 
+/* They are in no device's rows: the guest would wait for them for ever. */
+static MUST_USE Error *check_held(Machine *machine)
+{
+    BlockGraph *graph = machine_service(machine, BLOCK_SERVICE);
+
+    for (BlockBackend *blk = NULL; graph && (blk = blk_next(graph, blk));) {
+        if (blk_has_held(blk)) {
+            return error_hint(error_new("the disk '%s' has requests of the guest that failed and wait to be made again",
+                                        blk_device(blk) ? blk_device(blk) : blk_name(blk)),
+                              "Mend the cause and continue the machine first.");
+        }
+    }
+    return NULL;
+}
+
 Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w)
 {
     state_rest_devices(machine);
+    TRY(check_held(machine));
     stream_begin(w, RECORD_CLOCK);
     stream_put_u64(w, (uint64_t)clock_now(machine->clocks, CLOCK_VIRTUAL));
     stream_put_str(w, run_state_name(state));

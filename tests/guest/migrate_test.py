@@ -244,5 +244,34 @@ def refused_by_the_destination(emulator):
             job_ends_well(source)
 
 
+def held_request(emulator):
+    """A request that failed and waits (werror=stop) is in no saved state: saving says so, and the guest goes on afterwards."""
+    with tempfile.TemporaryDirectory() as tmp:
+        setup = Setup(tmp)
+        arguments = setup.arguments()
+        at = arguments.index('-drive')
+        broken = f'file.driver=blkdebug,file.image.driver=file,file.image.filename={setup.disk}'
+        rule = 'file.inject-error.0.event=write_aio,file.inject-error.0.errno=28,file.inject-error.0.once=on'
+        arguments[at:at + 2] = ['-blockdev', f'driver=qcow2,node-name=disk,{broken},{rule}', '-device', 'virtio-blk-pci,drive=disk,werror=stop']
+        with Guest(emulator, arguments) as vm:
+            vm.wait_event('BLOCK_IO_ERROR', 300)
+            assert vm.qmp('query-status')['status'] == 'io-error'
+            text = vm.monitor('savevm one')
+            assert 'wait to be made again' in text, text
+            try:
+                migrated(vm, 'file:' + os.path.join(tmp, 'state'))
+                raise AssertionError('it was migrated')
+            except GuestError as error:
+                assert 'wait to be made again' in str(error), error
+            assert vm.qmp('query-status')['status'] == 'io-error'
+            vm.qmp('cont')
+            job_rounds(vm, 3)
+            assert vm.monitor('savevm one') == ''
+            job_rounds(vm, 1)
+            assert vm.monitor('loadvm one') == ''
+            job_rounds(vm, 2)
+            network_works(vm)
+
+
 if __name__ == '__main__':
-    run([saved_to_file, saved_to_command, snapshots_in_the_image, moved_while_it_runs, refused_by_the_destination])
+    run([held_request, saved_to_file, saved_to_command, snapshots_in_the_image, moved_while_it_runs, refused_by_the_destination])

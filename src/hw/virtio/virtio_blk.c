@@ -240,6 +240,9 @@ void virtio_blk_saving(VirtioDevice *vdev)
 void virtio_blk_reset(VirtioDevice *vdev)
 {
     VirtioBlk *blk = of_vdev(vdev);
+    if (disk_blk(&blk->conf)) { /* those that wait to be made again must not end in the queue of another driver */
+        blk_abandon_held(disk_blk(&blk->conf));
+    }
     drain(blk);
     blk_set_write_cache(disk_blk(&blk->conf), blk->original_wce);
 }
