@@ -36,7 +36,7 @@ static const char *const machine_calls[] = {
     "poll", "epoll_pwait2", "epoll_ctl", "epoll_create1", "timerfd_create", "timerfd_settime",   /* the loops */
     "eventfd2",
     "clock_gettime", "clock_nanosleep", "sched_yield",
-    "futex", "clone3", "set_robust_list", "rseq", "gettid", "exit", "exit_group",                /* threads */
+    "futex", "clone3", "set_robust_list", "rseq", "gettid", "getpid", "exit", "exit_group",      /* threads */
     "prctl", "seccomp", "tgkill", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "getpgrp",
     "socket", "connect", "bind", "listen", "accept", "accept4", "sendto", "recvfrom",     /* sockets */
     "sendmsg", "recvmsg", "shutdown", "getsockname", "getpeername", "setsockopt", "getsockopt",

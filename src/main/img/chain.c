@@ -447,7 +447,8 @@ static Error *keep_contents_co(Rebase *r, BlockNode *node, BlockNode *old, Block
             for (uint64_t i = 0; ret >= 0 && i < bytes;) {
                 uint64_t unit = MIN(65536, bytes - i);
                 if (memcmp(was + i, will + i, (size_t)unit)) {
-                    ret = block_buffer_is_zero(was + i, (size_t)unit)
+                    bool nothing = !old || at + i >= old->size; /* what the old one wrote stays data */
+                    ret = nothing
                               ? node_write_zeroes_co(node, at + i, unit, 0)
                               : node_pwrite_co(node, at + i, unit, was + i, 0);
                 }
