@@ -4,6 +4,7 @@
 usage: nbd_reconnect_test.py OUR-QEMU-NBD OUR-QEMU-IO OUR-QEMU-IMG [TEST...]
 Servers are ours and, where they are installed, nbdkit and another qemu-nbd.
 """
+import atexit
 import os
 import random
 import re
@@ -48,6 +49,7 @@ def start(*argv):
     if os.path.exists("sock"):
         os.unlink("sock")
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    atexit.register(process.kill)  # one that outlives a failed test would keep the runner waiting
     while not os.path.exists("sock"):
         assert process.poll() is None, argv
         time.sleep(0.02)
@@ -98,6 +100,8 @@ def test_server_dies_while_requests_run():
         server = serve("d.raw")
         io = Io(*node(",file.reconnect-delay=60" + more))
         stop = threading.Event()
+        io.say("read 0 4k")
+        io.until("read 4096")
 
         def trouble():
             nonlocal server
@@ -286,6 +290,8 @@ def test_other_server_returns():
     make_raw("q.raw", 4 * MIB)
     server = serve("q.raw", tool=other)
     io = Io(*node(",file.reconnect-delay=60,file.multi-conn=3"))
+    io.say("read 0 4k")
+    io.until("read 4096")
     for n in range(64):
         io.say(f"aio_write -q -P {n + 1} {n * 64}k 64k")
     kill(server)

@@ -274,11 +274,11 @@ static Error *first_connection_co(NbdPool *pool, int64_t timeout, NbdConnection 
     for (;;) {
         int64_t left = MAX(end - now_ns(pool), NS_PER_MS);
         Error *err = connect_co(pool, timeout ? left : 0, ret_connection);
-        if (!err || now_ns(pool) + RETRY_NS > end) {
+        if (!err || now_ns(pool) >= end) {
             return err;
         }
         error_free(err);
-        co_sleep_ns(CLOCK_REALTIME_NS, RETRY_NS);
+        co_sleep_ns(CLOCK_REALTIME_NS, MIN(RETRY_NS, MAX(end - now_ns(pool), 0)));
     }
 }
 

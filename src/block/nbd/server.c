@@ -274,14 +274,15 @@ static BlockBitmap *find_bitmap(BlockNode *node, const char *name)
     return found;
 }
 
-static Error *take_bitmap(NbdExport *e, BlockNode *node, const char *name)
+/* other: of a node that was named, which need not be the export's. */
+static Error *take_bitmap(NbdExport *e, BlockNode *node, const char *name, bool other)
 {
     BlockBitmap *bitmap = find_bitmap(node, name);
     if (!bitmap) {
         return error_new("Bitmap '%s' is not found", name);
     }
     TRY(block_bitmap_check(bitmap, BITMAP_ALLOW_READ_ONLY));
-    if (!e->export.writable && !e->export.node->read_only && bitmap->enabled) {
+    if (!other && !e->export.writable && !e->export.node->read_only && bitmap->enabled) {
         return error_new("Enabled bitmap '%s' incompatible with readonly export", name);
     }
     if (e->bitmap_count == NBD_MAX_BITMAPS) {
@@ -315,7 +316,7 @@ static Error *take_bitmaps(NbdExport *e, KeyValues *opts)
         }
         err = !node   ? error_new("Cannot find device='' nor node-name='%s'", of)
               : !name ? error_new("Parameter 'name' is missing")
-                      : take_bitmap(e, node, name);
+                      : take_bitmap(e, node, name, of != NULL);
     }
     if (err) {
         release_bitmaps(e);

@@ -147,7 +147,8 @@ static int nbd_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, Block
         }
         bool hole = extent.flags & NBD_STATE_HOLE, zero = extent.flags & NBD_STATE_ZERO;
         status.bytes = extent.length == inside ? bytes : extent.length;
-        /* A hole need not be zeroes: what is there is read. A clean part is nowhere. */
+        /* A hole need not be zeroes: what is there is read. With another context bit 0, where it is set, stands for
+         * nowhere, and bit 1 for zeroes, whatever they mean there. */
         bool data = !hole || (!zero && !s->dirty_context);
         status.flags = (data ? STATUS_DATA : 0) | (zero ? STATUS_ZERO : 0);
         status.flags |= status.flags ? STATUS_OFFSET | STATUS_ALLOCATED : 0;
