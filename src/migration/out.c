@@ -343,8 +343,8 @@ static MUST_USE Error *switch_over(MigrationOut *out)
     TRY(check_cancelled(out));
     if (out->migration->caps.pause_before_switchover) {
         TRY(await_continue(out));
+        set_status(out, MIGRATION_DEVICE); /* clients know this state as what follows the pause */
     }
-    set_status(out, MIGRATION_DEVICE);
     main_call(&out->call, save_devices, out);
     TRY(g_steal_pointer(&out->err));
     TRY(check_cancelled(out));
