@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ElementTree
 from daemon import Console, Daemon, GuestError
 
 import guest  # daemon.py has put its folder on the path
+from packages import one_file, package
 import tap
 
 SCRIPT = '''
@@ -77,6 +78,8 @@ class World:
         self.daemon.readable(self.home())
         self.emulator = self.copy(self.original, 'qemu-system-x86_64')
         os.chmod(self.emulator, 0o755)
+        # Where libvirt looks for emulators when virt-install asks it for one.
+        os.symlink(self.emulator, os.path.join(self.daemon.directory, 'bin', 'qemu-system-x86_64'))
         guest.make_initrd(self.directory, '')
         initrd = guest.make_initrd(self.directory, guest.add_modules(self.directory, MODULES) + SCRIPT)
         self.initrd = self.copy(initrd, 'initrd')
@@ -553,10 +556,39 @@ def destroy(world):
     assert world.daemon.virsh('list', '--all', '--name') == ''
 
 
+def virt_install(world):
+    """The installer of Debian up to its first dialog, on a machine that virt-install thinks out."""
+    world.prepare()
+    if not shutil.which('virt-install'):
+        raise tap.Skip('virt-install is missing (package virtinst)')
+    unpacked = package('debian-installer-12-netboot-amd64', 'all')
+    where = one_file(unpacked, 'usr/lib/debian-installer/images/*/amd64/text/debian-installer/amd64')
+    kernel, initrd = world.copy(one_file(where, 'linux'), 'di-linux'), world.copy(one_file(where, 'initrd.gz'), 'di-initrd')
+    if world.mode == 'system':
+        os.makedirs(os.path.join(world.daemon.directory, 'var/lib/libvirt/boot'), exist_ok=True)
+    # It keeps copies of both for the emulator, which the daemon's user must be able to read.
+    user = ['nsenter', '--mount', '--target', str(world.daemon.process.pid)] if world.mode == 'system' else ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
+    done = subprocess.run([*user, 'virt-install', '--connect', world.daemon.uri, '--name', 'installer', '--virt-type', 'qemu', '--machine', 'pc',
+                           '--memory', '1024', '--vcpus', '1', '--disk', 'none', '--network', 'none', '--graphics', 'none', '--sound', 'none',
+                           '--controller', 'usb,model=none', '--osinfo', 'detect=off,require=off', '--noautoconsole', '--noreboot',
+                           '--install', f'kernel={kernel},initrd={initrd},kernel_args=console=ttyS0 --- quiet,kernel_args_overwrite=yes'],
+                          capture_output=True, text=True, timeout=300, env=dict(os.environ, HOME=world.home()))
+    assert done.returncode == 0, f'{done.stdout}\n{done.stderr}\n{world.daemon.guest_logs()}'
+    terminal = Console(world.daemon, 'installer')
+    try:
+        terminal.wait('Select a language', 900)
+        terminal.wait('English', 60)
+    finally:
+        terminal.close()
+        subprocess.run(['virsh', '-q', '-c', world.daemon.uri, 'destroy', 'installer'], capture_output=True)
+        subprocess.run(['virsh', '-q', '-c', world.daemon.uri, 'undefine', 'installer'], capture_output=True)
+
+
 LINES = [capabilities, define, start, console, screenshot, disk_attach_detach, network_attach_detach, vcpu_attach_detach,
          memory_attach_detach, media_change, snapshot_external,
          block_commit, block_pull, block_copy, backup_with_checkpoints, resize, throttle, statistics, balloon, link_state, keys,
-         suspend_resume, sleep_and_wake, save_restore, managed_save, dump, migrate, snapshot_internal, reset, shutdown, destroy]
+         suspend_resume, sleep_and_wake, save_restore, managed_save, dump, migrate, snapshot_internal, reset, shutdown, destroy,
+         virt_install]
 
 
 def in_world(line, world):
