@@ -317,6 +317,23 @@ static const Prop props[] = {
 const StateField virtio_blk_state[] = {
     VIRTIO_STATE(VirtioBlk),
     STATE_NOT(VirtioBlk, original_wce, "made by plug"),
+    /* Properties here, but not of the devices that are built on this one. */
+    STATE_NOT(VirtioBlk, conf, "a setting"),
+    STATE_NOT(VirtioBlk, serial, "a setting"),
+    STATE_NOT(VirtioBlk, iothread, "a setting"),
+    STATE_NOT(VirtioBlk, num_queues, "a setting"),
+    STATE_NOT(VirtioBlk, queue_size, "a setting"),
+    STATE_NOT(VirtioBlk, discard, "a setting"),
+    STATE_NOT(VirtioBlk, write_zeroes, "a setting"),
+    STATE_NOT(VirtioBlk, config_wce, "a setting"),
+    STATE_NOT(VirtioBlk, max_discard_sectors, "a setting"),
+    STATE_NOT(VirtioBlk, max_write_zeroes_sectors, "a setting"),
+    STATE_NOT(VirtioBlk, cyls, "a setting"),
+    STATE_NOT(VirtioBlk, heads, "a setting"),
+    STATE_NOT(VirtioBlk, secs, "a setting"),
+    STATE_NOT(VirtioBlk, lcyls, "a setting"),
+    STATE_NOT(VirtioBlk, lheads, "a setting"),
+    STATE_NOT(VirtioBlk, lsecs, "a setting"),
     { 0 },
 };
 
