@@ -5,6 +5,7 @@
 #include "block/bitmap.h"
 #include "block/block_qmp.h"
 #include "block/job.h"
+#include "block/node_priv.h"
 
 /* --- queries --- */
 
@@ -412,47 +413,43 @@ typedef struct CreateJob {
     Value *options;
 } CreateJob;
 
-static Error *create_run_co(Job *job)
+/* QMP writes names with dashes; what -o takes has underscores in some places, and one name of its own. */
+static void rename_options(const BlockOption *known, KeyValues *opts)
 {
-    const Value *options = ((CreateJob *)job)->options;
-    const char *driver_name = value_find_str(options, "driver"), *file;
-    const BlockDriver *driver;
-    g_autoptr(KeyValues) opts = NULL;
-
-    TRY(block_driver_lookup(driver_name ? driver_name : "", &driver));
-    TRY(keyvalues_from_value(options, &opts));
-    keyvalues_remove(opts, "driver");
-    if (driver->protocol) {
-        file = value_find_str(options, "filename");
-        keyvalues_remove(opts, "filename");
-    } else {
-        file = value_find_str(options, "file");
-        keyvalues_remove(opts, "file");
-    }
-    if (!file || !driver->create_co) {
-        return error_new(file ? "Driver '%s' does not support blockdev-create"
-                              : "Driver '%s' needs a file to create an image in",
-                         driver->name);
-    }
-    static const char *const renamed[][2] = {
-        { "backing-file", "backing_file" },       { "backing-fmt", "backing_fmt" },
-        { "cluster-size", "cluster_size" },       { "lazy-refcounts", "lazy_refcounts" },
-        { "refcount-bits", "refcount_bits" },     { "compression-type", "compression_type" },
-        { "extended-l2", "extended_l2" },         { "version", "compat" },
-    };
-    for (size_t i = 0; i < ARRAY_SIZE(renamed); i++) {
-        g_autofree char *value = keyvalues_take(opts, renamed[i][0]);
+    for (; known && known->name; known++) {
+        g_autofree char *dashed = g_strdelimit(g_strdup(known->name), "_", '-');
+        g_autofree char *value = strcmp(dashed, known->name) ? keyvalues_take(opts, dashed) : NULL;
         if (value) {
-            keyvalues_set(opts, renamed[i][1], value);
+            keyvalues_set(opts, known->name, value);
         }
     }
-    if (driver->protocol) {
-        return driver->create_co(job->graph, file, NULL, opts);
+    g_autofree char *version = keyvalues_take(opts, "version");
+    if (version) {
+        keyvalues_set(opts, "compat", version);
     }
-    BlockNode *node = block_node_find(job->graph, file);
+}
+
+/* "file": the name of a node, or a node to open for this. */
+static Error *take_file_co(Job *job, const char *driver, KeyValues *opts, BlockNode **ret_node)
+{
+    g_autofree char *name = keyvalues_take(opts, "file");
+    g_autoptr(KeyValues) given = block_take_prefix(opts, "file.");
+    if (!name && given->items->len) {
+        return block_open_options_co(job->graph, given, ret_node);
+    }
+    if (!name) {
+        return error_new("Driver '%s' needs a file to create an image in", driver);
+    }
+    BlockNode *node = block_node_find(job->graph, name);
     if (!node) {
-        return error_new("Cannot find device='' nor node-name='%s'", file);
+        return error_new("Cannot find device='%s' nor node-name='%s'", name, name);
     }
+    *ret_node = node_ref(node);
+    return NULL;
+}
+
+static Error *create_in_node_co(Job *job, const BlockDriver *driver, BlockNode *node, KeyValues *opts)
+{
     BlockEdge *edge;
     if (node->read_only) {
         return error_new("Node '%s' is read-only", node->name);
@@ -461,6 +458,32 @@ static Error *create_run_co(Job *job)
     TRY(block_root_attach(node, "create", CLAIM_READ, CLAIM_ALL, &edge));
     Error *err = driver->create_co(job->graph, node->filename, node, opts);
     block_root_detach(edge);
+    return err;
+}
+
+static Error *create_run_co(Job *job)
+{
+    const Value *options = ((CreateJob *)job)->options;
+    const char *driver_name = value_find_str(options, "driver");
+    const BlockDriver *driver;
+    g_autoptr(KeyValues) opts = NULL;
+    BlockNode *node;
+
+    TRY(block_driver_lookup(driver_name ? driver_name : "", &driver));
+    if (!driver->create_co) {
+        return error_new("Driver '%s' does not support blockdev-create", driver->name);
+    }
+    TRY(keyvalues_from_value(options, &opts));
+    keyvalues_remove(opts, "driver");
+    rename_options(driver->create_options, opts);
+    if (driver->protocol) {
+        g_autofree char *filename = keyvalues_take(opts, "filename");
+        return filename ? driver->create_co(job->graph, filename, NULL, opts)
+                        : error_new("Driver '%s' needs the name of the file to create", driver->name);
+    }
+    TRY(take_file_co(job, driver->name, opts, &node));
+    Error *err = create_in_node_co(job, driver, node, opts);
+    node_unref_co(node);
     job->done = job->total = 1;
     return err;
 }
@@ -471,6 +494,7 @@ static void create_clean_co(Job *job)
 }
 
 static const JobDriver create_driver = { .type = "create",
+                                         .no_block = true,
                                          .size = sizeof(CreateJob),
                                          .run_co = create_run_co,
                                          .clean_co = create_clean_co };
@@ -481,6 +505,66 @@ Error *qmp_blockdev_create(QmpContext *ctx, const QmpBlockdevCreateArgs *args, V
     Job *job;
     TRY(job_new(qmp_graph(ctx), &create_driver, &o, &job));
     ((CreateJob *)job)->options = value_copy(args->options);
+    job_start(job);
+    return NULL;
+}
+
+/* --- changing an image's options --- */
+
+typedef struct AmendJob {
+    Job job;
+    BlockNode *node;
+    Value *options;
+    bool force;
+} AmendJob;
+
+static Error *amend_run_co(Job *job)
+{
+    const AmendJob *j = (AmendJob *)job;
+    const BlockDriver *driver = j->node->driver;
+    g_autoptr(KeyValues) opts = NULL;
+    BlockEdge *edge;
+
+    TRY(keyvalues_from_value(j->options, &opts));
+    g_autofree char *wanted = keyvalues_take(opts, "driver");
+    if (g_strcmp0(wanted, driver->name)) {
+        return error_new("The options are for '%s', but the node's driver is '%s'", wanted ? wanted : "", driver->name);
+    }
+    rename_options(driver->amend_options, opts);
+    TRY(block_root_attach(j->node, "amend", CLAIM_READ | CLAIM_WRITE | CLAIM_RESIZE, CLAIM_ALL, &edge));
+    Error *err = driver->amend_co(j->node, opts, j->force);
+    block_root_detach(edge);
+    job->done = job->total = 1;
+    return err;
+}
+
+static void amend_clean_co(Job *job)
+{
+    value_free(((AmendJob *)job)->options);
+    node_unref_co(((AmendJob *)job)->node);
+}
+
+static const JobDriver amend_driver = {
+    .type = "amend", .size = sizeof(AmendJob), .no_block = true, .run_co = amend_run_co, .clean_co = amend_clean_co
+};
+
+Error *qmp_x_blockdev_amend(QmpContext *ctx, const QmpXBlockdevAmendArgs *args, Value **ret)
+{
+    JobOptions o = { .id = args->job_id, .manual_dismiss = true };
+    BlockNode *node = block_node_find(qmp_graph(ctx), args->node_name);
+    Job *job;
+
+    if (!node) {
+        return error_new("Cannot find device='' nor node-name='%s'", args->node_name);
+    }
+    if (!node->driver->amend_co) {
+        return error_new("Driver '%s' has no options that can be changed", node->driver->name);
+    }
+    TRY(job_new(qmp_graph(ctx), &amend_driver, &o, &job));
+    AmendJob *j = (AmendJob *)job;
+    j->node = node_ref(node);
+    j->options = value_copy(args->options);
+    j->force = args->has_force && args->force;
     job_start(job);
     return NULL;
 }

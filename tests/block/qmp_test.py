@@ -182,6 +182,39 @@ def test_create():
     assert json.loads(img("info", "--output=json", "new.qcow2"))["cluster-size"] == 4096
 
 
+def concluded(m, job):
+    """Its error, or None. The job goes."""
+    m.wait_event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    error = [j for j in m.ok("query-jobs") if j["id"] == job][0].get("error")
+    m.ok("job-dismiss", id=job)
+    return error
+
+
+def test_create_and_amend():
+    """A file that is named in place; options in QMP's spelling; then other options for an image that is open."""
+    m = Machine()
+    m.ok("blockdev-create", job_id="c", options={"driver": "file", "filename": "new.vhdx", "size": 0})
+    assert concluded(m, "c") is None
+    m.ok("blockdev-create", job_id="c", options={"driver": "vhdx", "file": {"driver": "file", "filename": "new.vhdx"}, "size": 32 * MIB,
+                                                 "block-size": 2 * MIB, "log-size": MIB, "subformat": "dynamic"})
+    assert concluded(m, "c") is None
+    m.ok("blockdev-create", job_id="c", options={"driver": "vhdx", "file": "nobody", "size": 32 * MIB})
+    assert "nobody" in concluded(m, "c")
+    m.ok("blockdev-create", job_id="c", options={"driver": "vhdx", "size": 32 * MIB})
+    assert "needs a file" in concluded(m, "c")
+    img("create", "-q", "-f", "qcow2", "-o", "compat=0.10", "a.qcow2", "4M")
+    m.ok("blockdev-add", driver="qcow2", node_name="q", file={"driver": "file", "filename": "a.qcow2"})
+    m.ok("x-blockdev-amend", job_id="a", node_name="q", options={"driver": "qcow2", "version": "v3"})
+    assert concluded(m, "a") is None
+    m.ok("x-blockdev-amend", job_id="a", node_name="q", options={"driver": "luks"})
+    assert "driver is 'qcow2'" in concluded(m, "a")
+    m.fails("nobody", "x-blockdev-amend", job_id="a", node_name="nobody", options={"driver": "qcow2"})
+    m.quit()
+    assert json.loads(img("info", "--output=json", "new.vhdx"))["cluster-size"] == 2 * MIB
+    assert json.loads(img("info", "--output=json", "a.qcow2"))["format-specific"]["data"]["compat"] == "1.1"
+    img("check", "a.qcow2")
+
+
 def test_encrypted():
     """Encrypted images by blockdev-create, a guest's data and the state of the machine in one."""
     secret = ["-object", "secret,id=k,data=open sesame"]
