@@ -227,7 +227,9 @@ static int send_reply(VhostUser *u, const Message *m, const void *data, uint32_t
     st32_le(out, m->request);
     st32_le(out + 4, VHOST_FLAG_VERSION | VHOST_FLAG_REPLY);
     st32_le(out + 8, size);
-    memcpy(out + VHOST_HEADER, data, size);
+    if (size) {
+        memcpy(out + VHOST_HEADER, data, size);
+    }
     for (size_t at = 0; at < VHOST_HEADER + size;) {
         ssize_t sent = send(u->fd, out + at, VHOST_HEADER + size - at, MSG_NOSIGNAL);
         if (sent < 0 && errno == EAGAIN) {

@@ -67,7 +67,9 @@ static Error *send_co(VhostDisk *d, uint32_t request, const void *payload, uint3
     st32_le(out, request);
     st32_le(out + 4, VHOST_FLAG_VERSION);
     st32_le(out + 8, size);
-    memcpy(out + VHOST_HEADER, payload, size);
+    if (size) {
+        memcpy(out + VHOST_HEADER, payload, size);
+    }
     if (fd >= 0) {
         head.msg_control = &control;
         head.msg_controllen = sizeof(control);
