@@ -4,6 +4,7 @@ starts programs is left to the process that may, in TAP."""
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 from machine import PROGRAM, Machine, same
@@ -78,6 +79,21 @@ def test_ordinary_use():
 def test_command_that_fails():
     with Machine('-sandbox', 'on') as m:
         same(migrated(m, 'exec:exit 3')['status'], 'failed')
+
+
+def test_incoming_command():
+    """The program runs before the filter is on, and ends behind it."""
+    with tempfile.TemporaryDirectory() as tmp:
+        state = os.path.join(tmp, 'state')
+        with Machine('-S') as m:
+            same(migrated(m, f'exec:cat > {state}')['status'], 'completed')
+        with Machine('-S', '-incoming', f'exec:cat {state}') as m:
+            same(status_of(m.process, 'Seccomp'), '2')
+            end = time.time() + 60
+            while m.state() == 'inmigrate' and time.time() < end:
+                time.sleep(0.05)
+            assert m.state() in ('prelaunch', 'paused'), m.state()
+            same(errors_of(m), '')
 
 
 def test_no_programs():
