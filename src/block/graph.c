@@ -321,12 +321,10 @@ static Error *open_node_co(BlockGraph *graph, KeyValues *opts, bool protocol, un
 
 Error *block_take_common_options(BlockNode *node, KeyValues *opts)
 {
-    bool auto_read_only;
-
     node->unmap = false;
     node->detect_zeroes = DETECT_ZEROES_OFF;
     TRY(block_take_bool(opts, "read-only", false, &node->read_only));
-    TRY(block_take_bool(opts, "auto-read-only", false, &auto_read_only));
+    TRY(block_take_bool(opts, "auto-read-only", false, &node->auto_read_only));
     TRY(block_take_bool(opts, "force-share", false, &node->force_share));
     TRY(block_take_bool(opts, "cache.direct", false, &node->direct));
     TRY(block_take_bool(opts, "cache.no-flush", false, &node->no_flush));
@@ -589,16 +587,47 @@ static Error *open_format_co(BlockNode *node, KeyValues *opts, unsigned depth)
     return NULL;
 }
 
-static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
+static Error *call_open_co(BlockNode *node, KeyValues *opts)
 {
     const BlockDriver *driver = node->driver;
 
     node->state = driver->state_size ? g_malloc0(driver->state_size) : NULL;
+    return driver->open_co(node, opts);
+}
+
+/* auto-read-only: for reading only, what cannot be opened for writing. The first error counts when that does not help. */
+static Error *open_for_reading_co(BlockNode *node, Error *why, KeyValues **ret_opts)
+{
+    g_autoptr(KeyValues) again = keyvalues_copy(node->options);
+
+    g_clear_pointer(&node->state, g_free);
+    g_clear_pointer(&node->filename, g_free);
+    node->read_only = true;
+    Error *err = call_open_co(node, again);
+    if (err) {
+        node->read_only = false;
+        error_free(err);
+        return why;
+    }
+    error_free(why);
+    *ret_opts = g_steal_pointer(&again);
+    return NULL;
+}
+
+static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
+{
+    const BlockDriver *driver = node->driver;
+    g_autoptr(KeyValues) second = NULL;
+
     node->extends = driver->extends;
     node->options = keyvalues_copy(opts);
     node->inactive = node->graph->inactive && !node->read_only;
     node->read_only |= node->inactive;
-    Error *err = driver->open_co(node, opts);
+    Error *err = call_open_co(node, opts);
+    if (err && node->auto_read_only && !node->read_only && driver->protocol) {
+        err = open_for_reading_co(node, err, &second);
+        opts = second ? second : opts;
+    }
     node->read_only &= !node->inactive;
     TRY(err);
     node->open = true;

@@ -299,6 +299,7 @@ struct BlockNode {
     bool inactive;     /* its storage can only be read until the graph is activated; see inactive.c */
     bool extends;      /* writes beyond the end make it longer */
     bool ends_as_full; /* a format above that needs more than there is has run out of space */
+    bool auto_read_only; /* opened for reading only where writing is not possible */
     bool follows_size; /* it is as long as its first child */
     bool hurry;        /* requests shall end without delay: somebody waits for all of them */
     DetectZeroes detect_zeroes;

@@ -418,6 +418,22 @@ def test_below_overlay():
     img("check", "bo.qcow2")
 
 
+def test_auto_read_only():
+    """What cannot be opened for writing is opened for reading, where that is allowed."""
+    img("create", "-f", "raw", "ar.img", "1M")
+    m = Machine()
+    address = {"type": "unix", "path": os.path.abspath("ar.sock")}
+    m.ok("blockdev-add", **{"driver": "file", "node-name": "f", "filename": "ar.img"})
+    m.ok("nbd-server-start", addr={"type": "unix", "data": {"path": address["path"]}})
+    m.ok("block-export-add", **{"type": "nbd", "id": "e", "node-name": "f", "writable": False})
+    client = {"driver": "nbd", "node-name": "c", "server": address, "export": "f"}
+    m.fails("write permission", "blockdev-add", **client)
+    m.ok("blockdev-add", **{**client, "auto-read-only": True})
+    assert [n["ro"] for n in m.ok("query-named-block-nodes") if n["node-name"] == "c"] == [True]
+    m.ok("blockdev-del", **{"node-name": "c"})
+    m.quit()
+
+
 def test_active_mirror():
     """In write-blocking mode the target has what the guest has written, without another step of the job."""
     fresh().quit()
