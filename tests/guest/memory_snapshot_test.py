@@ -59,8 +59,8 @@ def thousand_pages(emulator):
             f.write(program())
         with Guest(emulator, ['-m', '256', '-kernel', kernel, '-nic', 'none'], serial=False) as vm:
             wait_counting(vm)
+            begin = word(vm, COUNTER)  # it runs on: what is taken and gone back to is no less
             first = vm.qmp('x-memory-snapshot-take', check=True)
-            begin = word(vm, COUNTER)
             times, wait = [], 0.002
             while len(times) < COUNT:
                 time.sleep(wait)
