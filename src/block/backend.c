@@ -281,7 +281,8 @@ static void notify_changed(BlockBackend *blk, bool loaded)
 
 static Error *check_removable(BlockBackend *blk)
 {
-    return blk_is_removable(blk) ? NULL : error_new("Device '%s' is not removable", blk->name);
+    return blk_is_removable(blk) ? NULL : error_new("Device '%s' has a fixed medium: it is not "
+                                                    "removable", blk->name);
 }
 
 Error *blk_open_tray(BlockBackend *blk, bool force)
@@ -295,8 +296,8 @@ Error *blk_open_tray(BlockBackend *blk, bool force)
             blk->ops->eject_request(blk->ops_opaque, force);
         }
         if (!force) {
-            return error_new("Device '%s' is locked and force was not specified, "
-                             "wait for tray to open and try again",
+            return error_new("Device '%s' is locked by the guest, which was asked to let go: "
+                             "repeat the command once its tray is open, or use force",
                              blk->name);
         }
     }

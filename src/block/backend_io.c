@@ -119,7 +119,7 @@ Error *blk_parse_on_error(const char *text, bool is_read, BlkOnError *ret)
             return NULL;
         }
     }
-    return error_new("'%s' invalid %s error action", text, is_read ? "read" : "write");
+    return error_new("'%s' is no way to treat a %s error", text, is_read ? "read" : "write");
 }
 
 void blk_set_on_error(BlockBackend *blk, BlkOnError read, BlkOnError write)

@@ -34,15 +34,16 @@ BlockBitmap *block_bitmap_find(const BlockNode *node, const char *name)
 Error *block_bitmap_check(const BlockBitmap *b, unsigned allow)
 {
     if (b->busy && !(allow & BITMAP_ALLOW_BUSY)) {
-        return error_new("Bitmap '%s' is currently in use by another operation and cannot be used",
+        return error_new("Bitmap '%s' is busy: another operation holds it until that operation ends",
                          b->name);
     }
     if (b->read_only && !(allow & BITMAP_ALLOW_READ_ONLY)) {
         return error_new("Bitmap '%s' is readonly and cannot be modified", b->name);
     }
     if (b->inconsistent && !(allow & BITMAP_ALLOW_INCONSISTENT)) {
-        return error_hint(error_new("Bitmap '%s' is inconsistent and cannot be used", b->name),
-                          "Try block-dirty-bitmap-remove to delete this bitmap from disk");
+        return error_hint(error_new("Bitmap '%s' was not saved cleanly, so its content cannot be "
+                                    "trusted", b->name),
+                          "block-dirty-bitmap-remove takes such a bitmap out of the image");
     }
     return NULL;
 }
@@ -75,7 +76,7 @@ static Error *check_new(const BlockNode *node, const char *name, uint64_t granul
         return NULL;
     }
     if (!*name) {
-        return error_new("Bitmap name cannot be empty");
+        return error_new("A bitmap needs a name of at least one character");
     }
     if (strlen(name) > BITMAP_MAX_NAME) {
         return error_new("Bitmap name too long: %.40s...", name);

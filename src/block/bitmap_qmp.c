@@ -76,7 +76,7 @@ Error *qmp_block_dirty_bitmap_add(QmpContext *ctx, const QmpBlockDirtyBitmapAddA
     BlockBitmap *b;
     TRY(qmp_find_node(ctx, args->node, &node));
     if (args->has_granularity && args->granularity <= 0) {
-        return error_new("Granularity must be power of 2 and at least 512");
+        return error_new("The granularity has to be a power of two, 512 or more");
     }
     TRY(block_bitmap_new(node, args->name, args->has_granularity ? (uint64_t)args->granularity : 0,
                          args->has_persistent && args->persistent, &b));

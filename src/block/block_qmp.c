@@ -264,7 +264,7 @@ static MUST_USE Error *find_backend(QmpContext *ctx, const char *device, const c
     const char *name = id ? id : device;
 
     if (!name || (id && device)) {
-        return error_new("Need exactly one of 'device' and 'id'");
+        return error_new("Give either 'device' or 'id', and not both");
     }
     for (BlockBackend *blk = NULL; (blk = blk_next(graph_of(ctx), blk));) {
         const char *label = blk_device(blk);
@@ -279,7 +279,8 @@ static MUST_USE Error *find_backend(QmpContext *ctx, const char *device, const c
 
 static MUST_USE Error *check_removable(BlockBackend *blk, const char *name)
 {
-    return blk_is_removable(blk) ? NULL : error_new("Device '%s' is not removable", name);
+    return blk_is_removable(blk) ? NULL : error_new("Device '%s' has a fixed medium: it is not "
+                                                    "removable", name);
 }
 
 static const char *text_or_null(bool has, const char *text)
@@ -366,7 +367,8 @@ Error *qmp_blockdev_remove_medium(QmpContext *ctx, const QmpBlockdevRemoveMedium
     TRY(find_backend(ctx, NULL, args->id, &blk));
     TRY(check_removable(blk, args->id));
     if (blk_has_tray(blk) && !blk_tray_is_open(blk)) {
-        return error_new("Tray of device '%s' is not open", args->id);
+        return error_new("Tray of device '%s' is closed, it is not open for a change of medium",
+                         args->id);
     }
     return blk_take_out(blk);
 }
@@ -385,7 +387,8 @@ Error *qmp_blockdev_insert_medium(QmpContext *ctx, const QmpBlockdevInsertMedium
         return error_new("There already is a medium in device '%s'", args->id);
     }
     if (blk_has_tray(blk) && !blk_tray_is_open(blk)) {
-        return error_new("Tray of device '%s' is not open", args->id);
+        return error_new("Tray of device '%s' is closed, it is not open for a change of medium",
+                         args->id);
     }
     return blk_put_in(blk, node);
 }

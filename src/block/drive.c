@@ -239,7 +239,8 @@ static Error *take_place(KeyValues *kv, DriveSpec *spec)
     TRY(block_take_num(kv, "bus", 0, &spec->bus));
     TRY(block_take_num(kv, "unit", 0, &spec->unit));
     if (spec->index_set && (bus_set || spec->unit_set)) {
-        return error_new("index cannot be used with bus and unit");
+        return error_new("'index' says the same as 'bus' and 'unit': give either the one or the "
+                         "others");
     }
     if (spec->index > 65535 || spec->bus > 255 || spec->unit > 65535) {
         return error_new("index, bus or unit is too large");
@@ -472,7 +473,7 @@ static Error *drive_make(BlockGraph *graph, KeyValues *kv, DriveSpec *spec,
         id = make_id(spec);
     }
     if (blk_find(graph, id) || block_node_find(graph, id)) {
-        return error_new("Device with id '%s' already exists", id);
+        return error_new("There is a device with id '%s' already: choose another id", id);
     }
     BlockBackend *blk = blk_new(graph, id);
     if (throttle_is_limited(&spec->throttle) || spec->group) {

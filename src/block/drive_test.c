@@ -68,7 +68,7 @@ static void test_places(BlockFixture *f, gconstpointer unused)
     g_assert_cmpuint(block_drive_buses(f->graph, DRIVE_IF_IDE), ==, 2);
     Drive *again;
     expect_error(drive_new(f, cd, &again), "drive with bus=1, unit=0 (index=2) exists");
-    expect_error(drive_new(f, named, &again), "*exist*");
+    expect_error(drive_new(f, named, &again), "There is a device with id*");
     expect_error(block_drives_check_claimed(f->graph),
                  "machine type does not support if=ide,bus=0,unit=0*");
     finish(f);
@@ -92,15 +92,15 @@ static void test_options(BlockFixture *f, gconstpointer unused)
     expect_drive_error(f, "cache=fast", "invalid cache option*");
     expect_drive_error(f, "if=idee", "unsupported bus type 'idee', did you mean 'ide'?");
     expect_drive_error(f, "media=tape", "'tape' invalid media*");
-    expect_drive_error(f, "werror=panic", "'panic' invalid write error action");
-    expect_drive_error(f, "rerror=enospc", "'enospc' invalid read error action");
+    expect_drive_error(f, "werror=panic", "'panic' is no way to treat a write error");
+    expect_drive_error(f, "rerror=enospc", "'enospc' is no way to treat a read error");
     expect_drive_error(f, "iops=100,iops_rd=100", "*total values and read/write values*");
-    expect_drive_error(f, "throttling.bps-total-max=1", "*require corresponding*");
-    expect_drive_error(f, "iops_size=1", "iops size requires*");
+    expect_drive_error(f, "throttling.bps-total-max=1", "*goes with its steady limit*");
+    expect_drive_error(f, "iops_size=1", "iops_size counts for iops limits*");
     expect_drive_error(f, "copy-on-read=on,readonly=on", "copy-on-read=on needs*");
     expect_drive_error(f, "reedonly=on", "*'reedonly'*");
-    expect_drive_error(f, "detect-zeroes=unmap", "setting detect-zeroes to unmap*");
-    expect_drive_error(f, "index=1,unit=2", "index cannot be used*");
+    expect_drive_error(f, "detect-zeroes=unmap", "*needs discard=unmap");
+    expect_drive_error(f, "index=1,unit=2", "'index' says the same as*");
     expect_drive_error(f, "aio=native", "aio=native was specified*");
     g_assert_null(block_drive_next(f->graph, NULL));
     g_assert_null(blk_next(f->graph, NULL));

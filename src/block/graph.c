@@ -355,8 +355,7 @@ Error *block_take_common_options(BlockNode *node, KeyValues *opts)
         node->detect_zeroes = (DetectZeroes)i;
         if (i == DETECT_ZEROES_UNMAP && !node->unmap) {
             return error_new(
-                "setting detect-zeroes to unmap is not allowed without setting discard "
-                "operation to unmap");
+                "detect-zeroes=unmap works by discarding: it needs discard=unmap");
         }
     }
     return NULL;
@@ -556,7 +555,7 @@ static Error *probe_co(BlockNode *file, const BlockDriver **ret_driver)
     int ret = length ? node_pread_co(file, 0, length, data) : 0;
 
     if (ret < 0) {
-        return error_new_errno(ret, "Could not read image for determining its format");
+        return error_new_errno(ret, "The image cannot be read to find out its format");
     }
     *ret_driver = block_probe(data, length, file->filename);
     return NULL;

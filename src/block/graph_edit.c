@@ -86,7 +86,7 @@ Error *node_set_backing_co(BlockNode *node, BlockNode *backing)
         return NULL;
     }
     if (backing && !node->driver->supports_backing) {
-        return error_new("Driver '%s' of node '%s' does not support backing files",
+        return error_new("The driver '%s' of node '%s' knows no backing files",
                          node->driver->name, node->name);
     }
     if (backing && node_reaches(backing, node)) {

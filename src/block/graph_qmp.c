@@ -64,7 +64,7 @@ static Error *put_overlay_co(BlockNode *old, BlockNode *overlay)
                                           : "The overlay is already in use");
     }
     if (!overlay->driver->supports_backing) {
-        return error_new("The overlay does not support backing images");
+        return error_new("The format of the overlay knows no backing files");
     }
     node_ref(old); /* for a moment nobody else has it */
     node_close_gate_co(old);
@@ -197,7 +197,7 @@ Error *qmp_blockdev_snapshot_sync(QmpContext *ctx, const QmpBlockdevSnapshotSync
                          .existing = args->has_mode && !strcmp(args->mode, "existing") };
     TRY(qmp_find_either(ctx, args->device, args->node_name, &call.old));
     if (call.node_name && block_node_find(call.graph, call.node_name)) {
-        return error_new("New overlay node-name already in use");
+        return error_new("Another node has the node-name for the overlay already");
     }
     TRY(qmp_in_coroutine(ctx, snapshot_sync_co, &call));
     note_overlay(ctx, call.old, call.overlay);
@@ -224,8 +224,8 @@ Error *qmp_x_blockdev_change(QmpContext *ctx, const QmpXBlockdevChangeArgs *args
     ChildCall call = { .child = args->child };
     TRY(qmp_find_node(ctx, args->parent, &call.parent));
     if (args->has_child == args->has_node) {
-        return error_new(args->has_child ? "The parameters child and node are in conflict"
-                                         : "Either child or node must be specified");
+        return error_new(args->has_child ? "'child' takes away and 'node' adds: give one of them"
+                                         : "Say what to change: give 'child' or 'node'");
     }
     if (!quorum_is(call.parent)) {
         return error_new("The node %s does not support %s a child", call.parent->name,
@@ -284,7 +284,7 @@ static Error *snapshot_node(QmpContext *ctx, const char *device, BlockNode **ret
 {
     TRY(qmp_find_node(ctx, device, ret_node));
     if ((*ret_node)->read_only) {
-        return error_new("Device '%s' is read only", device);
+        return error_new("The device '%s' was opened for reading only", device);
     }
     return (*ret_node)->driver->snapshot_create_co
                ? NULL
@@ -340,7 +340,8 @@ Error *qmp_blockdev_snapshot_internal_sync(QmpContext *ctx, const QmpBlockdevSna
     }
     g_autoptr(GPtrArray) all = node->driver->snapshots(node);
     if (find_snapshot(all, NULL, args->name)) {
-        return error_new("Snapshot with name '%s' already exists on device '%s'", args->name, args->device);
+        return error_new("There is a snapshot of name '%s' on device '%s' already",
+                         args->name, args->device);
     }
     InternalCall *call = g_new0(InternalCall, 1);
     *call = (InternalCall) { .ctx = *ctx, .node = node_ref(node), .name = g_strdup(args->name) };
@@ -361,12 +362,13 @@ Error *qmp_blockdev_snapshot_delete_internal_sync(QmpContext *ctx, const QmpBloc
 
     TRY(snapshot_node(ctx, args->device, &call.node));
     if (!args->has_id && !args->has_name) {
-        return error_new("Name or id must be provided");
+        return error_new("Say which snapshot: give 'name' or 'id'");
     }
     g_autoptr(GPtrArray) all = call.node->driver->snapshots(call.node);
     const BlockSnapshot *found = find_snapshot(all, args->has_id ? args->id : NULL, args->has_name ? args->name : NULL);
     if (!found) {
-        return error_new("Snapshot with id '%s' and name '%s' does not exist on device '%s'", args->has_id ? args->id : "null",
+        return error_new("No snapshot has id '%s' and name '%s': not found on device '%s'",
+                         args->has_id ? args->id : "null",
                          args->has_name ? args->name : "null", args->device);
     }
     call.name = found->id;
@@ -437,7 +439,7 @@ Error *qmp_change_backing_file(QmpContext *ctx, const QmpChangeBackingFileArgs *
     TRY(qmp_find_node(ctx, args->device, &device));
     TRY(qmp_find_node(ctx, args->image_node_name, &call.node));
     if (!node_reaches(device, call.node)) {
-        return error_new("'%s' and image file are not in the same chain", args->device);
+        return error_new("'%s' is not in one chain with the image file", args->device);
     }
     if (!call.node->driver->set_backing_co || call.node->read_only) {
         return error_new("Node '%s' cannot record a backing file name", call.node->name);

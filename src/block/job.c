@@ -89,7 +89,7 @@ Error *job_new(BlockGraph *graph, const JobDriver *driver, const JobOptions *o, 
 {
     const char *id = o->id ? o->id : o->device;
     if (!id || !*id) {
-        return error_new("An explicit job ID is required");
+        return error_new("This job gets no id by itself: give 'job-id'");
     }
     if (!g_ascii_isalpha(id[0])) {
         return error_new("Invalid job ID '%s'", id);
@@ -361,7 +361,7 @@ Error *job_resume(Job *job)
 {
     TRY(check_verb(job, "resume", is_active(job)));
     if (!job->user_paused) {
-        return error_new("Can't resume a job that was not paused");
+        return error_new("The job was not paused by a command, so there is nothing to resume");
     }
     job->user_paused = job->io_stopped = false;
     job->io_status = "ok";
@@ -384,7 +384,7 @@ Error *job_complete(Job *job)
 {
     TRY(check_verb(job, "complete", job->status == JOB_READY));
     if (!job->driver->can_complete || !job->driver->can_complete(job) || job->cancelled) {
-        return error_new("The active block job '%s' cannot be completed", job->id);
+        return error_new("The job '%s' is not at a point where it can be completed", job->id);
     }
     job->complete_asked = true;
     return NULL;

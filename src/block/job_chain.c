@@ -237,14 +237,15 @@ Error *job_commit(BlockGraph *graph, const ChainSpec *spec)
 {
     if (!in_chain(spec->active, spec->top) || spec->top == spec->base ||
         !in_chain(spec->top, spec->base)) {
-        return error_new("'%s' is not in the backing chain of '%s'", spec->base->name,
+        return error_new("'%s' does not lie in the chain below '%s'", spec->base->name,
                          spec->top->name);
     }
     if (spec->top != spec->active) {
         return chain_start(graph, &commit_driver, spec, CLAIM_READ);
     }
     if (spec->backing_file) {
-        return error_new("'backing-file' specified, but 'top' is the active layer");
+        return error_new("'top' is the active layer, no image above it could note 'backing-file': "
+                         "leave that out");
     }
     CopySpec copy = { .job = spec->job,
                       .source = spec->active,

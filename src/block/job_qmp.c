@@ -401,7 +401,8 @@ Error *qmp_block_stream(QmpContext *ctx, const QmpBlockStreamArgs *args, Value *
         TRY(find_in_chain(ctx, spec.active, args->base_node, args->base, &spec.base));
     }
     if (!spec.base && spec.backing_file) {
-        return error_new("backing file specified, but streaming the entire chain");
+        return error_new("streaming the whole chain leaves no backing file to note: leave out "
+                         "'backing-file', or give 'base'");
     }
     return job_stream(qmp_graph(ctx), &spec);
 }

@@ -96,7 +96,8 @@ static Error *prepare_backing(Reopen *r, KeyValues *opts, GPtrArray *list)
         return NULL;
     }
     if (!node->driver->supports_backing) {
-        return error_new("Driver '%s' of node '%s' does not support backing files", node->driver->name, node->name);
+        return error_new("The driver '%s' of node '%s' knows no backing files",
+                         node->driver->name, node->name);
     }
     if (wanted && node_reaches(wanted, node)) {
         return error_new("Making '%s' a backing child of '%s' would create a cycle", wanted->name, node->name);

@@ -732,7 +732,7 @@ Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
         return error_new("Image size %" PRIu64 " is too large", size);
     }
     if (!node->driver->truncate_co) {
-        return error_new("Image format driver does not support resize");
+        return error_new("The format of this image cannot be resized");
     }
     NodeRequest req;
     uint64_t from = MIN(size, node->size);

@@ -68,24 +68,26 @@ Error *throttle_check_config(const ThrottleConfig *c)
             return error_new("bps/iops/max values must be within [0, %" PRIu64 "]", most);
         }
         if (!b->length) {
-            return error_new("the burst length cannot be 0");
+            return error_new("A burst lasts a second or more: its length cannot be 0");
         }
         if (b->length > 1 && !b->max) {
-            return error_new("burst length set without burst rate");
+            return error_new("A burst length goes with a burst rate: give bps_max or iops_max too");
         }
         if (b->max && !b->avg) {
-            return error_new("bps_max/iops_max require corresponding bps/iops values");
+            return error_new("A burst limit (bps_max, iops_max) goes with its steady limit: give "
+                             "bps or iops too");
         }
         if (b->max && b->max < b->avg) {
-            return error_new("bps_max/iops_max cannot be lower than bps/iops");
+            return error_new("A burst limit (bps_max, iops_max) is never below its steady limit "
+                             "(bps, iops)");
         }
         if (b->max && b->length > most / b->max) {
-            return error_new("burst length too high for this burst rate");
+            return error_new("The burst rate times the burst length is more than can be counted");
         }
     }
     if (c->op_size && !c->buckets[THROTTLE_OPS_TOTAL].avg && !c->buckets[THROTTLE_OPS_READ].avg &&
         !c->buckets[THROTTLE_OPS_WRITE].avg) {
-        return error_new("iops size requires an iops value to be set");
+        return error_new("iops_size counts for iops limits: give one of them too");
     }
     return NULL;
 }

@@ -83,7 +83,8 @@ static MUST_USE Error *find_position(Plan *plan, KeyValues *drive, Position *pos
     TRY(keyvalues_get_u64(drive, "unit", 0, &unit));
     if (index_text) {
         if (keyvalues_has(drive, "bus") || keyvalues_has(drive, "unit")) {
-            return error_new("index cannot be used with bus and unit");
+            return error_new("'index' says the same as 'bus' and 'unit': give either the one or "
+                             "the others");
         }
         bus = per_bus ? index / per_bus : 0;
         unit = per_bus ? index % per_bus : index;

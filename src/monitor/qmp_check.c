@@ -85,7 +85,7 @@ static MUST_USE Error *check_object(const QmpType *type, const Value *dict, cons
         const char *key = value_key_at(dict, n);
         if (!member_find(type->members, key) && !(variant && member_find(variant->type->members, key))) {
             g_autofree char *path = path_of(name, key);
-            return error_new("Parameter '%s' is unexpected", path);
+            return error_new("Parameter '%s' is unknown or has no place here", path);
         }
     }
     return NULL;
@@ -164,7 +164,8 @@ Error *qmp_check_args(const QmpCommand *command, const Value *dict, void *args)
         if (member) {
             fill(member, value_item_at(dict, n), args);
         } else if (!command->open) {
-            return error_new("Parameter '%s' is unexpected", value_key_at(dict, n));
+            return error_new("Parameter '%s' is unknown or has no place here",
+                             value_key_at(dict, n));
         }
     }
     *(const Value **)((char *)args + command->all_offset) = dict;

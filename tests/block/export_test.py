@@ -42,7 +42,7 @@ def main():
         m.fails("node-name='nope'", "block-export-add", type="nbd", id="e0", node_name="nope")
         m.ok("block-export-add", type="nbd", id="e0", node_name="disk", name="rw", writable=True)
         m.fails("already in use", "block-export-add", type="nbd", id="e0", node_name="disk")
-        m.fails("already has export", "block-export-add", type="nbd", id="e1", node_name="disk", name="rw")
+        m.fails("There is an NBD export", "block-export-add", type="nbd", id="e1", node_name="disk", name="rw")
         m.ok("nbd-server-add", device="disk", name="ro", description="text")
         assert m.ok("query-block-exports") == [
             {"node-name": "disk", "shutting-down": False, "type": "nbd", "id": "e0"},

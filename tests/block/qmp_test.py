@@ -53,7 +53,7 @@ def test_chain():
     """Two overlays, the middle committed, then the top one; the drive ends on the base."""
     m = fresh()
     m.ok("blockdev-snapshot-sync", device="d0", snapshot_file="one.qcow2", snapshot_node_name="one")
-    m.fails("already in use", "blockdev-snapshot-sync", device="d0", snapshot_file="x.qcow2", snapshot_node_name="one")
+    m.fails("Another node", "blockdev-snapshot-sync", device="d0", snapshot_file="x.qcow2", snapshot_node_name="one")
     m.ok("blockdev-snapshot-sync", device="d0", snapshot_file="two.qcow2", snapshot_node_name="two")
     assert m.ok("query-block")[0]["inserted"]["node-name"] == "two"
     m.ok("block-commit", job_id="j1", device="d0", top_node="one", base_node="n0")
@@ -230,7 +230,7 @@ def test_encrypted():
     for job in m.ok("query-jobs"):
         assert "error" not in job, job
         m.ok("job-dismiss", id=job["id"])
-    m.fails("is required for cipher", "blockdev-add", driver="luks", node_name="l", file="e.luks")
+    m.fails("name its secret in 'key-secret'", "blockdev-add", driver="luks", node_name="l", file="e.luks")
     m.fails("No secret", "blockdev-add", driver="luks", node_name="l", file="e.luks", key_secret="x")
     m.ok("blockdev-add", driver="luks", node_name="l", file="e.luks", key_secret="k")
     m.ok("blockdev-add", driver="qcow2", node_name="q", file="e.qcow2", encrypt={"key-secret": "k", "format": "luks"})
@@ -291,8 +291,8 @@ def test_quorum():
     assert "failed" not in guest(m, "q", "write -P 3 0 64k")
     m.ok("x-blockdev-change", parent="q", child="children.0")
     m.fails("vote threshold", "x-blockdev-change", parent="q", child="children.2")
-    m.fails("Either child or node", "x-blockdev-change", parent="q")
-    m.fails("in conflict", "x-blockdev-change", parent="q", child="x", node="b")
+    m.fails("Say what to change", "x-blockdev-change", parent="q")
+    m.fails("give one of them", "x-blockdev-change", parent="q", child="x", node="b")
     m.quit()
     img("compare", "-f", "raw", "-F", "raw", "a.raw", "d.raw")
     with open("b.raw", "rb") as f:

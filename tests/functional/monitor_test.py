@@ -177,7 +177,7 @@ def test_protocol_errors():
         q.process.stdin.flush()
         matches('JSON parse error', q.answer()['error']['desc'])
         same(raw('{"execute": "query-name"}'), {'return': {}})
-        same(q.error('stop', x=1), ('GenericError', "Parameter 'x' is unexpected"))
+        same(q.error('stop', x=1), ('GenericError', "Parameter 'x' is unknown or has no place here"))
         same(q.error('qom-get', path='/'), ('GenericError', "Parameter 'property' is missing"))
         same(q.error('qom-get', path=1, property='x'),
              ('GenericError', "Invalid parameter type for 'path', expected: string"))

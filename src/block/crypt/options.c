@@ -82,7 +82,7 @@ void crypt_create_clear(CryptCreate *create)
 Error *crypt_pass(BlockGraph *graph, const char *id, const char *prefix, char **ret_pass)
 {
     return id ? secret_get_text(block_graph_objects(graph), id, ret_pass)
-              : error_new("Parameter '%skey-secret' is required for cipher", prefix);
+              : error_new("The cipher needs a key: name its secret in '%skey-secret'", prefix);
 }
 
 /* --- amending --- */
@@ -123,19 +123,21 @@ static Error *check_amend(const AmendOptions *o, bool activate)
 {
     if (activate) {
         if (!o->new_secret) {
-            return error_new("'new-secret' is required to activate a keyslot");
+            return error_new("A key slot becomes active with a passphrase: name its secret in "
+                             "'new-secret'");
         }
-        return o->old_secret ? error_new("'old-secret' must not be given when activating keyslots") : NULL;
+        return o->old_secret ? error_new("'old-secret' has no meaning when a key slot is made "
+                                         "active: leave it out") : NULL;
     }
     if (o->new_secret) {
-        return error_new("'new-secret' must not be given when erasing keyslots");
+        return error_new("'new-secret' has no meaning when key slots are erased: leave it out");
     }
     if (o->has_iter_time) {
-        return error_new("'iter-time' must not be given when erasing keyslots");
+        return error_new("'iter-time' has no meaning when key slots are erased: leave it out");
     }
     return o->slot == UINT64_MAX && !o->old_secret
-               ? error_new("To erase keyslot(s), either explicit keyslot index or the password currently contained in them must "
-                           "be given")
+               ? error_new("Say which key slots to erase: one by 'keyslot', or those of a "
+                           "passphrase by 'old-secret'")
                : NULL;
 }
 

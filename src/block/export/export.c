@@ -113,7 +113,7 @@ static Error *export_start(Export *e, KeyValues *opts)
     }
     if (!err && opts->items->len) {
         const KeyValue *item = g_ptr_array_index(opts->items, 0);
-        err = error_new("Parameter '%s' is unexpected", item->key);
+        err = error_new("Parameter '%s' is unknown or has no place here", item->key);
         e->kind->release(e);
     }
     if (err) {

@@ -120,7 +120,7 @@ static Error *stop_export(Export *export, const char *mode)
 {
     if (export_is_used(export) && g_strcmp0(mode, "hard") != 0) {
         return error_hint(error_new("export '%s' still in use", export->id),
-                          "Use mode='hard' to force client disconnect");
+                          "mode='hard' throws the clients out");
     }
     export_stop(export);
     return NULL;
@@ -133,7 +133,7 @@ Error *qmp_block_export_del(QmpContext *ctx, const QmpBlockExportDelArgs *args, 
         return error_new("Export '%s' is not found", args->id);
     }
     if (export->stopping) {
-        return error_new("Export '%s' is already shutting down", args->id);
+        return error_new("Export '%s' is on its way out already", args->id);
     }
     return stop_export(export, args->has_mode ? args->mode : NULL);
 }

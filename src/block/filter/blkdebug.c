@@ -85,7 +85,7 @@ static Error *take_event(KeyValues *opts, BlockEvent *ret)
 {
     g_autofree char *name = keyvalues_take(opts, "event");
     if (!name) {
-        return error_new("Missing event name for rule");
+        return error_new("The rule does not name an event: add event=");
     }
     return block_event_find(name, ret) ? NULL : error_new("Invalid event name \"%s\"", name);
 }
@@ -243,7 +243,7 @@ static Error *read_config(DebugState *s, const char *path)
 
     if (!g_file_get_contents(path, &text, &size, &gerr)) {
         return error_new_errno(g_error_matches(gerr, G_FILE_ERROR, G_FILE_ERROR_NOENT) ? -ENOENT : -EIO,
-                               "Could not read blkdebug config file");
+                               "The configuration file of blkdebug cannot be read");
     }
     if (size > CONFIG_MAX) {
         return error_new("The blkdebug config file '%s' is too long", path);
@@ -414,7 +414,7 @@ static Error *parse_filename(const char *filename, KeyValues *opts)
 {
     const char *config = filename + strlen("blkdebug:"), *colon = strchr(config, ':');
     if (!colon) {
-        return error_new("blkdebug requires both config file and image path");
+        return error_new("blkdebug: needs a configuration file and an image: blkdebug:CONFIG:IMAGE");
     }
     if (colon != config) {
         g_autofree char *path = g_strndup(config, (gsize)(colon - config));

@@ -97,7 +97,8 @@ static Error *find_end(LogState *s, uint64_t asked_sector)
         return error_new("Invalid log sector size %u", s->sector);
     }
     if (asked_sector && asked_sector != s->sector) {
-        return error_new("log-append and log-sector-size are mutually exclusive");
+        return error_new("A log that is appended to keeps its sector size: leave out "
+                         "log-sector-size or log-append");
     }
     uint64_t entries = ld64_le(super + 16), size = s->log->node->size;
     for (s->next = 1, s->entries = 0; s->entries < entries; s->entries++) {

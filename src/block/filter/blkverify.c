@@ -24,7 +24,7 @@ static Error *verify_parse_filename(const char *filename, KeyValues *opts)
 {
     const char *raw = filename + strlen("blkverify:"), *colon = strchr(raw, ':');
     if (!colon) {
-        return error_new("blkverify requires raw copy and original image path");
+        return error_new("blkverify: needs a raw copy and the image to compare: blkverify:RAW:IMAGE");
     }
     g_autofree char *path = g_strndup(raw, (gsize)(colon - raw));
     keyvalues_set(opts, "raw.filename", path);

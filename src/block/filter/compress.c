@@ -14,7 +14,8 @@ static Error *compress_open_co(BlockNode *node, KeyValues *opts)
     const BlockNode *below = compressor(node);
     TRY(filter_open(node));
     if (!(below->driver->write_flags & REQ_COMPRESSED)) {
-        return error_new("Compression is not supported for underlying format: %s", below->driver->name);
+        return error_new("The format below the filter cannot store compressed data: %s",
+                         below->driver->name);
     }
     if (below->limits.cluster_size) {
         node->limits.request_align = MAX(node->limits.request_align, below->limits.cluster_size);

@@ -38,10 +38,11 @@ static Error *cor_open_co(BlockNode *node, KeyValues *opts)
     if (bottom) {
         BlockNode *below = find_bottom(node, bottom);
         if (!below) {
-            return error_new("Bottom node '%s' not found", bottom);
+            return error_new("'bottom' names the node '%s', which does not exist", bottom);
         }
         if (node_is_filter(below)) {
-            return error_new("Bottom node '%s' is a filter", bottom);
+            return error_new("'%s' is a filter; 'bottom' has to name a node that holds data",
+                             bottom);
         }
         s->bottom = g_steal_pointer(&bottom);
     }

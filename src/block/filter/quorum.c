@@ -414,7 +414,7 @@ static Error *open_children_co(BlockNode *node, KeyValues *opts)
         }
         TRY(open_child_co(node, opts, name));
     }
-    return s->children->len ? NULL : error_new("Number of provided children must be 1 or more");
+    return s->children->len ? NULL : error_new("A quorum needs children: give at least one");
 }
 
 static Error *take_options(BlockNode *node, KeyValues *opts)
@@ -425,7 +425,7 @@ static Error *take_options(BlockNode *node, KeyValues *opts)
     TRY(block_take_bool(opts, "blkverify", false, &s->verify));
     TRY(block_take_bool(opts, "rewrite-corrupted", false, &s->rewrite));
     if (pattern && strcmp(pattern, "quorum") && strcmp(pattern, "fifo")) {
-        return error_new("Please set read-pattern as fifo or quorum");
+        return error_new("read-pattern is either quorum or fifo");
     }
     s->fifo = !g_strcmp0(pattern, "fifo");
     TRY(open_children_co(node, opts));
@@ -433,7 +433,7 @@ static Error *take_options(BlockNode *node, KeyValues *opts)
         return error_new("Parameter 'vote-threshold' expects a value >= 1");
     }
     if (s->threshold > s->children->len) {
-        return error_new("threshold may not exceed children count");
+        return error_new("The threshold asks for more votes than there are children");
     }
     if (s->verify && (s->fifo || s->threshold != 2 || s->children->len != 2)) {
         return error_new("blkverify=on can only be set if there are exactly two files and vote-threshold is 2");

@@ -13,7 +13,7 @@ static Error *throttle_open_co(BlockNode *node, KeyValues *opts)
     ThrottleFilter *s = node->state;
     g_autofree char *name = keyvalues_take(opts, "throttle-group");
     if (!name) {
-        return error_new("Please specify a throttle group");
+        return error_new("The filter belongs to a throttle group: name it in throttle-group");
     }
     TRY(filter_open(node));
     s->group = throttle_group_find(node->graph, name);
@@ -27,7 +27,7 @@ static Error *throttle_change_options_co(BlockNode *node, KeyValues *opts)
     ThrottleGroup *group = name ? throttle_group_find(node->graph, name) : NULL;
     if (!group) {
         return name ? error_new("Throttle group '%s' does not exist", name)
-                    : error_new("Please specify a throttle group");
+                    : error_new("The filter belongs to a throttle group: name it in throttle-group");
     }
     throttle_group_unref(s->group);
     s->group = group;

@@ -119,7 +119,7 @@ static Error *bochs_open_co(BlockNode *node, KeyValues *opts)
     }
     int ret = file->size >= HEADER ? node_pread_co(file, 0, HEADER, h) : -EINVAL;
     if (ret < 0 || !bochs_probe(h, HEADER, "")) {
-        return error_new("Image not in Bochs format");
+        return error_new("This is not a Bochs image");
     }
     uint64_t disk = ld64_le(h + (ld32_le(h + F_VERSION) == VERSION_1 ? F_DISK_V1 : F_DISK_V2));
     uint64_t extent = ld32_le(h + F_EXTENT), bitmap = ld32_le(h + F_BITMAP);

@@ -183,12 +183,12 @@ static void info(BlockNode *node, Value *data)
 }
 
 static const BlockOption options[] = {
-    { "key-secret", OPT_STR, "ID of the secret that provides the keyslot passphrase" },
+    { "key-secret", OPT_STR, "Id of the secret with the passphrase of the key slot" },
     { 0 },
 };
 static const BlockOption create_options[] = {
     CRYPT_LUKS_OPTIONS(""),
-    { "key-secret", OPT_STR, "ID of the secret that provides the keyslot passphrase" },
+    { "key-secret", OPT_STR, "Id of the secret with the passphrase of the key slot" },
     { "size", OPT_SIZE, "Virtual disk size" },
     { 0 },
 };

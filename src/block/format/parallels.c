@@ -106,7 +106,7 @@ static Error *use_header(BlockNode *node, const uint8_t *h)
     uint64_t sectors = ext ? ld64_le(h + F_SECTORS) : ld32_le(h + F_SECTORS);
 
     if (!parallels_probe(h, HEADER, "")) {
-        return error_new("Image not in Parallels format");
+        return error_new("This is not a Parallels image");
     }
     if (!tracks || tracks > 128 * MiB / 512) {
         return error_new("Invalid image: %s sectors per track", tracks ? "Too many" : "Zero");
@@ -308,11 +308,11 @@ static Error *parallels_create_co(BlockGraph *graph, const char *filename, Block
     st32_le(h + F_DATA, (uint32_t)(data / 512));
     int ret = node_pwrite_co(file, 0, sizeof(h), h, 0);
     ret = ret < 0 ? ret : node_write_zeroes_co(file, sizeof(h), data - sizeof(h), 0);
-    return ret < 0 ? error_new_errno(ret, "Failed to create Parallels image") : NULL;
+    return ret < 0 ? error_new_errno(ret, "The Parallels image could not be written") : NULL;
 }
 
 static const BlockOption parallels_create_options[] = {
-    { "cluster_size", OPT_SIZE, "Parallels image cluster size" },
+    { "cluster_size", OPT_SIZE, "Bytes in a cluster of the image" },
     { "size", OPT_SIZE, "Virtual disk size" },
     { 0 },
 };

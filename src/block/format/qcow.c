@@ -238,7 +238,7 @@ static Error *use_header(BlockNode *node, const uint8_t *h)
     uint64_t size = ld64_be(h + F_SIZE);
 
     if (ld32_be(h) != MAGIC) {
-        return error_new("Image not in qcow format");
+        return error_new("This is not a qcow image");
     }
     if (ld32_be(h + F_VERSION) != 1) {
         return error_new("qcow (v%u) does not support qcow version %u", 1, ld32_be(h + F_VERSION));
@@ -246,7 +246,7 @@ static Error *use_header(BlockNode *node, const uint8_t *h)
     s->cluster_bits = h[F_CLUSTER_BITS];
     s->l2_bits = h[F_L2_BITS];
     if (size <= 1) {
-        return error_new("Image size is too small (must be at least 2 bytes)");
+        return error_new("A qcow disk of less than 2 bytes is not possible");
     }
     if (s->cluster_bits < 9 || s->cluster_bits > 16) {
         return error_new("Cluster size must be between 512 and 64k");
@@ -294,13 +294,14 @@ static Error *open_crypt(BlockNode *node, uint32_t method, KeyValues *opts)
     g_autofree char *format = keyvalues_take(opts, "encrypt.format"), *secret = keyvalues_take(opts, "encrypt.key-secret");
 
     if (method > 1) {
-        return error_new("invalid encryption method in qcow header");
+        return error_new("The qcow header names an unknown encryption method");
     }
     if (format && strcmp(format, "aes")) {
         return error_new("Parameter 'encrypt.format' does not accept value '%s'", format);
     }
     if (!method) {
-        return format ? error_new("No encryption in image header, but options specified format '%s'", format) : NULL;
+        return format ? error_new("The image is not encrypted, yet the options ask for encryption "
+                                  "of format '%s'", format) : NULL;
     }
     node->encrypted = true;
     node->limits.request_align = CRYPT_SECTOR;
@@ -405,7 +406,7 @@ static Error *take_create(KeyValues *opts, Create *c)
     if (c->backing && strlen(c->backing) > MAX_NAME) {
         return error_new("Backing file name too long");
     }
-    return !c->size ? error_new("Image size is too small, cannot be zero length") : NULL;
+    return !c->size ? error_new("A qcow disk cannot be empty: give a size above zero") : NULL;
 }
 
 static Error *write_image_co(BlockNode *file, const Create *c)
@@ -472,14 +473,14 @@ static Error *make_empty_co(BlockNode *node)
 
 static const BlockOption options[] = {
     { "encrypt.format", OPT_STR, "How the image is encrypted: aes (default: as it says)" },
-    { "encrypt.key-secret", OPT_STR, "ID of the secret that provides the AES encryption key" },
+    { "encrypt.key-secret", OPT_STR, "Id of the secret with the password that makes the AES key" },
     { 0 },
 };
 static const BlockOption create_options[] = {
     { "backing_file", OPT_STR, "File name of a base image" },
-    { "backing_fmt", OPT_STR, "Format of the backing image" },
+    { "backing_fmt", OPT_STR, "Image format of the backing file" },
     { "encrypt.format", OPT_STR, "Encrypt the image, format choices: 'aes'" },
-    { "encrypt.key-secret", OPT_STR, "ID of the secret that provides the AES encryption key" },
+    { "encrypt.key-secret", OPT_STR, "Id of the secret with the password that makes the AES key" },
     { "encryption", OPT_BOOL, "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)" },
     { "size", OPT_SIZE, "Virtual disk size" },
     { 0 },

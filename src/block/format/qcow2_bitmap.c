@@ -105,7 +105,7 @@ static Error *parse_entry(Qcow2 *q, const uint8_t *p, uint64_t room, DirEntry *e
 static Error *read_directory_co(Qcow2 *q, const Qcow2Extension *ext)
 {
     if (ext->length != 24) {
-        return error_new("bitmaps_ext: Invalid extension length");
+        return error_new("The bitmaps header extension has a wrong length");
     }
     uint32_t count = ld32_be(ext->data);
     uint64_t size = ld64_be(ext->data + 8), offset = ld64_be(ext->data + 16);
@@ -116,7 +116,7 @@ static Error *read_directory_co(Qcow2 *q, const Qcow2Extension *ext)
     g_autofree uint8_t *dir = g_try_malloc(MAX(size, 1));
     int ret = dir ? node_pread_co(q->file, offset, size, dir) : -ENOMEM;
     if (ret < 0) {
-        return error_new_errno(ret, "Failed to read bitmap directory");
+        return error_new_errno(ret, "The bitmap directory cannot be read");
     }
     q->bitmaps = g_new0(struct Qcow2Bitmaps, 1);
     q->bitmaps->entries = g_array_new(FALSE, FALSE, sizeof(DirEntry));
@@ -505,7 +505,8 @@ Error *qcow2_can_store_bitmap(BlockNode *node, const BlockBitmap *bitmap)
     Qcow2 *q = node->state;
     unsigned count = 0;
     if (q->version < 3) {
-        return error_new("Cannot store dirty bitmaps in qcow2 v2 files");
+        return error_new("A qcow2 image of version 2 has no room for bitmaps; amend it to "
+                         "compat=1.1");
     }
     if (node->read_only) {
         return error_new("Cannot store dirty bitmaps in a read-only image");
@@ -514,7 +515,7 @@ Error *qcow2_can_store_bitmap(BlockNode *node, const BlockBitmap *bitmap)
         count += b->persistent;
     }
     if (count > MAX_BITMAPS) {
-        return error_new("Maximum number of persistent bitmaps is already reached");
+        return error_new("The image holds as many bitmaps as it can: remove one first");
     }
     return clusters_of(q, bitmap) * 8 > MAX_TABLE
                ? error_new("Too much space will be occupied by the bitmap; use larger granularity")

@@ -96,23 +96,22 @@ static Error *check_spec(const CreateSpec *spec)
                          "sizes of at least 16k");
     }
     if (spec->compression && spec->version < 3) {
-        return error_new("Non-zlib compression type is only supported with compatibility level 1.1 "
-                         "and above (use "
-                         "version=v3 or greater)");
+        return error_new("Compression other than zlib needs a qcow2 image of version 3: use "
+                         "compat=1.1 (version=v3)");
     }
     if (spec->backing_file && spec->prealloc != PREALLOC_OFF && !spec->extended_l2) {
         return error_new("Backing file and preallocation can only be used at the same time if "
                          "extended_l2 is enabled");
     }
     if (spec->data_file && spec->version < 3) {
-        return error_new("External data files are only supported with compatibility level 1.1 and "
-                         "above (use version=v3 or greater)");
+        return error_new("A separate data file needs a qcow2 image of version 3: use compat=1.1 "
+                         "(version=v3)");
     }
     if (spec->data_file_raw && !spec->data_file) {
         return error_new("data-file-raw requires data-file");
     }
     if (spec->data_file_raw && spec->backing_file) {
-        return error_new("Backing file and data-file-raw cannot be used at the same time");
+        return error_new("data_file_raw excludes a backing file: leave out one of them");
     }
     if (spec->backing_fmt && !spec->backing_file) {
         return error_new("Backing format cannot be used without backing file");
@@ -165,7 +164,7 @@ static Error *write_minimal_co(BlockNode *file, const CreateSpec *spec)
         qcow2_refcount_write(&q, image + 2 * spec->cluster_size, i, 1);
     }
     int ret = node_pwrite_co(file, 0, 3 * spec->cluster_size, image, 0);
-    return ret < 0 ? error_new_errno(ret, "Could not write qcow2 header") : NULL;
+    return ret < 0 ? error_new_errno(ret, "The qcow2 header could not be written") : NULL;
 }
 
 static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpec *spec)

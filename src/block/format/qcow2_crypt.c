@@ -148,7 +148,8 @@ Error *qcow2_crypt_open_co(Qcow2 *q, KeyValues *opts)
         return error_new("Parameter 'encrypt.format' does not accept value '%s'", format);
     }
     if (!q->crypt_method) {
-        return format ? error_new("No encryption in image header, but options specified format '%s'", format) : NULL;
+        return format ? error_new("The image is not encrypted, yet the options ask for encryption "
+                                  "of format '%s'", format) : NULL;
     }
     if (format && strcmp(format, method_name(q->crypt_method))) {
         return error_new("Header reported '%s' encryption format but options specify '%s'", method_name(q->crypt_method), format);
@@ -227,7 +228,7 @@ Error *qcow2_crypt_take_create(KeyValues *opts, uint32_t *ret_method, CryptCreat
     } else {
         g_autofree char *secret = keyvalues_take(opts, "encrypt.key-secret");
         if (first_option(opts)) {
-            return error_new("Parameter '%s' is unexpected", first_option(opts));
+            return error_new("Parameter '%s' is unknown or has no place here", first_option(opts));
         }
         *ret_create = (CryptCreate) { .secret = g_steal_pointer(&secret) };
     }
@@ -281,7 +282,7 @@ static Error *write_method_co(Qcow2 *q)
     q->crypt_method = q->crypt->method;
     st32_be(raw, q->crypt_method);
     int ret = node_pwrite_co(q->file, H_CRYPT, sizeof(raw), raw, 0);
-    return ret < 0 ? error_new_errno(ret, "Could not write qcow2 header") : NULL;
+    return ret < 0 ? error_new_errno(ret, "The qcow2 header could not be written") : NULL;
 }
 
 Error *qcow2_crypt_make_co(Qcow2 *q, uint32_t method, const CryptCreate *create)
@@ -307,10 +308,10 @@ Error *qcow2_crypt_amend_co(Qcow2 *q, KeyValues *opts, bool force)
         return NULL;
     }
     if (!q->crypt) {
-        return error_new("Can't amend encryption options - encryption not present");
+        return error_new("The image is not encrypted, so it has no encryption options to amend");
     }
     if (q->crypt->method != CRYPT_LUKS) {
-        return error_new("Only LUKS encryption options can be amended");
+        return error_new("Encryption options can be amended in images with LUKS only");
     }
     return crypt_amend_co(q->node->graph, opts, "encrypt.", force, &q->crypt->luks, &q->crypt->store.luks, q->crypt->key);
 }

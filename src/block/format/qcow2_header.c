@@ -58,7 +58,8 @@ static Error *check_features(Qcow2 *q, const uint8_t *table, size_t length)
     if (nameless) {
         g_string_append_printf(names, "%sUnknown incompatible feature: %" PRIx64, names->len ? ", " : "", nameless);
     }
-    Error *err = unknown ? error_new("Unsupported qcow2 feature(s): %s", names->str) : NULL;
+    Error *err = unknown ? error_new("The image needs qcow2 features that are not known here: %s",
+                                     names->str) : NULL;
     g_string_free(names, TRUE);
     return err;
 }
@@ -67,14 +68,14 @@ static Error *check_header(Qcow2 *q, const uint8_t *h)
 {
     q->crypt_method = ld32_be(h + H_CRYPT);
     if (q->cluster_bits < QCOW2_MIN_CLUSTER_BITS || q->cluster_bits > QCOW2_MAX_CLUSTER_BITS) {
-        return error_new("Unsupported cluster size: 2^%u", q->cluster_bits);
+        return error_new("Cluster size 2^%u is outside of what qcow2 allows", q->cluster_bits);
     }
     if (q->version >= 3 && (q->header_length < H_V3_LENGTH ||
                             q->header_length > BIT64(q->cluster_bits) || q->header_length % 8)) {
         return error_new("qcow2 header length %u is not possible", q->header_length);
     }
     if (q->refcount_order > 6) {
-        return error_new("Reference count entry width too large; may not exceed 64 bits");
+        return error_new("The header asks for reference counts of more than 64 bits");
     }
     if (q->crypt_method > CRYPT_LUKS) {
         return error_new("Unsupported encryption method %u", q->crypt_method);
@@ -172,11 +173,11 @@ static Error *parse_header_co(Qcow2 *q)
         return read_error(ret, "header");
     }
     if (ld32_be(h) != QCOW2_MAGIC) {
-        return error_new("Image is not in qcow2 format");
+        return error_new("This is not a qcow2 image");
     }
     q->version = ld32_be(h + H_VERSION);
     if (q->version < 2 || q->version > 3) {
-        return error_new("Unsupported qcow2 version %u", q->version);
+        return error_new("qcow2 version %u is not known here, only 2 and 3 are", q->version);
     }
     q->cluster_bits = ld32_be(h + H_CLUSTER_BITS);
     q->header_length = H_V2_LENGTH;
@@ -407,7 +408,8 @@ static void say_repaired(void *opaque, const char *text)
 static Error *prepare_writing_co(Qcow2 *q, bool repair)
 {
     if ((q->incompatible & INCOMPAT_CORRUPT) && !repair) {
-        return error_hint(error_new("qcow2: Image is corrupt; cannot be opened read/write"),
+        return error_hint(error_new("The qcow2 image is marked as corrupt: open it read-only, or "
+                                    "repair it with qemu-img check -r all"),
                           "qemu-img check -r all may repair it.");
     }
     uint64_t kept = q->autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA);
@@ -415,7 +417,7 @@ static Error *prepare_writing_co(Qcow2 *q, bool repair)
         q->autoclear = kept;
         int ret = qcow2_write_header_u64_co(q, H_AUTOCLEAR, kept);
         if (ret < 0) {
-            return error_new_errno(ret, "Could not update qcow2 header");
+            return error_new_errno(ret, "The changed qcow2 header could not be written");
         }
     }
     if ((q->incompatible & INCOMPAT_DIRTY) && !repair) {
@@ -709,7 +711,7 @@ Error *qcow2_rewrite_header_co(Qcow2 *q)
     if (ret >= 0) {
         ret = node_flush_co(q->file);
     }
-    return ret < 0 ? error_new_errno(ret, "Could not update qcow2 header") : NULL;
+    return ret < 0 ? error_new_errno(ret, "The changed qcow2 header could not be written") : NULL;
 }
 
 static Error *qcow2_set_backing_co(BlockNode *node, const char *filename, const char *format)

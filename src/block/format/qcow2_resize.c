@@ -98,7 +98,7 @@ static Error *set_size_co(Qcow2 *q, uint64_t size)
 {
     int ret = qcow2_write_header_u64_co(q, H_SIZE, size);
     if (ret < 0) {
-        return error_new_errno(ret, "Failed to update the image size");
+        return error_new_errno(ret, "The new size could not be written to the header");
     }
     q->node->size = size;
     return NULL;
@@ -180,7 +180,7 @@ static Error *shrink_co(Qcow2 *q, uint64_t size)
         ret = qcow2_unmap_co(q, from, old - from, true);
     }
     if (ret < 0) {
-        return error_new_errno(ret, "Failed to discard cropped clusters");
+        return error_new_errno(ret, "The clusters behind the new end could not be given back");
     }
     co_mutex_lock(&q->lock);
     qcow2_event_co(q, BLOCK_EVENT_L1_SHRINK_FREE_L2_CLUSTERS);
@@ -217,7 +217,8 @@ Error *qcow2_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
     if (size < node->size) {
         return prealloc == PREALLOC_OFF
                    ? shrink_co(q, size)
-                   : error_new("Preallocation can't be used for shrinking an image");
+                   : error_new("An image that gets smaller has nothing to preallocate: leave out "
+                               "the preallocation");
     }
     return grow_co(q, size, prealloc);
 }

@@ -102,7 +102,7 @@ Error *qcow2_snapshots_read_co(Qcow2 *q)
     g_array_set_clear_func(q->snapshots, snapshot_clear);
     int ret = node_pread_co(q->file, 0, sizeof(h), h);
     if (ret < 0) {
-        return error_new_errno(ret, "Could not read qcow2 header");
+        return error_new_errno(ret, "The qcow2 header cannot be read");
     }
     uint32_t count = ld32_be(h + H_SNAPSHOTS);
     uint64_t offset = ld64_be(h + H_SNAPSHOTS_OFFSET);

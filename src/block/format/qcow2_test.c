@@ -689,7 +689,7 @@ static void test_create_messages(BlockFixture *f, gconstpointer unused)
                  "Extended L2*16k*");
     expect_error(create_text(f, "test-mem:x", "qcow2", "size=4E,cluster_size=512"), "*too large*");
     expect_error(create_text(f, "test-mem:x", "qcow2", "size=1M,encrypt.format=luks"),
-                 "*encrypt.key-secret*is required*");
+                 "*name its secret in *encrypt.key-secret*");
     g_clear_pointer(&mem_files, g_hash_table_destroy);
 }
 

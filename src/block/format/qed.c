@@ -311,10 +311,11 @@ static Error *qed_truncate_co(BlockNode *node, uint64_t size, Preallocation prea
     uint8_t raw[8];
 
     if (prealloc != PREALLOC_OFF) {
-        return error_new("Unsupported preallocation mode '%s'", block_preallocation_name(prealloc));
+        return error_new("Preallocation '%s' is not possible here",
+                         block_preallocation_name(prealloc));
     }
     if (size < node->size) {
-        return error_new("Shrinking images is currently not supported");
+        return error_new("The image can grow but not shrink");
     }
     if (!IS_ALIGNED(size, 512ull) || size > INT64_MAX / 2 ||
         size / s->map.block_size > s->entries * s->entries) {
@@ -323,7 +324,7 @@ static Error *qed_truncate_co(BlockNode *node, uint64_t size, Preallocation prea
     st64_le(raw, size);
     int ret = meta_put_co(&s->meta, F_SIZE, raw, 8);
     if (ret < 0) {
-        return error_new_errno(ret, "Failed to update the image size");
+        return error_new_errno(ret, "The new size could not be written to the header");
     }
     node->size = size;
     return NULL;
@@ -416,7 +417,7 @@ static const BlockOption qed_create_options[] = {
     { "backing_fmt", OPT_STR, "Image format of the base image" },
     { "cluster_size", OPT_SIZE, "Cluster size (in bytes)" },
     { "size", OPT_SIZE, "Virtual disk size" },
-    { "table_size", OPT_SIZE, "L1/L2 table size (in clusters)" },
+    { "table_size", OPT_SIZE, "Clusters in each table, L1 and L2" },
     { 0 },
 };
 

@@ -151,10 +151,10 @@ static Error *raw_truncate_co(BlockNode *node, uint64_t size, Preallocation prea
 {
     RawState *s = node->state;
     if (s->window != UINT64_MAX) {
-        return error_new("Cannot resize fixed-size raw disks");
+        return error_new("The 'size' option fixes the size of this raw disk: it cannot be resized");
     }
     if (size > INT64_MAX - s->offset) {
-        return error_new("Disk size too large for the chosen offset");
+        return error_new("Offset and size together are more than a disk can have");
     }
     TRY(node_truncate_co(node->file->node, s->offset + size, prealloc));
     return raw_set_size(node);

@@ -106,10 +106,12 @@ static Error *check_header(const uint8_t *h, uint64_t file_size)
     static const uint8_t nobody[16];
 
     if (ld32_le(h + F_SIGNATURE) != (uint32_t)SIGNATURE) {
-        return error_new("Image not in VDI format (bad signature %08x)", ld32_le(h + F_SIGNATURE));
+        return error_new("This is not a VDI image (its signature is %08x)",
+                         ld32_le(h + F_SIGNATURE));
     }
     if (ld32_le(h + F_VERSION) != VERSION) {
-        return error_new("unsupported VDI image (version %u.%u)", ld32_le(h + F_VERSION) >> 16,
+        return error_new("VDI version %u.%u is not known here, only 1.1 is",
+                         ld32_le(h + F_VERSION) >> 16,
                          ld32_le(h + F_VERSION) & 0xffff);
     }
     if (type != TYPE_DYNAMIC && type != TYPE_STATIC) {
@@ -126,12 +128,14 @@ static Error *check_header(const uint8_t *h, uint64_t file_size)
         return error_new("unsupported VDI image (block size %" PRIu64 ")", block);
     }
     if (!IS_ALIGNED(ld32_le(h + F_MAP), 512u) || ld32_le(h + F_MAP) < HEADER_SIZE) {
-        return error_new("unsupported VDI image (unaligned block map offset 0x%x)",
+        return error_new("The VDI block map starts at 0x%x: it has to lie behind the header, on a "
+                         "sector boundary",
                          ld32_le(h + F_MAP));
     }
     if (!IS_ALIGNED(ld32_le(h + F_DATA), 512u) ||
         ld32_le(h + F_DATA) < ld32_le(h + F_MAP) + 4ull * blocks) {
-        return error_new("unsupported VDI image (unaligned data offset 0x%x)", ld32_le(h + F_DATA));
+        return error_new("The VDI data starts at 0x%x: it has to lie behind the block map, on a "
+                         "sector boundary", ld32_le(h + F_DATA));
     }
     if (blocks > MAX_BLOCKS || size > blocks * block) {
         return error_new("unsupported VDI image (disk size %" PRIu64 ", image has %u blocks)", size,
@@ -326,7 +330,7 @@ static Error *vdi_create_co(BlockGraph *graph, const char *filename, BlockNode *
 
 static const BlockOption vdi_create_options[] = {
     { "size", OPT_SIZE, "Virtual disk size" },
-    { "static", OPT_BOOL, "VDI static (pre-allocated) image" },
+    { "static", OPT_BOOL, "Make a static image, with all blocks allocated" },
     { 0 },
 };
 

@@ -146,7 +146,7 @@ static Error *read_headers_co(BlockNode *node)
             found = true;
         }
     }
-    return found ? NULL : error_new("No valid VHDX header found");
+    return found ? NULL : error_new("Neither of the two VHDX headers is valid");
 }
 
 int vhdx_write_header_co(BlockNode *node)

@@ -14,13 +14,13 @@ typedef struct VhdxShape {
 
 const BlockOption vhdx_create_options[] = {
     { "block_size", OPT_SIZE,
-      "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size." },
+      "Bytes in a block, 1 MiB to 256 MiB; 0 chooses by the size of the disk" },
     { "block_state_zero", OPT_BOOL,
       "Force use of payload blocks of type 'ZERO'.  Non-standard, but default." },
     { "log_size", OPT_SIZE, "Log size; min 1MB." },
-    { "size", OPT_SIZE, "Virtual disk size; max of 64TB." },
+    { "size", OPT_SIZE, "Size of the virtual disk, up to 64 TiB" },
     { "subformat", OPT_STR,
-      "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'." },
+      "Kind of image: 'dynamic' (the default) or 'fixed'" },
     { 0 },
 };
 

@@ -365,7 +365,7 @@ static Error *check_sparse(const VmdkExtent *x, const uint8_t *h, uint64_t file_
         return error_new("Not a sparse VMDK extent (bad magic)");
     }
     if (version > 3) {
-        return error_new("Unsupported VMDK version %u", version);
+        return error_new("VMDK version %u is not known here", version);
     }
     if (!IS_POW2(grain) || grain < 8 || grain > 128 * 1024 || entries > VMDK_GT_ENTRIES ||
         !entries) {
@@ -502,7 +502,7 @@ static Error *open_extent_co(BlockNode *node, unsigned number, const VmdkExtentL
         return ret < 0 ? error_new_errno(ret, "Could not read the extent '%s'", line->name)
                        : open_sparse_co(node, x, h);
     }
-    return error_new("Unsupported extent type '%s'", line->type);
+    return error_new("Extents of type '%s' are not known here", line->type);
 }
 
 static Error *open_extents_co(BlockNode *node)

@@ -18,17 +18,17 @@ typedef struct VmdkShape {
 
 const BlockOption vmdk_create_options[] = {
     { "adapter_type", OPT_STR,
-      "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX" },
+      "Disk controller to note in the image: ide (default), lsilogic, buslogic or legacyESX" },
     { "backing_file", OPT_STR, "File name of a base image" },
-    { "backing_fmt", OPT_STR, "Must be 'vmdk' if present" },
+    { "backing_fmt", OPT_STR, "Format of the base image, 'vmdk' only" },
     { "compat6", OPT_BOOL, "VMDK version 6 image" },
     { "hwversion", OPT_STR, "VMDK hardware version" },
     { "size", OPT_SIZE, "Virtual disk size" },
     { "subformat", OPT_STR,
       "VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat | "
       "twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized}" },
-    { "toolsversion", OPT_STR, "VMware guest tools version" },
-    { "zeroed_grain", OPT_BOOL, "Enable efficient zero writes using the zeroed-grain GTE feature" },
+    { "toolsversion", OPT_STR, "Version of the VMware tools in the guest" },
+    { "zeroed_grain", OPT_BOOL, "Store grains of zeros as a mark in the grain table" },
     { 0 },
 };
 
@@ -193,7 +193,7 @@ static Error *take_texts(KeyValues *opts, VmdkShape *shape)
         g_clear_pointer(&shape->hwversion, g_free);
     }
     if (compat6 && shape->hwversion) {
-        return error_new("compat6 cannot be enabled with hwversion set");
+        return error_new("compat6 chooses the hardware version itself: leave out hwversion");
     }
     shape->hwversion = shape->hwversion ? shape->hwversion : g_strdup(compat6 ? "6" : "4");
     shape->toolsversion = keyvalues_take(opts, "toolsversion");
@@ -224,7 +224,7 @@ static Error *take_backing_co(BlockGraph *graph, const char *filename, KeyValues
         return NULL;
     }
     if (shape->flat) {
-        return error_new("Flat image can't have backing file");
+        return error_new("A flat extent holds the whole disk: it cannot have a backing file");
     }
     if (format && strcmp(format, "vmdk")) {
         return error_new("backing_file must be a VMDK image");

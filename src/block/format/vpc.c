@@ -477,8 +477,7 @@ static const BlockOption vpc_options[] = {
 };
 static const BlockOption vpc_create_options[] = {
     { "force_size", OPT_BOOL,
-      "Force disk size calculation to use the actual size specified, rather than using the nearest "
-      "CHS-based calculation" },
+      "Keep the size as given, do not round it up to a whole number of cylinders" },
     { "size", OPT_SIZE, "Virtual disk size" },
     { "subformat", OPT_STR, "Type of virtual hard disk format: dynamic (default) or fixed" },
     { 0 },

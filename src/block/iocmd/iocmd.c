@@ -251,7 +251,7 @@ static int help_co(IoSession *io, const IoCommand *self, const IoArgs *args)
     for (guint i = 0; i < all->len; i++) {
         io_print_synopsis(io, g_ptr_array_index(all, i));
     }
-    io_printf(io, "\nUse 'help commandname' for extended help.\n");
+    io_printf(io, "\n'help COMMAND' tells more about one of them.\n");
     return 0;
 }
 
@@ -259,7 +259,7 @@ static const IoCommand help_command = { .name = "help",
                                         .alias = "?",
                                         .max = 1,
                                         .synopsis = "[command]",
-                                        .summary = "help for one or all commands",
+                                        .summary = "list the commands, or tell about one",
                                         .run_co = help_co,
                                         .no_file = true };
 

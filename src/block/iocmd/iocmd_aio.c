@@ -186,14 +186,14 @@ static int aio_flush_co(IoSession *io, const IoCommand *c, const IoArgs *args)
 
 const IoCommand io_commands_aio[] = {
     { "aio_read", NULL, "CiqvP:", 2, IO_UNLIMITED, "[-Ciqv] [-P pattern] off len [len..]",
-      "asynchronously reads a number of bytes",
+      "start reading and do not wait for the end",
       "\n Reads into as many buffers as there are lengths.\n\n"
       " Example:\n 'aio_read -v 512 1k 1k' - shows two kilobytes from byte 512 on\n\n" HELP_BESIDE
       " -P, -- compare what was read with this byte\n"
       " -v, -- show the data\n\n",
       aio_read_co, .min_plain = 2 },
     { "aio_write", NULL, "CfiquzP:", 2, IO_UNLIMITED, "[-Cfiquz] [-P pattern] off len [len..]",
-      "asynchronously writes a number of bytes",
+      "start writing and do not wait for the end",
       "\n Writes from as many buffers as there are lengths.\n\n"
       " Example:\n 'aio_write 512 1k 1k' - writes two kilobytes from byte 512 on\n\n" HELP_BESIDE
       " -f, -- on stable storage when it completes\n"
@@ -201,7 +201,7 @@ const IoCommand io_commands_aio[] = {
       " -u, -- with -z: the space may be freed\n"
       " -z, -- make the range read as zeroes\n\n",
       aio_write_co, .claims = CLAIM_WRITE, .min_plain = 2 },
-    { "aio_flush", NULL, NULL, 0, 0, NULL, "completes all outstanding aio requests", NULL,
+    { "aio_flush", NULL, NULL, 0, 0, NULL, "wait for all aio requests that are under way", NULL,
       aio_flush_co },
     { 0 },
 };

@@ -342,18 +342,19 @@ static int quit_co(IoSession *io, const IoCommand *c, const IoArgs *args)
 }
 
 const IoCommand io_commands_misc[] = {
-    { "abort", NULL, NULL, 0, 0, NULL, "simulate a program crash using abort(3)", NULL, abort_co,
+    { "abort", NULL, NULL, 0, 0, NULL, "end at once with abort(3), as in a crash", NULL, abort_co,
       .no_file = true },
-    { "alloc", NULL, NULL, 1, 2, "offset [count]", "checks if offset is allocated in the file",
+    { "alloc", NULL, NULL, 1, 2, "offset [count]",
+      "tell whether the file has data of its own at an offset",
       NULL, alloc_co },
     { "break", NULL, NULL, 2, 2, "event tag",
-      "sets a breakpoint on event and tags the stopped request as tag", NULL, break_co },
-    { "close", "c", NULL, 0, 0, NULL, "close the current open file", NULL, close_co },
-    { "info", "i", NULL, 0, 0, NULL, "prints information about the current file", NULL, info_co },
-    { "length", "l", NULL, 0, 0, NULL, "gets the length of the current file", NULL, length_co },
-    { "map", NULL, NULL, 0, 0, "", "prints the allocated areas of a file", NULL, map_co },
+      "stop the next request at this event and give it a tag", NULL, break_co },
+    { "close", "c", NULL, 0, 0, NULL, "close the file", NULL, close_co },
+    { "info", "i", NULL, 0, 0, NULL, "tell about the file and its format", NULL, info_co },
+    { "length", "l", NULL, 0, 0, NULL, "print the length of the file", NULL, length_co },
+    { "map", NULL, NULL, 0, 0, "", "list which areas of the file are allocated", NULL, map_co },
     { "open", "o", "rsCnkUi:t:d:o:", 1, IO_UNLIMITED,
-      "[-rsCnkU] [-t cache] [-d discard] [-o options] [path]", "open the file specified by path",
+      "[-rsCnkU] [-t cache] [-d discard] [-o options] [path]", "open a file",
       "\n Opens a file for the commands that follow.\n\n"
       " Example:\n 'open -n -o driver=raw /tmp/data' - a raw file, past the host's cache\n\n"
       " -r, -- only for reading\n"
@@ -368,10 +369,10 @@ const IoCommand io_commands_misc[] = {
       " -o, -- options of the block driver\n",
       open_co, .no_file = true, .max_plain = 1 },
     { "quit", "q", NULL, 0, 0, NULL, "exit the program", NULL, quit_co, .no_file = true },
-    { "remove_break", NULL, NULL, 1, 1, "tag", "remove a breakpoint by tag", NULL,
+    { "remove_break", NULL, NULL, 1, 1, "tag", "remove the breakpoint that has this tag", NULL,
       remove_break_co },
     { "reopen", NULL, "c:ro:w", 0, IO_UNLIMITED, "[(-r|-w)] [-c cache] [-o options]",
-      "reopens an image with new options",
+      "open the same image again with other options",
       "\n Changes the options of the open image.\n\n"
       " Example:\n 'reopen -o discard=unmap' - discards reach the storage\n\n"
       " -r, -- only for reading\n"
@@ -379,16 +380,18 @@ const IoCommand io_commands_misc[] = {
       " -c, -- cache mode\n"
       " -o, -- options of the block driver, as for 'open'\n\n",
       reopen_co, .no_plain = true },
-    { "resume", NULL, NULL, 1, 1, "tag", "resumes the request tagged as tag", NULL, resume_co },
+    { "resume", NULL, NULL, 1, 1, "tag", "let the stopped request with this tag go on",
+                                         NULL, resume_co },
     { "sigraise", NULL, NULL, 1, 1, "signal", "raises a signal",
       "\n Raises the signal with this number.\n\n Example:\n 'sigraise 15' - raises SIGTERM\n\n",
       sigraise_co, .no_file = true },
-    { "sleep", NULL, NULL, 1, 1, NULL, "waits for the given value in milliseconds", NULL, sleep_co,
+    { "sleep", NULL, NULL, 1, 1, NULL, "wait as many milliseconds", NULL, sleep_co,
       .no_file = true },
     { "truncate", "t", "m:", 1, 3, "[-m prealloc_mode] off",
-      "truncates the current file at the given offset", NULL, truncate_co,
+      "make the file end at the given offset", NULL, truncate_co,
       .claims = CLAIM_WRITE | CLAIM_RESIZE, .min_plain = 1, .max_plain = 1 },
-    { "wait_break", NULL, NULL, 1, 1, "tag", "waits for the suspension of a request", NULL,
+    { "wait_break", NULL, NULL, 1, 1, "tag", "wait until the request with this tag is stopped",
+                                             NULL,
       wait_break_co },
     { 0 },
 };

@@ -378,7 +378,7 @@ static int flush_co(IoSession *io, const IoCommand *c, const IoArgs *args)
 const IoCommand io_commands_rw[] = {
     { "read", "r", "abCl:pP:qs:v", 2, IO_UNLIMITED,
       "[-abCqv] [-P pattern [-s off] [-l len]] off len",
-      "reads a number of bytes at a specified offset",
+      "read some bytes from an offset on",
       "\n Reads a range of the disk, and shows it with -v.\n\n"
       " Example:\n 'read -v 512 1k' - shows one kilobyte from byte 512 on\n\n"
       " -b, -- of the VM state instead of the disk\n"
@@ -389,7 +389,7 @@ const IoCommand io_commands_rw[] = {
       " -v, -- show the data\n" HELP_REPORT "\n",
       read_co, .min_plain = 2, .max_plain = 2 },
     { "readv", NULL, "CqvP:", 2, IO_UNLIMITED, "[-Cqv] [-P pattern] off len [len..]",
-      "reads a number of bytes at a specified offset",
+      "read some bytes from an offset on",
       "\n Reads into as many buffers as there are lengths.\n\n"
       " Example:\n 'readv -v 512 1k 1k' - shows two kilobytes from byte 512 on\n\n"
       " -P, -- compare what was read with this byte\n"
@@ -397,7 +397,7 @@ const IoCommand io_commands_rw[] = {
       readv_co, .min_plain = 2 },
     { "write", "w", "bcCfnpP:qs:uz", 2, IO_UNLIMITED,
       "[-bcCfnquz] [-P pattern | -s source_file] off len",
-      "writes a number of bytes at a specified offset",
+      "write some bytes from an offset on",
       "\n Writes a range of the disk, with the byte 0xcd unless told otherwise.\n\n"
       " Example:\n 'write 512 1k' - writes one kilobyte from byte 512 on\n\n"
       " -b, -- the VM state instead of the disk\n"
@@ -411,17 +411,17 @@ const IoCommand io_commands_rw[] = {
       " -z, -- make the range read as zeroes\n" HELP_REPORT "\n",
       write_co, .claims = CLAIM_WRITE, .min_plain = 2, .max_plain = 2 },
     { "writev", NULL, "CfqP:", 2, IO_UNLIMITED, "[-Cfq] [-P pattern] off len [len..]",
-      "writes a number of bytes at a specified offset",
+      "write some bytes from an offset on",
       "\n Writes from as many buffers as there are lengths.\n\n"
       " Example:\n 'writev 512 1k 1k' - writes two kilobytes from byte 512 on\n\n"
       " -f, -- on stable storage when it completes\n"
       " -P, -- fill with this byte\n" HELP_REPORT "\n",
       writev_co, .claims = CLAIM_WRITE, .min_plain = 2 },
     { "discard", "d", "Cq", 2, IO_UNLIMITED, "[-Cq] off len",
-      "discards a number of bytes at a specified offset",
+      "discard some bytes from an offset on",
       "\n Tells the storage that a range is no longer needed.\n\n"
       " Example:\n 'discard 512 1k' - discards one kilobyte from byte 512 on\n\n" HELP_REPORT "\n",
       discard_co, .claims = CLAIM_WRITE, .min_plain = 2, .max_plain = 2 },
-    { "flush", "f", NULL, 0, 0, NULL, "flush all in-core file state to disk", NULL, flush_co },
+    { "flush", "f", NULL, 0, 0, NULL, "write to the disk all that is cached", NULL, flush_co },
     { 0 },
 };

@@ -86,7 +86,7 @@ Error *nbd_address_take(KeyValues *opts, NbdAddress *ret_address)
     }
     if (!err && opts->items->len) {
         const KeyValue *item = g_ptr_array_index(opts->items, 0);
-        err = error_new("Parameter '%s' is unexpected", item->key);
+        err = error_new("Parameter '%s' is unknown or has no place here", item->key);
     }
     if (err) {
         nbd_address_clear(&a);

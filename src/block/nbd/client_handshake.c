@@ -158,7 +158,7 @@ static Error *start_tls_co(IoStream *ch, Reply *r, bool fixed, const TlsUse *tls
         return NULL;
     }
     if (!fixed) {
-        return error_new("Server does not support STARTTLS");
+        return error_new("The server does not know STARTTLS, so the connection cannot be encrypted");
     }
     TRY(simple_option_co(ch, NBD_OPT_STARTTLS, r, &ok));
     return ok ? stream_start_tls_co(ch, tls) : server_error(r, NBD_OPT_STARTTLS);
@@ -286,7 +286,8 @@ static Error *negotiate_co(IoStream *ch, const TlsUse *tls, Reply *r, NbdForm fo
     TRY(greet_co(ch, &fixed, &old, &no_zeroes, info));
     TRY(start_tls_co(ch, r, fixed, tls));
     if (old) {
-        return *export ? error_new("Server does not support non-empty export names") : NULL;
+        return *export ? error_new("An old-style server has one export without a name: leave out "
+                                   "the export name") : NULL;
     }
     if (fixed) {
         TRY(reply_form_co(ch, r, form, &info->structured, &info->extended));

@@ -339,7 +339,7 @@ static Error *nbd_export_start(Export *export, KeyValues *opts)
     TRY(check_text("The export's name", name));
     TRY(check_text("The export's description", text ? text : ""));
     if (nbd_export_find(export->graph, name)) {
-        return error_new("NBD server already has export named '%s'", name);
+        return error_new("There is an NBD export of the name '%s' already", name);
     }
     TRY(block_take_bool(opts, "allocation-depth", false, &e->allocation_depth));
     TRY(take_bitmaps(e, opts));

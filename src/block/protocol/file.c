@@ -298,7 +298,8 @@ static Error *grow_co(const char *filename, int fd, uint64_t from, uint64_t to,
                       Preallocation prealloc)
 {
     if (prealloc == PREALLOC_METADATA) {
-        return error_new("Unsupported preallocation mode '%s'", block_preallocation_name(prealloc));
+        return error_new("Preallocation '%s' is not possible here",
+                         block_preallocation_name(prealloc));
     }
     if (prealloc != PREALLOC_OFF && to < from) {
         return error_new("Preallocation can only be used for growing images");
@@ -320,7 +321,8 @@ static Error *file_truncate_co(BlockNode *node, uint64_t size, Preallocation pre
 {
     FileState *s = node->state;
     if (s->device) {
-        return size <= node->size ? NULL : error_new("Cannot grow device files");
+        return size <= node->size ? NULL : error_new("A host device cannot be made larger than it "
+                                                     "is");
     }
     TRY(grow_co(node->filename, s->fd, node->size, size, prealloc));
     node->size = size;
@@ -564,7 +566,7 @@ static const BlockOption file_options[] = {
 static const BlockOption file_create_options[] = {
     { "extent_size_hint", OPT_SIZE, "Extent size hint for the image file, 0 to disable" },
     { "nocow", OPT_BOOL, "Turn off copy-on-write (valid only on btrfs)" },
-    { "preallocation", OPT_STR, "Preallocation mode (allowed values: off, falloc, full)" },
+    { "preallocation", OPT_STR, "What to allocate beforehand: off, falloc or full" },
     { "size", OPT_SIZE, "Virtual disk size" },
     { 0 },
 };

@@ -307,7 +307,7 @@ static Error *take_address(KeyValues *opts, NbdAddress *ret_address)
                          host ? "host" : "path");
     }
     if (host && path) {
-        return error_new("path and host may not be used at the same time");
+        return error_new("'path' means a local socket and 'host' the network: give one of them");
     }
     if (host) {
         keyvalues_set(server, "type", "inet");
@@ -377,7 +377,7 @@ static Error *use_info(BlockNode *node)
         return error_new("request on write denied without write permission");
     }
     if (s->dirty_context && !info->has_context) {
-        return error_new("requested x-dirty-bitmap %s not found", s->context);
+        return error_new("the server does not offer x-dirty-bitmap %s: not found", s->context);
     }
     node->size = info->size;
     node->limits.request_align = info->min_block                  ? info->min_block

@@ -233,7 +233,8 @@ static int flush_co(BlockNode *node)
 static Error *truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
 {
     if (prealloc != PREALLOC_OFF) {
-        return error_new("Unsupported preallocation mode '%s'", block_preallocation_name(prealloc));
+        return error_new("Preallocation '%s' is not possible here",
+                         block_preallocation_name(prealloc));
     }
     int ret = remote_call_co(node, NULL, resize_call, size, 0);
     if (ret < 0) {

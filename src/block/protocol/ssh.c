@@ -290,7 +290,8 @@ static Error *truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc
     BLOCK_VEC_BUFFER(vec, &zero, 1);
 
     if (prealloc != PREALLOC_OFF) {
-        return error_new("Unsupported preallocation mode '%s'", block_preallocation_name(prealloc));
+        return error_new("Preallocation '%s' is not possible here",
+                         block_preallocation_name(prealloc));
     }
     if (size < node->size) {
         return error_new("ssh driver does not support shrinking files");

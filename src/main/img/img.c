@@ -179,7 +179,7 @@ static Error *cache_flags(const char *cache, unsigned *flags)
     } else if (!strcmp(cache, "unsafe")) {
         *flags |= OPEN_NO_FLUSH;
     } else {
-        return error_new("Invalid cache option: %s", cache);
+        return error_new("This is not a cache mode: %s", cache);
     }
     return NULL;
 }
