@@ -204,7 +204,7 @@ char *pci_describe(Machine *machine)
 {
     PciBus *root = pci_bus_of(machine);
     if (!root) {
-        return g_strdup("PCI devices not supported\n");
+        return g_strdup("This machine has no PCI bus\n");
     }
     GString *out = g_string_new(NULL);
     describe_bus(out, root);

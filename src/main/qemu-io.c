@@ -147,7 +147,7 @@ static int parse_options(IoProgram *p, int argc, char **argv)
         return 1;
     }
     if (p->image_opts && keyvalues_has(p->opening->opts, "driver")) {
-        error_report(error_new("--image-opts and -f are mutually exclusive"));
+        error_report(error_new("--image-opts names the format itself (driver=): leave out -f"));
         return 1;
     }
     return -1;

@@ -106,7 +106,7 @@ static Error *open_image(NbdProgram *p)
 {
     Error *err = open_file(p, &p->node);
     if (err) {
-        return error_prefix(err, "Failed to blk_new_open '%s': ", p->filename);
+        return error_prefix(err, "The image '%s' does not open: ", p->filename);
     }
     if (p->overlay) {
         TRY(block_temporary_overlay(p->graph, &p->node));

@@ -198,7 +198,8 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
     if (plan->daemonize) {
         /* The terminal is lost; where nothing is on it, as with -nodefaults, -nographic says nothing. */
         if (plan->nographic && (plan->default_serial || plan->default_parallel || plan->default_monitor)) {
-            return error_new("-nographic cannot be used with -daemonize");
+            return error_new("-nographic needs the terminal that -daemonize leaves: use -display "
+                             "none");
         }
         process_go_to_background();
     }

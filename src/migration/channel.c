@@ -307,7 +307,7 @@ static MUST_USE Error *parse_uri(const char *uri, Scheme *ret_scheme, const char
             return NULL;
         }
     }
-    return error_hint(error_new("unknown migration protocol: %s", uri),
+    return error_hint(error_new("migration knows no such protocol: %s", uri),
                       "Possible are tcp:HOST:PORT, unix:PATH, fd:NAME, exec:COMMAND, file:PATH.");
 }
 

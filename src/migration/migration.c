@@ -97,16 +97,17 @@ Error *qmp_migrate(QmpContext *ctx, const QmpMigrateArgs *args, Value **ret)
         return error_hint(error_new("disks are not moved with the machine here"), "Use drive-mirror or blockdev-mirror.");
     }
     if (args->resume) {
-        return error_new("Cannot resume if there is no paused migration");
+        return error_new("No migration is paused, so there is none to resume");
     }
     if (migration_busy(migration)) {
-        return error_new("There's a migration process in progress");
+        return error_new("A migration is under way: wait for its end, or cancel it");
     }
     if (state == RUN_STATE_INMIGRATE) {
-        return error_new("Guest is waiting for an incoming migration");
+        return error_new("The machine waits for an incoming migration itself");
     }
     if (state == RUN_STATE_POSTMIGRATE) {
-        return error_new("Can't migrate the vm that was paused due to previous migration");
+        return error_new("The machine was migrated away already: let it run again ('cont') before "
+                         "the next migration");
     }
     return migration_out_start(migration, args->uri);
 }
@@ -121,7 +122,8 @@ Error *qmp_migrate_continue(QmpContext *ctx, const QmpMigrateContinueArgs *args,
 {
     Migration *migration = migration_of(ctx->machine);
     if (strcmp(args->state, migration_status_name(migration->status))) {
-        return error_new("Migration not in expected state: %s", migration_status_name(migration->status));
+        return error_new("That does not fit the state of the migration, which is: %s",
+                         migration_status_name(migration->status));
     }
     return migration_out_continue(migration);
 }
@@ -131,10 +133,11 @@ Error *qmp_migrate_incoming(QmpContext *ctx, const QmpMigrateIncomingArgs *args,
     Migration *migration = migration_of(ctx->machine);
 
     if (ctx->machine->state != RUN_STATE_INMIGRATE) {
-        return error_new("'-incoming' was not specified on the command line");
+        return error_new("The machine does not wait for a migration: start it with '-incoming "
+                         "defer'");
     }
     if (migration->in_started) {
-        return error_new("The incoming migration has already been started");
+        return error_new("The incoming migration was started before, it starts only once");
     }
     TRY(migration_in_start(migration, args->uri));
     migration->in_started = true;
@@ -245,7 +248,7 @@ Error *qmp_migrate_set_capabilities(QmpContext *ctx, const QmpMigrateSetCapabili
     MigrationCaps before = migration->caps;
 
     if (migration->out) {
-        return error_new("There's a migration process in progress");
+        return error_new("A migration is under way: wait for its end, or cancel it");
     }
     for (size_t n = 0; n < value_length(args->capabilities); n++) {
         const Value *item = value_at(args->capabilities, n);

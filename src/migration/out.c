@@ -445,7 +445,8 @@ Error *migration_out_continue(Migration *migration)
     MigrationOut *out = migration->out;
 
     if (!out || migration->status != MIGRATION_PRE_SWITCHOVER) {
-        return error_new("Migration not in expected state: %s", migration_status_name(migration->status));
+        return error_new("That does not fit the state of the migration, which is: %s",
+                         migration_status_name(migration->status));
     }
     pthread_mutex_lock(&out->mutex);
     out->go_on = true;

@@ -11,7 +11,7 @@ Error *snapshot_check_free(Machine *machine)
 {
     const Migration *migration = migration_of(machine);
     if ((migration && migration_busy(migration)) || machine->state == RUN_STATE_INMIGRATE) {
-        return error_new("There's a migration process in progress");
+        return error_new("A migration is under way: wait for its end, or cancel it");
     }
     return NULL;
 }
@@ -107,7 +107,8 @@ static MUST_USE Error *check_everywhere(const SnapshotSet *set, const char *tag,
         BlockNode *node = g_ptr_array_index(set->nodes, n);
         BlockSnapshot *found = snapshot_find(node, tag);
         if (!found) {
-            return error_new("Snapshot '%s' does not exist in one or more devices", tag);
+            return error_new("Could not find snapshot: '%s' does not exist in every image that "
+                             "needs it", tag);
         }
         if (node == set->state_node) {
             *ret_size = found->vm_state_size;
@@ -126,7 +127,8 @@ static MUST_USE Error *apply_everywhere(const SnapshotSet *set, const char *tag)
         Error *err = snapshot_call(&call, SNAPSHOT_APPLY);
         block_snapshot_free(found);
         if (err) {
-            return error_prefix(err, "Could not load snapshot '%s' on '%s': ", tag, node->name);
+            return error_prefix(err, "Could not go back to snapshot '%s' on '%s': ",
+                                     tag, node->name);
         }
     }
     return NULL;
@@ -234,7 +236,7 @@ char *snapshot_describe(Machine *machine)
         }
     }
     if (text->len == 0) {
-        g_string_append(text, "There is no snapshot available.\n");
+        g_string_append(text, "No image has a snapshot.\n");
     }
     return g_string_free(text, FALSE);
 }

@@ -31,7 +31,8 @@ static MUST_USE Error *check_new(const SnapshotJob *own)
         BlockSnapshot *found = snapshot_find(g_ptr_array_index(own->set.nodes, n), own->tag);
         if (found) {
             block_snapshot_free(found);
-            return error_new("Snapshot '%s' already exists in one or more devices", own->tag);
+            return error_new("Snapshot '%s' exists in an image already: choose another tag, or "
+                             "delete it", own->tag);
         }
     }
     return NULL;

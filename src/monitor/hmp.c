@@ -210,7 +210,7 @@ static MUST_USE Error *take_format(Hmp *hmp, const char **text, HmpArgs *args)
         } else if (strchr("bhwg", *at)) {
             args->size = *at;
         } else {
-            return error_new("invalid char in format: '%c'", *at);
+            return error_new("a format has no letter '%c'", *at);
         }
     }
     set->format = args->format;
@@ -382,7 +382,8 @@ static void hmp_info(Hmp *hmp, const HmpArgs *args)
 
 const HmpCommand hmp_commands_monitor[] = {
     { "help|?", "?s", "[cmd]", "show the help", hmp_help, 'c' },
-    { "info", "?S", "[subcommand]", "show various information about the system state", hmp_info, 'i' },
+    { "info", "?S", "[subcommand]", "tell about a part of the machine ('info' alone lists the "
+                                    "parts)", hmp_info, 'i' },
     { 0 },
 };
 

@@ -110,7 +110,7 @@ static Error *add_node(Hmp *hmp, const char *text)
 
     TRY(keyvalues_parse(text, "driver", &kv));
     if (!keyvalues_has(kv, "node-name")) {
-        return error_new("'node-name' needs to be specified");
+        return error_new("Say which node: give 'node-name'");
     }
     return block_open_options(graph_of(hmp), kv, &node);
 }
@@ -357,7 +357,8 @@ static bool export_drive(Hmp *hmp, const char *name, bool writable)
 static void hmp_nbd_server_start(Hmp *hmp, const HmpArgs *args)
 {
     Value *request = value_dict(), *address;
-    Error *err = args->flag['w'] && !args->flag['a'] ? error_new("-w only valid together with -a")
+    Error *err = args->flag['w'] && !args->flag['a'] ? error_new("-w makes an export of -a "
+                                                                 "writable: it needs -a")
                                                      : parse_address(args->text[0], &address);
     if (err) {
         value_free(request);
@@ -396,13 +397,14 @@ static void hmp_nbd_server_stop(Hmp *hmp, const HmpArgs *args)
 const HmpCommand hmp_commands_block[] = {
     { "block_job_cancel", "-fs", "[-f] device", "stop an active background block operation (-f: even a mirror that is ready)", hmp_job_cancel, 'b' },
     { "block_job_complete", "s", "device", "stop an active background block operation after it is ready", hmp_job_complete, 'b' },
-    { "block_job_pause", "s", "device", "pause an active background block operation", hmp_job_pause, 'b' },
-    { "block_job_resume", "s", "device", "resume a paused background block operation", hmp_job_resume, 'b' },
+    { "block_job_pause", "s", "device", "stop a block job for a while", hmp_job_pause, 'b' },
+    { "block_job_resume", "s", "device", "let a stopped block job go on", hmp_job_resume, 'b' },
     { "block_job_set_speed", "se", "device speed", "set maximum speed for a background block operation (bytes/s)", hmp_job_set_speed, 'b' },
     { "block_resize", "ss", "device size", "resize a block image (MiB, or with a suffix)", hmp_block_resize, 'b' },
     { "block_set_io_throttle", "seeeeee", "device bps bps_rd bps_wr iops iops_rd iops_wr", "change I/O limits of a drive",
       hmp_block_set_io_throttle, 'b' },
-    { "block_stream", "s?es", "device [speed [base]]", "copy data from a backing file into a block device", hmp_block_stream, 'b' },
+    { "block_stream", "s?es", "device [speed [base]]",
+      "take the data of the backing files into the image itself", hmp_block_stream, 'b' },
     { "commit", "s", "device|all", "commit changes to the backing file of a drive, or of all", hmp_commit, 'b' },
     { "drive_add", "-nsS", "[-n] [[<domain>:]<bus>:]<slot> options", "add a drive (if=none), or with -n a block node", hmp_drive_add },
     { "drive_backup", "-n-f-css?s", "[-n] [-f] [-c] device target [format]",
@@ -414,7 +416,8 @@ const HmpCommand hmp_commands_block[] = {
     { "nbd_server_remove", "-fs", "[-f] name", "remove an export of the NBD server", hmp_nbd_server_remove },
     { "nbd_server_start", "-a-ws", "[-a] [-w] host:port", "serve block devices by NBD (-a: all; -w: writable)", hmp_nbd_server_start },
     { "nbd_server_stop", "", "", "stop serving block devices by NBD", hmp_nbd_server_stop },
-    { "qemu-io", "-dss", "[-d] device \"command\"", "run a qemu-io command on a block device", hmp_qemu_io, 'b' },
+    { "qemu-io", "-dss", "[-d] device \"command\"",
+      "do one command of qemu-io on an image", hmp_qemu_io, 'b' },
     { "snapshot_blkdev", "-ns?ss", "[-n] device [new-image-file] [format]", "put an overlay over a drive's image", hmp_snapshot_blkdev, 'b' },
     { "snapshot_blkdev_internal", "ss", "device name", "take an internal snapshot of a device", hmp_snapshot_internal, 'b' },
     { "snapshot_delete_blkdev_internal", "ss?s", "device name [id]", "delete an internal snapshot of a device",

@@ -173,6 +173,6 @@ static void info_block_jobs(Hmp *hmp, const HmpArgs *args)
 
 const HmpCommand hmp_info_block[] = {
     { "block", "-n-v?s", "[-n] [-v] [device]", "show info of one block device or all (-n: named nodes; -v: more details)", info_block },
-    { "block-jobs", "", "", "show progress of ongoing block device operations", info_block_jobs },
+    { "block-jobs", "", "", "block jobs and how far they are", info_block_jobs },
     { 0 },
 };

@@ -232,7 +232,8 @@ static void hmp_closefd(Hmp *hmp, const HmpArgs *args)
 const HmpCommand hmp_commands_device[] = {
     { "device_add", "S", "driver[,prop=value][,...]", "add a device, like -device", hmp_device_add, 'D' },
     { "device_del", "s", "device", "remove a device", hmp_device_del, 'd' },
-    { "eject", "-fs", "[-f] device", "eject a removable medium (use -f to force it)", hmp_eject, 'b' },
+    { "eject", "-fs", "[-f] device", "take out the medium (-f: although the guest locks it)",
+                                     hmp_eject, 'b' },
     { "change", "-fss?ss", "[-f] device filename [format [read-only-mode]]", "change a removable medium", hmp_change, 'b' },
     { "object_add", "S", "[qom-type=]type,id=str[,prop=value][,...]", "create an object", hmp_object_add },
     { "object_del", "s", "id", "destroy an object", hmp_object_del },
@@ -252,6 +253,7 @@ const HmpCommand hmp_commands_device[] = {
     { "hostfwd_add", "s?s", "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport",
       "redirect TCP or UDP connections from host to guest", hmp_hostfwd_add },
     { "hostfwd_remove", "s?s", "[netdev_id] [tcp|udp]:[hostaddr]:hostport", "remove a redirection", hmp_hostfwd_remove },
-    { "set_link", "ss", "name on|off", "change the link status of a network adapter", hmp_set_link },
+    { "set_link", "ss", "name on|off", "pull out or plug in the cable of a network card",
+                                       hmp_set_link },
     { 0 },
 };

@@ -79,7 +79,8 @@ static MUST_USE Error *parse_primary(Parser *p, uint64_t *ret_value)
     errno = 0;
     uint64_t value = g_ascii_strtoull(p->at, &end, 0);
     if (!g_ascii_isdigit(*p->at) || errno) {
-        return error_new(errno ? "number too large" : "invalid char '%c' in expression", *p->at ? *p->at : ' ');
+        return error_new(errno ? "number too large" : "'%c' has no place in an expression: invalid "
+                                                      "char", *p->at ? *p->at : ' ');
     }
     p->at = end;
     *ret_value = value;

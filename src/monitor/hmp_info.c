@@ -162,7 +162,7 @@ static void info_qom_tree(Hmp *hmp, const HmpArgs *args)
     Object *object = !strcmp(path, "/") ? hmp->machine->root : object_resolve(hmp->machine->root, path);
 
     if (!object) {
-        hmp_printf(hmp, "Path '%s' could not be resolved.\n", path);
+        hmp_printf(hmp, "Nothing in the tree has the path '%s'.\n", path);
         return;
     }
     print_object(hmp, object, object->id ? object->id : "", 0);
@@ -170,7 +170,8 @@ static void info_qom_tree(Hmp *hmp, const HmpArgs *args)
 
 static void info_pci(Hmp *hmp, const HmpArgs *args)
 {
-    print_text(hmp, pci_bus_of(hmp->machine) ? pci_describe(hmp->machine) : NULL, "PCI devices not supported\n");
+    print_text(hmp, pci_bus_of(hmp->machine) ? pci_describe(hmp->machine) : NULL,
+               "This machine has no PCI bus\n");
 }
 
 static void info_chardev(Hmp *hmp, const HmpArgs *args)
@@ -193,7 +194,7 @@ static void info_mice(Hmp *hmp, const HmpArgs *args)
         return;
     }
     if (value_length(list) == 0) {
-        hmp_printf(hmp, "No mouse devices connected\n");
+        hmp_printf(hmp, "The machine has no pointing device\n");
     }
     for (size_t n = 0; n < value_length(list); n++) {
         const Value *item = value_at(list, n);
@@ -229,7 +230,7 @@ static void info_jit(Hmp *hmp, const HmpArgs *args)
     const Machine *machine = hmp->machine;
     bool can = machine->accel && machine->accel_type->describe;
     print_text(hmp, can ? machine->accel_type->describe(machine->accel) : NULL,
-               "JIT information is only available with accel=tcg\n");
+               "Only the translator has such information: start with -accel tcg\n");
 }
 
 static void info_roms(Hmp *hmp, const HmpArgs *args)
@@ -297,17 +298,17 @@ static void info_lapic(Hmp *hmp, const HmpArgs *args)
 }
 
 const HmpCommand hmp_info_commands[] = {
-    { "blockstats", "", "", "show block device statistics", info_blockstats },
-    { "chardev", "", "", "show the character devices", info_chardev },
+    { "blockstats", "", "", "what each disk read, wrote and waited for", info_blockstats },
+    { "chardev", "", "", "character devices and where they lead", info_chardev },
     { "cpus", "", "", "show infos for each CPU", info_cpus },
-    { "jit", "", "", "show dynamic compiler info", info_jit },
+    { "jit", "", "", "counters of the translator", info_jit },
     { "kvm", "", "", "show KVM information", info_kvm },
     { "lapic", "", "", "show local APIC state", info_lapic },
-    { "mem", "", "", "show the active virtual memory mappings", info_mem },
+    { "mem", "", "", "ranges of virtual memory that are mapped, and how", info_mem },
     { "memory_size_summary", "", "", "show the amount of initially allocated memory", info_memory_size },
-    { "mice", "", "", "show which guest mouse is receiving events", info_mice },
+    { "mice", "", "", "pointing devices, and which gets the movements", info_mice },
     { "mtree", "-f", "[-f]", "show memory tree (-f: flat view)", info_mtree },
-    { "name", "", "", "show the current VM name", info_name },
+    { "name", "", "", "name of the machine (-name)", info_name },
     { "network", "", "", "show the network state", info_network },
     { "pci", "", "", "show PCI info", info_pci },
     { "pic", "", "", "show the state of the interrupt controllers", info_pic },
@@ -316,10 +317,10 @@ const HmpCommand hmp_info_commands[] = {
     { "ramblock", "", "", "show RAM blocks", info_ramblock },
     { "registers", "-a", "[-a]", "show the CPU registers (-a: of all CPUs)", info_registers },
     { "roms", "", "", "show firmware and option ROMs", info_roms },
-    { "status", "", "", "show the current VM status (running|paused)", info_status },
-    { "tlb", "", "", "show virtual to physical memory mappings", info_tlb },
-    { "usernet", "", "", "show user network stack connection states", info_usernet },
-    { "uuid", "", "", "show the current VM UUID", info_uuid },
+    { "status", "", "", "whether the machine runs, and why not", info_status },
+    { "tlb", "", "", "each page of virtual memory with its physical address", info_tlb },
+    { "usernet", "", "", "connections of the user network", info_usernet },
+    { "uuid", "", "", "UUID of the machine", info_uuid },
     { "version", "", "", "show the version", info_version },
     { 0 },
 };

@@ -170,7 +170,7 @@ static void info_replay(Hmp *hmp, const HmpArgs *args)
     }
     const char *mode = value_find_str(info, "mode");
     if (!strcmp(mode, "none")) {
-        hmp_printf(hmp, "Record/replay is not active\n");
+        hmp_printf(hmp, "Nothing is recorded or replayed\n");
         return;
     }
     hmp_printf(hmp, "%s execution '%s': instruction count = %" G_GINT64_FORMAT "\n",
@@ -213,7 +213,7 @@ const HmpCommand hmp_info_more[] = {
     { "balloon", "", "", "show balloon information", info_balloon },
     { "capture", "", "", "show capture information", info_nothing },
     { "dump", "", "", "show the status of a dump of the guest's memory", info_dump },
-    { "history", "", "", "show the command line history", info_history },
+    { "history", "", "", "commands that were typed", info_history },
     { "hotpluggable-cpus", "", "", "show information about hotpluggable CPUs", info_hotpluggable_cpus },
     { "iothreads", "", "", "show iothreads", info_iothreads },
     { "irq", "", "", "show the interrupts statistics", info_irq },

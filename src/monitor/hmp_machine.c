@@ -91,11 +91,11 @@ static void hmp_boot_set(Hmp *hmp, const HmpArgs *args)
     void (*set)(Machine *machine, const char *order) = machine_service(hmp->machine, "boot-set");
 
     if (!set) {
-        hmp_error(hmp, error_new("no function defined to set boot device list for this architecture"));
+        hmp_error(hmp, error_new("this machine cannot change its boot order while it runs"));
         return;
     }
     set(hmp->machine, args->text[0]);
-    hmp_printf(hmp, "boot device list now set to %s\n", args->text[0]);
+    hmp_printf(hmp, "the machine boots from now on in the order %s\n", args->text[0]);
 }
 
 /* --- keys and pointer --- */
@@ -230,19 +230,23 @@ const HmpCommand hmp_commands_machine[] = {
     { "replay_seek", "e", "icount", "replay to an instruction count ahead", hmp_replay_seek },
     { "system_wakeup", "", "", "wake the guest up from suspend", hmp_system_wakeup },
     { "balloon", "e", "target", "ask the guest to change its memory to so many MiB", hmp_balloon },
-    { "exit_preconfig", "", "", "exit the preconfig state", hmp_exit_preconfig },
+    { "exit_preconfig", "", "", "make the machine as configured (ends --preconfig)",
+                                hmp_exit_preconfig },
     { "watchdog_action", "s", "action", "change what a watchdog does", hmp_watchdog_action },
     { "nmi", "", "", "inject an NMI", hmp_nmi },
     { "cpu", "e", "index", "set the default CPU", hmp_cpu_select },
-    { "boot_set", "s", "bootdevice", "define new values for the boot device list", hmp_boot_set },
+    { "boot_set", "s", "bootdevice", "set the order in which devices are booted from",
+                                     hmp_boot_set },
     { "sendkey", "s?e", "keys [hold_ms]", "send keys to the guest (e.g. 'sendkey ctrl-alt-f1', default hold time=100 ms)",
       hmp_sendkey, 'k' },
     { "mouse_move", "ss?s", "dx dy [dz]", "send mouse move events", hmp_mouse_move },
-    { "mouse_button", "e", "state", "change mouse button state (1=L, 2=M, 4=R)", hmp_mouse_button },
+    { "mouse_button", "e", "state", "press these mouse buttons and no others (1 left, 2 middle, 4 "
+                                    "right)", hmp_mouse_button },
     { "mouse_set", "e", "index", "set which pointer device receives events", hmp_mouse_set },
     { "screendump", "-ps?se", "[-p] filename [device [head]]", "save the screen as PPM image, or PNG with -p",
       hmp_screendump, 'f' },
-    { "gdbserver", "?s", "[device]", "start gdbserver on given device (default 'tcp::1234'), stop with 'none'", hmp_gdbserver },
+    { "gdbserver", "?s", "[device]", "let gdb connect there (default 'tcp::1234'), or no more "
+                                     "('none')", hmp_gdbserver },
     { "log", "s", "item1[,...]", "activate logging of the items; none deactivates it", hmp_log },
     { "trace-event", "ss", "name on|off", "switch trace events", hmp_trace_event },
     { "logfile", "?s", "filename", "output logs to a file", hmp_logfile, 'f' },

@@ -146,7 +146,7 @@ static void hmp_x(Hmp *hmp, const HmpArgs *args)
     Access access = { hmp, hmp_cpu(hmp) };
 
     if (!access.vcpu || !access.vcpu->ops || !access.vcpu->ops->translate) {
-        hmp_printf(hmp, "Can not dump without CPU\n");
+        hmp_printf(hmp, "There is no CPU whose memory could be shown\n");
         return;
     }
     examine(&access, args);
@@ -334,14 +334,17 @@ static void hmp_gva2gpa(Hmp *hmp, const HmpArgs *args)
 }
 
 const HmpCommand hmp_commands_memory[] = {
-    { "x", "/e", "/fmt addr", "virtual memory dump starting at 'addr'", hmp_x },
-    { "xp", "/e", "/fmt addr", "physical memory dump starting at 'addr'", hmp_xp },
-    { "print|p", "/e", "/fmt expr", "print expression value (use $reg for CPU register access)", hmp_print },
+    { "x", "/e", "/fmt addr", "show virtual memory from an address on", hmp_x },
+    { "xp", "/e", "/fmt addr", "show physical memory from an address on", hmp_xp },
+    { "print|p", "/e", "/fmt expr", "show what an expression amounts to ($NAME: register of the "
+                                    "CPU)", hmp_print },
     { "i", "/e?e", "/fmt addr [index]", "I/O port read", hmp_in },
     { "o", "/ee", "/fmt addr value", "I/O port write", hmp_out },
-    { "sum", "ee", "addr size", "compute the checksum of a memory region", hmp_sum },
-    { "memsave", "ees", "addr size file", "save to disk virtual memory dump starting at 'addr' of size 'size'", hmp_memsave },
-    { "pmemsave", "ees", "addr size file", "save to disk physical memory dump starting at 'addr' of size 'size'", hmp_pmemsave },
+    { "sum", "ee", "addr size", "sum of the bytes in a range of physical memory", hmp_sum },
+    { "memsave", "ees", "addr size file", "write a range of virtual memory to a file",
+                                          hmp_memsave },
+    { "pmemsave", "ees", "addr size file", "write a range of physical memory to a file",
+                                           hmp_pmemsave },
     { "gpa2hva", "e", "addr", "print the host virtual address of a guest physical address", hmp_gpa2hva },
     { "gpa2hpa", "e", "addr", "print the host physical address of a guest physical address", hmp_gpa2hpa },
     { "dump-guest-memory", "-p-d-z-l-s-ws?ee", "[-p] [-d] [-z|-l|-s|-w] filename [begin length]", "dump guest memory into an ELF core file",

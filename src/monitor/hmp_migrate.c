@@ -240,8 +240,9 @@ static void info_migrate_parameters(Hmp *hmp, const HmpArgs *args)
 const HmpCommand hmp_info_migrate[] = {
     { "snapshots", "", "", "show the saved VM states", info_snapshots },
     { "migrate", "", "", "show migration status", info_migrate },
-    { "migrate_capabilities", "", "", "show current migration capabilities", info_migrate_capabilities },
-    { "migrate_parameters", "", "", "show current migration parameters", info_migrate_parameters },
+    { "migrate_capabilities", "", "", "which abilities of migration are on",
+                                      info_migrate_capabilities },
+    { "migrate_parameters", "", "", "settings of migration", info_migrate_parameters },
     { 0 },
 };
 

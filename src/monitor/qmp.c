@@ -66,7 +66,9 @@ Error *monitor_run_qmp(QmpContext *ctx, const char *name, const Value *args, Val
     g_autoptr(Value) none = value_dict();
 
     if (!command || !monitor_has_command(monitors_of(ctx->machine), command)) {
-        return error_new_class(ERROR_COMMAND_NOT_FOUND, "The command %s has not been found", name);
+        return error_new_class(ERROR_COMMAND_NOT_FOUND, "The command %s has not been found: there "
+                                                        "is none of this name, or not in this state",
+                                                        name);
     }
     g_autofree void *filled = g_malloc0(command->args_size);
     TRY(qmp_check_args(command, args ? args : none, filled));
@@ -79,11 +81,11 @@ static MUST_USE Error *check_request(const Value *request, const char **ret_comm
     static const char *const known[] = { "execute", "exec-oob", "arguments", "id", NULL };
 
     if (value_kind(request) != VALUE_DICT) {
-        return error_new("QMP input must be a JSON object");
+        return error_new("A request is a JSON object");
     }
     for (size_t n = 0; n < value_length(request); n++) {
         if (!g_strv_contains(known, value_key_at(request, n))) {
-            return error_new("QMP input member '%s' is unexpected", value_key_at(request, n));
+            return error_new("A request has no member '%s'", value_key_at(request, n));
         }
     }
     const Value *execute = value_find(request, "execute"), *oob = value_find(request, "exec-oob");
@@ -92,14 +94,15 @@ static MUST_USE Error *check_request(const Value *request, const char **ret_comm
         return error_new("QMP input member 'exec-oob' clashes with 'execute'");
     }
     if (!execute && !oob) {
-        return error_new("QMP input lacks member 'execute'");
+        return error_new("The request names no command: it needs 'execute'");
     }
     *ret_command = value_get_str(execute ? execute : oob);
     if (!*ret_command) {
-        return error_new("QMP input member '%s' must be a string", execute ? "execute" : "exec-oob");
+        return error_new("The member '%s' of a request is a string",
+                         execute ? "execute" : "exec-oob");
     }
     if (arguments && value_kind(arguments) != VALUE_DICT) {
-        return error_new("QMP input member 'arguments' must be an object");
+        return error_new("The 'arguments' of a request are an object");
     }
     return NULL;
 }
@@ -116,11 +119,13 @@ static MUST_USE Error *check_stage(const Monitor *monitor, const char *name, boo
     bool negotiate = !strcmp(name, "qmp_capabilities");
 
     if (!monitor->negotiated && !negotiate) {
-        return error_new_class(ERROR_COMMAND_NOT_FOUND, "Expecting capabilities negotiation with 'qmp_capabilities'");
+        return error_new_class(ERROR_COMMAND_NOT_FOUND, "A session begins with 'qmp_capabilities': "
+                                                        "send that first");
     }
     if (monitor->negotiated && negotiate) {
         return error_new_class(ERROR_COMMAND_NOT_FOUND,
-                               "Capabilities negotiation is already complete, command ignored");
+                               "qmp_capabilities was given before, and once is enough: nothing "
+                               "changed");
     }
     const QmpCommand *command = command_find(name);
     if (monitor->set->machine->preconfig && command && !g_strv_contains(before_machine, name)) {
@@ -131,7 +136,7 @@ static MUST_USE Error *check_stage(const Monitor *monitor, const char *name, boo
         return error_new("QMP input member 'exec-oob' is unexpected");
     }
     if (oob && command && !command->oob) {
-        return error_new("The command %s does not support OOB", name);
+        return error_new("The command %s cannot run out of band: use 'execute'", name);
     }
     return NULL;
 }

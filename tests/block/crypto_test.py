@@ -384,7 +384,7 @@ def test_qcow2_options():
     refused("not encrypted, so it has no", "amend", *KEYS, "-o", "encrypt.state=active,encrypt.new-secret=n", "p.qcow2")
     refused("in images with LUKS only", "amend", *KEYS, "-o", "encrypt.state=active,encrypt.new-secret=n", *qcow2("a.qcow2"))
     refused("only supported for image creation", "amend", *KEYS, "-o", "encrypt.format=luks", *qcow2("l.qcow2"))
-    refused("Compression and encryption", "convert", "-c", *KEYS, "-O", "qcow2", "-o", LUKS_IN, "p.qcow2", "x.qcow2")
+    refused("compressed and encrypted", "convert", "-c", *KEYS, "-O", "qcow2", "-o", LUKS_IN, "p.qcow2", "x.qcow2")
     run(IMG, "amend", *KEYS, "-o", "encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10", *qcow2("l.qcow2"))
     run(IO, *KEYS, "-c", "write -P 3 0 1M", *qcow2("l.qcow2", "n"))
     run(IMG, "amend", *KEYS, "-o", "encrypt.state=inactive,encrypt.keyslot=0", *qcow2("l.qcow2"))
@@ -451,7 +451,7 @@ def test_qcow():
     for tool in (IO, PEER_IO):
         assert "failed" not in run(tool, "-c", "read -P 9 1000 100", "-c", "read -P 0 1M 64k",
                                    *qcow("top.qcow", ",backing.driver=raw,backing.file.filename=plain.raw"))
-    assert "Compression and encryption" in run(IMG, "convert", "-c", *KEYS, "-f", "raw", "-O", "qcow", "-o", "encryption=on" + key,
+    assert "compressed and encrypted" in run(IMG, "convert", "-c", *KEYS, "-f", "raw", "-O", "qcow", "-o", "encryption=on" + key,
                                                "plain.raw", "x.qcow", code=1)
     for options, why in (("encryption=on", "name its secret in"), ("encrypt.format=luks", "'luks'"),
                          ("encrypt.key-secret=k", "is missing")):

@@ -254,8 +254,8 @@ def test_daemon():
         time.sleep(0.02)
     assert os.path.exists("pid") and not os.path.exists("sock")  # whoever asked for the file removes it
     for argv, text in ((["nofile"], "Could not open 'nofile'"), (["-c", "/dev/nbd-none", "f.raw"], "/dev/nbd-none"),
-                       (["-k", "rel", "f.raw"], "absolute"), (["--fork", "-k", "/nonexistent/x", "f.raw"], "/nonexistent/x"),
-                       ([], "number of arguments"), (["-B", "x", "-f", "raw", "-k", sock, "f.raw"], "Bitmap 'x'"),
+                       (["-k", "rel", "f.raw"], "has to start with"), (["--fork", "-k", "/nonexistent/x", "f.raw"], "/nonexistent/x"),
+                       ([], "file name"), (["-B", "x", "-f", "raw", "-k", sock, "f.raw"], "Bitmap 'x'"),
                        (["-L", "-k", "/nope"], "/nope"), (["--cache=x", "f.raw"], "cache"), (["-e", "-1", "f.raw"], "-1")):
         done = subprocess.run([NBD, *argv], capture_output=True, text=True, timeout=60)
         assert done.returncode == 1 and text in done.stderr, (argv, done)

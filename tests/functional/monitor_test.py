@@ -110,10 +110,10 @@ def test_greeting_and_quit():
 
 def test_negotiation():
     with Qmp(*NONE, negotiate=False) as q:
-        same(q.error('query-status'), ('CommandNotFound', "Expecting capabilities negotiation with 'qmp_capabilities'"))
+        same(q.error('query-status'), ('CommandNotFound', "A session begins with 'qmp_capabilities': send that first"))
         q.run('qmp_capabilities', enable=['oob'])
         same(q.error('qmp_capabilities'),
-             ('CommandNotFound', 'Capabilities negotiation is already complete, command ignored'))
+             ('CommandNotFound', 'qmp_capabilities was given before, and once is enough: nothing changed'))
 
 
 def test_out_of_band():
@@ -130,7 +130,7 @@ def test_out_of_band():
         peer = silent.accept()[0]
         q.send('{"execute": "query-name", "id": "after"}')
         q.send('{"exec-oob": "query-name", "id": "not"}')
-        same(q.answer(), {'id': 'not', 'error': {'class': 'GenericError', 'desc': 'The command query-name does not support OOB'}})
+        same(q.answer(), {'id': 'not', 'error': {'class': 'GenericError', 'desc': "The command query-name cannot run out of band: use 'execute'"}})
         q.send('{"exec-oob": "query-yank", "id": "list"}')
         same(q.answer(), {'id': 'list', 'return': [{'type': 'block-node', 'node-name': 'n'}]})
         q.send('{"exec-oob": "yank", "id": 1, "arguments": {"instances": [{"type": "block-node", "node-name": "x"}]}}')
@@ -164,12 +164,12 @@ def test_protocol_errors():
             return q.answer()
         same(raw('{"execute": "query-name", "id": [1, {"a": null}]}'), {'return': {}, 'id': [1, {'a': None}]})
         same(raw("{'execute': 'nosuch', 'id': 7}"),
-             {'id': 7, 'error': {'class': 'CommandNotFound', 'desc': 'The command nosuch has not been found'}})
-        same(raw('[]')['error']['desc'], 'QMP input must be a JSON object')
-        same(raw('{}')['error']['desc'], "QMP input lacks member 'execute'")
-        same(raw('{"execute": "stop", "x": 1}')['error']['desc'], "QMP input member 'x' is unexpected")
+             {'id': 7, 'error': {'class': 'CommandNotFound', 'desc': 'The command nosuch has not been found: there is none of this name, or not in this state'}})
+        same(raw('[]')['error']['desc'], 'A request is a JSON object')
+        same(raw('{}')['error']['desc'], "The request names no command: it needs 'execute'")
+        same(raw('{"execute": "stop", "x": 1}')['error']['desc'], "A request has no member 'x'")
         same(raw('{"execute": "stop", "arguments": []}')['error']['desc'],
-             "QMP input member 'arguments' must be an object")
+             "The 'arguments' of a request are an object")
         matches('JSON parse error', raw('{"execute": }')['error']['desc'])
         matches('JSON', raw('}}}')['error']['desc'])
         # 0xff resets the parser wherever it is.
@@ -482,7 +482,7 @@ def test_hmp_block():
             with open(base, 'rb') as f:
                 same(f.read(4), bytes([7] * 4))
             same(hmp('snapshot_blkdev_internal d0 one'), '')
-            assert 'already exists' in hmp('snapshot_blkdev_internal d0 one')
+            assert 'There is a snapshot' in hmp('snapshot_blkdev_internal d0 one')
             same(hmp('snapshot_delete_blkdev_internal d0 one'), '')
             assert 'does not exist' in hmp('snapshot_delete_blkdev_internal d0 one')
             same(hmp('block_resize d0 2'), '')

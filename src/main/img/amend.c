@@ -91,7 +91,7 @@ int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **arg
         return 0;
     }
     if (!opts->items->len) {
-        return img_usage_error(error_new("Must specify options (-o)"));
+        return img_usage_error(error_new("amend changes options: give them with -o"));
     }
     if (a.o.arg_count != 1) {
         return img_usage_error(error_new("Expecting one image file name"));

@@ -180,10 +180,10 @@ int img_bench(const ImgCommand *command, BlockGraph *graph, int argc, char **arg
         return img_usage_error(error_new("Expecting one image file name"));
     }
     if (!b.write && b.flush_interval) {
-        return img_result(error_new("--flush-interval is only available in write tests"));
+        return img_result(error_new("--flush-interval counts writes: it needs -w"));
     }
     if (b.flush_interval && b.flush_interval < b.depth) {
-        return img_result(error_new("Flush interval can't be smaller than depth"));
+        return img_result(error_new("--flush-interval has to be at least the depth (-d)"));
     }
     if (!b.size || !b.depth) {
         return img_result(error_new("Buffer size and queue depth must be at least 1"));

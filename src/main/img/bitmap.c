@@ -163,17 +163,17 @@ int img_bitmap(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
         return done;
     }
     if (c.o.arg_count != 2) {
-        return img_usage_error(error_new("Expecting filename and bitmap name"));
+        return img_usage_error(error_new("Give the image and the name of the bitmap"));
     }
     if (!c.count) {
-        return img_usage_error(error_new("Need at least one of --add, --remove, --clear, --enable, "
-                                         "--disable, or --merge"));
+        return img_usage_error(error_new("Say what to do: --add, --remove, --clear, --enable, "
+                                         "--disable or --merge"));
     }
     if (c.granularity && !c.adds) {
-        return img_usage_error(error_new("granularity only supported with --add"));
+        return img_usage_error(error_new("-g sets the granularity of a new bitmap: it needs --add"));
     }
     if (c.source_format && !c.source_file) {
-        return img_usage_error(error_new("-F only supported with -b"));
+        return img_usage_error(error_new("-F is the format of the -b file: it needs -b"));
     }
     return img_run(graph, bitmap_co, &c);
 }
@@ -210,7 +210,7 @@ Error *img_copy_bitmaps(BlockNode *from, BlockNode *to, bool skip_broken)
         } else if (b->persistent) {
             Error *err = copy_bitmap(to, b);
             if (err) {
-                return error_prefix(err, "Failed to populate bitmap %s: ", b->name);
+                return error_prefix(err, "Bitmap %s could not be filled: ", b->name);
             }
         }
     }

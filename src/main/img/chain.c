@@ -230,7 +230,7 @@ int img_compare(const ImgCommand *command, BlockGraph *graph, int argc, char **a
         return done;
     }
     if (c.o.arg_count != 2) {
-        return img_usage_error(error_new("Expecting two image file names"));
+        return img_usage_error(error_new("Give two images to compare"));
     }
     return img_run(graph, compare_co, &c);
 }
@@ -313,7 +313,7 @@ static Error *find_base(const Commit *c, BlockNode *top, BlockNode **ret_base)
 {
     BlockNode *node = top->backing ? top->backing->node : NULL;
     if (!node) {
-        return error_new("Image does not have a backing file");
+        return error_new("The image has no backing file to commit to");
     }
     for (BlockNode *overlay = top; c->base && node && !is_backing(overlay, node, c->base);) {
         overlay = node;
@@ -472,7 +472,7 @@ static Error *rebase_safe_co(Rebase *r, BlockNode *node)
         Error *err =
             img_open_co(&r->o, path, r->backing_format, 0, r->o.src_cache, false, &new_backing);
         if (err) {
-            return error_prefix(err, "Could not open new backing file '%s': ", r->backing);
+            return error_prefix(err, "The new backing file '%s' does not open: ", r->backing);
         }
     }
     Error *err =
@@ -494,7 +494,7 @@ static Error *rebase_steps_co(Rebase *r, BlockNode *node)
         return error_new("Could not change the backing file to '%s': backing format must be specified", r->backing);
     }
     if (r->backing_format && !block_driver_find(r->backing_format)) {
-        return error_new("Invalid format name: '%s'", r->backing_format);
+        return error_new("There is no image format '%s'", r->backing_format);
     }
     if (!r->unsafe) {
         TRY(rebase_safe_co(r, node));

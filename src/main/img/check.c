@@ -20,7 +20,7 @@ static Error *check_option(void *opaque, int letter, const char *value)
     } else if (!strcmp(value, "all")) {
         c->fix = CHECK_FIX_LEAKS | CHECK_FIX_ERRORS;
     } else {
-        return error_new("Unknown option value for -r (expecting 'leaks' or 'all'): %s", value);
+        return error_new("-r repairs 'leaks' or 'all', not: %s", value);
     }
     return NULL;
 }
@@ -131,7 +131,7 @@ static int check_node_co(Check *c, BlockNode *node)
 {
     BlockCheck result;
     if (!node->driver->check_co) {
-        img_result(error_new("This image format does not support checks"));
+        img_result(error_new("Images of this format cannot be checked"));
         return 63;
     }
     Error *err = check_and_repair_co(c, node, &result);

@@ -77,8 +77,7 @@ static Error *convert_option(void *opaque, int letter, const char *value)
         TRY(img_parse_size(value, &number));
         c->coroutines = (unsigned)number;
         return number < 1 || number > MAX_COROUTINES
-                   ? error_new("Invalid number of coroutines. Allowed number of coroutines is "
-                               "between 1 and %d",
+                   ? error_new("The number of coroutines (-m) has to be from 1 to %d",
                                MAX_COROUTINES)
                    : NULL;
     case 'l':
@@ -440,14 +439,14 @@ static Error *create_target_co(Convert *c, const char *filename)
     }
     TRY(img_check_create_options(driver, c->opts));
     if (c->compress && !(driver->write_flags & REQ_COMPRESSED)) {
-        return error_new("Compression not supported for this file format");
+        return error_new("Images of this format cannot hold compressed data: leave out -c");
     }
     const char *prealloc = keyvalues_get(c->opts, "preallocation"), *encryption = keyvalues_get(c->opts, "encryption");
     if (c->compress && (keyvalues_has(c->opts, "encrypt.format") || (encryption && !strcmp(encryption, "on")))) {
-        return error_new("Compression and encryption not supported at the same time");
+        return error_new("An image cannot be compressed and encrypted: leave out one of them");
     }
     if (c->compress && prealloc && strcmp(prealloc, "off")) {
-        return error_new("Compression and preallocation not supported at the same time");
+        return error_new("Compressed clusters cannot be preallocated: leave out -c or preallocation");
     }
     if (c->backing) {
         if (!c->backing_format && !keyvalues_has(c->opts, "backing_fmt")) {
@@ -464,7 +463,8 @@ static Error *create_target_co(Convert *c, const char *filename)
         keyvalues_set(c->opts, "size", size);
     }
     Error *err = block_create_co(c->o.graph, filename, driver, c->opts);
-    return err ? error_prefix(err, "%s: error while converting %s: ", filename, format) : NULL;
+    return err ? error_prefix(err, "%s: the new image of format %s could not be made: ",
+                                   filename, format) : NULL;
 }
 
 /* What opens the image that was made with these options. */
@@ -505,7 +505,7 @@ static Error *open_target_co(Convert *c)
     c->compress |= node->limits.compressed_only;
     c->cluster = node->limits.cluster_size ? node->limits.cluster_size : 65536;
     if (c->compress && !(node->driver->write_flags & REQ_COMPRESSED)) {
-        return error_new("Compression not supported for this file format");
+        return error_new("Images of this format cannot hold compressed data: leave out -c");
     }
     c->target_zeroed = c->target_is_zero || (!c->no_create && !node->backing && c->sparse && !node->encrypted &&
                                              node_storage(node)->driver->extends);
@@ -605,22 +605,24 @@ int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **a
         return 0;
     }
     if (c->o.arg_count < 1) {
-        return img_result(error_new("Must specify image file name"));
+        return img_result(error_new("Give the images to read and the one to write"));
     }
     if (c->o.arg_count < 2) {
         return img_result(error_new("Must specify the name of the target image"));
     }
     if (c->target_is_zero && !c->no_create) {
-        return img_result(error_new("--target-is-zero requires use of -n flag"));
+        return img_result(error_new("--target-is-zero speaks of an image that exists: it needs -n"));
     }
     if (c->o.target_image_opts && !c->no_create) {
-        return img_result(error_new("--target-image-opts requires use of -n flag"));
+        return img_result(error_new("--target-image-opts describes an image that exists: it needs "
+                                    "-n"));
     }
     if (c->skip_broken_bitmaps && !c->bitmaps) {
-        return img_result(error_new("Use of --skip-broken-bitmaps requires --bitmaps"));
+        return img_result(error_new("--skip-broken-bitmaps chooses among bitmaps: it needs "
+                                    "--bitmaps"));
     }
     if (c->bitmaps && c->o.arg_count > 2) { /* iotests compare it */
-        return img_result(error_new("Copying bitmaps only possible with single source"));
+        return img_result(error_new("--bitmaps copies from one image, not from several"));
     }
     if (c->backing && c->no_create) {
         return img_result(error_new("-B cannot be used with -n"));

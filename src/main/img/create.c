@@ -155,7 +155,7 @@ static Error *create_steps_co(Create *c)
     TRY(img_check_create_options(c->driver, c->opts));
     if (c->backing) {
         if (!c->driver->supports_backing) {
-            return error_new("Backing file not supported for file format '%s'", format);
+            return error_new("Images of format '%s' cannot have a backing file", format);
         }
         keyvalues_set(c->opts, "backing_file", c->backing);
     }
@@ -168,7 +168,7 @@ static Error *create_steps_co(Create *c)
     const char *backing = keyvalues_get(c->opts, "backing_file");
     if (backing && !strcmp(backing, filename)) {
         return error_new(
-            "Error: Trying to create an image with the same filename as the backing file");
+            "The image would overwrite its own backing file: give it another name");
     }
     if (c->o.arg_count > 1) {
         uint64_t size;
@@ -225,7 +225,7 @@ int img_create(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
         return print_option_help(c.o.format, c.o.arg_count > 0);
     }
     if (c.o.arg_count < 1) {
-        return img_usage_error(error_new("Expecting image file name"));
+        return img_usage_error(error_new("Give the file name of the image"));
     }
     if (c.o.arg_count > 2) {
         return img_usage_error(error_new("Unexpected argument: %s", c.o.args[2]));
@@ -260,11 +260,11 @@ static Error *new_size(const Resize *r, uint64_t old, uint64_t *ret_size)
 
     TRY(img_parse_size(sign == '+' || sign == '-' ? r->size + 1 : r->size, &amount));
     if (sign == '-' && amount > old) {
-        return error_new("New image size must be positive");
+        return error_new("The new size has to be more than zero");
     }
     size = sign == '+' ? old + amount : sign == '-' ? old - amount : amount;
     if (size == 0) {
-        return error_new("New image size must be positive");
+        return error_new("The new size has to be more than zero");
     }
     *ret_size = ALIGN_UP(size, 512);
     return *ret_size > INT64_MAX ? error_new("Image size must be less than 8 EiB!") : NULL;
@@ -275,7 +275,7 @@ static Error *resize_steps_co(Resize *r, ImgDisk *disk)
     uint64_t size;
     TRY(new_size(r, disk->node->size, &size));
     if (size < disk->node->size && !r->shrink) {
-        return error_hint(error_new("Use the --shrink option to perform a shrink operation."),
+        return error_hint(error_new("--shrink says that the end of the image may be lost."),
                           "qemu-img: warning: Shrinking an image will delete all data beyond the "
                           "shrunken image's "
                           "end. Before performing such an operation, make sure there is no "
@@ -327,7 +327,7 @@ int img_resize(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
         return done;
     }
     if (r.o.arg_count != 1) {
-        return img_usage_error(error_new("Expecting image file name and size"));
+        return img_usage_error(error_new("Give the file name of the image and its size"));
     }
     return img_run(graph, resize_co, &r);
 }
@@ -367,7 +367,7 @@ static Error *count_data_co(BlockNode *node, uint64_t cluster, uint64_t *ret_byt
         unsigned depth;
         int ret = node_status_above_co(node, NULL, at, node->size - at, &status, &depth);
         if (ret < 0) {
-            return error_new_errno(ret, "Unable to get block status");
+            return error_new_errno(ret, "The image does not tell which blocks it allocates");
         }
         if ((status.flags & STATUS_DATA) && !(status.flags & STATUS_ZERO)) {
             uint64_t from = MAX(ALIGN_DOWN(at, cluster), counted_to),

@@ -105,7 +105,7 @@ static int dd_co(void *opaque)
     uint64_t size = in.node->size, from = dd->skip > size / dd->block ? size : dd->skip * dd->block;
     uint64_t bytes = size - from;
     if (dd->skip * dd->block > size) {
-        warn_report("%s: cannot skip to specified offset", dd->in);
+        warn_report("%s: ends before the offset of skip=", dd->in);
     }
     if (dd->count_set && dd->count <= bytes / dd->block) {
         bytes = dd->count * dd->block;

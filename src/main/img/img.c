@@ -124,7 +124,7 @@ int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, i
             return 0;
         }
         if (letter == ':') {
-            return img_usage_error(error_new("missing argument for option '%s'",
+            return img_usage_error(error_new("the option '%s' needs a value",
                                              bad_option(argc, argv, before, buffer)));
         }
         if (letter == '?') {
@@ -193,7 +193,7 @@ static Error *open_node_co(const ImgOptions *options, const char *filename, cons
     }
     g_autoptr(KeyValues) opts = NULL;
     if (format) {
-        return error_new("--image-opts and --format are mutually exclusive");
+        return error_new("--image-opts names the format itself (driver=): leave out --format");
     }
     TRY(keyvalues_parse(filename, NULL, &opts));
     keyvalues_set(opts, "read-only", flags & OPEN_WRITE ? "off" : "on");

@@ -128,7 +128,8 @@ static void print_entry_json(const MapEntry *e, bool first)
 static Error *print_entry_human(const MapEntry *e)
 {
     if ((e->flags & STATUS_DATA) && !(e->flags & STATUS_OFFSET)) {
-        return error_new("File contains external, encrypted or compressed clusters.");
+        return error_new("Clusters in another file, encrypted or compressed ones have no place in "
+                         "the image to show.");
     }
     if ((e->flags & (STATUS_DATA | STATUS_ZERO)) == STATUS_DATA) {
         g_autofree char *start = g_strdup_printf(e->start ? "0x%" PRIx64 : "0", e->start);
@@ -238,7 +239,7 @@ static Error *snapshot_option(void *opaque, int letter, const char *value)
 {
     Snapshot *s = opaque;
     if (s->action) {
-        return error_new("Cannot mix '-l', '-a', '-c', '-d'");
+        return error_new("'-l', '-a', '-c' and '-d' are different actions: give one of them");
     }
     s->action = letter;
     s->name = value;

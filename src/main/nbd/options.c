@@ -142,7 +142,7 @@ static Error *set_mode(NbdProgram *p, int letter, const char *mode)
         keyvalues_set(p->open_opts, "discard", unmap ? "unmap" : "ignore");
         return unmap || one_of(mode, "ignore", "off", NULL)
                    ? NULL
-                   : error_new("Invalid discard mode `%s'", mode);
+                   : error_new("'%s' is no discard mode: use ignore (off) or unmap (on)", mode);
     }
     default:
         keyvalues_set(p->open_opts, "detect-zeroes", mode);
@@ -163,7 +163,8 @@ static Error *set_numbers(NbdProgram *p, int letter, const char *value)
     case 'e':
         p->shared = (unsigned)number;
         return valid && number <= INT32_MAX ? NULL
-                                            : error_new("Invalid shared device number '%s'", value);
+                                            : error_new("'%s' is no number of clients for -e",
+                                                        value);
     case LONG_HANDSHAKE:
         p->handshake_seconds = (unsigned)number;
         return valid && number <= INT32_MAX
@@ -193,7 +194,7 @@ static Error *set_text(NbdProgram *p, int letter, const char *value)
         return NULL;
     case 'k':
         p->socket = value;
-        return value[0] == '/' ? NULL : error_new("socket path must be absolute");
+        return value[0] == '/' ? NULL : error_new("the path of the socket has to start with '/'");
     case 'x':
         p->name = value;
         return NULL;
@@ -301,16 +302,16 @@ static int usage_error(Error *err)
 static Error *check_list(const NbdProgram *p, int arg_count)
 {
     if (arg_count) {
-        return error_new("List mode is incompatible with a file name");
+        return error_new("-L asks a server for its exports: leave out the file name");
     }
     if (p->name || p->description || p->bitmaps->len || p->read_only || p->overlay || p->persistent ||
         p->device || p->disconnect || p->allocation_depth || p->shared != 1) {
-        return error_new("List mode is incompatible with per-device settings");
+        return error_new("-L asks a server for its exports: leave out the settings of an image");
     }
     if (p->tls_authz) {
-        return error_new("TLS authorization is incompatible with export list");
+        return error_new("--tls-authz checks clients, and -L is one: leave out --tls-authz");
     }
-    return p->fork ? error_new("List mode is incompatible with forking") : NULL;
+    return p->fork ? error_new("-L ends by itself: leave out --fork") : NULL;
 }
 
 static Error *check_device(const NbdProgram *p)
@@ -327,7 +328,7 @@ static Error *check_device(const NbdProgram *p)
         return error_new("--tls-authz needs --tls-creds");
     }
     if (p->device && p->tls_creds) {
-        return error_new("TLS is not supported with a host device");
+        return error_new("A host device (-c) speaks without TLS: leave out --tls-creds");
     }
     return p->snapshot && p->overlay ? error_new("-l and -s cannot be used together") : NULL;
 }
@@ -361,13 +362,13 @@ int nbd_parse_options(NbdProgram *p, int argc, char **argv)
         }
     }
     if (!p->list && argc - optind != 1) {
-        return usage_error(error_new("Invalid number of arguments"));
+        return usage_error(error_new("Give the file name of one image"));
     }
     p->filename = argv[optind];
     p->disconnect = disconnect ? p->filename : NULL;
     Error *err = p->list ? check_list(p, argc - optind) : check_device(p);
     if (!err && p->image_opts && keyvalues_has(p->open_opts, "driver")) {
-        err = error_new("--image-opts and -f are mutually exclusive");
+        err = error_new("--image-opts names the format itself (driver=): leave out -f");
     }
     if (err) {
         error_report(err);
