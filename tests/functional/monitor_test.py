@@ -484,7 +484,7 @@ def test_hmp_block():
             same(hmp('snapshot_blkdev_internal d0 one'), '')
             assert 'There is a snapshot' in hmp('snapshot_blkdev_internal d0 one')
             same(hmp('snapshot_delete_blkdev_internal d0 one'), '')
-            assert 'does not exist' in hmp('snapshot_delete_blkdev_internal d0 one')
+            assert 'No snapshot has id' in hmp('snapshot_delete_blkdev_internal d0 one')
             same(hmp('block_resize d0 2'), '')
             same(hmp('drive_backup d0 %s' % copy), '')
             same(hmp('info block-jobs'), 'No active jobs\n')
