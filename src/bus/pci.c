@@ -54,7 +54,7 @@ const PropKind prop_pci_addr = {
 
 static const Prop pci_device_props[] = {
     PROP_("addr", prop_pci_addr, PciDevice, devfn_opt, .def = -1,
-          .help = "Slot and optional function number, example: 06.0 or 06"),
+          .help = "Slot, or slot and function, in hexadecimal: 06 or 06.0"),
     PROP_STR("romfile", PciDevice, romfile, .help = "option ROM image"),
     PROP_U32("romsize", PciDevice, romsize, UINT32_MAX, .help = "size of the ROM BAR, a power of two"),
     PROP_U32("rombar", PciDevice, rombar, 1, .help = "whether the option ROM has a BAR"),
@@ -207,7 +207,7 @@ static Error *pci_attach(Bus *base, Device *dev)
     TRY(choose_devfn(bus, pci));
     TRY(check_multifunction(bus, pci));
     if (pci->romsize != UINT32_MAX && !IS_POW2(pci->romsize)) {
-        return error_new("ROM size %u is not a power of two", pci->romsize);
+        return error_new("romsize=%u does not fit: it has to be a power of two", pci->romsize);
     }
     pci->bus = bus;
     for (unsigned i = 0; i <= PCI_ROM_SLOT; i++) {

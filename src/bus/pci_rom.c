@@ -49,7 +49,8 @@ static Error *hand_to_firmware(PciDevice *pci)
 {
     Machine *machine = pci->dev.machine;
     if (pci->dev.hotplugged) {
-        return error_new("Hot-plugged device without ROM bar can't have an option ROM");
+        return error_new("Without a ROM BAR (rombar=0) a device that is plugged in later cannot "
+                         "have a ROM: leave out romfile");
     }
     if (ld16_le(pci->config + PCI_CLASS_DEVICE) == CLASS_VGA) {
         machine_set_service(machine, "vga-rom", pci->romfile);

@@ -178,7 +178,7 @@ static void finished(Dump *dump, int status)
 {
     dump->state = status ? DUMP_FAILED : DUMP_COMPLETED;
     if (status) {
-        dump->err = error_new_errno(-status, "dump: failed to save memory");
+        dump->err = error_new_errno(-status, "the memory could not be written to the dump");
     }
     dump_clear(dump);
     if (dump->was_running) {
@@ -219,7 +219,7 @@ static MUST_USE Error *open_target(Machine *machine, const char *protocol, int *
 static MUST_USE Error *check_args(const Dump *dump, const QmpDumpGuestMemoryArgs *args)
 {
     if (dump->state == DUMP_ACTIVE) {
-        return error_new("There is a dump in process, please wait.");
+        return error_new("A dump is under way: wait for its end.");
     }
     if (args->paging) {
         return error_new("paging=true is not supported: the core file has physical addresses");
@@ -250,7 +250,7 @@ Error *qmp_dump_guest_memory(QmpContext *ctx, const QmpDumpGuestMemoryArgs *args
     }
     mem_walk(ctx->machine->as, collect, &window);
     if (ranges->len == 0) {
-        return error_new("dump: no guest memory to dump");
+        return error_new("the range for the dump holds no memory of the guest");
     }
     if (ranges->len >= PN_XNUM - 1) {
         return error_new("dump: too many ranges of memory for an ELF file");

@@ -22,10 +22,10 @@ static MUST_USE Error *playing(Machine *machine, int64_t icount, Replay **ret_re
 {
     Replay *replay = replay_of(machine);
     if (!replay || replay->mode != REPLAY_PLAY) {
-        return error_new("setting the breakpoint is allowed only in play mode");
+        return error_new("Only a replay can stop at an instruction: start with rr=replay");
     }
     if (icount < 0 || (uint64_t)icount < icount_count(machine->icount)) {
-        return error_new("cannot set breakpoint at the instruction in the past");
+        return error_new("that instruction was executed before: a breakpoint has to lie ahead");
     }
     *ret_replay = replay;
     return NULL;
@@ -44,7 +44,7 @@ Error *qmp_replay_delete_break(QmpContext *ctx, const QmpReplayDeleteBreakArgs *
 {
     Replay *replay = replay_of(ctx->machine);
     if (!replay || replay->mode != REPLAY_PLAY) {
-        return error_new("replay breakpoints are allowed only in play mode");
+        return error_new("Breakpoints of this kind exist in a replay only: start with rr=replay");
     }
     replay->stop_at = UINT64_MAX;
     return NULL;

@@ -22,7 +22,7 @@ Error *qmp_screendump(QmpContext *ctx, const QmpScreendumpArgs *args, Value **re
         }
     } else {
         if (args->has_head) {
-            return error_new("'head' must be specified together with 'device'");
+            return error_new("'head' counts the heads of a 'device': give that too");
         }
         console = console_find_device(ctx->machine, NULL, 0);
         if (!console) {

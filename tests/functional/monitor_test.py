@@ -432,7 +432,7 @@ def test_core_dump():
         matches(r'cs +0xf000', debugger.stdout)
         same(q.ask('dump-guest-memory', paging=True, protocol='file:' + path)['error']['class'], 'GenericError')
         matches('must start with', q.ask('dump-guest-memory', paging=False, protocol=path)['error']['desc'])
-        matches('no guest memory', q.ask('dump-guest-memory', paging=False, protocol='file:' + path, begin=1 << 40, length=1)['error']['desc'])
+        matches('holds no memory of the guest', q.ask('dump-guest-memory', paging=False, protocol='file:' + path, begin=1 << 40, length=1)['error']['desc'])
         q.run('dump-guest-memory', paging=False, protocol='file:' + path, detach=True)
         while not any(event['event'] == 'DUMP_COMPLETED' for event in q.events):
             q.events.append(q.read())

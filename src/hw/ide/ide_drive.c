@@ -74,7 +74,7 @@ Error *ide_drive_plug(IdeDrive *drive, const IdeDriveOps *ops, const DiskTraits 
     TRY(check_text("ver", drive->version, 8));
     TRY(disk_conf_attach(&drive->conf, &drive->ide.dev, traits));
     if (drive->conf.logical_block_size != IDE_SECTOR) {
-        return error_new("logical_block_size must be 512 for IDE");
+        return error_new("IDE disks have sectors of 512 bytes: leave out logical_block_size");
     }
     g_autofree char *serial = g_strdup_printf("QM%05u", ide->serial_base + drive->ide.unit + 1);
     take_default(&drive->serial, serial);

@@ -20,7 +20,8 @@ static Error *bridge_plug(Device *dev)
     PciBridgeDev *bridge = container_of(dev, PciBridgeDev, bridge.pci.dev);
     PciDevice *pci = &bridge->bridge.pci;
     if (bridge->chassis_nr == 0) {
-        return error_new("Bridge chassis not specified. Each bridge is required to be assigned a unique chassis id > 0.");
+        return error_new("The bridge has no chassis number: give each bridge one of its own above "
+                         "0 (chassis_nr=)");
     }
     if (bridge->shpc) {
         return error_new("%s: this program has no standard hot-plug controller; use shpc=off", device_label(dev));
