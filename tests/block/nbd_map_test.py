@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 def run(*argv):
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=240)
     assert done.returncode == 0, (argv, done.returncode, done.stdout)
     return done.stdout
 
