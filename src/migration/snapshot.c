@@ -107,8 +107,7 @@ static MUST_USE Error *check_everywhere(const SnapshotSet *set, const char *tag,
         BlockNode *node = g_ptr_array_index(set->nodes, n);
         BlockSnapshot *found = snapshot_find(node, tag);
         if (!found) {
-            return error_new("Could not find snapshot: '%s' does not exist in every image that "
-                             "needs it", tag);
+            return error_new("Snapshot '%s' does not exist in one or more devices", tag);
         }
         if (node == set->state_node) {
             *ret_size = found->vm_state_size;

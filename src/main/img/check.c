@@ -131,7 +131,7 @@ static int check_node_co(Check *c, BlockNode *node)
 {
     BlockCheck result;
     if (!node->driver->check_co) {
-        img_result(error_new("Images of this format cannot be checked"));
+        img_result(error_new("This image format does not support checks"));
         return 63;
     }
     Error *err = check_and_repair_co(c, node, &result);

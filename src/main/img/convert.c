@@ -439,7 +439,7 @@ static Error *create_target_co(Convert *c, const char *filename)
     }
     TRY(img_check_create_options(driver, c->opts));
     if (c->compress && !(driver->write_flags & REQ_COMPRESSED)) {
-        return error_new("Images of this format cannot hold compressed data: leave out -c");
+        return error_new("Compression not supported for this file format");
     }
     const char *prealloc = keyvalues_get(c->opts, "preallocation"), *encryption = keyvalues_get(c->opts, "encryption");
     if (c->compress && (keyvalues_has(c->opts, "encrypt.format") || (encryption && !strcmp(encryption, "on")))) {
@@ -505,7 +505,7 @@ static Error *open_target_co(Convert *c)
     c->compress |= node->limits.compressed_only;
     c->cluster = node->limits.cluster_size ? node->limits.cluster_size : 65536;
     if (c->compress && !(node->driver->write_flags & REQ_COMPRESSED)) {
-        return error_new("Images of this format cannot hold compressed data: leave out -c");
+        return error_new("Compression not supported for this file format");
     }
     c->target_zeroed = c->target_is_zero || (!c->no_create && !node->backing && c->sparse && !node->encrypted &&
                                              node_storage(node)->driver->extends);
