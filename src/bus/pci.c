@@ -89,7 +89,7 @@ static Error *choose_devfn(PciBus *bus, PciDevice *pci)
             devfn += 8;
         }
         if (devfn >= 256) {
-            return error_new("PCI: no slot/function available for %s, all in use or reserved", label);
+            return error_new("bus %s has no free slot left for %s", bus->bus.name, label);
         }
         pci->devfn = devfn;
         return NULL;
@@ -97,12 +97,12 @@ static Error *choose_devfn(PciBus *bus, PciDevice *pci)
     pci->devfn = pci->devfn_opt;
     PciDevice *other = bus->devices[pci->devfn];
     if (other) {
-        return error_new("PCI: slot %d function %d not available for %s, in use by %s,id=%s", PCI_SLOT(pci->devfn),
+        return error_new("addr=%x.%x of %s is taken by %s,id=%s", PCI_SLOT(pci->devfn),
                          PCI_FUNC(pci->devfn), label, other->dev.object.type->name,
                          other->dev.object.id ? other->dev.object.id : "");
     }
     if (pci->devfn < bus->devfn_min) {
-        return error_new("PCI: slot %d function %d not available for %s, reserved", PCI_SLOT(pci->devfn),
+        return error_new("addr=%x.%x of %s belongs to the bus itself", PCI_SLOT(pci->devfn),
                          PCI_FUNC(pci->devfn), label);
     }
     return NULL;
@@ -115,14 +115,14 @@ static Error *check_multifunction(PciBus *bus, PciDevice *pci)
     if (PCI_FUNC(pci->devfn) != 0) {
         PciDevice *first = bus->devices[PCI_DEVFN(slot, 0)];
         if (first && !(first->config[PCI_HEADER_TYPE] & 0x80)) {
-            return error_new("PCI: single function device can't be populated in function %x.%x", slot,
+            return error_new("function %x.%x needs multifunction=on for the device at function 0 of the slot", slot,
                              PCI_FUNC(pci->devfn));
         }
         return NULL;
     }
     for (unsigned fn = 1; fn < 8 && !pci->multifunction; fn++) {
         if (bus->devices[PCI_DEVFN(slot, fn)]) {
-            return error_new("PCI: %x.0 indicates single function, but %x.%x is already populated.", slot, slot, fn);
+            return error_new("%x.0 needs multifunction=on, because there is a device at %x.%x", slot, slot, fn);
         }
     }
     return NULL;
@@ -202,7 +202,7 @@ static Error *pci_attach(Bus *base, Device *dev)
     PciDevice *pci = pci_of(dev);
     assert(device_type(dev)->pci && !pci->dma);
     if (dev->hotplugged && !bus->bus.hotplug) {
-        return error_new("Bus '%s' does not support hotplugging", bus->bus.name);
+        return error_new("bus '%s' takes devices only before the machine starts", bus->bus.name);
     }
     TRY(choose_devfn(bus, pci));
     TRY(check_multifunction(bus, pci));

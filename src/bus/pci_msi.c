@@ -54,7 +54,7 @@ static void deliver(PciDevice *pci, uint64_t addr, uint32_t data)
 Error *pci_msi_init(PciDevice *pci, unsigned vectors)
 {
     if (!msi_available(pci->dev.machine)) {
-        return error_new("MSI is not supported by interrupt controller");
+        return error_new("MSI needs a local APIC, which this machine does not have");
     }
     assert(IS_POW2(vectors) && vectors <= 32);
     uint8_t cap = pci_add_capability(pci, PCI_CAP_MSI, 0, MSI_SIZE);
@@ -170,7 +170,7 @@ static const MemOps msix_ops = { .read = msix_read, .write = msix_write, .min = 
 Error *pci_msix_init(PciDevice *pci, unsigned vectors, unsigned bar)
 {
     if (!msi_available(pci->dev.machine)) {
-        return error_new("MSI-X is not supported by interrupt controller");
+        return error_new("MSI-X needs a local APIC, which this machine does not have");
     }
     if (vectors < 1 || vectors > 2048) {
         return error_new("%s: %u MSI-X vectors: must be 1 to 2048", device_label(&pci->dev), vectors);

@@ -151,9 +151,9 @@ static void test_places(Fixture *f, gconstpointer data)
     g_assert_cmpuint(add_toy(f, "2.3", false, false)->pci.devfn, ==, PCI_DEVFN(2, 3));
     g_assert_cmpuint(add_toy(f, "0x1f.1", false, false)->pci.devfn, ==, PCI_DEVFN(31, 1));
     g_assert_cmpuint(add_toy(f, NULL, false, false)->pci.devfn, ==, PCI_DEVFN(1, 0));
-    refuse_toy(f, "2", "in use by test-pci-toy");
-    refuse_toy(f, "1.1", "single function");
-    refuse_toy(f, "1f.0", "indicates single function");
+    refuse_toy(f, "2", "taken by test-pci-toy");
+    refuse_toy(f, "1.1", "multifunction=on for the device at function 0");
+    refuse_toy(f, "1f.0", "there is a device at 1f.1");
     Device *dev = device_new(f->machine, device_type_find("test-pci-toy"), NULL);
     const char *const bad[] = { "20.0", "1.8", "x", "", "1.", "1.0.0" };
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
@@ -164,7 +164,7 @@ static void test_places(Fixture *f, gconstpointer data)
     for (unsigned slot = 3; slot < 31; slot++) {
         add_toy(f, NULL, false, false);
     }
-    refuse_toy(f, NULL, "no slot/function available");
+    refuse_toy(f, NULL, "no free slot left");
     g_assert_cmphex(pci_config_read(&f->bus, 0, PCI_DEVFN(2, 1), 0, 4), ==, 0xffffffff);
     g_assert_cmphex(pci_config_read(&f->bus, 1, 0, 0, 4), ==, 0xffffffff);
 }

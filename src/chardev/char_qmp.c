@@ -54,7 +54,7 @@ static MUST_USE Error *find_ringbuf(QmpContext *ctx, const char *id, Chardev **r
         return error_new("Device '%s' not found", id);
     }
     if (!chardev_is_ringbuf(chr)) {
-        return error_new("%s is not a ringbuf device", id);
+        return error_new("'%s' keeps nothing to read: only a ringbuf does", id);
     }
     *ret_chr = chr;
     return NULL;

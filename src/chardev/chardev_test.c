@@ -291,10 +291,10 @@ static void test_errors(void)
         const char *options, *message;
     } cases[] = {
         { "sockett,id=a", "'sockett' is not a valid char driver, did you mean 'socket'? (see -chardev help)" },
-        { "null", "chardev: no id specified" },
+        { "null", "a character device needs id=" },
         { "null,id=1a", "Parameter 'id' expects an identifier, not '1a'" },
         { "socket,id=a", "chardev: socket: one of path, fd, or host and port is needed" },
-        { "socket,id=a,path=/x,wait=on", "'wait' option is incompatible with socket in client connect mode" },
+        { "socket,id=a,path=/x,wait=on", "wait= is for server=on: this socket connects by itself" },
         { "ringbuf,id=a,size=1000", "size of ringbuf chardev must be power of two, at most 1 GiB" },
     };
     Fixture f;

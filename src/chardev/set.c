@@ -34,7 +34,7 @@ Error *chardevs_take_stdio(Chardevs *set, const char *who)
         return NULL;
     }
     if (!strcmp(set->stdio_user, who)) {
-        return error_hint(error_new("cannot use stdio by multiple character devices"),
+        return error_hint(error_new("standard input and output serve another character device already"),
                           "mon:stdio or a chardev with mux=on serves several devices.");
     }
     return error_new("the terminal of %s is in use by %s already", who, set->stdio_user);
@@ -165,18 +165,18 @@ Error *chardev_add(Chardevs *set, const KeyValues *options, Chardev **ret_chr)
     const ChardevType *type = NULL;
 
     if (!backend) {
-        return error_new("chardev: \"%s\" missing backend", id ? id : "");
+        return error_new("character device '%s' needs a kind (backend=)", id ? id : "");
     }
     TRY(type_lookup(backend, &type));
     if (!id) {
-        return error_new("chardev: no id specified");
+        return error_new("a character device needs id=");
     }
     if (!id_is_wellformed(id)) {
         return error_hint(error_new("Parameter 'id' expects an identifier, not '%s'", id),
-                          "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
+                          "An id begins with a letter; letters, digits, '-', '.' and '_' may follow.");
     }
     if (chardev_find(set, id)) {
-        return error_new("Chardev with id '%s' already exists", id);
+        return error_new("there is a character device '%s' already", id);
     }
     Chardev *chr = (Chardev *)object_new(&type->object);
     chr->set = set;

@@ -407,7 +407,7 @@ static MUST_USE Error *socket_wait_for_client(SocketBack *s)
 {
     g_autofree char *name = socket_describe(&s->chr);
 
-    fprintf(stderr, "QEMU waiting for connection on: %s\n", name);
+    fprintf(stderr, "waiting until somebody connects to %s\n", name);
     while (s->fd < 0) {
         struct pollfd p = { .fd = s->listen_fd, .events = POLLIN };
         if (poll(&p, 1, -1) < 0 && errno != EINTR) {
@@ -446,17 +446,17 @@ static MUST_USE Error *socket_check_options(const SocketBack *s)
     int ways = (s->path != NULL) + (s->port != NULL) + (s->fd_name != NULL);
 
     if (ways == 0 && s->host) {
-        return error_new("chardev: socket: no port given");
+        return error_new("host= needs port=");
     }
     if (ways != 1) {
         return error_new("chardev: socket: one of path, fd, or host and port is needed%s",
                          ways ? ", not several" : "");
     }
     if (!s->server && s->wait == AUTO_ON) {
-        return error_new("'wait' option is incompatible with socket in client connect mode");
+        return error_new("wait= is for server=on: this socket connects by itself");
     }
     if (s->server && (s->reconnect || s->reconnect_ms)) {
-        return error_new("'reconnect' option is incompatible with socket in server listen mode");
+        return error_new("reconnect= is for sockets that connect, not for server=on");
     }
     if (s->websocket || s->tn3270) {
         return error_new("chardev: socket: %s is not supported yet", s->websocket ? "websocket" : "tn3270");

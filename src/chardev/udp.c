@@ -64,7 +64,7 @@ static Error *udp_open(Chardev *chr)
     NetAddress local = { .host = udp->localaddr, .port = udp->localport };
 
     if (!udp->port) {
-        return error_new("chardev: udp: remote port not specified");
+        return error_new("port= is needed: where to send to");
     }
     TRY(net_udp(&local, &remote, &udp->fd));
     udp->opened = true;

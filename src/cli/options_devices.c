@@ -34,7 +34,7 @@ Error *opt_device(Plan *plan, const Option *option, const char *arg)
     if (id) {
         for (guint n = 0; n + 1 < plan->devices->len; n++) {
             if (g_strcmp0(keyvalues_get(g_ptr_array_index(plan->devices, n), "id"), id) == 0) {
-                return error_new("Duplicate device ID '%s'", id);
+                return error_new("two devices have the id '%s'", id);
             }
         }
     }

@@ -167,7 +167,7 @@ static MUST_USE Error *finish_accels(Plan *plan)
     g_autofree char *list = keyvalues_take(plan->machine, "accel");
 
     if (list && plan->accels->len) {
-        return error_new("The -accel and \"-machine accel=\" options are incompatible");
+        return error_new("-accel and -machine accel= both name accelerators: give one of them");
     }
     if (list) {
         g_auto(GStrv) names = g_strsplit(list, ":", 0);
@@ -239,7 +239,7 @@ static MUST_USE Error *finish_smp(Plan *plan)
     TRY(smp_number(plan, "threads", &threads));
     TRY(keyvalues_check_used(plan->smp, "-smp", known));
     if (clusters > 1) {
-        return error_new("clusters not supported by this machine's CPU topology");
+        return error_new("this machine's CPUs have no clusters");
     }
     dies = MAX(dies, 1);
     unsigned total = max ? max : cpus;
@@ -367,7 +367,7 @@ static MUST_USE Error *check_boot_letters(const char *letters)
             return error_new("Invalid boot device '%c': a, b floppy; c disk; d CD-ROM; n to p network", *c);
         }
         if (seen & BIT(*c - 'a')) {
-            return error_new("Boot device '%c' was given twice", *c);
+            return error_new("boot order names '%c' twice", *c);
         }
         seen |= BIT(*c - 'a');
     }
@@ -503,10 +503,10 @@ static MUST_USE Error *icount_rr(Plan *plan, KeyValues *kv)
     }
     plan->record = !strcmp(rr, "record");
     if (!plan->record && strcmp(rr, "replay")) {
-        return error_new("Invalid icount rr option: %s", rr);
+        return error_new("rr is record or replay, not '%s'", rr);
     }
     if (!file) {
-        return error_new("File name not specified for replay");
+        return error_new("rr= needs rrfile=, the file of the recording");
     }
     g_free(plan->rrfile);
     plan->rrfile = g_strdup(file);
@@ -528,8 +528,8 @@ Error *opt_icount(Plan *plan, const Option *option, const char *arg)
     TRY(icount_rr(plan, kv));
     TRY(keyvalues_check_used(kv, "-icount", known));
     if (!shift) {
-        return error_new(config.align ? "Please specify shift option when using align"
-                                      : "Please specify the shift of -icount: a number, or auto");
+        return error_new(config.align ? "align=on needs shift="
+                                      : "shift= is needed: a number, or auto");
     }
     TRY(icount_shift(&config, shift));
     if (!config.sleep && (config.align || config.automatic)) {
@@ -623,8 +623,8 @@ Error *finish_machine(Plan *plan)
     if (!keyvalues_has(plan->machine, "type")) {
         const MachineType *type = default_machine();
         if (!type) {
-            return error_hint(error_new("No machine specified, and there is no default"),
-                              "Use -machine help to list supported machines");
+            return error_hint(error_new("no machine is named, and none is the default"),
+                              "-machine help lists the machines.");
         }
         keyvalues_prepend(plan->machine, "type", type->alias ? type->alias : type->name);
     }
@@ -636,10 +636,10 @@ Error *finish_machine(Plan *plan)
     TRY(finish_memory(plan));
     TRY(finish_boot(plan));
     if (plan->config->append && !plan->config->kernel) {
-        return error_new("-append only allowed with -kernel option");
+        return error_new("-append is the command line of a kernel: give -kernel too");
     }
     if (plan->config->initrd && !plan->config->kernel) {
-        return error_new("-initrd only allowed with -kernel option");
+        return error_new("-initrd is loaded for a kernel: give -kernel too");
     }
     return NULL;
 }

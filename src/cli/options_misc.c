@@ -131,7 +131,7 @@ Error *opt_dump_config(Plan *plan, const Option *option, const char *arg)
 
 Error *opt_other_target(Plan *plan, const Option *option, const char *arg)
 {
-    return error_new("Option not supported for this target");
+    return error_new("this is an option of machines that are not PCs");
 }
 
 /* --- -trace --- */
@@ -156,7 +156,7 @@ Error *opt_log(Plan *plan, const Option *option, const char *arg)
     unsigned mask;
 
     if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
-        GString *out = g_string_new("Log items (comma separated):\n");
+        GString *out = g_string_new("What -d can log, one or several with commas:\n");
         for (const LogItem *item = log_items; item->name; item++) {
             g_string_append_printf(out, "%-15s %s\n", item->name, item->help);
         }
@@ -242,7 +242,7 @@ Error *opt_add_fd(Plan *plan, const Option *option, const char *arg)
     TRY(keyvalues_get_u64(kv, "fd", 0, &fd));
     TRY(keyvalues_get_u64(kv, "set", 0, &set));
     if (fd <= 2) {
-        return error_new("fd cannot be a standard I/O stream");
+        return error_new("descriptors 0 to 2 are this program's own input and output");
     }
     keyvalues_get(kv, "opaque");
     return keyvalues_check_used(kv, "-add-fd", known);

@@ -174,7 +174,7 @@ static MUST_USE Error *check_memory_backend(Plan *plan, Machine *machine)
     }
     TRY(host_memory_find(machine, config->memory_backend, &memory));
     if (keyvalues_get(plan->memory, "size") && config->ram_size != memory->size) {
-        return error_hint(error_new("Machine memory size does not match the size of the memory backend"),
+        return error_hint(error_new("-m and the memory object differ in size"),
                           "-m gives %" G_GUINT64_FORMAT " MiB, memory object '%s' has %" G_GUINT64_FORMAT " MiB.",
                           config->ram_size / MiB, config->memory_backend, memory->size / MiB);
     }

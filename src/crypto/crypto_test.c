@@ -234,8 +234,8 @@ static void test_refusals(void)
     static const struct {
         const char *text, *why;
     } cases[] = {
-        { "secret,id=x", "must be provided" },
-        { "secret,id=x,data=a,file=/b", "exclusive" },
+        { "secret,id=x", "must give the secret" },
+        { "secret,id=x,data=a,file=/b", "both give the secret" },
         { "secret,id=x,file=/nonexistent/key", "/nonexistent/key" },
         { "secret,id=x,data=*,format=base64", "base 64" },
         { "secret,id=x,data=QQ,format=base64", "base 64" },

@@ -340,11 +340,11 @@ static Error *erase_one_co(Luks *luks, const LuksStore *store, const LuksAmend *
         bool matches;
         TRY(luks_slot_matches_co(luks, store, amend->slot, amend->old_pass, &matches));
         if (!matches) {
-            return error_new("Given keyslot %i doesn't contain the given old password for erase operation", amend->slot);
+            return error_new("key slot %i is not opened by this old password", amend->slot);
         }
     }
     if (!luks->slots[amend->slot].active && !amend->force) {
-        return error_new("Given keyslot %i is already erased (inactive) ", amend->slot);
+        return error_new("key slot %i is empty already", amend->slot);
     }
     if (count_active(luks) == 1 && luks->slots[amend->slot].active && !amend->force) {
         return error_new("Attempt to erase the only active keyslot %i which will erase all the data in the image irreversibly - "

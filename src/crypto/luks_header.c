@@ -213,7 +213,7 @@ Error *luks_load_co(const LuksStore *store, Luks *ret_luks)
         return error_new_errno(code, "Unable to read LUKS header");
     }
     if (memcmp(raw, magic, sizeof(magic))) {
-        return error_new("Volume is not in LUKS format");
+        return error_new("this is no LUKS volume: the magic number is missing");
     }
     if (ld16_be(raw + F_VERSION) != 1) {
         return error_new("LUKS version %u is not supported", ld16_be(raw + F_VERSION));

@@ -42,7 +42,7 @@ static void wipe_text(char **text)
 static Error *read_input(Secret *secret)
 {
     if (!secret->data == !secret->file) {
-        return error_new(secret->data ? "'file' and 'data' are mutually exclusive" : "Either 'file' or 'data' must be provided");
+        return error_new(secret->data ? "file= and data= both give the secret: give one of them" : "file= or data= must give the secret");
     }
     if (secret->data) {
         secret->size = strlen(secret->data);

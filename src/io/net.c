@@ -49,13 +49,13 @@ static MUST_USE Error *unix_socket(const NetAddress *address, bool listening, in
     if (listening && !address->abstract && unlink(address->path) < 0 && errno != ENOENT) {
         int err = errno;
         close(fd);
-        return error_new_errno(err, "Failed to unlink socket %s", address->path);
+        return error_new_errno(err, "cannot remove the old socket %s", address->path);
     }
     int rc = listening ? bind(fd, (struct sockaddr *)&un, length) : connect(fd, (struct sockaddr *)&un, length);
     if (rc < 0 || (listening && listen(fd, backlog(address)) < 0)) {
         int err = errno;
         close(fd);
-        return error_new_errno(err, listening ? "Failed to bind socket to %s" : "Failed to connect to '%s'",
+        return error_new_errno(err, listening ? "cannot listen at %s" : "Failed to connect to '%s'",
                                address->path);
     }
     *ret_fd = fd;
@@ -285,7 +285,7 @@ Error *net_udp(const NetAddress *local, const NetAddress *remote, int *ret_fd)
     Error *err = fd < 0 ? error_new_errno(errno, "cannot make a UDP socket")
                         : resolve(&own, SOCK_DGRAM, true, own.port ? own.port : "0", &from);
     if (!err && bind(fd, from->ai_addr, from->ai_addrlen) < 0) {
-        err = error_new_errno(errno, "Failed to bind socket to %s:%s", own.host ? own.host : "",
+        err = error_new_errno(errno, "cannot send from %s:%s", own.host ? own.host : "",
                               own.port ? own.port : "0");
     }
     if (!err && connect(fd, to->ai_addr, to->ai_addrlen) < 0) {

@@ -179,7 +179,7 @@ static void hmp_gdbserver(Hmp *hmp, const HmpArgs *args)
     } else if (!strcmp(device, "none")) {
         hmp_printf(hmp, "Disabled gdbserver\n");
     } else {
-        hmp_printf(hmp, "Waiting for gdb connection on device '%s'\n", device);
+        hmp_printf(hmp, "gdb can connect to '%s'\n", device);
     }
 }
 

@@ -84,7 +84,7 @@ typedef struct NicConf {
 } NicConf;
 #define NIC_CONF_PROPS(t, m, d)                                                                    \
     PROP_("mac", prop_mac, t, m.mac, .help = "Ethernet address; unset: the next from 52:54:00:12:34:56"),  \
-    PROP_STR("netdev", t, m.netdev, .help = "ID of a netdev to use as a backend"),                 \
+    PROP_STR("netdev", t, m.netdev, .help = "The -netdev (by its id) at the other end"),                 \
     PROP_("bootindex", prop_i32, t, d.bootindex, .def = -1)
 
 /* In plug: chooses the address, links to the back end. opaque: for the ops. */

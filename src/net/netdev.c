@@ -87,7 +87,7 @@ Error *netdev_delete(Machine *machine, const char *id)
 char *netdev_help(void)
 {
     g_autoptr(GPtrArray) names = driver_names();
-    GString *out = g_string_new("Available netdev backend types:\n");
+    GString *out = g_string_new("Kinds of -netdev:\n");
     for (guint i = 0; names->pdata[i]; i++) {
         g_string_append_printf(out, "%s\n", (char *)names->pdata[i]);
     }

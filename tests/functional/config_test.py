@@ -46,7 +46,7 @@ ERRORS = [
     (['-compat', 'deprecated-input=crash'], r'deprecated-input=crash is not supported: only accept'),
     (['-run-with', 'async-teardown=on'], r'async-teardown is not supported'),
     (['-run-with', 'user=nosuchuser', '-M', 'none', '-display', 'none'], r'there is no such user'),
-    (['-prom-env', 'x=y'], r'not supported for this target'),
+    (['-prom-env', 'x=y'], r'machines that are not PCs'),
 ]
 
 # Old spellings: the warning, and what they come to.

@@ -20,7 +20,7 @@ static MUST_USE Error *find_bus(Machine *machine, const DeviceType *type, const 
         return error_new("Bus '%s' not found", name);
     }
     if (type->bus && bus->type != type->bus) {
-        return error_new("Device '%s' can't go on %s bus", type->object.name, bus->type->name);
+        return error_new("device '%s' does not fit on a bus of type %s", type->object.name, bus->type->name);
     }
     *ret_bus = bus;
     return NULL;
@@ -32,7 +32,7 @@ static MUST_USE Error *check_type(const DeviceType *type, bool hotplug)
         return error_new("Parameter 'driver' expects a pluggable device type");
     }
     if (hotplug && !type->hotplug) {
-        return error_new("Device '%s' does not support hotplugging", type->object.name);
+        return error_new("device '%s' can be added only before the machine starts", type->object.name);
     }
     return NULL;
 }
@@ -62,7 +62,7 @@ Error *device_add_options(Machine *machine, const KeyValues *options, bool hotpl
     TRY(device_type_lookup(driver, &type));
     TRY(check_type(type, hotplug));
     if (id && object_child(object_container_at(machine->root, "/machine/peripheral"), id)) {
-        return error_new("Duplicate device ID '%s'", id);
+        return error_new("two devices would have the id '%s'", id);
     }
     if (bus_name) {
         TRY(find_bus(machine, type, bus_name, &bus));
@@ -97,7 +97,7 @@ Error *qmp_device_del(QmpContext *ctx, const QmpDeviceDelArgs *args, Value **ret
         return error_new_class(ERROR_DEVICE_NOT_FOUND, "Device '%s' not found", args->id);
     }
     if (!device_type(dev)->hotplug) {
-        return error_new("Device '%s' does not support hotplugging", device_type(dev)->object.name);
+        return error_new("device '%s' stays as long as the machine runs", device_type(dev)->object.name);
     }
     if (dev->unplugging) {
         return error_new("Device %s is already in the process of unplug", args->id);

@@ -35,7 +35,7 @@ Error *qmp_cont(QmpContext *ctx, const QmpContArgs *args, Value **ret)
     case RUN_STATE_SHUTDOWN:
     case RUN_STATE_INTERNAL_ERROR:
     case RUN_STATE_GUEST_PANICKED:
-        return error_hint(error_new("Resetting the Virtual Machine is required"), "Use system_reset first.");
+        return error_hint(error_new("the machine has ended and runs again only after a reset"), "Use system_reset first.");
     case RUN_STATE_SUSPENDED:
         return NULL;
     case RUN_STATE_RESTORE_VM: /* monitors are served while a snapshot is read */
@@ -67,7 +67,7 @@ Error *qmp_system_powerdown(QmpContext *ctx, const QmpSystemPowerdownArgs *args,
 Error *qmp_system_wakeup(QmpContext *ctx, const QmpSystemWakeupArgs *args, Value **ret)
 {
     if (ctx->machine->state != RUN_STATE_SUSPENDED) {
-        return error_new("Unable to wake up: guest is not in suspended state");
+        return error_new("the guest is awake: it is not suspended");
     }
     machine_request_wakeup(ctx->machine, WAKE_OTHER);
     return NULL;
@@ -225,7 +225,7 @@ Error *qmp_query_pr_managers(QmpContext *ctx, const QmpQueryPrManagersArgs *args
 
 Error *qmp_query_vm_generation_id(QmpContext *ctx, const QmpQueryVmGenerationIdArgs *args, Value **ret)
 {
-    return error_new("VM Generation ID device not found");
+    return error_new("this machine has no vmgenid device");
 }
 
 /* --- memory to files --- */

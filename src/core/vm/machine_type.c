@@ -41,7 +41,7 @@ Error *machine_type_lookup(const char *name, const MachineType **ret_type)
         return error_new("unsupported machine type '%s', did you mean '%s'?", name, near);
     }
     return error_hint(error_new("unsupported machine type '%s'", name),
-                      "Use -machine help to list supported machines");
+                      "-machine help lists the machines.");
 }
 
 char *machine_types_help(void)

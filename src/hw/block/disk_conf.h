@@ -22,9 +22,9 @@ typedef struct DiskConf {
 
 /* t: the device's struct, m: its DiskConf, d: its Device. */
 #define DISK_CONF_PROPS(t, m, d)                                                                   \
-    PROP_DRIVE("drive", t, m.drive, .help = "Node name or ID of a block device to use as a backend"),      \
-    PROP_SIZE("logical_block_size", t, m.logical_block_size, 0, .help = "A power of two between 512 B and 2 MiB"),   \
-    PROP_SIZE("physical_block_size", t, m.physical_block_size, 0, .help = "A power of two between 512 B and 2 MiB"), \
+    PROP_DRIVE("drive", t, m.drive, .help = "Block node or -drive that holds the data"),      \
+    PROP_SIZE("logical_block_size", t, m.logical_block_size, 0, .help = "512 to 2097152 bytes, a power of two"),   \
+    PROP_SIZE("physical_block_size", t, m.physical_block_size, 0, .help = "512 to 2097152 bytes, a power of two"), \
     PROP_SIZE("min_io_size", t, m.min_io_size, 0),                                                 \
     PROP_SIZE("opt_io_size", t, m.opt_io_size, 0),                                                 \
     PROP_SIZE("discard_granularity", t, m.discard_granularity, UINT32_MAX),                        \

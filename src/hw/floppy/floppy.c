@@ -191,7 +191,7 @@ const StateField floppy_state[] = {
 static const Prop props[] = {
     DISK_CONF_PROPS(FloppyDrive, conf, dev),
     PROP_U32("unit", FloppyDrive, unit, UINT32_MAX, .help = "0 or 1"),
-    PROP_ENUM("drive-type", FloppyDrive, kind_opt, floppy_kind_names, FLOPPY_AUTO, .help = "FDC drive type, 144/288/120/none/auto"),
+    PROP_ENUM("drive-type", FloppyDrive, kind_opt, floppy_kind_names, FLOPPY_AUTO, .help = "Kind of drive: 144, 288, 120, none or auto"),
     { 0 },
 };
 

@@ -833,7 +833,7 @@ static const Prop ide_hd_props[] = {
     PROP_U32("lheads", IdeDrive, lheads, 0),
     PROP_U32("lsecs", IdeDrive, lsecs, 0),
     PROP_ENUM("bios-chs-trans", IdeDrive, chs_trans, chs_trans_names, -1,
-              .help = "Logical CHS translation algorithm, auto/none/lba/large/rechs"),
+              .help = "How the firmware translates cylinders and heads: auto, none, lba, large or rechs"),
     PROP_U16("rotation_rate", IdeDrive, rotation_rate, 0),
     { 0 },
 };

@@ -205,7 +205,7 @@ static Error *find(Machine *machine, VirtioBalloon **ret_balloon)
 {
     VirtioBalloon *balloon = machine_service(machine, SERVICE);
     if (!balloon) {
-        return error_new_class(ERROR_DEVICE_NOT_ACTIVE, "No balloon device has been activated");
+        return error_new_class(ERROR_DEVICE_NOT_ACTIVE, "the machine has no balloon device");
     }
     *ret_balloon = balloon;
     return NULL;
