@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""qmp_fuzz.py QEMU-SYSTEM [COMMANDS [SEED]]: random commands to running emulators, in TAP.
+"""qmp_fuzz.py QEMU-SYSTEM [COMMANDS [SEED [LIFE]]]: random commands to running emulators, in TAP.
 
 Arguments are made from what query-qmp-schema says, mostly right and sometimes wrong. Whatever comes, each
 command must be answered, every property of every object must be readable, and the program must end well; the
-system call filter stays on. A new emulator begins after LIFE commands, or when the last one ended by a command."""
+system call filter stays on. A new emulator begins after LIFE_LENGTH commands, or when the last one ended by a command.
+A life that went wrong is named: SEED and LIFE run it again, and its commands are kept in a file for the eye."""
 import json
 import os
 import random
@@ -15,7 +16,8 @@ import tempfile
 PROGRAM = os.path.abspath(sys.argv[1])
 COMMANDS = int(sys.argv[2]) if len(sys.argv) > 2 else 1500
 SEED = int(sys.argv[3]) if len(sys.argv) > 3 else 1
-LIFE = 2000
+FIRST = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+LIFE_LENGTH = 2000
 PATIENCE = 120  # seconds for an answer
 # quit comes at the end of each life.
 LEFT_OUT = {'quit', 'qmp_capabilities'}
@@ -60,14 +62,18 @@ class Emulator:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(os.path.join(self.dir.name, 'stderr'), 'wb'),
             cwd=self.dir.name)
         self.buffer = b''
-        self.last = ''
+        self.sent = []
         self.read()
         self.ask('qmp_capabilities')
         self.schema = {entry['name']: entry for entry in self.ask('query-qmp-schema')['return']}
 
     def problem(self, text):
         with open(os.path.join(self.dir.name, 'stderr'), errors='replace') as f:
-            return f'{text} after {self.last}\n{f.read()[-3000:]}'
+            errors = f.read()[-3000:]
+        kept = tempfile.NamedTemporaryFile('w', prefix='qmp-fuzz-', suffix='.json', delete=False)
+        with kept:
+            kept.write('\n'.join(self.sent) + '\n')
+        return f'{text} after {self.sent[-1]}\nall commands: {kept.name}\n{errors}'
 
     def read(self):
         """None at the end."""
@@ -83,9 +89,9 @@ class Emulator:
     def ask(self, command, arguments=None):
         """None: the program has ended."""
         request = {'execute': command} if arguments is None else {'execute': command, 'arguments': arguments}
-        self.last = json.dumps(request)
+        self.sent.append(json.dumps(request))
         try:
-            self.process.stdin.write(self.last.encode() + b'\n')
+            self.process.stdin.write(self.sent[-1].encode() + b'\n')
             self.process.stdin.flush()
         except BrokenPipeError:
             return None
@@ -170,10 +176,15 @@ def one_life(rounds):
 
 
 def main():
-    random.seed(SEED)
     left = COMMANDS
+    life = FIRST
     while left > 0:
-        left -= one_life(min(left, LIFE))
+        random.seed(f'{SEED} {life}')
+        try:
+            left -= one_life(min(left, LIFE_LENGTH))
+        except AssertionError as problem:
+            raise AssertionError(f'seed {SEED}, life {life}, {COMMANDS - left} commands before: {problem}') from problem
+        life += 1
 
 
 print('1..1')
