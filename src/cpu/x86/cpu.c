@@ -164,7 +164,7 @@ static void reset_cold(X86Cpu *cpu)
     }
     x86_mtrr_reset(cpu);
     cpu->xcr0 = 1;
-    cpu->xss = cpu->pkru = cpu->spec_ctrl = 0;
+    cpu->xss = cpu->pkru = cpu->pkrs = cpu->spec_ctrl = 0;
     cpu->tsx_ctrl = cpu->power_ctl = cpu->misc_features = 0;
     memset(&cpu->branch, 0, sizeof(cpu->branch));
     memset(cpu->vec, 0, sizeof(cpu->vec));

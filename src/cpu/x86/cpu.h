@@ -80,6 +80,7 @@ enum {
     CR4_SMEP = BIT(20),
     CR4_SMAP = BIT(21),
     CR4_PKE = BIT(22),
+    CR4_PKS = BIT(24),
 };
 enum {
     EFER_SCE = BIT(0),
@@ -268,7 +269,7 @@ struct X86Cpu {
     uint64_t tsc_deadline;
     uint64_t mtrr_def, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
     uint64_t mcg_status, mcg_ctl, mc_banks[4 * 10];
-    uint64_t xcr0, xss, pkru, spec_ctrl;
+    uint64_t xcr0, xss, pkru, pkrs, spec_ctrl;
     uint8_t cpl;
     bool smm, nmi_blocked, in_wait_for_sipi;
     uint8_t int_shadow; /* instructions left during which interrupts are held off (STI, MOV SS) */

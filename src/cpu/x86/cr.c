@@ -75,7 +75,7 @@ uint64_t x86_cr4_allowed(const X86Cpu *cpu)
         { X86_FEAT_7_ECX, 16, CR4_LA57 },         { X86_FEAT_7_EBX, 0, CR4_FSGSBASE },
         { X86_FEAT_1_ECX, 17, CR4_PCIDE },        { X86_FEAT_1_ECX, 26, CR4_OSXSAVE },
         { X86_FEAT_7_EBX, 7, CR4_SMEP },          { X86_FEAT_7_EBX, 20, CR4_SMAP },
-        { X86_FEAT_7_ECX, 3, CR4_PKE },
+        { X86_FEAT_7_ECX, 3, CR4_PKE },           { X86_FEAT_7_ECX, 31, CR4_PKS },
     };
     uint64_t allowed = CR4_PCE;
     for (unsigned n = 0; n < ARRAY_SIZE(rows); n++) {
@@ -104,7 +104,7 @@ static void write_cr4(X86Cpu *cpu, uint64_t value)
         x86_gp(cpu, 0);
     }
     cpu->cr4 = value;
-    if (changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_LA57 | CR4_PCIDE)) {
+    if (changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_LA57 | CR4_PCIDE)) {
         x86_tlb_flush_all(cpu);
     }
     x86_mode_changed(cpu);

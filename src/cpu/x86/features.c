@@ -47,7 +47,7 @@ static const char supported[] =
     "vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush acpi ss ht "
     "cx16 pcid x2apic movbe popcnt tsc-deadline rdrand hypervisor "
     "fsgsbase tsc-adjust bmi1 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb "
-    "umip pku la57 rdpid fsrm md-clear spec-ctrl stibp ssbd arch-capabilities "
+    "umip pku pks la57 rdpid fsrm md-clear spec-ctrl stibp ssbd arch-capabilities "
     "syscall nx pdpe1gb rdtscp lm 3dnowprefetch "
     "lahf-lm cmp-legacy svm cr8legacy abm misalignsse topoext "
     "npt lbrv nrip-save vmcb-clean flushbyasid decodeassists pause-filter pfthreshold vgif "

@@ -98,7 +98,7 @@ void x86_tlb_flush_all_asids(X86Cpu *cpu);
 void x86_tlb_clean_page(X86Cpu *cpu, RamBlock *block, uint64_t page_offset);
 /* The same for pages [first, first + count) of a block. Own thread. */
 void x86_tlb_clean_range(X86Cpu *cpu, RamBlock *block, uint64_t first, uint64_t count);
-/* PKRU, or the data breakpoints, changed: cached rights go, translations stay. */
+/* PKRU, PKRS, or the data breakpoints, changed: cached rights go, translations stay. */
 void x86_tlb_drop_rights(X86Cpu *cpu);
 /* CR3 was loaded with bit 63 or a PCID: selects the address space. keep: its cached entries stay. */
 void x86_tlb_select_pcid(X86Cpu *cpu, unsigned pcid, bool keep);

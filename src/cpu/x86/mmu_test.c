@@ -280,6 +280,32 @@ static void test_protection_keys(void)
     box_free(box);
 }
 
+static void test_protection_keys_of_supervisors(void)
+{
+    Box *box = box_new(MODEL);
+    X86Cpu *cpu = box->cpu;
+    map(box, &modes[2], P | W, P | W | (uint64_t)5 << 59);
+    enter(box, &modes[2], CR4_PKE | CR4_PKS, 0);
+    cpu->pkru = 3 << 10; /* does not matter here */
+    x86_wrmsr(cpu, 0x6e1, 2 << 10);
+    BOX_EXPECT(box, -1, x86_load(cpu, VA, 1));
+    cpu->cr0 &= ~(uint64_t)CR0_WP;
+    x86_tlb_drop_rights(cpu);
+    BOX_EXPECT(box, -1, x86_store(cpu, VA, 0, 1));
+    cpu->cr0 |= CR0_WP;
+    x86_tlb_drop_rights(cpu);
+    BOX_EXPECT(box, EXC_PF, x86_store(cpu, VA, 0, 1));
+    g_assert_cmphex(cpu->fault.error, ==, 0x23);
+    x86_wrmsr(cpu, 0x6e1, 1 << 10);
+    BOX_EXPECT(box, EXC_PF, x86_load(cpu, VA, 1));
+    g_assert_cmphex(cpu->fault.error, ==, 0x21);
+    cpu->cr4 &= ~(uint64_t)CR4_PKS;
+    x86_tlb_drop_rights(cpu);
+    BOX_EXPECT(box, -1, x86_load(cpu, VA, 1));
+    BOX_EXPECT(box, EXC_GP, x86_wrmsr(cpu, 0x6e1, BIT64(32)));
+    box_free(box);
+}
+
 static void test_crossing(void)
 {
     Box *box = box_new(MODEL);
@@ -471,6 +497,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/mmu/flush", test_flush);
     g_test_add_func("/x86/mmu/pcid", test_pcid);
     g_test_add_func("/x86/mmu/protection-keys", test_protection_keys);
+    g_test_add_func("/x86/mmu/protection-keys-of-supervisors", test_protection_keys_of_supervisors);
     g_test_add_func("/x86/mmu/crossing", test_crossing);
     g_test_add_func("/x86/mmu/dirty-tracking", test_dirty_tracking);
     g_test_add_func("/x86/mmu/sites", test_sites);

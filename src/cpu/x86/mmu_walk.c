@@ -1,6 +1,6 @@
 /*
  * Page walks: 32-bit (with PSE and PSE-36), PAE, 4-level and 5-level paging.
- * Intel SDM volume 3, chapter 4. Missing: shadow stacks, supervisor protection keys.
+ * Intel SDM volume 3, chapter 4. Missing: shadow stacks.
  *
  * Accessed and dirty bits are set with a compare-and-swap on guest memory; when another CPU changed
  * the entry meanwhile, the walk starts again.
@@ -115,13 +115,14 @@ static uint32_t fault_code(const X86Cpu *cpu, X86Access access, Privilege privil
     return code;
 }
 
-/* Bits of PF_PK when the protection key forbids it. */
+/* Whether the protection key forbids it: PKRU is for pages of users, PKRS for the others (Intel SDM volume 3, 4.6.2). */
 static bool key_forbids(const X86Cpu *cpu, const Walk *walk, bool write, Privilege privilege)
 {
-    if (!(cpu->cr4 & CR4_PKE) || !(cpu->efer & EFER_LMA) || !(walk->flags & WALK_U)) {
+    bool user_page = walk->flags & WALK_U;
+    if (!(cpu->cr4 & (user_page ? CR4_PKE : CR4_PKS)) || !(cpu->efer & EFER_LMA)) {
         return false;
     }
-    unsigned rights = (cpu->pkru >> (2 * walk->pkey)) & 3;
+    unsigned rights = ((user_page ? cpu->pkru : cpu->pkrs) >> (2 * walk->pkey)) & 3;
     if (rights & 1) {
         return true;
     }

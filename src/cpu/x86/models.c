@@ -336,6 +336,7 @@ static void drop_dependent(X86Cpu *cpu)
         { X86_FEAT_1_ECX, 29, X86_FEAT_1_ECX, 28 },  /* F16C */
         { X86_FEAT_7_EBX, 16, X86_FEAT_7_EBX, 5 },   /* AVX-512F: AVX2 */
         { X86_FEAT_7_ECX, 3, X86_FEAT_8000_0001_EDX, 29 },   /* PKU: long mode */
+        { X86_FEAT_7_ECX, 31, X86_FEAT_8000_0001_EDX, 29 },  /* PKS */
         { X86_FEAT_7_ECX, 16, X86_FEAT_8000_0001_EDX, 29 },  /* LA57 */
         { X86_FEAT_1_ECX, 17, X86_FEAT_8000_0001_EDX, 29 },  /* PCID */
         { X86_FEAT_7_EBX, 10, X86_FEAT_1_ECX, 17 },  /* INVPCID: PCID */

@@ -30,7 +30,7 @@ enum {
     MSR_DEBUGCTL = 0x1d9, MSR_LAST_BRANCH_FROM = 0x1db, MSR_POWER_CTL = 0x1fc, MSR_PAT = 0x277,
     MSR_PERF_CAPABILITIES = 0x345,
     MSR_MC0_CTL = 0x400, MSR_MC_BANKS = 10, MSR_RAPL_UNIT = 0x606, MSR_TSC_DEADLINE = 0x6e0,
-    MSR_X2APIC = 0x800, MSR_X2APIC_LAST = 0x8ff, MSR_XSS = 0xda0,
+    MSR_X2APIC = 0x800, MSR_X2APIC_LAST = 0x8ff, MSR_PKRS = 0x6e1, MSR_XSS = 0xda0,
 };
 enum {
     MSR_EFER = 0xc0000080u, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SFMASK,
@@ -486,6 +486,9 @@ static bool read_msr(X86Cpu *cpu, uint32_t index, uint64_t *ret_value)
     case MSR_XSS:
         *ret_value = cpu->xss;
         return x86_has(cpu, X86_FEAT_D_1_EAX, 3);
+    case MSR_PKRS:
+        *ret_value = cpu->pkrs;
+        return x86_has(cpu, X86_FEAT_7_ECX, 31);
     case MSR_SPEC_CTRL:
     case MSR_ARCH_CAPABILITIES:
     case MSR_TSX_CTRL:
@@ -571,6 +574,13 @@ static bool write_msr(X86Cpu *cpu, uint32_t index, uint64_t value)
     case MSR_XSS:
         return x86_has(cpu, X86_FEAT_D_1_EAX, 3) && !(value & ~x86_xss_supported(cpu)) &&
                (cpu->xss = value, true);
+    case MSR_PKRS:
+        if (!x86_has(cpu, X86_FEAT_7_ECX, 31) || value >> 32) {
+            return false;
+        }
+        cpu->pkrs = value;
+        x86_tlb_drop_rights(cpu);
+        return true;
     case MSR_SPEC_CTRL:
     case MSR_PRED_CMD:
     case MSR_FLUSH_CMD:

@@ -82,7 +82,7 @@ const StateField x86_cpu_state[] = {
     STATE_U64(X86Cpu, smbase), STATE_U64(X86Cpu, feature_control), STATE_U64(X86Cpu, tsc_deadline),
     STATE_U64(X86Cpu, mtrr_def), STATE_U64_ARRAY(X86Cpu, mtrr_fixed), STATE_U64_ARRAY(X86Cpu, mtrr_base),
     STATE_U64_ARRAY(X86Cpu, mtrr_mask), STATE_U64(X86Cpu, mcg_status), STATE_U64(X86Cpu, mcg_ctl),
-    STATE_U64_ARRAY(X86Cpu, mc_banks), STATE_U64(X86Cpu, xcr0), STATE_U64(X86Cpu, xss), STATE_U64(X86Cpu, pkru),
+    STATE_U64_ARRAY(X86Cpu, mc_banks), STATE_U64(X86Cpu, xcr0), STATE_U64(X86Cpu, xss), STATE_U64(X86Cpu, pkru), STATE_U64(X86Cpu, pkrs),
     STATE_U64(X86Cpu, spec_ctrl), STATE_RANGE(X86Cpu, cpl, 0, 3), STATE_BOOL(X86Cpu, smm), STATE_BOOL(X86Cpu, nmi_blocked),
     STATE_BOOL(X86Cpu, in_wait_for_sipi), STATE_RANGE(X86Cpu, int_shadow, 0, 2), STATE_BOOL(X86Cpu, a20),
     STATE_STRUCT(X86Cpu, fx, fx_state), STATE_U16(X86Cpu, fcs), STATE_U16(X86Cpu, fds), STATE_BYTES(X86Cpu, vec),
