@@ -18,7 +18,8 @@ struct Clocks {
     _Atomic int64_t base; /* running: add host time; standing: the time itself */
     ClockSource *_Atomic source;
     void *_Atomic source_opaque;
-    Lock lock; /* writers, watchers */
+    Lock lock; /* writers, watchers, follower */
+    ClockFollower *follower;
     List watchers;
 };
 
@@ -125,16 +126,59 @@ static void change_end(Clocks *clocks)
     lock_release(&clocks->lock);
 }
 
+typedef struct Instant {
+    int64_t ns;
+    uint64_t count; /* the follower's */
+} Instant;
+
+/*
+ * The thread may lose its processor between two readings: of some tries the one counts in which the follower's counter, read
+ * before and after the clock, moved least.
+ */
+static Instant read_instant(const ClockFollower *follower)
+{
+    enum { TRIES = 8 };
+    Instant best = { 0 };
+    uint64_t least = UINT64_MAX;
+
+    if (!follower) {
+        return (Instant){ .ns = host_now(CLOCK_MONOTONIC) };
+    }
+    for (unsigned n = 0; n < TRIES; n++) {
+        uint64_t before = follower->host();
+        int64_t ns = host_now(CLOCK_MONOTONIC);
+        uint64_t width = follower->host() - before;
+        if (width < least) {
+            least = width;
+            best = (Instant){ ns, before + width / 2 };
+        }
+    }
+    return best;
+}
+
 void clocks_set_running(Clocks *clocks, bool running)
 {
     if (atomic_load(&clocks->running) == running) {
         return;
     }
     change_begin(clocks);
-    int64_t now = host_now(CLOCK_MONOTONIC);
-    atomic_store(&clocks->base, atomic_load(&clocks->base) + (running ? -now : now));
+    Instant now = read_instant(clocks->follower);
+    atomic_store(&clocks->base, atomic_load(&clocks->base) + (running ? -now.ns : now.ns));
     atomic_store(&clocks->running, running);
+    if (clocks->follower) {
+        clocks->follower->switched(clocks->follower, running, now.count);
+    }
     change_end(clocks);
+}
+
+void clocks_set_follower(Clocks *clocks, ClockFollower *follower)
+{
+    lock_acquire(&clocks->lock);
+    clocks->follower = follower;
+    if (follower) {
+        follower->switched(follower, atomic_load(&clocks->running), follower->host());
+    }
+    lock_release(&clocks->lock);
 }
 
 void clocks_set_virtual_source(Clocks *clocks, int64_t (*fn)(void *opaque), void *opaque)

@@ -30,6 +30,17 @@ int64_t clock_now(const Clocks *clocks, ClockId id);
 /* Starts and stops the virtual clocks (initially running). Machine lock. Timers are re-armed. */
 void clocks_set_running(Clocks *clocks, bool running);
 /*
+ * A second counter of guest time, made of another one of the host's (the TSC). It must neither gain on virtual time nor
+ * lose when that stops and starts: so both of the host's counters are read at one instant, which switched() is told.
+ */
+typedef struct ClockFollower {
+    uint64_t (*host)(void);
+    /* From `host` on it runs or stands. Must not block. */
+    void (*switched)(struct ClockFollower *follower, bool running, uint64_t host);
+} ClockFollower;
+/* One at a time, NULL: none. It is told at once how things are. Machine lock. */
+void clocks_set_follower(Clocks *clocks, ClockFollower *follower);
+/*
  * Takes virtual time from fn(opaque) instead of the host (qtest, instruction counting); NULL goes
  * back. Whoever moves that time calls clocks_virtual_moved().
  */

@@ -18,6 +18,7 @@ typedef struct X86ApicOps {
     bool (*msr_read)(void *apic, uint32_t index, uint64_t *ret_value); /* x2APIC 0x800..0x8ff; false: #GP */
     bool (*msr_write)(void *apic, uint32_t index, uint64_t value);
     void (*set_tsc_deadline)(void *apic, uint64_t tsc);
+    void (*tsc_moved)(void *apic); /* x86_tsc_moved() */
     /* An IPI to the APIC of this id, as by the low half of ICR with physical destination; false: there is none. */
     bool (*send)(void *apic, uint32_t dest, uint32_t icr_low);
     void (*init_reset)(void *apic);

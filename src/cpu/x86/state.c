@@ -178,6 +178,7 @@ Error *x86_cpu_loaded(X86Cpu *cpu)
     cpu->held = 0;
     cpu->debug_pending &= 0xe00f;
     cpu->tsc_offset += cpu->saved_tsc - x86_tsc(cpu);
+    x86_tsc_moved(cpu); /* the APIC, which was loaded before, took the deadline for that of a counter just reset */
     /* A request too many is only looked at once more. */
     atomic_fetch_or(&hot->exit_req, (cpu->saved_requests & SAVED_REQUESTS) | VCPU_REQ_IRQ | VCPU_REQ_APIC);
     bool smm = cpu->smm;

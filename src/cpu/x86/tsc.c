@@ -1,7 +1,7 @@
 /*
  * The time-stamp counter. Intel SDM volume 3, section 17.17.
  *
- * The machine's counter is the host's plus an offset that is taken anew whenever the machine starts, so
+ * The machine's counter is the host's plus an offset that is taken anew whenever virtual time starts, so
  * that it continues where it stood; hosts without a constant-rate counter use the virtual clock.
  */
 #include "cpu/x86/tsc.h"
@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "core/vm/machine.h"
+#include "cpu/x86/apic.h"
 #include "cpu/x86/sys.h"
 #include "event/clock.h"
 #if defined(__x86_64__)
@@ -26,7 +27,7 @@ typedef struct TscTime {
     _Atomic uint64_t offset; /* added to the host's counter */
     _Atomic bool stopped;
     uint64_t frozen;        /* value while stopped */
-    MachineNotifier notifier;
+    ClockFollower follower;
     unsigned users; /* CPUs */
 } TscTime;
 
@@ -67,19 +68,15 @@ static uint64_t machine_ticks(const TscTime *time)
     return (uint64_t)((unsigned __int128)clock_now(time->machine->clocks, CLOCK_VIRTUAL) * time->hz / NS_PER_SEC);
 }
 
-/* Stops and starts with the machine. */
-static void state_changed(MachineNotifier *notifier, MachineEvent event, void *data)
+/* Guests compare it with the HPET and the ACPI timer, which are virtual time: it stops and starts at the same instant. */
+static void time_switched(ClockFollower *follower, bool running, uint64_t host)
 {
-    TscTime *time = container_of(notifier, TscTime, notifier);
-    if (event != MACHINE_EVENT_STATE || !time->host) {
-        return;
-    }
-    bool running = machine_running(time->machine);
+    TscTime *time = container_of(follower, TscTime, follower);
     if (running && time->stopped) {
-        time->offset = time->frozen - host_ticks();
+        time->offset = time->frozen - host;
         time->stopped = false;
     } else if (!running && !time->stopped) {
-        time->frozen = machine_ticks(time);
+        time->frozen = host + time->offset;
         time->stopped = true;
     }
 }
@@ -96,9 +93,9 @@ static TscTime *time_new(Machine *machine)
     if (!time->host) {
         time->hz = NS_PER_SEC;
     }
-    if (machine && machine->notifiers.head.next) {
-        time->notifier.fn = state_changed;
-        machine_notifier_add(machine, &time->notifier);
+    if (time->stopped && machine->clocks) {
+        time->follower = (ClockFollower){ host_ticks, time_switched };
+        clocks_set_follower(machine->clocks, &time->follower);
     }
     return time;
 }
@@ -125,7 +122,9 @@ void x86_time_detach(X86Cpu *cpu)
         if (time->machine) {
             machine_set_service(time->machine, "x86-tsc", NULL);
         }
-        list_remove(&time->notifier.node);
+        if (time->follower.host) {
+            clocks_set_follower(time->machine->clocks, NULL);
+        }
         g_free(time);
     }
 }
@@ -155,6 +154,15 @@ uint64_t x86_tsc(X86Cpu *cpu)
     return machine_ticks(cpu->time) + cpu->tsc_offset;
 }
 
+/* A deadline is a value of the counter: virtual time reaches it at another moment now. */
+void x86_tsc_moved(X86Cpu *cpu)
+{
+    X86Apic *apic = cpu->apic;
+    if (apic && apic->ops->tsc_moved) {
+        apic->ops->tsc_moved(apic);
+    }
+}
+
 void x86_tsc_reset(X86Cpu *cpu)
 {
     cpu->tsc_offset = 0 - machine_ticks(cpu->time);
@@ -177,12 +185,14 @@ void x86_tsc_write(X86Cpu *cpu, uint64_t value)
     uint64_t delta = value - (x86_tsc(cpu) - (cpu->svm.guest ? cpu->svm.tsc_offset : 0));
     cpu->tsc_offset += delta;
     cpu->tsc_adjust += delta;
+    x86_tsc_moved(cpu);
 }
 
 void x86_tsc_write_adjust(X86Cpu *cpu, uint64_t value)
 {
     cpu->tsc_offset += value - cpu->tsc_adjust;
     cpu->tsc_adjust = value;
+    x86_tsc_moved(cpu);
 }
 
 int64_t x86_tsc_to_ns(X86Cpu *cpu, uint64_t tsc)

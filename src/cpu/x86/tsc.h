@@ -15,6 +15,8 @@ void x86_tsc_reset(X86Cpu *cpu);
 /* Sets the CPU's counter (WRMSR IA32_TSC): the adjust register moves with it. */
 void x86_tsc_write(X86Cpu *cpu, uint64_t value);
 void x86_tsc_write_adjust(X86Cpu *cpu, uint64_t value);
+/* After its offset changed: a timer that waits for a value of the counter is armed anew. On the CPU's thread or while it stands. */
+void x86_tsc_moved(X86Cpu *cpu);
 /* Ticks a second. Any thread. */
 uint64_t x86_tsc_hz(X86Cpu *cpu);
 /* Nanoseconds of the virtual clock at which this CPU's counter reaches tsc. Any thread. */

@@ -432,6 +432,11 @@ static void apic_reset(Device *dev)
     apic_clear(apic);
 }
 
+static void apic_tsc_moved(void *opaque)
+{
+    apic_timer_restart(apic_of(opaque));
+}
+
 static const X86ApicOps apic_ops = {
     .take = apic_take,
     .pending = apic_pending,
@@ -442,6 +447,7 @@ static const X86ApicOps apic_ops = {
     .msr_read = apic_msr_read,
     .msr_write = apic_msr_write,
     .set_tsc_deadline = apic_timer_set_deadline,
+    .tsc_moved = apic_tsc_moved,
     .send = apic_send_to,
     .init_reset = apic_init_reset,
 };

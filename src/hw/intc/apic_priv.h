@@ -103,7 +103,7 @@ void apics_msi(void *opaque, uint64_t addr, uint32_t data);
 void apic_timer_init(Apic *apic);
 /* As INIT leaves it. */
 void apic_timer_clear(Apic *apic);
-/* Sets the timer from the registers, after loading. */
+/* Sets the timer from the registers, after loading and when the TSC was set. */
 void apic_timer_restart(Apic *apic);
 /* The register CURRENT COUNT. */
 uint32_t apic_timer_current(Apic *apic);

@@ -53,8 +53,8 @@ static void timer_arm_locked(Apic *apic, int64_t now)
     } else if (period && mode == LVT_PERIODIC && !apic->spent) {
         int64_t next = apic->started + ((now - apic->started) / period + 1) * period;
         timer_set(&apic->timer, MAX(next, now + MIN(period, TIMER_MIN_NS)));
-    } else if (period && mode != LVT_PERIODIC && apic->started + period > now) {
-        timer_set(&apic->timer, apic->started + period);
+    } else if (period && mode != LVT_PERIODIC && !apic->spent) {
+        timer_set(&apic->timer, apic->started + period); /* perhaps in the past: ran out, and the loop was not there yet */
     } else {
         timer_cancel(&apic->timer);
     }
@@ -65,14 +65,19 @@ static void timer_expired(void *opaque)
     Apic *apic = opaque;
     lock_acquire(&apic->timer_lock);
     uint32_t mode = timer_mode(apic);
-    if (mode == LVT_DEADLINE) {
+    bool again = timer_armed(&apic->timer); /* set anew while the loop was on its way here */
+    bool fires = mode == LVT_DEADLINE || mode == LVT_PERIODIC || again || !apic->spent;
+    if (mode == LVT_PERIODIC) {
+        timer_arm_locked(apic, apic_now(apic));
+    } else if (!again) {
+        apic->spent = true;
         apic->deadline = 0;
         apic->x86.cpu->tsc_deadline = 0;
-    } else if (mode == LVT_PERIODIC) {
-        timer_arm_locked(apic, apic_now(apic));
     }
     lock_release(&apic->timer_lock);
-    apic_local(apic, LVT_TIMER);
+    if (fires) {
+        apic_local(apic, LVT_TIMER);
+    }
 }
 
 void apic_timer_set_initial(Apic *apic, uint32_t value)
@@ -99,12 +104,22 @@ void apic_timer_set_divide(Apic *apic, uint32_t value)
     lock_release(&apic->timer_lock);
 }
 
+/* The count has run out. Whether the interrupt is owed: the loop is late, and the entry may be another one soon. */
+static bool end_one_shot_locked(Apic *apic)
+{
+    bool owed = apic->initial && !apic->spent && !(apic->lvt[LVT_TIMER] & LVT_MASKED);
+    apic->spent = true;
+    return owed;
+}
+
 void apic_timer_set_lvt(Apic *apic, uint32_t value)
 {
     lock_acquire(&apic->timer_lock);
     uint32_t old_mode = timer_mode(apic);
-    if (old_mode == 0 && apic_timer_current(apic) == 0) {
-        apic->spent = true;
+    if (old_mode == 0 && apic_timer_current(apic) == 0 && end_one_shot_locked(apic)) {
+        lock_release(&apic->timer_lock);
+        apic_local(apic, LVT_TIMER);
+        lock_acquire(&apic->timer_lock);
     }
     apic->lvt[LVT_TIMER] = value;
     if ((old_mode == LVT_DEADLINE) != (timer_mode(apic) == LVT_DEADLINE)) {
