@@ -40,7 +40,7 @@ struct I8254 {
     Device dev;
     Counter counter[3];
     bool irq_disabled;
-    int64_t edge; /* tick that the timer waits for */
+    int64_t edge; /* tick that the timer waits for; -1: none */
     Timer timer;
     uint32_t iobase;
     MemRegion ports;
@@ -160,8 +160,8 @@ static uint16_t counter_value(const Counter *c, int64_t now)
 static void pit_arm(I8254 *pit, int64_t now)
 {
     Counter *c = &pit->counter[0];
-    pit->edge = c->next_reload && mode_is_periodic(c) ? c->switch_tick : counter_next_edge(c, now);
-    if (pit->edge < 0 || pit->irq_disabled) {
+    pit->edge = pit->irq_disabled ? -1 : c->next_reload && mode_is_periodic(c) ? c->switch_tick : counter_next_edge(c, now);
+    if (pit->edge < 0) {
         timer_cancel(&pit->timer);
     } else {
         int64_t soonest = clock_now(pit->dev.machine->clocks, CLOCK_VIRTUAL) + MIN_EDGE_NS;
@@ -193,7 +193,7 @@ static void pit_edge(void *opaque)
 {
     I8254 *pit = opaque;
     int64_t now = ticks_now(pit), edge = pit->edge;
-    if (edge < 0 || pit->irq_disabled || pit_edge_must_wait(pit, now - edge)) {
+    if (edge < 0 || pit_edge_must_wait(pit, now - edge)) {
         return;
     }
     irq_set(isa_irq(&pit->dev, 0), 0);
@@ -445,7 +445,12 @@ static void i8254_reset(Device *dev)
 static Error *i8254_loaded(Device *dev)
 {
     I8254 *pit = (I8254 *)dev;
-    pit_arm(pit, ticks_now(pit));
+    int64_t now = ticks_now(pit);
+    if (pit->edge >= 0 && pit->edge <= now) {
+        timer_set(&pit->timer, clock_now(dev->machine->clocks, CLOCK_VIRTUAL)); /* the host's timer had not run yet */
+    } else {
+        pit_arm(pit, now);
+    }
     return NULL;
 }
 
@@ -463,7 +468,7 @@ static const StateField counter_state[] = {
 static const StateField state[] = {
     STATE_STRUCT_ARRAY(I8254, counter, counter_state),
     STATE_BOOL(I8254, irq_disabled),
-    STATE_NOT(I8254, edge, "computed"),
+    STATE_INT(I8254, edge),
     STATE_NOT(I8254, timer, "armed again after loading"),
     STATE_NOT(I8254, ports, "fixed"),
     { 0 },
