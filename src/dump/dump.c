@@ -36,7 +36,7 @@ typedef struct Dump {
     GArray *ranges; /* DumpRange */
     GByteArray *head; /* all that stands before the memory */
     int fd;
-    bool was_running;
+    RunState state_before;
     DumpState state;
     uint64_t total;
     _Atomic uint64_t completed;
@@ -181,9 +181,7 @@ static void finished(Dump *dump, int status)
         dump->err = error_new_errno(-status, "the memory could not be written to the dump");
     }
     dump_clear(dump);
-    if (dump->was_running) {
-        machine_start(dump->machine);
-    }
+    machine_release(dump->machine, dump->state_before);
 }
 
 static void finished_detached(void *opaque, int status)
@@ -267,10 +265,7 @@ Error *qmp_dump_guest_memory(QmpContext *ctx, const QmpDumpGuestMemoryArgs *args
     for (guint n = 0; n < dump->ranges->len; n++) {
         dump->total += g_array_index(dump->ranges, DumpRange, n).length;
     }
-    dump->was_running = machine_running(ctx->machine);
-    if (dump->was_running) {
-        machine_stop(ctx->machine, RUN_STATE_SAVE_VM);
-    }
+    dump->state_before = machine_hold(ctx->machine, RUN_STATE_SAVE_VM);
     make_head(dump);
     if (args->has_detach && args->detach) {
         loop_submit_blocking(ctx->machine->loop, write_file, finished_detached, dump);

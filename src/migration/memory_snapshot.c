@@ -336,18 +336,13 @@ static Value *result(Machine *machine, uint64_t pages, int64_t start)
 Error *qmp_x_memory_snapshot_take(QmpContext *ctx, const QmpXMemorySnapshotTakeArgs *args, Value **ret)
 {
     Machine *machine = ctx->machine;
-    RunState state = machine->state;
     uint64_t pages = 0;
 
     TRY(check_possible(machine));
     int64_t start = clock_now(machine->clocks, CLOCK_REALTIME_NS);
-    machine_stop(machine, RUN_STATE_SAVE_VM);
-    Error *err = take(machine, state, args->has_check && args->check, &pages);
-    if (state == RUN_STATE_RUNNING || state == RUN_STATE_SUSPENDED) {
-        machine_start(machine);
-    } else {
-        machine_set_state(machine, state);
-    }
+    RunState before = machine_hold(machine, RUN_STATE_SAVE_VM);
+    Error *err = take(machine, before, args->has_check && args->check, &pages);
+    machine_release(machine, before);
     if (!err) {
         *ret = result(machine, pages, start);
     }
@@ -358,7 +353,7 @@ Error *qmp_x_memory_snapshot_restore(QmpContext *ctx, const QmpXMemorySnapshotRe
 {
     Machine *machine = ctx->machine;
     MemorySnapshot *snapshot = migration_of(machine)->memory;
-    RunState before = machine->state, state;
+    RunState state;
     bool checked = args->has_check && args->check;
     uint64_t pages = 0;
 
@@ -373,13 +368,13 @@ Error *qmp_x_memory_snapshot_restore(QmpContext *ctx, const QmpXMemorySnapshotRe
         return error_new("the snapshot was taken without 'check'");
     }
     int64_t start = clock_now(machine->clocks, CLOCK_REALTIME_NS);
-    machine_stop(machine, RUN_STATE_RESTORE_VM);
+    machine_hold(machine, RUN_STATE_RESTORE_VM);
     Error *err = restore(snapshot, checked, &state, &pages);
     if (err) {
-        machine_set_state(machine, RUN_STATE_PAUSED);
+        machine_release_still(machine, RUN_STATE_PAUSED);
         return err;
     }
-    snapshot_go_on(machine, before, state);
+    snapshot_go_on(machine, state);
     *ret = result(machine, pages, start);
     return NULL;
 }

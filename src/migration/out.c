@@ -242,10 +242,9 @@ static void stop_machine(void *opaque)
     if (out->cancelled || out->stopped) {
         return;
     }
-    out->state = machine->state;
     out->stopped = true;
     out->stopped_at = now_ns(out);
-    machine_stop(machine, RUN_STATE_FINISH_MIGRATE);
+    out->state = machine_hold(machine, RUN_STATE_FINISH_MIGRATE);
 }
 
 static Error *collect(void *opaque, const void *data, size_t length)
@@ -290,14 +289,10 @@ static void run_on(MigrationOut *out)
     Error *err = block_graph_set_active(machine_service(machine, BLOCK_SERVICE), true);
     if (err) {
         error_report(error_prefix(err, "the machine stays paused: "));
-        machine_set_state(machine, RUN_STATE_PAUSED);
+        machine_release_still(machine, RUN_STATE_PAUSED);
         return;
     }
-    if (out->state == RUN_STATE_RUNNING || out->state == RUN_STATE_SUSPENDED) {
-        machine_start(machine);
-    } else {
-        machine_set_state(machine, out->state);
-    }
+    machine_release(machine, out->state);
 }
 
 static void finished(void *opaque)
@@ -311,7 +306,7 @@ static void finished(void *opaque)
     stats->throttle = 0;
     if (!out->err) {
         stats->downtime_ms = (now_ns(out) - out->stopped_at) / NS_PER_MS;
-        machine_set_state(out->machine, RUN_STATE_POSTMIGRATE);
+        machine_release_still(out->machine, RUN_STATE_POSTMIGRATE);
         migration_set_status(migration, MIGRATION_COMPLETED);
     } else {
         run_on(out);

@@ -140,36 +140,31 @@ static MUST_USE Error *load_stopped(Machine *machine, const SnapshotSet *set, co
     return read_state(machine, set->state_node, size, ret_state);
 }
 
-void snapshot_go_on(Machine *machine, RunState before, RunState loaded)
+void snapshot_go_on(Machine *machine, RunState loaded)
 {
     machine->stopped_suspended = loaded == RUN_STATE_SUSPENDED;
-    bool start = machine->start_after_load || before == RUN_STATE_RUNNING || before == RUN_STATE_SUSPENDED;
-    machine->start_after_load = false;
-    if (machine->starting) {
-        machine_set_state(machine, RUN_STATE_PRELAUNCH); /* -loadvm: started as any other */
-        machine->start_paused &= !start;
-    } else if (start) {
-        machine_start(machine);
+    if (machine->starting) { /* -loadvm: started as any other */
+        machine->start_paused &= !machine->goes_on;
+        machine_release_still(machine, RUN_STATE_PRELAUNCH);
     } else {
-        machine_set_state(machine, RUN_STATE_PAUSED);
+        machine_release(machine, RUN_STATE_PAUSED);
     }
 }
 
 Error *snapshot_load_set(Machine *machine, const SnapshotSet *set, const char *tag)
 {
     uint64_t size = 0;
-    RunState before = machine->state, state;
+    RunState state;
 
     TRY(snapshot_check_free(machine));
     TRY(check_everywhere(set, tag, &size));
-    machine->start_after_load = false;
-    machine_stop(machine, RUN_STATE_RESTORE_VM);
+    machine_hold(machine, RUN_STATE_RESTORE_VM);
     Error *err = load_stopped(machine, set, tag, size, &state);
     if (err) {
-        machine_set_state(machine, RUN_STATE_PAUSED);
+        machine_release_still(machine, RUN_STATE_PAUSED);
         return err;
     }
-    snapshot_go_on(machine, before, state);
+    snapshot_go_on(machine, state);
     return NULL;
 }
 

@@ -64,6 +64,6 @@ Error *snapshot_save_co(Machine *machine, const SnapshotSet *set, const char *ta
 /* snapshot.c. Outside of coroutines. */
 Error *snapshot_load_set(Machine *machine, const SnapshotSet *set, const char *tag) MUST_USE;
 /* After a state was loaded: runs when the machine ran before, as what was loaded says. */
-void snapshot_go_on(Machine *machine, RunState before, RunState loaded);
+void snapshot_go_on(Machine *machine, RunState loaded);
 
 #endif

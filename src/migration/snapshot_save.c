@@ -140,24 +140,14 @@ static MUST_USE Error *save_stopped(Save *save, RunState state)
     return create_all(save);
 }
 
-static void go_back_to(Machine *machine, RunState state)
-{
-    if (state == RUN_STATE_RUNNING || state == RUN_STATE_SUSPENDED) {
-        machine_start(machine);
-    } else {
-        machine_set_state(machine, state);
-    }
-}
-
 static void stop_and_save(void *opaque)
 {
     Save *save = opaque;
     Machine *machine = save->machine;
-    RunState state = machine->state;
+    RunState before = machine_hold(machine, RUN_STATE_SAVE_VM);
 
-    machine_stop(machine, RUN_STATE_SAVE_VM);
-    save->err = save_stopped(save, state);
-    go_back_to(machine, state);
+    save->err = save_stopped(save, before);
+    machine_release(machine, before);
 }
 
 /* --- all of it --- */

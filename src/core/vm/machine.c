@@ -293,7 +293,7 @@ bool machine_running(const Machine *machine)
     return machine->state == RUN_STATE_RUNNING;
 }
 
-void machine_set_state(Machine *machine, RunState state)
+static void enter_state(Machine *machine, RunState state)
 {
     if (machine->state != state) {
         machine->state = state;
@@ -321,13 +321,17 @@ void machine_start(Machine *machine)
     if (machine_running(machine)) {
         return;
     }
+    if (machine->holds) {
+        machine->goes_on = true;
+        return;
+    }
     if (taken(&machine->stopped_suspended)) {
         clocks_set_running(machine->clocks, true);
-        machine_set_state(machine, RUN_STATE_SUSPENDED);
+        enter_state(machine, RUN_STATE_SUSPENDED);
         machine_emit(machine, "RESUME", NULL);
         return;
     }
-    machine_set_state(machine, RUN_STATE_RUNNING);
+    enter_state(machine, RUN_STATE_RUNNING);
     clocks_set_running(machine->clocks, true);
     resume_devices(machine);
     machine_emit(machine, "RESUME", NULL);
@@ -339,7 +343,7 @@ static bool stand_still(Machine *machine, RunState state)
 {
     bool suspended = machine->state == RUN_STATE_SUSPENDED;
     if (!machine_running(machine) && !suspended) {
-        machine_set_state(machine, state);
+        enter_state(machine, state);
         return false;
     }
     if (suspended) { /* its vCPUs stand still */
@@ -348,12 +352,25 @@ static bool stand_still(Machine *machine, RunState state)
         machine_pause_vcpus(machine);
     }
     clocks_set_running(machine->clocks, false);
-    machine_set_state(machine, state);
+    enter_state(machine, state);
     return true;
+}
+
+void machine_set_state(Machine *machine, RunState state)
+{
+    if (state == RUN_STATE_RUNNING || state == RUN_STATE_SUSPENDED) {
+        enter_state(machine, state);
+    } else {
+        stand_still(machine, state);
+    }
 }
 
 void machine_stop(Machine *machine, RunState state)
 {
+    if (machine->holds) {
+        machine->goes_on = false;
+        return;
+    }
     if (stand_still(machine, state)) {
         machine_emit(machine, "STOP", NULL);
     }
@@ -386,11 +403,10 @@ static void state_after_reset(Machine *machine)
 {
     machine->stopped_suspended = false;
     if (machine->state == RUN_STATE_SUSPENDED) {
-        machine_set_state(machine, RUN_STATE_RUNNING);
+        enter_state(machine, RUN_STATE_RUNNING);
         machine_resume_vcpus(machine);
-    } else if (!machine_running(machine) && machine->state != RUN_STATE_INMIGRATE &&
-               machine->state != RUN_STATE_FINISH_MIGRATE) {
-        machine_set_state(machine, RUN_STATE_PRELAUNCH);
+    } else if (!machine_running(machine) && machine->state != RUN_STATE_INMIGRATE) {
+        enter_state(machine, RUN_STATE_PRELAUNCH);
     }
 }
 
@@ -421,6 +437,11 @@ static void request(Machine *machine)
     if (machine->icount) {
         vcpu_stop_self(); /* what it executed until the main loop stops it would not be repeatable */
     }
+    work_schedule(&machine->requests);
+}
+
+void machine_handle_later(Machine *machine)
+{
     work_schedule(&machine->requests);
 }
 
@@ -508,7 +529,7 @@ static void suspend(Machine *machine)
 {
     if (machine_running(machine)) {
         machine_pause_vcpus(machine);
-        machine_set_state(machine, RUN_STATE_SUSPENDED);
+        enter_state(machine, RUN_STATE_SUSPENDED);
     } else { /* stopped before the request was seen */
         machine->stopped_suspended = true;
     }
@@ -523,7 +544,7 @@ static void wake_up(Machine *machine, WakeReason reason)
     }
     machine_reset(machine, SHUTDOWN_NONE);
     machine_notify(machine, MACHINE_EVENT_WAKEUP, &reason);
-    machine_set_state(machine, RUN_STATE_RUNNING);
+    enter_state(machine, RUN_STATE_RUNNING);
     machine_emit(machine, "WAKEUP", NULL);
     machine_resume_vcpus(machine);
 }
@@ -536,10 +557,17 @@ static ShutdownCause taken_cause(ShutdownCause *cause)
 static void handle_requests(void *opaque)
 {
     Machine *machine = opaque;
-    ShutdownCause cause = taken_cause(&machine->requested_shutdown);
+    ShutdownCause cause = machine->requested_shutdown;
 
+    if (machine->holds && (!cause || shutdown_cause_is_guest(cause))) {
+        return; /* machine_release() comes back to it */
+    }
+    cause = taken_cause(&machine->requested_shutdown);
     if (cause) {
         shut_down(machine, cause);
+    }
+    if (machine->holds) {
+        return;
     }
     cause = taken_cause(&machine->requested_reset);
     if (cause && machine->actions.no_reboot && cause != SHUTDOWN_SNAPSHOT_LOAD) {

@@ -127,7 +127,8 @@ struct Machine {
     RunActions actions;
     bool start_paused;
     bool starting;         /* by the command line: it runs on from cli_start()'s end at the earliest */
-    bool start_after_load; /* "cont" came while a snapshot was being loaded */
+    unsigned holds;        /* of machine_hold(): start and stop only set goes_on meanwhile */
+    bool goes_on;
     bool sandboxed; /* vCPU threads to come enter the filter, too */
     bool stopped_suspended; /* stopped while in S3, to which machine_start() returns */
     bool wakeup_support;    /* the board has S3 */
@@ -210,7 +211,18 @@ void machine_start(Machine *machine);           /* vCPUs run */
 void machine_stop(Machine *machine, RunState state); /* returns when every vCPU stands still */
 void machine_reset(Machine *machine, ShutdownCause cause);
 bool machine_running(const Machine *machine);
+/* From one state in which it stands still to another; a machine that runs is stopped, without an event. */
 void machine_set_state(Machine *machine, RunState state);
+/*
+ * Stops the machine for a while of `state` (saving, restoring, a dump, a move) and returns the state before.
+ * machine_release() lets it go on, or back to that state, as start and stop that came meanwhile want it;
+ * machine_release_still() leaves it in another state in which it stands still. Main loop.
+ */
+RunState machine_hold(Machine *machine, RunState state);
+void machine_release(Machine *machine, RunState before);
+void machine_release_still(Machine *machine, RunState state);
+/* What machine_request_*() asked for is looked at once more. */
+void machine_handle_later(Machine *machine);
 /* Stops all vCPUs for a moment and lets them go; nests. Machine lock. */
 /* Not on a vCPU's thread. The machine lock is released while it waits for them. */
 void machine_pause_vcpus(Machine *machine);

@@ -38,9 +38,6 @@ Error *qmp_cont(QmpContext *ctx, const QmpContArgs *args, Value **ret)
         return error_hint(error_new("the machine has ended and runs again only after a reset"), "Use system_reset first.");
     case RUN_STATE_SUSPENDED:
         return NULL;
-    case RUN_STATE_RESTORE_VM: /* monitors are served while a snapshot is read */
-        machine->start_after_load = true;
-        return NULL;
     case RUN_STATE_INMIGRATE: /* starts when it has arrived */
         machine->start_paused = false;
         return NULL;

@@ -164,6 +164,44 @@ static void test_reset(Fixture *f, gconstpointer unused)
     g_assert_cmpstr(f->events->str, ==, "SUSPEND RESET SUSPEND STOP RESET RESUME ");
 }
 
+/* What comes while a machine is held (saved, dumped, ...) is done when it is released. */
+static void test_held(Fixture *f, gconstpointer unused)
+{
+    Machine *machine = f->isa.machine;
+    RunState before = machine_hold(machine, RUN_STATE_SAVE_VM);
+    g_assert_cmpint(before, ==, RUN_STATE_RUNNING);
+    machine_request_reset(machine, SHUTDOWN_HOST_QMP_SYSTEM_RESET);
+    machine_stop(machine, RUN_STATE_PAUSED);
+    isa_fixture_run(&f->isa);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_SAVE_VM);
+    machine_release(machine, before);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_PAUSED);
+    isa_fixture_run(&f->isa);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_PRELAUNCH);
+
+    before = machine_hold(machine, RUN_STATE_SAVE_VM);
+    RunState outer = machine_hold(machine, RUN_STATE_FINISH_MIGRATE);
+    machine_start(machine);
+    machine_release(machine, outer);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_SAVE_VM);
+    g_assert_cmpuint(machine->pause_depth, ==, 1);
+    machine_release(machine, before);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_RUNNING);
+    g_assert_cmpuint(machine->pause_depth, ==, 0);
+
+    sleep_s3(f);
+    before = machine_hold(machine, RUN_STATE_SAVE_VM);
+    g_assert_cmpint(before, ==, RUN_STATE_SUSPENDED);
+    machine_request_wakeup(machine, WAKE_OTHER);
+    isa_fixture_run(&f->isa);
+    machine_release(machine, before);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_SUSPENDED);
+    isa_fixture_run(&f->isa);
+    g_assert_cmpint(machine->state, ==, RUN_STATE_RUNNING);
+    g_assert_cmpuint(machine->pause_depth, ==, 0);
+    g_assert_cmpstr(f->events->str, ==, "STOP RESET RESUME SUSPEND STOP RESUME WAKEUP ");
+}
+
 /* -no-shutdown: the machine that is off can be reset and started. */
 static void test_off(Fixture *f, gconstpointer unused)
 {
@@ -194,6 +232,7 @@ int main(int argc, char **argv)
         { "/acpi-pm/disabled", test_disabled },
         { "/acpi-pm/power-button", test_power_button },
         { "/acpi-pm/reset", test_reset },
+        { "/acpi-pm/held", test_held },
         { "/acpi-pm/off", test_off },
     };
     g_test_init(&argc, &argv, NULL);
