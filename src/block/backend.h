@@ -156,6 +156,8 @@ Error *block_graph_flush(BlockGraph *graph) MUST_USE;
 Error *block_graph_set_active(BlockGraph *graph, bool active) MUST_USE;
 /* The images belong to another process until they are taken. Before any is opened. */
 void block_graph_begin_inactive(BlockGraph *graph);
+/* Takes one image, and what it is made of, before the others; nothing to do in an active graph. */
+Error *block_node_activate(BlockNode *node) MUST_USE;
 
 /* --- limits --- */
 struct ThrottleConfig;

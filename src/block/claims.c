@@ -112,7 +112,7 @@ Error *node_claims_update(BlockNode *node)
         return NULL; /* done once it is */
     }
     node_claims_collect(node, NULL, &used, &shared);
-    if (node->driver->set_claims && node->graph->inactive) {
+    if (node->driver->set_claims && node->graph->inactive && !node->activated) {
         TRY(node->driver->set_claims(node, 0, CLAIM_ALL));
     } else if (node->driver->set_claims) {
         TRY(node->driver->set_claims(node, used, shared));

@@ -48,6 +48,7 @@ static Error *deactivate_co(BlockGraph *graph)
     }
     graph->inactive = true;
     LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
+        node->activated = false;
         TRY(node_claims_update(node)); /* gives the locks up: cannot fail */
     }
     return blk_claims_update_all(graph);
@@ -127,6 +128,46 @@ static Error *activate_co(BlockGraph *graph)
         TRY(node_claims_update(node)); /* locks of those that only read */
     }
     return blk_claims_update_all(graph);
+}
+
+/* --- one node and what is below it --- */
+
+static void mark_activated(BlockNode *node)
+{
+    node->activated = true;
+    LIST_FOREACH (edge, &node->children, BlockEdge, in_parent) {
+        mark_activated(edge->node);
+    }
+}
+
+typedef struct NodeCall {
+    BlockNode *node;
+    Error *err;
+} NodeCall;
+
+static void activate_node_co(void *opaque)
+{
+    NodeCall *call = opaque;
+    mark_activated(call->node);
+    call->err = activate_one_co(call->node);
+    if (!call->err) {
+        call->err = node_claims_update(call->node);
+    }
+}
+
+Error *block_node_activate(BlockNode *node)
+{
+    NodeCall call = { .node = node };
+
+    if (!node->graph->inactive || node->activated) {
+        return NULL;
+    }
+    if (co_self()) {
+        activate_node_co(&call);
+    } else {
+        co_run(node->graph->loop, activate_node_co, &call);
+    }
+    return call.err ? error_prefix(call.err, "Could not activate '%s': ", node->name) : NULL;
 }
 
 /* --- for the machine --- */

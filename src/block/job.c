@@ -176,7 +176,7 @@ bool job_pause_point_co(Job *job)
         job->before_pause = job->status;
         set_status(job, job->ready ? JOB_STANDBY : JOB_PAUSED);
         job->busy = false;
-        while (job->pause_count && !job->cancelled) {
+        while (job->pause_count && !shall_end(job)) {
             co_sleep_ns(CLOCK_REALTIME_NS, POLL_NS);
         }
         job->busy = true;
@@ -220,8 +220,11 @@ bool job_error_co(Job *job, BlkOnError policy, bool is_read, int error, bool *re
         return false;
     }
     job->io_status = error == -ENOSPC ? "nospace" : "failed";
-    job->io_stopped = job->user_paused = true;
-    job->pause_count++;
+    job->io_stopped = true;
+    if (!job->user_paused) { /* a command ends this pause too */
+        job->user_paused = true;
+        job->pause_count++;
+    }
     return job_pause_point_co(job);
 }
 
@@ -376,6 +379,10 @@ Error *job_cancel(Job *job, bool force)
     TRY(check_verb(job, "cancel", job->status <= JOB_PENDING));
     job->cancelled = true;
     job->force_cancel |= force;
+    if (job->user_paused) {
+        job->user_paused = job->io_stopped = false;
+        job->pause_count--;
+    }
     leave_pause(job);
     return NULL;
 }

@@ -177,6 +177,19 @@ static Error *commit_prepare_co(CopyJob *c)
                : NULL;
 }
 
+/* With the error policy. *ret_again: the guest may have written meanwhile. */
+static Error *mirror_flush_co(CopyJob *c, bool *ret_again)
+{
+    bool ignore;
+    *ret_again = false;
+    int ret = node_flush_co(c->spec.target);
+    if (ret >= 0) {
+        return NULL;
+    }
+    *ret_again = job_error_co(&c->job, c->spec.on_target_error, false, ret, &ignore);
+    return *ret_again || ignore ? NULL : error_new_errno(ret, "Could not flush the target");
+}
+
 static Error *mirror_run_co(Job *job)
 {
     CopyJob *c = (CopyJob *)job;
@@ -185,15 +198,21 @@ static Error *mirror_run_co(Job *job)
     }
     TRY(mark_initial_co(c));
     for (;;) {
+        bool ending = job->complete_asked || job->cancelled, again = false;
         count_total(c);
         TRY(mirror_round_co(c));
         if (!job_pause_point_co(job)) {
             return NULL;
         }
         count_total(c);
-        TRY(flush_target_co(c));
+        if (!job->ready || ending) {
+            TRY(mirror_flush_co(c, &again));
+        }
+        if (again) {
+            continue;
+        }
         job_set_ready(job);
-        if (job->complete_asked || job->cancelled) {
+        if (ending) {
             return NULL; /* what comes until then is copied in the end */
         }
         job_wait_co(job, READY_POLL_MS * NS_PER_MS);

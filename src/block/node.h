@@ -297,6 +297,7 @@ struct BlockNode {
     char *aio;  /* what files below shall use unless they are told otherwise ("x-aio"); NULL: threads */
     bool open, closing;
     bool inactive;     /* its storage can only be read until the graph is activated; see inactive.c */
+    bool activated;    /* before its graph */
     bool extends;      /* writes beyond the end make it longer */
     bool ends_as_full; /* a format above that needs more than there is has run out of space */
     bool auto_read_only; /* opened for reading only where writing is not possible */

@@ -136,6 +136,47 @@ def test_hand_over():
         assert "failed" not in run(IO, "-r", "-f", fmt, "-c", "read -P 77 20M 64k", "disk")
 
 
+def test_storage_goes_too():
+    """The target exports its own disk while it waits; the source mirrors to it and then migrates."""
+    for fmt in ("raw", "qcow2"):
+        for name in ("mig", "nbd"):
+            if os.path.exists(name):
+                os.unlink(name)
+        paths = {name: os.path.abspath(name) for name in ("mig", "nbd")}
+        for name in ("disk", "other"):
+            run(IMG, "create", "-q", "-f", fmt, name, "32M")
+        with Machine("disk", fmt) as source, Machine("other", fmt, "-incoming", f"unix:{paths['mig']}") as target:
+            writes(source)
+            target.ok("nbd-server-start", addr={"type": "unix", "data": {"path": paths["nbd"]}})
+            target.ok("nbd-server-add", device="d", writable=True)
+            source.ok("drive-mirror", device="d", target=f"nbd+unix:///d?socket={paths['nbd']}", sync="full", format="raw",
+                      mode="existing", job_id="copy")
+            source.wait_event("BLOCK_JOB_READY", device="copy")
+            source.write(98, "20M")
+            source.ok("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+            source.ok("migrate", uri=f"unix:{paths['mig']}")
+            while source.ok("query-migrate")["status"] != "pre-switchover":
+                pass
+            source.ok("block-job-cancel", device="copy")
+            assert "error" not in source.wait_event("BLOCK_JOB_COMPLETED")
+            target.ok("nbd-server-stop")
+            source.ok("migrate-continue", state="pre-switchover")
+            while source.ok("query-migrate")["status"] not in ("completed", "failed"):
+                pass
+            assert source.ok("query-migrate")["status"] == "completed", fmt
+            while target.ok("query-status")["status"] != "running":
+                pass
+            for at, byte in {**expectation(), 20 << 10: 98}.items():
+                out = target.io(f"read -P {byte} {at}k 4k")
+                assert "read 4096" in out and "failed" not in out, (fmt, out)
+            target.write(77, "22M")
+            source.quit()
+            target.quit()
+        if fmt == "qcow2":
+            run(IMG, "check", "-q", "other")
+        assert "failed" not in run(IO, "-r", "-f", fmt, "-c", "read -P 77 22M 64k", "other")
+
+
 def test_flush_by_guest_is_durable():
     """The emulator is killed after a flush."""
     for name in FORMATS:

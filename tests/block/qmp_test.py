@@ -369,7 +369,8 @@ def add_target(m, name, **rules):
     img("create", "-q", "-f", "qcow2", name + ".qcow2", "16M")
     file = {"driver": "file", "filename": name + ".qcow2"}
     if rules:
-        file = {"driver": "blkdebug", "image": file, "inject-error": [{k.replace("_", "-"): v for k, v in rules.items()}]}
+        file = {"driver": "blkdebug", "image": file, "inject-error": [{k.replace("_", "-"): v for k, v in rules.items()}],
+                "set-state": [{"event": rules["event"], "state": 1, "new_state": 2}]}
     m.ok("blockdev-add", driver="qcow2", node_name=name, file=file)
 
 
@@ -498,6 +499,18 @@ def test_error_policies():
             if action == "stop":
                 img("compare", "base.qcow2", "t.qcow2")
             img("check", "t.qcow2")
+    m = Machine(*base)  # the flush before the end: a mirror that was told to end stops once more, and ends when it goes on
+    add_target(m, "t", event="flush_to_disk", errno=5, state=2, once=True)
+    m.ok("blockdev-mirror", job_id="j", device="n0", target="t", sync="full", on_target_error="stop", filter_node_name="top")
+    m.wait_event("BLOCK_JOB_READY", device="j")
+    m.ok("human-monitor-command", command_line='qemu-io top "write -P 7 0 64k"')
+    m.ok("block-job-cancel", device="j")
+    m.wait_event("BLOCK_JOB_ERROR", device="j")
+    m.wait_event("JOB_STATUS_CHANGE", id="j", status="standby")
+    m.ok("block-job-resume", device="j")
+    assert "error" not in m.wait_event("BLOCK_JOB_COMPLETED", device="j")
+    m.quit()
+    img("compare", "base.qcow2", "t.qcow2")
     m = Machine(*base)  # the source fails: another policy, another operation
     m.ok("blockdev-add", driver="blkdebug", node_name="bad", image="n0",
          inject_error=[{"event": "none", "iotype": "read", "once": True}])

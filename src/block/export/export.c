@@ -105,6 +105,7 @@ static Error *export_start(Export *e, KeyValues *opts)
     if (e->writable && e->node->read_only) {
         return error_new("Cannot export read-only node as writable");
     }
+    TRY(block_node_activate(e->node)); /* the source of a migration may write here, or wait for us to */
     TRY(block_root_attach(e->node, "export", CLAIM_READ | (e->writable ? CLAIM_WRITE : 0),
                           CLAIM_ALL & ~CLAIM_RESIZE, &e->root));
     Error *err = take_iothread(e, opts);
