@@ -392,9 +392,23 @@ EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write)
     return lower_check(l, size, write, false);
 }
 
+void lower_move_stack_now(Lower *l, int32_t by)
+{
+    by += l->stack_by;
+    l->stack_by = 0;
+    if (by != 0) {
+        enc_lea(l->hot, l->block->mode64 ? 8 : 4, H_R13, enc_mem(H_R13, by));
+    }
+}
+
+/* Behind the check of a group nothing leaves the block until the next uop that is not its member. */
 void lower_move_stack(Lower *l, int32_t by)
 {
-    enc_lea(l->hot, l->block->mode64 ? 8 : 4, H_R13, enc_mem(H_R13, by));
+    if (l->plan[l->index].group != 0) {
+        l->stack_by += by;
+    } else {
+        lower_move_stack_now(l, by);
+    }
 }
 
 EncRm lower_only_rcx(Lower *l, EncRm mem)

@@ -83,6 +83,33 @@ static void lower_interp_end(Lower *l)
     enc_u32(l->hot, l->block->first_site + site);
 }
 
+/* Neither looks at the guest's rsp nor can leave the block, so that PUSH and POP before it may put off moving rsp. */
+static bool ignores_stack(const Lower *l)
+{
+    const Uop *u = l->u;
+    const AccessPlan *plan = &l->plan[l->index];
+    bool member = plan->group != 0 && !plan->leads, reg_is_rsp = lower_has_reg(u) && (u->reg & 15) == 4;
+    switch (u->kind) {
+    case UOP_NOP:
+    case UOP_BYTES:
+        return true;
+    case UOP_MOVI:
+        return u->reg != 4;
+    case UOP_LEA:
+        return u->reg != 4 && u->base != 4 && u->index != 4;
+    case UOP_OP:
+        return !(u->attr & UA_TRAPS) && !reg_is_rsp && (u->attr & UA_MEM ? member : u->rm != 4);
+    case UOP_PUSH:
+    case UOP_POP:
+        return member && u->reg != 4;
+    case UOP_CALL: /* moves it itself, before anything else */
+    case UOP_RET:
+        return member;
+    default:
+        return false;
+    }
+}
+
 static void lower_uop(Lower *l)
 {
     const Uop *u = l->u;
@@ -296,6 +323,9 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
         l.u = &block->uops[l.index];
         l.had = l.held;
         l.held = (LowerHeld){ 0 };
+        if (l.stack_by != 0 && !ignores_stack(&l)) {
+            lower_move_stack_now(&l, 0);
+        }
         lower_uop(&l);
         if (l.u->record) {
             lower_record(&l);

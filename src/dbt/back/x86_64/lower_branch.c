@@ -103,7 +103,7 @@ static void push_return(Lower *l, uint64_t value)
         enc_mov_imm(a, H_R14, value);
         enc_store(a, size, mem, H_R14);
     }
-    lower_move_stack(l, -(int)size);
+    lower_move_stack_now(l, -(int)size);
 }
 
 /* To the address in r14, by the jump cache. The flags are in the record. */
@@ -128,7 +128,7 @@ void lower_ret(Lower *l)
     const Uop *u = l->u;
     EncRm mem = lower_access_stack(l, 0, u->size, false);
     enc_load(l->hot, u->size, H_R14, mem);
-    lower_move_stack(l, u->size + (int32_t)u->imm);
+    lower_move_stack_now(l, u->size + (int32_t)u->imm);
     jump_indirect(l, false);
 }
 

@@ -22,6 +22,7 @@ typedef struct Lower {
     uint8_t *hot_start;
     bool vec_checked, x87_checked;
     bool ended; /* the current uop has done the next one's work, the block's last */
+    int32_t stack_by; /* guest rsp is to be moved by this yet: members of groups need not wait for it */
     LowerHeld had, held; /* before the current uop, and behind it; who lowers a uop sets held where there is any */
     AccessPlan plan[GROUPS_MAX_UOPS]; /* of each uop */
 } Lower;
@@ -94,6 +95,8 @@ EncRm lower_check(Lower *l, unsigned size, bool write, bool align);
 /* Stack access at guest rsp + disp. */
 EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write);
 void lower_move_stack(Lower *l, int32_t by);
+/* The same, and all that was put off. */
+void lower_move_stack_now(Lower *l, int32_t by);
 /* Frees r14 after a check: the operand is [rcx] alone. */
 EncRm lower_only_rcx(Lower *l, EncRm mem);
 
