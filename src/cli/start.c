@@ -23,7 +23,7 @@
 #include "gdb/gdb.h"
 #include "migration/migration.h"
 #include "migration/snapshot.h"
-#include "monitor/fdset.h"
+#include "core/vm/fdset.h"
 #include "monitor/monitor.h"
 #include "input/input.h"
 #include "net/net.h"
@@ -213,9 +213,6 @@ static MUST_USE Error *wait_for_configuration(Plan *plan, Machine *machine, bool
     }
     if (plan->incoming && strcmp(plan->incoming, "defer")) {
         return error_new("-preconfig and -incoming exclude each other, but for -incoming defer");
-    }
-    if (plan->qtest) {
-        TRY(qtest_start(machine, plan->qtest, plan->qtest_log));
     }
     machine->preconfig = true;
     lock_release(&machine->lock);
@@ -495,6 +492,10 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     TRY(check_memory_backend(plan, machine));
     TRY(make_fdsets(plan, machine));
     TRY(make_chardevs(plan, machine));
+    if (plan->qtest) {
+        /* Before what may fail: a test program that waits for the connection then learns of it at once. */
+        TRY(qtest_start(machine, plan->qtest, plan->qtest_log));
+    }
     TRY(make_drives(plan, machine));
     TRY(make_netdevs(plan, machine));
     TRY(migration_init(machine));
@@ -532,9 +533,6 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     machine_launch_vcpus(machine);
     machine_set_service(machine, "gdbserver", gdb_start);
-    if (plan->qtest && !plan->preconfig) {
-        TRY(qtest_start(machine, plan->qtest, plan->qtest_log));
-    }
     if (plan->gdb) {
         TRY(gdb_start(machine, plan->gdb));
     }

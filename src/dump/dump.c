@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "core/vm/machine.h"
-#include "monitor/fdset.h"
+#include "core/vm/fdset.h"
 #include "schema/qmp_commands.h"
 #include "value/json.h"
 

@@ -18,7 +18,7 @@ static int backlog(const NetAddress *address)
 
 /* --- unix sockets --- */
 
-static MUST_USE Error *unix_address(const NetAddress *address, struct sockaddr_un *un, socklen_t *ret_length)
+Error *net_unix_address(const NetAddress *address, struct sockaddr_un *un, socklen_t *ret_length)
 {
     size_t length = strlen(address->path);
     size_t prefix = address->abstract ? 1 : 0;
@@ -41,7 +41,7 @@ static MUST_USE Error *unix_socket(const NetAddress *address, bool listening, in
     struct sockaddr_un un;
     socklen_t length = 0;
 
-    TRY(unix_address(address, &un, &length));
+    TRY(net_unix_address(address, &un, &length));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         return error_new_errno(errno, "cannot make a socket");
@@ -136,8 +136,7 @@ static char *port_holder(unsigned port)
 
 /* --- internet sockets --- */
 
-static MUST_USE Error *resolve(const NetAddress *address, int type, bool passive, const char *port,
-                               struct addrinfo **ret_list)
+Error *net_resolve(const NetAddress *address, int type, bool passive, const char *port, struct addrinfo **ret_list)
 {
     struct addrinfo hints = {
         .ai_flags = (passive ? AI_PASSIVE : 0) | AI_ADDRCONFIG,
@@ -179,7 +178,7 @@ static int listen_port(const NetAddress *address, const char *port, Error **ret_
     struct addrinfo *list = NULL;
     int fd = -EADDRNOTAVAIL;
 
-    *ret_err = resolve(address, SOCK_STREAM, true, port, &list);
+    *ret_err = net_resolve(address, SOCK_STREAM, true, port, &list);
     if (*ret_err) {
         return -EINVAL;
     }
@@ -241,7 +240,7 @@ static MUST_USE Error *tcp_connect(const NetAddress *address, bool async, int *r
     struct addrinfo *list = NULL;
     int fd = -EINVAL;
 
-    TRY(resolve(address, SOCK_STREAM, false, address->port, &list));
+    TRY(net_resolve(address, SOCK_STREAM, false, address->port, &list));
     for (struct addrinfo *info = list; info && fd < 0; info = info->ai_next) {
         fd = connect_one(info, async);
     }
@@ -277,13 +276,13 @@ Error *net_udp(const NetAddress *local, const NetAddress *remote, int *ret_fd)
 {
     struct addrinfo *to = NULL, *from = NULL;
 
-    TRY(resolve(remote, SOCK_DGRAM, false, remote->port, &to));
+    TRY(net_resolve(remote, SOCK_DGRAM, false, remote->port, &to));
     int fd = socket(to->ai_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     NetAddress own = *local;
     own.only_ipv4 = to->ai_family == AF_INET;
     own.only_ipv6 = to->ai_family == AF_INET6;
     Error *err = fd < 0 ? error_new_errno(errno, "cannot make a UDP socket")
-                        : resolve(&own, SOCK_DGRAM, true, own.port ? own.port : "0", &from);
+                        : net_resolve(&own, SOCK_DGRAM, true, own.port ? own.port : "0", &from);
     if (!err && bind(fd, from->ai_addr, from->ai_addrlen) < 0) {
         err = error_new_errno(errno, "cannot send from %s:%s", own.host ? own.host : "",
                               own.port ? own.port : "0");

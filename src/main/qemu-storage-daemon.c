@@ -19,7 +19,7 @@
 #include "core/dev/dev_qmp.h"
 #include "core/dev/trace.h"
 #include "main/process.h"
-#include "monitor/fdset.h"
+#include "core/vm/fdset.h"
 #include "monitor/monitor.h"
 #include "value/qmp.h"
 

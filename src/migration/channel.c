@@ -13,7 +13,7 @@
 
 #include "io/net.h"
 #include "io/spawn.h"
-#include "monitor/fdset.h"
+#include "core/vm/fdset.h"
 #include "value/keyvalues.h"
 
 struct Channel {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/vm/inlet.h"
+#include "net/announce.h"
 
 #define SERVICE "net"
 enum { WAITING_MAX = 1024, MACS = 256 };
@@ -53,16 +54,34 @@ void net_port_init(NetPort *port, Machine *machine, const char *name, const NetP
     list_append(&net_of(machine)->ports, &port->node);
 }
 
+bool net_congested(const NetPort *port)
+{
+    return port->peer && !g_queue_is_empty(&port->peer->waiting);
+}
+
+static void tell_drained(NetPort *port)
+{
+    if (port && port->ops->drained) {
+        port->ops->drained(port);
+    }
+}
+
 void net_port_flush_waiting(NetPort *port)
 {
-    g_queue_clear_full(&port->waiting, (GDestroyNotify)g_bytes_unref);
+    if (!g_queue_is_empty(&port->waiting)) {
+        g_queue_clear_full(&port->waiting, (GDestroyNotify)g_bytes_unref);
+        tell_drained(port->peer);
+    }
 }
 
 void net_unlink(NetPort *port)
 {
-    if (port->peer) {
-        port->peer->peer = NULL;
-        port->peer = NULL;
+    NetPort *peer = port->peer;
+
+    if (peer) {
+        port->peer = peer->peer = NULL;
+        tell_drained(port);
+        tell_drained(peer);
     }
 }
 
@@ -150,6 +169,9 @@ void net_port_ready(NetPort *port)
         }
         g_queue_pop_head(&port->waiting);
         g_bytes_unref(frame);
+        if (g_queue_is_empty(&port->waiting)) {
+            tell_drained(port->peer);
+        }
     }
 }
 
@@ -244,6 +266,7 @@ char *net_describe(Machine *machine)
 void net_finish(Machine *machine)
 {
     Net *net = machine_service(machine, SERVICE);
+    net_announce_finish(machine);
     if (!net) {
         return;
     }

@@ -19,7 +19,11 @@ typedef struct NetPortOps {
     const char *kind; /* "nic", "user", "hubport", ...: as info network shows it */
     /* Takes a frame, or says false: then net_port_ready() is called when it could. */
     bool (*receive)(NetPort *port, const uint8_t *frame, size_t length);
+    /* The peer took the last of what waited for it, or is gone: net_congested() is false again. May be NULL. */
+    void (*drained)(NetPort *port);
     void (*link_changed)(NetPort *port); /* port->link_down is set; may be NULL */
+    const uint8_t *(*mac)(NetPort *port); /* cards: the address in use; NULL: no card */
+    void (*announce)(NetPort *port);     /* cards: asks the driver to announce itself, if it can; may be NULL */
     char *(*describe)(NetPort *port);    /* the rest of its line in info network; may be NULL */
     void (*destroy)(NetPort *port);      /* frees a back end; NULL for ports that are embedded */
 } NetPortOps;
@@ -42,6 +46,8 @@ Error *net_link(NetPort *a, NetPort *b) MUST_USE;
 void net_unlink(NetPort *port);
 /* Sends a frame to the port's peer; dropped when there is none, or a link is down. */
 void net_send(NetPort *port, const uint8_t *frame, size_t length);
+/* Frames that the port sent wait already: who has more, and can wait, waits for drained(). */
+bool net_congested(const NetPort *port);
 /* The handler of INLET_NET. */
 void net_take(Machine *machine, const char *id, const uint8_t *data, size_t length);
 /* The port can take frames again: delivers what waits. */

@@ -1,4 +1,5 @@
 /* QMP commands about the network. */
+#include "net/announce.h"
 #include "net/net.h"
 #include "schema/qmp_commands.h"
 
@@ -18,4 +19,28 @@ Error *qmp_netdev_del(QmpContext *ctx, const QmpNetdevDelArgs *args, Value **ret
 Error *qmp_set_link(QmpContext *ctx, const QmpSetLinkArgs *args, Value **ret)
 {
     return net_set_link(ctx->machine, args->name, args->up);
+}
+
+Error *qmp_announce_self(QmpContext *ctx, const QmpAnnounceSelfArgs *args, Value **ret)
+{
+    const struct {
+        const char *name;
+        int64_t value, max;
+    } checks[] = {
+        { "initial", args->initial, ANNOUNCE_MS_MAX }, { "max", args->max, ANNOUNCE_MS_MAX },
+        { "rounds", args->rounds, ANNOUNCE_ROUNDS_MAX }, { "step", args->step, ANNOUNCE_STEP_MAX },
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(checks); i++) {
+        if (checks[i].value < 0 || checks[i].value > checks[i].max) {
+            return error_new("%s: %" G_GINT64_FORMAT " is not within 0 to %" G_GINT64_FORMAT, checks[i].name, checks[i].value, checks[i].max);
+        }
+    }
+    AnnounceConf conf = { (uint64_t)args->initial, (uint64_t)args->max, (uint64_t)args->step, (uint64_t)args->rounds };
+    g_autoptr(GPtrArray) cards = g_ptr_array_new();
+    for (size_t i = 0; args->has_interfaces && i < value_length(args->interfaces); i++) {
+        g_ptr_array_add(cards, (void *)value_get_str(value_at(args->interfaces, i)));
+    }
+    g_ptr_array_add(cards, NULL);
+    net_announce(ctx->machine, &conf, args->has_id ? args->id : NULL, args->has_interfaces ? (const char *const *)cards->pdata : NULL);
+    return NULL;
 }

@@ -382,7 +382,13 @@ static char *e1000_describe(NetPort *port)
     const uint8_t *m = e->nic.mac.octet;
     return g_strdup_printf("model=%s,macaddr=%02x:%02x:%02x:%02x:%02x:%02x", e->pci.dev.object.type->name, m[0], m[1], m[2], m[3], m[4], m[5]);
 }
-static const NetPortOps port_ops = { .kind = "nic", .receive = e1000_receive, .link_changed = e1000_link_changed, .describe = e1000_describe };
+
+static const uint8_t *e1000_mac(NetPort *port)
+{
+    return ((E1000 *)port->opaque)->nic.mac.octet;
+}
+static const NetPortOps port_ops = { .kind = "nic", .receive = e1000_receive, .link_changed = e1000_link_changed, .mac = e1000_mac,
+                                     .describe = e1000_describe };
 
 /* --- transmitting --- */
 

@@ -11,10 +11,10 @@
 
 enum { F_MAC = 5, F_MRG_RXBUF = 15, F_STATUS = 16, F_CTRL_VQ = 17, F_CTRL_RX = 18, F_CTRL_VLAN = 19, F_CTRL_RX_EXTRA = 20,
        F_GUEST_ANNOUNCE = 21, F_CTRL_MAC_ADDR = 23, F_MTU = 3, F_SPEED_DUPLEX = 63 };
-enum { HEADER = 10, HEADER_MRG = 12, CONFIG = 24, LINK_UP = 1, DUPLEX_UNKNOWN = 0xff };
+enum { HEADER = 10, HEADER_MRG = 12, CONFIG = 24, LINK_UP = 1, ANNOUNCE = 2, DUPLEX_UNKNOWN = 0xff };
 enum { CTRL_RX = 0, CTRL_MAC = 1, CTRL_VLAN = 2, CTRL_ANNOUNCE = 3 };
 enum { RX_PROMISC = 0, RX_ALLMULTI = 1, RX_ALLUNI = 2, RX_NOMULTI = 3, RX_NOUNI = 4, RX_NOBCAST = 5 };
-enum { MAC_TABLE_SET = 0, MAC_ADDR_SET = 1, VLAN_ADD = 0, VLAN_DEL = 1 };
+enum { MAC_TABLE_SET = 0, MAC_ADDR_SET = 1, VLAN_ADD = 0, VLAN_DEL = 1, ANNOUNCE_ACK = 0 };
 enum { MAC_TABLE = 64, TX_BUDGET = 256, VLANS = 4096 };
 
 typedef struct MacList {
@@ -27,7 +27,8 @@ typedef struct VirtioNet {
     VirtioDevice vdev;
     NicConf nic;
     uint16_t rx_size, tx_size, mtu;
-    bool mrg_rxbuf, ctrl_vq, ctrl_rx, ctrl_vlan, ctrl_mac, status;
+    bool mrg_rxbuf, ctrl_vq, ctrl_rx, ctrl_vlan, ctrl_mac, status, guest_announce;
+    uint8_t announcing; /* the driver was told to announce itself and did not say yet that it did */
     uint32_t speed;
     Virtqueue *rx, *tx, *ctrl;
     Work transmit;
@@ -62,11 +63,11 @@ static bool listed(const MacList *list, const uint8_t *mac)
 
 static bool wanted(const VirtioNet *net, const uint8_t *frame, size_t length)
 {
-    if (length < 14) {
-        return false;
-    }
     if (net->promisc) {
         return true;
+    }
+    if (length < 14) {
+        return false;
     }
     if (virtio_has(&net->vdev, F_CTRL_VLAN) && length >= 18 && ld16_be(frame + 12) == 0x8100) {
         unsigned vlan = ld16_be(frame + 14) & 0xfff;
@@ -164,7 +165,23 @@ static char *describe(NetPort *port)
                            m[3], m[4], m[5]);
 }
 
-static const NetPortOps port_ops = { .kind = "nic", .receive = receive, .link_changed = link_changed, .describe = describe };
+static const uint8_t *current_mac(NetPort *port)
+{
+    return ((VirtioNet *)port->opaque)->mac;
+}
+
+static void announce(NetPort *port)
+{
+    VirtioNet *net = port->opaque;
+
+    if (virtio_ready(&net->vdev) && virtio_has(&net->vdev, F_GUEST_ANNOUNCE) && virtio_has(&net->vdev, F_CTRL_VQ)) {
+        net->announcing = 1;
+        virtio_config_changed(&net->vdev);
+    }
+}
+
+static const NetPortOps port_ops = { .kind = "nic", .receive = receive, .link_changed = link_changed, .mac = current_mac,
+                                     .announce = announce, .describe = describe };
 
 /* --- transmitting: on the main loop, so that a burst goes out at once --- */
 
@@ -267,6 +284,15 @@ static bool control_vlan(VirtioNet *net, uint8_t command, const VirtqElement *el
     return true;
 }
 
+static bool control_announce(VirtioNet *net, uint8_t command)
+{
+    if (command != ANNOUNCE_ACK || !net->announcing) {
+        return false;
+    }
+    net->announcing = 0;
+    return true;
+}
+
 static bool control(VirtioNet *net, const VirtqElement *elem)
 {
     uint8_t head[2];
@@ -280,6 +306,8 @@ static bool control(VirtioNet *net, const VirtqElement *elem)
         return control_mac(net, head[1], elem);
     case CTRL_VLAN:
         return control_vlan(net, head[1], elem);
+    case CTRL_ANNOUNCE:
+        return control_announce(net, head[1]);
     default:
         return false;
     }
@@ -304,7 +332,7 @@ static void get_config(VirtioDevice *vdev, uint8_t *config)
     VirtioNet *net = of_vdev(vdev);
     memset(config, 0, CONFIG);
     memcpy(config, net->mac, 6);
-    st16_le(config + 6, net->nic.port.link_down ? 0 : LINK_UP);
+    st16_le(config + 6, (net->nic.port.link_down ? 0 : LINK_UP) | (net->announcing ? ANNOUNCE : 0));
     st16_le(config + 8, 1);
     st16_le(config + 10, net->mtu);
     st32_le(config + 12, net->speed);
@@ -325,6 +353,7 @@ static void reset(VirtioDevice *vdev)
     work_cancel(&net->transmit);
     net_port_flush_waiting(&net->nic.port);
     memcpy(net->mac, net->nic.mac.octet, 6);
+    net->announcing = 0;
     net->promisc = 1;
     net->allmulti = net->alluni = net->nomulti = net->nouni = net->nobcast = 0;
     net->unicast.count = net->multicast.count = 0;
@@ -372,6 +401,7 @@ static Error *plug(VirtioDevice *vdev)
         vdev->host_features |= net->ctrl_rx ? BIT64(F_CTRL_RX) | BIT64(F_CTRL_RX_EXTRA) : 0;
         vdev->host_features |= net->ctrl_vlan ? BIT64(F_CTRL_VLAN) : 0;
         vdev->host_features |= net->ctrl_mac ? BIT64(F_CTRL_MAC_ADDR) : 0;
+        vdev->host_features |= net->guest_announce ? BIT64(F_GUEST_ANNOUNCE) : 0;
         net->ctrl = virtio_add_queue(vdev, 64, ctrl_notified);
     }
     reset(vdev);
@@ -399,6 +429,7 @@ static const Prop props[] = {
     PROP_BOOL("ctrl_rx", VirtioNet, ctrl_rx, true),
     PROP_BOOL("ctrl_vlan", VirtioNet, ctrl_vlan, true),
     PROP_BOOL("ctrl_mac_addr", VirtioNet, ctrl_mac, true),
+    PROP_BOOL("guest_announce", VirtioNet, guest_announce, true, .help = "the driver announces itself when it is asked to"),
     { 0 },
 };
 
@@ -412,7 +443,7 @@ static const StateField state[] = {
     VIRTIO_STATE(VirtioNet), STATE_BYTES(VirtioNet, mac), STATE_U8(VirtioNet, promisc), STATE_U8(VirtioNet, allmulti),
     STATE_U8(VirtioNet, alluni), STATE_U8(VirtioNet, nomulti), STATE_U8(VirtioNet, nouni), STATE_U8(VirtioNet, nobcast),
     STATE_STRUCT(VirtioNet, unicast, mac_list_state), STATE_STRUCT(VirtioNet, multicast, mac_list_state),
-    STATE_U32_ARRAY(VirtioNet, vlans), STATE_NOT(VirtioNet, frame, "used inside one call"),
+    STATE_U32_ARRAY(VirtioNet, vlans), STATE_U8(VirtioNet, announcing), STATE_NOT(VirtioNet, frame, "used inside one call"),
     STATE_NOT(VirtioNet, transmit, "rescheduled when the machine runs"),
     STATE_NOT(VirtioNet, nic, "configuration"), STATE_NOT(VirtioNet, rx, "a queue"), STATE_NOT(VirtioNet, tx, "a queue"),
     STATE_NOT(VirtioNet, ctrl, "a queue"), { 0 },

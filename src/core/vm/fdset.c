@@ -1,12 +1,10 @@
-#include "monitor/fdset.h"
+#include "core/vm/fdset.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "monitor/monitor_priv.h"
-#include "schema/qmp_commands.h"
 
 typedef struct FdEntry {
     int64_t set; /* of a set, or -1 for a named one */
@@ -121,70 +119,53 @@ int named_fd_take(Machine *machine, const char *name)
     return fd;
 }
 
-static MUST_USE Error *take_sent(QmpContext *ctx, int *ret_fd)
+Error *machine_take_fd(Machine *machine, const char *text, int *ret_fd)
 {
-    *ret_fd = ctx->monitor ? char_take_fd(&ctx->monitor->front) : -1;
-    return *ret_fd < 0 ? error_new("No file descriptor supplied via SCM_RIGHTS") : NULL;
-}
+    char *end;
+    int fd = named_fd_take(machine, text);
 
-Error *qmp_getfd(QmpContext *ctx, const QmpGetfdArgs *args, Value **ret)
-{
-    int fd = -1;
-
-    TRY(take_sent(ctx, &fd));
-    if (g_ascii_isdigit(args->fdname[0])) {
-        close(fd);
-        return error_new("Parameter 'fdname' expects a name not starting with a digit");
+    if (fd < 0) {
+        gint64 number = g_ascii_strtoll(text, &end, 10);
+        if (end == text || *end || number < 0 || number > INT_MAX) {
+            return error_new("there is no file descriptor named '%s'", text);
+        }
+        fd = (int)number;
+        if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+            return error_new("%d is not an open file descriptor", fd);
+        }
     }
-    gint old = find_named(ctx->machine, args->fdname);
-    if (old >= 0) {
-        g_ptr_array_remove_index(entries_of(ctx->machine), (guint)old);
-    }
-    add_entry(ctx->machine, -1, fd, args->fdname);
+    *ret_fd = fd;
     return NULL;
 }
 
-Error *qmp_closefd(QmpContext *ctx, const QmpClosefdArgs *args, Value **ret)
+bool named_fd_close(Machine *machine, const char *name)
 {
-    gint index = find_named(ctx->machine, args->fdname);
-
-    if (index < 0) {
-        return error_new("File descriptor named '%s' not found", args->fdname);
+    gint index = find_named(machine, name);
+    if (index >= 0) {
+        g_ptr_array_remove_index(entries_of(machine), (guint)index);
     }
-    g_ptr_array_remove_index(entries_of(ctx->machine), (guint)index);
-    return NULL;
+    return index >= 0;
 }
 
-Error *qmp_add_fd(QmpContext *ctx, const QmpAddFdArgs *args, Value **ret)
+void named_fd_put(Machine *machine, const char *name, int fd)
 {
-    int64_t set = args->has_fdset_id ? args->fdset_id : -1;
-    int fd = -1;
-
-    if (args->has_fdset_id && set < 0) {
-        return error_new("Parameter 'fdset-id' expects a non-negative value");
-    }
-    TRY(take_sent(ctx, &fd));
-    TRY(fdset_add(ctx->machine, set, fd, args->has_opaque ? args->opaque : NULL, &set));
-    *ret = value_dict();
-    value_put_int(*ret, "fdset-id", set);
-    value_put_int(*ret, "fd", fd);
-    return NULL;
+    named_fd_close(machine, name);
+    add_entry(machine, -1, fd, name);
 }
 
-Error *qmp_remove_fd(QmpContext *ctx, const QmpRemoveFdArgs *args, Value **ret)
+bool fdset_remove(Machine *machine, int64_t set, int64_t fd)
 {
-    GPtrArray *entries = entries_of(ctx->machine);
+    GPtrArray *entries = entries_of(machine);
     bool found = false;
 
     for (guint n = entries->len; n-- > 0;) {
         const FdEntry *entry = g_ptr_array_index(entries, n);
-        if (args->fdset_id >= 0 && entry->set == args->fdset_id && (!args->has_fd || entry->fd == args->fd)) {
+        if (set >= 0 && entry->set == set && (fd < 0 || entry->fd == fd)) {
             g_ptr_array_remove_index(entries, n);
             found = true;
         }
     }
-    g_autofree char *fd = args->has_fd ? g_strdup_printf(", fd:%" G_GINT64_FORMAT, args->fd) : g_strdup("");
-    return found ? NULL : error_new("File descriptor named 'fdset-id:%" G_GINT64_FORMAT "%s' not found", args->fdset_id, fd);
+    return found;
 }
 
 /* The greatest number below `limit` that a set has; -1: none. */
@@ -218,13 +199,13 @@ static Value *set_value(const GPtrArray *entries, int64_t number)
     return set;
 }
 
-Error *qmp_query_fdsets(QmpContext *ctx, const QmpQueryFdsetsArgs *args, Value **ret)
+Value *fdsets_describe(Machine *machine)
 {
-    const GPtrArray *entries = entries_of(ctx->machine);
+    const GPtrArray *entries = entries_of(machine);
+    Value *list = value_list();
 
-    *ret = value_list();
     for (int64_t set = INT64_MAX; (set = next_set(entries, set)) >= 0;) {
-        value_append(*ret, set_value(entries, set));
+        value_append(list, set_value(entries, set));
     }
-    return NULL;
+    return list;
 }
