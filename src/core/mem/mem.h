@@ -218,7 +218,7 @@ typedef struct MemHit {
 void mem_lookup(AddressSpace *as, uint64_t addr, MemHit *ret_hit);
 /* Calls fn for each flat range in address order. */
 void mem_walk(AddressSpace *as, void (*fn)(void *opaque, uint64_t start, const MemHit *hit), void *opaque);
-/* The RAM block that holds a host pointer, or NULL. */
+/* The RAM block that holds a host pointer, or NULL. Any thread; the caller sees to it that the block stays. */
 RamBlock *ram_block_of(MemSystem *mem, const void *host, uint64_t *ret_offset);
 /* I/O access to a looked-up region with its lock taken. */
 MemResult mem_region_load(MemRegion *region, uint64_t offset, unsigned size, uint64_t *ret_value);

@@ -25,12 +25,19 @@ struct AddressSpace {
     ListNode node;
 };
 
+/* All blocks, for readers on any thread. */
+typedef struct RamTable {
+    unsigned count;
+    RamBlock *blocks[];
+} RamTable;
+
 struct MemSystem {
     Lock *machine_lock;
     unsigned update_depth;
     bool changed;
     List spaces, blocks, listeners;
     List retired; /* RamBlock, see ram_block_retire() */
+    RamTable *_Atomic ram_table; /* of both; read inside an rcu section */
     uint64_t next_ram_id;
     void (*code_fn)(void *opaque, RamBlock *block, uint64_t offset, uint64_t length);
     void *code_opaque;
@@ -44,5 +51,7 @@ FlatMap *flat_map_build(const MemRegion *root);
 /* The range that holds addr, or NULL. */
 const FlatRange *flat_map_find(const FlatMap *map, uint64_t addr);
 void mem_changed(MemSystem *mem);
+/* Publishes ram_table anew. */
+void ram_blocks_changed(MemSystem *mem);
 
 #endif

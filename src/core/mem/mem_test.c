@@ -1,5 +1,7 @@
 #include "core/mem/mem.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/rcu.h"
@@ -146,6 +148,46 @@ static void test_own_registers(Fixture *f, gconstpointer data)
     g_assert_cmpuint(f->toy.writes, ==, 0);
 }
 
+typedef struct Seeker {
+    Fixture *f;
+    _Atomic bool end;
+    pthread_t thread;
+} Seeker;
+
+/* As devices' threads do with their requests. What belongs to no block is looked for in all of them. */
+static void *seek(void *opaque)
+{
+    Seeker *seeker = opaque;
+    uint64_t offset;
+    while (!seeker->end) {
+        g_assert_true(ram_block_of(seeker->f->mem, seeker->f->ram->host + 1, &offset) == seeker->f->ram);
+        g_assert_null(ram_block_of(seeker->f->mem, seeker, &offset));
+    }
+    return NULL;
+}
+
+static void test_blocks_come_and_go(Fixture *f, gconstpointer data)
+{
+    enum { OTHERS = 64, ROUNDS = 5000 };
+    Seeker seekers[2] = { { .f = f }, { .f = f } };
+    RamBlock *others[OTHERS];
+
+    for (unsigned n = 0; n < OTHERS; n++) {
+        g_assert_null(ram_block_new(f->mem, "another", 4 * KiB, NULL, &others[n]));
+    }
+    for (unsigned n = 0; n < ARRAY_SIZE(seekers); n++) {
+        pthread_create(&seekers[n].thread, NULL, seek, &seekers[n]);
+    }
+    for (unsigned n = 0; n < ROUNDS; n++) {
+        ram_block_free(others[n % OTHERS]);
+        g_assert_null(ram_block_new(f->mem, "another", 4 * KiB, NULL, &others[n % OTHERS]));
+    }
+    for (unsigned n = 0; n < ARRAY_SIZE(seekers); n++) {
+        seekers[n].end = true;
+        pthread_join(seekers[n].thread, NULL);
+    }
+}
+
 static void test_too_much_ram(Fixture *f, gconstpointer data)
 {
     RamBlock *block;
@@ -165,6 +207,7 @@ int main(int argc, char **argv)
     TEST("narrow", test_narrow, &toy_ops_wide);
     TEST("rom-and-dirty", test_rom_and_dirty, NULL);
     TEST("own-registers", test_own_registers, NULL);
+    TEST("blocks-come-and-go", test_blocks_come_and_go, NULL);
     TEST("too-much-ram", test_too_much_ram, NULL);
     return g_test_run();
 }

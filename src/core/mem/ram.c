@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/rcu.h"
 
 /* Large pages make first touches cheap; the alignment lets the host use them. */
 #define RAM_ALIGN (2 * MiB)
@@ -108,6 +109,29 @@ static Error *advise(const char *name, void *host, uint64_t size, const RamOptio
     return NULL;
 }
 
+void ram_blocks_changed(MemSystem *mem)
+{
+    List *const lists[] = { &mem->blocks, &mem->retired };
+    unsigned count = 0;
+
+    for (size_t n = 0; n < ARRAY_SIZE(lists); n++) {
+        LIST_FOREACH (block, lists[n], RamBlock, node) {
+            count++;
+        }
+    }
+    RamTable *table = g_malloc(sizeof(RamTable) + count * sizeof(RamBlock *));
+    table->count = 0;
+    for (size_t n = 0; n < ARRAY_SIZE(lists); n++) {
+        LIST_FOREACH (block, lists[n], RamBlock, node) {
+            table->blocks[table->count++] = block;
+        }
+    }
+    RamTable *old = atomic_exchange(&mem->ram_table, table);
+    if (old) {
+        rcu_call(g_free, old);
+    }
+}
+
 Error *ram_block_new(MemSystem *mem, const char *name, uint64_t size, const RamOptions *options,
                      RamBlock **ret_block)
 {
@@ -159,6 +183,7 @@ Error *ram_block_new(MemSystem *mem, const char *name, uint64_t size, const RamO
     mem->next_ram_id += ALIGN_UP(size, RAM_ALIGN);
     block->flags = g_malloc0(size >> MEM_PAGE_BITS);
     list_append(&mem->blocks, &block->node);
+    ram_blocks_changed(mem);
     *ret_block = block;
     return NULL;
 }
@@ -169,6 +194,7 @@ void ram_block_free(RamBlock *block)
         return;
     }
     list_remove(&block->node);
+    ram_blocks_changed(block->mem);
     ram_block_unref(block);
 }
 
@@ -189,7 +215,7 @@ void ram_block_unref(RamBlock *block)
     }
     g_free((void *)block->flags);
     g_free(block->name);
-    g_free(block);
+    rcu_call(g_free, block); /* ram_block_of() may look at it */
 }
 
 void ram_block_retire(RamBlock *block)
@@ -203,6 +229,7 @@ void ram_block_retire(RamBlock *block)
     }
     list_remove(&block->node);
     list_append(&block->mem->retired, &block->node);
+    ram_blocks_changed(block->mem);
 }
 
 RamBlock *ram_block_next(MemSystem *mem, RamBlock *after)
@@ -214,16 +241,19 @@ RamBlock *ram_block_next(MemSystem *mem, RamBlock *after)
 RamBlock *ram_block_of(MemSystem *mem, const void *host, uint64_t *ret_offset)
 {
     const uint8_t *p = host;
-    List *const lists[] = { &mem->blocks, &mem->retired };
-    for (size_t n = 0; n < ARRAY_SIZE(lists); n++) {
-        LIST_FOREACH (block, lists[n], RamBlock, node) {
-            if (p >= block->host && p < block->host + block->size) {
-                *ret_offset = (uint64_t)(p - block->host);
-                return block;
-            }
+    RamBlock *found = NULL;
+
+    rcu_read_enter();
+    const RamTable *table = atomic_load(&mem->ram_table);
+    for (unsigned n = 0; table && !found && n < table->count; n++) {
+        RamBlock *block = table->blocks[n];
+        if (p >= block->host && p < block->host + block->size) {
+            *ret_offset = (uint64_t)(p - block->host);
+            found = block;
         }
     }
-    return NULL;
+    rcu_read_leave();
+    return found;
 }
 
 void mem_set_code_listener(MemSystem *mem,

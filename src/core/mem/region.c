@@ -32,6 +32,7 @@ void mem_system_free(MemSystem *mem)
     LIST_FOREACH_SAFE (block, &mem->blocks, RamBlock, node) {
         ram_block_free(block);
     }
+    rcu_call(g_free, atomic_exchange(&mem->ram_table, NULL));
     g_free(mem);
 }
 
