@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +17,7 @@
 #include "io/spawn.h"
 #include "core/vm/fdset.h"
 #include "value/keyvalues.h"
+#include "value/value.h"
 
 struct Channel {
     int fd;
@@ -182,6 +185,29 @@ bool channel_has_input(const Channel *channel)
     return !channel->tls && poll(&fd, 1, 0) > 0 && (fd.revents & POLLIN);
 }
 
+Error *channel_accept(Channel *first, int listener, Channel **ret_channel)
+{
+    struct pollfd fds[] = { { .fd = listener, .events = POLLIN }, { .fd = first->cancel[0], .events = POLLIN },
+                            { .fd = first->fd, .events = POLLRDHUP } };
+
+    for (;;) {
+        if (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno != EINTR) {
+            return error_new_errno(errno, "cannot wait for a connection");
+        }
+        int fd = fds[0].revents ? accept4(listener, NULL, NULL, SOCK_CLOEXEC) : -1;
+        if (fd >= 0) {
+            *ret_channel = channel_of_fd(fd);
+            return NULL;
+        }
+        if (fds[1].revents) {
+            return error_new("cancelled");
+        }
+        if (fds[2].revents) {
+            return error_new("the source is gone before all its connections were there");
+        }
+    }
+}
+
 void channel_drain(Channel *channel)
 {
     char scratch[4096];
@@ -294,6 +320,11 @@ static MUST_USE Error *tcp_address(char *text, NetAddress *ret_address)
     return NULL;
 }
 
+bool channel_takes_many(const char *uri)
+{
+    return g_str_has_prefix(uri, "tcp:") || g_str_has_prefix(uri, "unix:");
+}
+
 typedef enum Scheme { SCHEME_TCP, SCHEME_UNIX, SCHEME_FD, SCHEME_EXEC, SCHEME_FILE } Scheme;
 
 static MUST_USE Error *parse_uri(const char *uri, Scheme *ret_scheme, const char **ret_rest)
@@ -344,6 +375,34 @@ Error *channel_open_out(Machine *machine, const char *uri, Channel **ret_channel
     TRY(net_connect(&address, false, &fd));
     *ret_channel = channel_of_fd(fd);
     return NULL;
+}
+
+struct Value *channel_address(int listener)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_un local;
+        struct sockaddr_storage room;
+    } address = { 0 };
+    socklen_t length = sizeof(address);
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+
+    if (getsockname(listener, &address.any, &length) < 0) {
+        return NULL;
+    }
+    if (address.any.sa_family != AF_UNIX &&
+        getnameinfo(&address.any, length, host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV)) {
+        return NULL;
+    }
+    struct Value *value = value_dict();
+    value_put_str(value, "type", address.any.sa_family == AF_UNIX ? "unix" : "inet");
+    if (address.any.sa_family == AF_UNIX) {
+        value_put_str(value, "path", address.local.sun_path);
+    } else {
+        value_put_str(value, "host", host);
+        value_put_str(value, "port", port);
+    }
+    return value;
 }
 
 Error *channel_open_in(Machine *machine, const char *uri, Channel **ret_channel, int *ret_listener)

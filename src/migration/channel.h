@@ -13,11 +13,14 @@
 
 typedef struct Channel Channel;
 
+/* Whether several connections can be made there. */
+bool channel_takes_many(const char *uri);
 /* A connection to somewhere; blocks while it connects. */
 Error *channel_open_out(Machine *machine, const char *uri, Channel **ret_channel) MUST_USE;
 /* What can be opened at once; for tcp: and unix: a listening descriptor instead of a channel. */
 Error *channel_open_in(Machine *machine, const char *uri, Channel **ret_channel, int *ret_listener) MUST_USE;
 Channel *channel_of_fd(int fd); /* takes it */
+struct Value *channel_address(int listener); /* as QMP's SocketAddress; NULL: it cannot be had */
 /*
  * Encrypts what follows; on the thread that moves the stream, waits for the handshake. The machine's lock is taken for the
  * question who may come in.
@@ -34,6 +37,8 @@ Error *channel_write(void *opaque, const void *data, size_t length) MUST_USE;
 Error *channel_read(void *opaque, void *data, size_t length) MUST_USE;
 /* Whether the other side has said something that was not read yet; false where that cannot be known (TLS). */
 bool channel_has_input(const Channel *channel);
+/* Waits for one more connection; fails when `first`, the one that it belongs to, is cancelled or is closed by the other side. */
+Error *channel_accept(Channel *first, int listener, Channel **ret_channel) MUST_USE;
 /* Reads and forgets what comes until the other side closes. */
 void channel_drain(Channel *channel);
 /* All was written: a file's data reach the disk, a command ends well. */

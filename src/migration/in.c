@@ -9,6 +9,7 @@
 #include "base/endian.h"
 #include "block/backend.h"
 #include "migration/migration_priv.h"
+#include "migration/multifd.h"
 
 struct MigrationIn {
     Migration *migration;
@@ -19,6 +20,7 @@ struct MigrationIn {
     StreamReader reader;
     MigrationTls tls;
     StateLoader *loader;
+    MultifdIn *multifd;
     pthread_t thread;
     bool thread_made, cancelled;
     MainCall call;
@@ -115,6 +117,30 @@ static void give_back_disks(void *opaque)
     error_free(block_graph_set_active(machine_service(in->machine, BLOCK_SERVICE), false));
 }
 
+/* Records that the loader leaves to us. */
+static Error *read_more(void *opaque, StreamReader *r)
+{
+    MigrationIn *in = opaque;
+
+    switch (r->kind) {
+    case RECORD_CHANNELS:
+        if (in->multifd) {
+            return error_new("the saved state is damaged: connections of multifd twice");
+        }
+        return multifd_in_new(in->machine, state_loader_ram(in->loader), r, in->channel, in->listener, &in->tls, &in->multifd);
+    case RECORD_SYNC:
+        return in->multifd ? multifd_in_sync(in->multifd, r) : error_new("the saved state is damaged: a sync without multifd");
+    default:
+        return error_new("the saved state is damaged: a record of kind %u has no place there", r->kind);
+    }
+}
+
+static Error *check_more(void *opaque)
+{
+    MigrationIn *in = opaque;
+    return in->multifd ? multifd_in_check(in->multifd) : NULL;
+}
+
 static MUST_USE Error *load(MigrationIn *in)
 {
     Machine *machine = in->machine;
@@ -151,6 +177,7 @@ static void *thread_main(void *opaque)
 static MUST_USE Error *begin(MigrationIn *in)
 {
     in->loader = state_loader_new(in->machine);
+    state_loader_set_more(in->loader, &(StateLoaderMore) { read_more, check_more, in });
     if (in->migration->caps.dirty_bitmaps) {
         state_loader_want_bitmaps(in->loader);
     }
@@ -164,10 +191,17 @@ static MUST_USE Error *begin(MigrationIn *in)
     return NULL;
 }
 
+static void stop_waiting(MigrationIn *in)
+{
+    if (in->source) {
+        loop_del_fd(g_steal_pointer(&in->source));
+    }
+}
+
 static void stop_listening(MigrationIn *in)
 {
+    stop_waiting(in);
     if (in->listener >= 0) {
-        loop_del_fd(g_steal_pointer(&in->source));
         close(in->listener);
         in->listener = -1;
     }
@@ -181,7 +215,11 @@ static void connected(void *opaque, unsigned events)
     if (fd < 0) {
         return; /* gone again */
     }
-    stop_listening(in);
+    if (in->migration->caps.multifd) { /* the thread takes the others */
+        stop_waiting(in);
+    } else {
+        stop_listening(in);
+    }
     in->channel = channel_of_fd(fd);
     in->err = begin(in);
     if (in->err) {
@@ -217,6 +255,17 @@ Error *migration_in_start(Migration *migration, const char *uri)
     return err;
 }
 
+Value *migration_in_addresses(const Migration *migration)
+{
+    Value *address = migration->in && migration->in->listener >= 0 ? channel_address(migration->in->listener) : NULL;
+    Value *list = address ? value_list() : NULL;
+
+    if (list) {
+        value_append(list, address);
+    }
+    return list;
+}
+
 void migration_in_yank(Migration *migration)
 {
     if (migration->in && migration->in->channel) {
@@ -232,7 +281,7 @@ void migration_in_free(Migration *migration)
         return;
     }
     migration->in = NULL;
-    stop_listening(in);
+    stop_waiting(in);
     if (in->thread_made) {
         in->cancelled = true;
         channel_cancel(in->channel);
@@ -244,6 +293,8 @@ void migration_in_free(Migration *migration)
     }
     work_fini(&in->done);
     main_call_fini(&in->call);
+    multifd_in_free(in->multifd);
+    stop_listening(in);
     if (in->reader.record) {
         stream_reader_fini(&in->reader);
     }

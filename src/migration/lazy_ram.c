@@ -158,6 +158,11 @@ int lazy_ram_add(LazyRam *ram, RamBlock *block, const uint8_t *missing)
     return 0;
 }
 
+bool lazy_ram_has(const LazyRam *ram, const RamBlock *block)
+{
+    return lazy_block_of(ram, block) != NULL;
+}
+
 bool lazy_ram_is_present(LazyRam *ram, const RamBlock *block, uint64_t page)
 {
     const LazyBlock *lazy = lazy_block_of(ram, block);

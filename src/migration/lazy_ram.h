@@ -56,6 +56,8 @@ Error *lazy_ram_start(LazyRam *ram) MUST_USE;
 /* Any thread. Pages that are there already keep what they have. data: page aligned or not, no guest memory. */
 void lazy_ram_place(LazyRam *ram, RamBlock *block, uint64_t first, uint64_t count, const void *data);
 void lazy_ram_place_zero(LazyRam *ram, RamBlock *block, uint64_t first, uint64_t count);
+/* Whether the block was added. Any thread, after the start. */
+bool lazy_ram_has(const LazyRam *ram, const RamBlock *block);
 /* Whether the page has been placed or was never missing. */
 bool lazy_ram_is_present(LazyRam *ram, const RamBlock *block, uint64_t page);
 

@@ -118,6 +118,7 @@ struct StateLoader {
     int64_t virtual_ns;
     RunState state;
     bool machine_seen, clock_seen, answers, wants_bitmaps;
+    StateLoaderMore more;
 };
 
 static void loaded_device_free(void *opaque)
@@ -279,7 +280,12 @@ static MUST_USE Error *read_record(StateLoader *loader, StreamReader *r)
     case RECORD_UUID:
         return read_uuid(loader, r);
     case RECORD_RAM_PACKED:
+    case RECORD_RAM_ZSTD:
         return ram_loader_packed(&loader->ram, r);
+    default:
+        if (r->kind <= RECORD_LAST && loader->more.record) {
+            return loader->more.record(loader->more.opaque, r);
+        }
     }
     return error_new("the saved state has a record of kind %u, which this program does not know", r->kind);
 }
@@ -289,12 +295,25 @@ Error *state_loader_read(StateLoader *loader, StreamReader *r)
     TRY(stream_read_header(r));
     do {
         TRY(stream_next(r));
+        if (loader->more.check) {
+            TRY(loader->more.check(loader->more.opaque));
+        }
         TRY(read_record(loader, r));
         if (r->at != r->end) {
             return error_new("the saved state is damaged: record %u is too long", r->number - 1);
         }
     } while (r->kind != RECORD_END);
     return loader->clock_seen ? NULL : error_new("the saved state is damaged: it has no clock");
+}
+
+void state_loader_set_more(StateLoader *loader, const StateLoaderMore *more)
+{
+    loader->more = *more;
+}
+
+RamLoader *state_loader_ram(StateLoader *loader)
+{
+    return &loader->ram;
 }
 
 void state_loader_want_bitmaps(StateLoader *loader)

@@ -17,6 +17,9 @@ typedef enum MigrationStatus {
     MIGRATION_CANCELLING,
     MIGRATION_CANCELLED,
     MIGRATION_ACTIVE,
+    MIGRATION_POSTCOPY_ACTIVE,
+    MIGRATION_POSTCOPY_PAUSED,
+    MIGRATION_POSTCOPY_RECOVER,
     MIGRATION_PRE_SWITCHOVER,
     MIGRATION_DEVICE,
     MIGRATION_COMPLETED,
@@ -30,11 +33,18 @@ typedef struct MigrationParams {
     int64_t throttle_trigger, throttle_initial, throttle_increment, max_throttle; /* percent */
     bool throttle_tailslow;
     int64_t compress_level; /* of zlib */
+    PackMethod multifd_compression;
+    int64_t multifd_channels, multifd_zlib_level, multifd_zstd_level;
+    int64_t xbzrle_cache_size;      /* bytes, a power of two */
+    int64_t max_postcopy_bandwidth; /* bytes a second that nobody asked for, 0: no limit */
+    int64_t announce_initial, announce_max, announce_step, announce_rounds; /* ms, ms, ms, times */
     Value *bitmap_mapping; /* of the capability dirty-bitmaps; NULL: by their names */
 } MigrationParams;
 
 typedef struct MigrationCaps {
     bool auto_converge, events, return_path, pause_before_switchover, late_block_activate, dirty_bitmaps, validate_uuid, compress;
+    bool multifd, xbzrle, postcopy, ignore_shared;
+    bool postcopy_preempt; /* wanted pages go ahead of all others in any case */
 } MigrationCaps;
 
 typedef struct MigrationOut MigrationOut;
@@ -45,6 +55,11 @@ typedef struct MigrationStats {
     uint64_t total, remaining, transferred;        /* bytes */
     uint64_t zero_pages, data_pages, dirty_rate;   /* pages, pages, pages a second */
     uint64_t passes;
+    uint64_t multifd_bytes, downtime_bytes, postcopy_bytes, postcopy_requests;
+    bool has_xbzrle;
+    uint64_t xbzrle_size;
+    XbzrleStats xbzrle;
+    double xbzrle_miss_rate, xbzrle_encoding_rate; /* of the last pass */
     double mbps;
     int64_t start_ms, total_ms, setup_ms, downtime_ms, expected_downtime_ms;
     unsigned throttle;
@@ -63,6 +78,7 @@ typedef struct Migration {
     MigrationOut *out; /* under way */
     MigrationIn *in;
     bool in_started;
+    bool outgoing; /* what status and stats tell of */
     bool snapshot; /* one is being made or loaded */
     struct MemorySnapshot *memory; /* memory_snapshot.c; NULL: none */
 } Migration;
@@ -71,6 +87,9 @@ Migration *migration_of(Machine *machine);
 /* Machine lock. Emits MIGRATION when that is wanted. */
 void migration_set_status(Migration *migration, MigrationStatus status);
 bool migration_busy(const Migration *migration);
+
+/* params.c */
+void migration_params_init(MigrationParams *params);
 
 /* tls.c */
 typedef struct MigrationTls {
@@ -104,6 +123,7 @@ void migration_out_free(Migration *migration); /* waits for the thread */
 /* in.c */
 Error *migration_in_start(Migration *migration, const char *uri) MUST_USE;
 void migration_in_free(Migration *migration);
+Value *migration_in_addresses(const Migration *migration); /* where it listens; NULL: it does not. The caller's */
 void migration_in_yank(Migration *migration);
 
 /* main_call.c: what the thread of a migration has the main loop do, with the machine lock held, and waits for. */

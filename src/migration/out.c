@@ -6,127 +6,91 @@
 
 #include "base/endian.h"
 #include "block/backend.h"
-#include "migration/migration_priv.h"
+#include "migration/out_priv.h"
 
 /* Bandwidth is given out in slices of this length. */
 #define SLICE_NS (50 * NS_PER_MS)
 enum { UNLIMITED_SLICE = 64 * MiB };
 
-struct MigrationOut {
-    Migration *migration;
-    Machine *machine;
-    Channel *channel;
-    StreamWriter writer;
-    MigrationTls tls;
-    RamSaver *saver;
-    pthread_t thread;
-    bool thread_made;
-    _Atomic bool cancelled;
-    Error *err;
-    Work done; /* scheduled by the thread as its last act */
-    MainCall call;
-    pthread_mutex_t mutex; /* of go_on */
-    pthread_cond_t cond;
-    bool go_on;
-    /* main loop */
-    bool stopped;      /* the machine stands still for us */
-    RunState state;    /* before that */
-    int64_t stopped_at;
-    GByteArray *devices; /* their records */
-    /* measuring */
-    int64_t measured_at, synced_at;
-    uint64_t measured_bytes, synced_bytes;
-    double bandwidth;  /* bytes a second */
-    int64_t naps;
-};
-
-static int64_t now_ns(const MigrationOut *out)
-{
-    return clock_now(out->machine->clocks, CLOCK_REALTIME_NS);
-}
-
-static void set_status(MigrationOut *out, MigrationStatus status)
-{
-    lock_acquire(&out->machine->lock);
-    if (out->migration->status != MIGRATION_CANCELLING) {
-        migration_set_status(out->migration, status);
-    }
-    lock_release(&out->machine->lock);
-}
-
-/* --- statistics --- */
-
-static void update_stats(MigrationOut *out)
-{
-    MigrationStats *stats = &out->migration->stats;
-    int64_t now = now_ns(out);
-
-    stats->remaining = out->saver->left * MEM_PAGE_SIZE;
-    stats->transferred = out->writer.bytes;
-    stats->zero_pages = out->saver->zero_pages;
-    stats->data_pages = out->saver->data_pages;
-    if (now - out->measured_at >= 100 * NS_PER_MS) {
-        double seconds = (double)(now - out->measured_at) / NS_PER_SEC;
-        out->bandwidth = (double)(out->writer.bytes - out->measured_bytes) / seconds;
-        stats->mbps = out->bandwidth * 8 / 1e6;
-        out->measured_at = now;
-        out->measured_bytes = out->writer.bytes;
-    }
-    if (out->bandwidth > 0) {
-        stats->expected_downtime_ms = (int64_t)((double)stats->remaining / out->bandwidth * 1000);
-    }
-}
-
-/* --- auto-converge: the guest gets less of the CPUs' time --- */
-
-/* More than the trigger's share of what was sent was written again: slow down further. */
-static void consider_throttle(MigrationOut *out, uint64_t dirtied)
-{
-    const MigrationParams *params = &out->migration->params;
-    MigrationStats *stats = &out->migration->stats;
-    uint64_t sent = out->writer.bytes - out->synced_bytes;
-
-    if (!out->migration->caps.auto_converge || stats->passes < 2 ||
-        dirtied * MEM_PAGE_SIZE * 100 < sent * (uint64_t)params->throttle_trigger) {
-        return;
-    }
-    unsigned next = stats->throttle ? stats->throttle + (unsigned)params->throttle_increment
-                                    : (unsigned)params->throttle_initial;
-    stats->throttle = MIN(next, (unsigned)params->max_throttle);
-}
-
 /* --- the thread's steps --- */
 
-static MUST_USE Error *check_cancelled(const MigrationOut *out)
+Error *out_check_cancelled(const MigrationOut *out)
 {
     return out->cancelled ? error_new("cancelled") : NULL;
+}
+
+/* The other connections, when there are to be any; they are not cancelled meanwhile. */
+static MUST_USE Error *set_up_multifd(MigrationOut *out)
+{
+    const MigrationParams *params = &out->migration->params;
+    int64_t level = params->multifd_compression == PACK_ZSTD ? params->multifd_zstd_level : params->multifd_zlib_level;
+    MultifdOptions options = { .uri = out->uri, .channels = (unsigned)params->multifd_channels,
+                               .packing = { .method = params->multifd_compression, .level = (int)level } };
+
+    if (!out->migration->caps.multifd) {
+        return NULL;
+    }
+    pthread_mutex_lock(&out->mutex);
+    out->multifd = multifd_out_new(out->machine, out->saver, &out->tls);
+    pthread_mutex_unlock(&out->mutex);
+    TRY(out_check_cancelled(out));
+    return multifd_out_connect(out->multifd, &out->writer, &options);
 }
 
 static MUST_USE Error *set_up(MigrationOut *out)
 {
     Machine *machine = out->machine;
-    int64_t start = now_ns(out);
+    const MigrationCaps *caps = &out->migration->caps;
+    int64_t start = out_now_ns(out);
 
     TRY(stream_write_header(&out->writer));
     lock_acquire(&machine->lock);
     out->saver = ram_saver_new(machine, true);
-    out->saver->pack_level = out->migration->caps.compress ? (int)out->migration->params.compress_level : 0;
+    if (caps->ignore_shared) {
+        ram_saver_skip_shared(out->saver);
+    }
+    out->saver->packing = (RamPacking) { .method = caps->compress ? PACK_ZLIB : PACK_NONE, .level = (int)out->migration->params.compress_level };
     Error *err = out->cancelled ? NULL : state_write_machine(machine, &out->writer);
-    if (!err && out->migration->caps.validate_uuid) {
+    if (!err && caps->validate_uuid) {
         err = state_write_uuid(machine, &out->writer);
     }
     lock_release(&machine->lock);
     TRY(err);
+    TRY(set_up_multifd(out));
     out->migration->stats.total = out->saver->total * MEM_PAGE_SIZE;
-    out->migration->stats.setup_ms = (now_ns(out) - start) / NS_PER_MS;
-    out->measured_at = out->synced_at = now_ns(out);
-    return check_cancelled(out);
+    out->migration->stats.setup_ms = (out_now_ns(out) - start) / NS_PER_MS;
+    out->measured_at = out->synced_at = out_now_ns(out);
+    return out_check_cancelled(out);
+}
+
+/* From the second pass on, since the first one knows no page yet. It may get another size while it goes on. */
+static MUST_USE Error *set_up_xbzrle(MigrationOut *out)
+{
+    uint64_t bytes = (uint64_t)out->migration->params.xbzrle_cache_size;
+
+    if (!out->migration->caps.xbzrle || (out->xbzrle && xbzrle_cache_bytes(out->xbzrle) == bytes)) {
+        return NULL;
+    }
+    Xbzrle *fresh;
+    TRY(xbzrle_new(bytes, &fresh));
+    if (out->xbzrle) {
+        *xbzrle_stats(fresh) = *xbzrle_stats(out->xbzrle);
+    }
+    xbzrle_free(out->xbzrle);
+    out->xbzrle = out->saver->packing.xbzrle = fresh;
+    return NULL;
+}
+
+/* What was sent so far comes before what follows. */
+static MUST_USE Error *end_pass(MigrationOut *out)
+{
+    return out->multifd ? multifd_out_sync(out->multifd, &out->writer) : NULL;
 }
 
 static void sync_dirty(MigrationOut *out)
 {
     Migration *migration = out->migration;
-    int64_t now = now_ns(out);
+    int64_t now = out_now_ns(out);
 
     lock_acquire(&out->machine->lock);
     uint64_t found = ram_saver_sync(out->saver);
@@ -138,9 +102,10 @@ static void sync_dirty(MigrationOut *out)
     lock_release(&out->machine->lock);
     double seconds = (double)MAX(now - out->synced_at, NS_PER_MS) / NS_PER_SEC;
     migration->stats.dirty_rate = (uint64_t)((double)found / seconds);
-    consider_throttle(out, found);
+    out_consider_throttle(out, found);
+    out_end_xbzrle_pass(out);
     out->synced_at = now;
-    out->synced_bytes = out->writer.bytes;
+    out->synced_bytes = out_bytes(out);
 }
 
 /* Bytes that may be sent with the machine stopped. */
@@ -150,7 +115,7 @@ static uint64_t allowed_rest(const MigrationOut *out)
     return (uint64_t)(out->bandwidth * seconds);
 }
 
-static MUST_USE Error *read_refusal(MigrationOut *out, uint8_t message)
+Error *out_read_refusal(MigrationOut *out, uint8_t message)
 {
     uint8_t bytes[4];
     char text[MSG_TEXT_MAX + 1];
@@ -174,7 +139,7 @@ static MUST_USE Error *agree(MigrationOut *out)
     uint8_t message, go = MSG_GO;
 
     TRY(channel_read(out->channel, &message, 1));
-    return message == MSG_READY ? channel_write(out->channel, &go, 1) : read_refusal(out, message);
+    return message == MSG_READY ? channel_write(out->channel, &go, 1) : out_read_refusal(out, message);
 }
 
 /* What the destination says before the end can only be that it refuses. */
@@ -186,43 +151,53 @@ static MUST_USE Error *check_refused(MigrationOut *out)
         return NULL;
     }
     TRY(channel_read(out->channel, &message, 1));
-    return read_refusal(out, message);
+    return out_read_refusal(out, message);
 }
 
-/* One slice, then a pause if it was sent before its time was over. */
+void out_pace(MigrationOut *out, int64_t start, uint64_t bytes, const int64_t *limit)
+{
+    int64_t rate = *limit, due = rate ? (int64_t)((double)bytes / (double)rate * NS_PER_SEC) : 0;
+
+    while (!out->cancelled && out_now_ns(out) - start < due && *limit == rate) {
+        g_usleep((gulong)MIN(due - (out_now_ns(out) - start), 10 * NS_PER_MS) / 1000 + 1);
+    }
+}
+
+static MUST_USE Error *send_pages(MigrationOut *out, uint64_t budget)
+{
+    return out->multifd ? multifd_out_send(out->multifd, budget) : ram_saver_send(out->saver, &out->writer, budget);
+}
+
+/* One slice, then a pause if it was sent before its time was over; it may have been larger than it should, since a record is never cut. */
 static MUST_USE Error *send_slice(MigrationOut *out)
 {
-    int64_t limit = out->migration->params.max_bandwidth, start = now_ns(out);
+    int64_t limit = out->migration->params.max_bandwidth, start = out_now_ns(out);
     uint64_t budget = limit ? MAX((uint64_t)limit * SLICE_NS / NS_PER_SEC, 1u) : UNLIMITED_SLICE;
-    uint64_t before = out->writer.bytes;
+    uint64_t before = out_bytes(out);
 
     migration_throttle(out->machine, &out->naps, out->migration->stats.throttle);
-    TRY(ram_saver_send(out->saver, &out->writer, budget));
-    if (limit) {
-        /* A record may be larger than the budget: the pause is for what was really sent. */
-        int64_t due = (int64_t)((double)(out->writer.bytes - before) / (double)limit * NS_PER_SEC);
-        while (!out->cancelled && now_ns(out) - start < due && out->migration->params.max_bandwidth == limit) {
-            g_usleep((gulong)MIN(due - (now_ns(out) - start), 10 * NS_PER_MS) / 1000 + 1);
-        }
-    }
-    update_stats(out);
+    TRY(set_up_xbzrle(out));
+    TRY(send_pages(out, budget));
+    out_pace(out, start, out_bytes(out) - before, &out->migration->params.max_bandwidth);
+    out_update_stats(out);
     TRY(check_refused(out));
-    return check_cancelled(out);
+    return out_check_cancelled(out);
 }
 
 /* RAM until the rest may be sent with the machine stopped. */
 static MUST_USE Error *send_live(MigrationOut *out)
 {
-    int64_t start = now_ns(out);
+    int64_t start = out_now_ns(out);
 
     while (out->saver->left > 0) {
         TRY(send_slice(out));
     }
     /* A short first pass leaves the average only. */
-    out->bandwidth = MAX(out->bandwidth, (double)out->writer.bytes / ((double)(now_ns(out) - start + 1) / NS_PER_SEC));
+    out->bandwidth = MAX(out->bandwidth, (double)out_bytes(out) / ((double)(out_now_ns(out) - start + 1) / NS_PER_SEC));
     for (;;) {
+        TRY(end_pass(out));
         sync_dirty(out);
-        update_stats(out);
+        out_update_stats(out);
         if (out->saver->left * MEM_PAGE_SIZE <= allowed_rest(out)) {
             return NULL;
         }
@@ -243,7 +218,7 @@ static void stop_machine(void *opaque)
         return;
     }
     out->stopped = true;
-    out->stopped_at = now_ns(out);
+    out->stopped_at = out_now_ns(out);
     out->state = machine_hold(machine, RUN_STATE_FINISH_MIGRATE);
 }
 
@@ -301,11 +276,11 @@ static void finished(void *opaque)
     Migration *migration = out->migration;
     MigrationStats *stats = &migration->stats;
 
-    stats->total_ms = now_ns(out) / NS_PER_MS - stats->start_ms;
+    stats->total_ms = out_now_ns(out) / NS_PER_MS - stats->start_ms;
     stats->remaining = out->saver ? out->saver->left * MEM_PAGE_SIZE : 0;
     stats->throttle = 0;
     if (!out->err) {
-        stats->downtime_ms = (now_ns(out) - out->stopped_at) / NS_PER_MS;
+        stats->downtime_ms = (out_now_ns(out) - out->stopped_at) / NS_PER_MS;
         machine_release_still(out->machine, RUN_STATE_POSTMIGRATE);
         migration_set_status(migration, MIGRATION_COMPLETED);
     } else {
@@ -323,29 +298,35 @@ static void finished(void *opaque)
 
 static MUST_USE Error *await_continue(MigrationOut *out)
 {
-    set_status(out, MIGRATION_PRE_SWITCHOVER);
+    out_set_status(out, MIGRATION_PRE_SWITCHOVER);
     pthread_mutex_lock(&out->mutex);
     while (!out->go_on && !out->cancelled) {
         pthread_cond_wait(&out->cond, &out->mutex);
     }
     pthread_mutex_unlock(&out->mutex);
-    return check_cancelled(out);
+    return out_check_cancelled(out);
 }
 
 static MUST_USE Error *switch_over(MigrationOut *out)
 {
+    uint64_t live = out_bytes(out);
+
     main_call(&out->call, stop_machine, out);
-    TRY(check_cancelled(out));
+    TRY(out_check_cancelled(out));
     if (out->migration->caps.pause_before_switchover) {
         TRY(await_continue(out));
-        set_status(out, MIGRATION_DEVICE); /* clients know this state as what follows the pause */
+        out_set_status(out, MIGRATION_DEVICE); /* clients know this state as what follows the pause */
     }
     main_call(&out->call, save_devices, out);
     TRY(g_steal_pointer(&out->err));
-    TRY(check_cancelled(out));
+    TRY(out_check_cancelled(out));
     TRY(channel_write(out->channel, out->devices->data, out->devices->len));
     out->writer.bytes += out->devices->len;
-    TRY(ram_saver_send(out->saver, &out->writer, UINT64_MAX / 2));
+    while (out->saver->left > 0) {
+        TRY(send_pages(out, UNLIMITED_SLICE));
+    }
+    TRY(end_pass(out));
+    out->migration->stats.downtime_bytes = out_bytes(out) - live;
     return state_write_end(&out->writer, channel_two_way(out->channel));
 }
 
@@ -353,10 +334,10 @@ static MUST_USE Error *send_all(MigrationOut *out)
 {
     TRY(migration_tls_begin(&out->tls, out->machine, out->channel));
     TRY(set_up(out));
-    set_status(out, MIGRATION_ACTIVE);
+    out_set_status(out, MIGRATION_ACTIVE);
     TRY(send_live(out));
     TRY(switch_over(out));
-    update_stats(out);
+    out_update_stats(out);
     if (channel_two_way(out->channel)) {
         TRY(agree(out));
     }
@@ -383,6 +364,9 @@ Error *migration_out_start(Migration *migration, const char *uri)
     Channel *channel;
 
     MigrationTls tls;
+    if (migration->caps.multifd && !channel_takes_many(uri)) {
+        return error_new("multifd makes several connections, which works with tcp: and unix: only");
+    }
     TRY(migration_tls_prepare(migration, uri, false, &tls));
     Error *err = channel_open_out(migration->machine, uri, &channel);
     if (err) {
@@ -393,6 +377,7 @@ Error *migration_out_start(Migration *migration, const char *uri)
     out->migration = migration;
     out->machine = migration->machine;
     out->channel = channel;
+    out->uri = g_strdup(uri);
     out->tls = tls;
     stream_writer_init(&out->writer, channel_write, channel);
     pthread_mutex_init(&out->mutex, NULL);
@@ -400,7 +385,8 @@ Error *migration_out_start(Migration *migration, const char *uri)
     work_init(&out->done, out->machine->loop, finished, out);
     main_call_init(&out->call, out->machine->loop);
     migration->out = out;
-    migration->stats = (MigrationStats) { .start_ms = now_ns(out) / NS_PER_MS };
+    migration->outgoing = true;
+    migration->stats = (MigrationStats) { .start_ms = out_now_ns(out) / NS_PER_MS };
     g_clear_pointer(&migration->error, g_free);
     migration_set_status(migration, MIGRATION_SETUP);
     int rc = pthread_create(&out->thread, NULL, thread_main, out);
@@ -411,6 +397,14 @@ Error *migration_out_start(Migration *migration, const char *uri)
     }
     out->thread_made = true;
     return NULL;
+}
+
+static void break_connections(MigrationOut *out)
+{
+    pthread_mutex_lock(&out->mutex);
+    channel_cancel(out->channel);
+    multifd_out_cancel(out->multifd);
+    pthread_mutex_unlock(&out->mutex);
 }
 
 void migration_out_cancel(Migration *migration)
@@ -425,13 +419,13 @@ void migration_out_cancel(Migration *migration)
     out->cancelled = true;
     pthread_cond_signal(&out->cond);
     pthread_mutex_unlock(&out->mutex);
-    channel_cancel(out->channel);
+    break_connections(out);
 }
 
 void migration_out_yank(Migration *migration)
 {
     if (migration->out) {
-        channel_cancel(migration->out->channel);
+        break_connections(migration->out);
     }
 }
 
@@ -464,7 +458,10 @@ void migration_out_free(Migration *migration)
     }
     work_fini(&out->done);
     main_call_fini(&out->call);
+    multifd_out_free(out->multifd);
     ram_saver_free(out->saver);
+    xbzrle_free(out->xbzrle);
+    g_free(out->uri);
     stream_writer_fini(&out->writer);
     channel_free(out->channel);
     migration_tls_clear(&out->tls);

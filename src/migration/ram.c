@@ -1,19 +1,14 @@
 /*
  * RAM in the stream. A record has the number of a block and then runs:
  *
- *     first page u64 | pages u32 | kind u32 (0: zeroes, 1: bytes follow)
+ *     first page u64 | pages u32 | kind u32 (0: zeroes, 1: bytes follow, 2: length u32 and a delta to what was there, see xbzrle.h)
  *
  * Pages are copied before their sum is made, since the guest may be writing to them; whatever it writes
  * later makes them dirty again.
  */
 #include <string.h>
-#include <zlib.h>
 
-#include "base/checked.h"
 #include "migration/state_priv.h"
-
-enum { RUN_ZERO, RUN_DATA };
-#define RECORD_BYTES (512 * KiB) /* of a full record */
 
 bool ram_page_is_zero(const void *page)
 {
@@ -62,6 +57,20 @@ RamSaver *ram_saver_new(Machine *machine, bool track)
     return saver;
 }
 
+void ram_saver_skip_shared(RamSaver *saver)
+{
+    for (unsigned n = 0; n < saver->blocks->len; n++) {
+        RamPages *pages = pages_at(saver, n);
+        if (pages->block->shared && pages->block->fd >= 0) {
+            pages->skipped = true;
+            saver->total -= pages->pages;
+            saver->left -= pages->left;
+            pages->left = 0;
+            memset(pages->pending, 0, pages->pages);
+        }
+    }
+}
+
 void ram_saver_free(RamSaver *saver)
 {
     if (!saver) {
@@ -101,8 +110,8 @@ uint64_t ram_saver_sync(RamSaver *saver)
 
     for (unsigned n = 0; n < saver->blocks->len; n++) {
         RamPages *pages = pages_at(saver, n);
-        g_autofree uint8_t *bits = g_malloc(pages->pages);
-        if (!ram_take_dirty(pages->block, RAM_DIRTY_MIGRATION, 0, pages->pages, bits)) {
+        g_autofree uint8_t *bits = pages->skipped ? NULL : g_malloc(pages->pages);
+        if (pages->skipped || !ram_take_dirty(pages->block, RAM_DIRTY_MIGRATION, 0, pages->pages, bits)) {
             continue;
         }
         for (uint64_t i = 0; i < pages->pages; i++) {
@@ -126,6 +135,51 @@ static uint64_t next_pending(const RamPages *pages, uint64_t page)
     return hit ? (uint64_t)(hit - pages->pending) : pages->pages;
 }
 
+static unsigned count_pending(const RamPages *pages, uint64_t page, unsigned limit)
+{
+    unsigned count = 0;
+    while (count < limit && page + count < pages->pages && pages->pending[page + count]) {
+        count++;
+    }
+    return count;
+}
+
+bool ram_saver_take(RamSaver *saver, unsigned limit, RamChunk *ret_chunk)
+{
+    if (saver->left == 0) {
+        return false;
+    }
+    uint64_t page;
+    RamPages *pages = pages_at(saver, saver->at_block);
+    while ((page = next_pending(pages, saver->at_page)) == pages->pages) {
+        saver->at_block = (saver->at_block + 1) % saver->blocks->len;
+        saver->at_page = 0;
+        pages = pages_at(saver, saver->at_block);
+    }
+    *ret_chunk = (RamChunk) { .block = pages->block, .index = saver->at_block };
+    limit = CLAMP(limit, 1u, (unsigned)RAM_CHUNK_PAGES);
+    while (page < pages->pages && ret_chunk->pages < limit && ret_chunk->runs < RAM_CHUNK_RUNS) {
+        unsigned count = count_pending(pages, page, limit - ret_chunk->pages);
+        ret_chunk->run[ret_chunk->runs].first = page;
+        ret_chunk->run[ret_chunk->runs++].count = count;
+        ret_chunk->pages += count;
+        memset(pages->pending + page, 0, count);
+        page = next_pending(pages, page + count);
+    }
+    pages->left -= ret_chunk->pages;
+    saver->left -= ret_chunk->pages;
+    saver->at_page = page;
+    return true;
+}
+
+void ram_saver_go_to(RamSaver *saver, unsigned index, uint64_t page)
+{
+    saver->at_block = index;
+    saver->at_page = page;
+}
+
+/* --- writing --- */
+
 static void put_run(StreamWriter *w, uint64_t first, uint64_t count, uint32_t kind)
 {
     stream_put_u64(w, first);
@@ -133,184 +187,101 @@ static void put_run(StreamWriter *w, uint64_t first, uint64_t count, uint32_t ki
     stream_put_u32(w, kind);
 }
 
-/* Pages that are alike in a row; a run of bytes fits in what is left of the record. Where it ends. */
-static uint64_t send_run(RamSaver *saver, RamPages *pages, StreamWriter *w, uint64_t first)
+/* Pages that are alike in a row. Where it ends. */
+static uint64_t write_run(RamChunk *chunk, StreamWriter *w, uint64_t first, uint64_t end)
 {
-    const uint8_t *host = pages->block->host;
+    const uint8_t *host = chunk->block->host;
     uint64_t page = first;
 
-    while (page < pages->pages && pages->pending[page] && page - first < UINT32_MAX &&
-           ram_page_is_zero(host + page * MEM_PAGE_SIZE)) {
+    while (page < end && ram_page_is_zero(host + page * MEM_PAGE_SIZE)) {
         page++;
     }
     if (page > first) {
         put_run(w, first, page - first, RUN_ZERO);
-        saver->zero_pages += page - first;
-    } else {
-        size_t used = stream_room_used(w);
-        uint64_t room = used < RECORD_BYTES ? (RECORD_BYTES - used) / MEM_PAGE_SIZE + 1 : 1;
-        while (page < pages->pages && pages->pending[page] && page - first < room &&
-               (page == first || !ram_page_is_zero(host + page * MEM_PAGE_SIZE))) {
-            page++;
-        }
-        put_run(w, first, page - first, RUN_DATA);
-        stream_put(w, host + first * MEM_PAGE_SIZE, (page - first) * MEM_PAGE_SIZE);
-        saver->data_pages += page - first;
+        chunk->zero_pages += page - first;
+        return page;
     }
-    memset(pages->pending + first, 0, page - first);
-    pages->left -= page - first;
-    saver->left -= page - first;
+    do {
+        page++;
+    } while (page < end && !ram_page_is_zero(host + page * MEM_PAGE_SIZE));
+    put_run(w, first, page - first, RUN_DATA);
+    stream_put(w, host + first * MEM_PAGE_SIZE, (page - first) * MEM_PAGE_SIZE);
+    chunk->data_pages += page - first;
     return page;
 }
 
-/* The record under construction becomes a packed one, unless that is longer. */
-static MUST_USE Error *end_record(RamSaver *saver, StreamWriter *w)
+/* With a cache of what the other side has, page by page: a copy is made first, since the cache must have just what is sent. */
+static void write_delta(RamChunk *chunk, StreamWriter *w, Xbzrle *xbzrle, uint64_t page)
 {
-    uLong plain = (uLong)stream_room_used(w), room = compressBound(plain);
-    g_autofree uint8_t *packed = saver->pack_level ? g_malloc(room) : NULL;
-    const uint8_t *payload = w->record->data + w->record->len - plain;
+    uint8_t copy[MEM_PAGE_SIZE], delta[MEM_PAGE_SIZE];
+    size_t length;
 
-    if (packed && compress2(packed, &room, payload, plain, saver->pack_level) == Z_OK && room + 4 < plain) {
-        stream_begin(w, RECORD_RAM_PACKED);
+    memcpy(copy, chunk->block->host + page * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
+    bool zero = ram_page_is_zero(copy);
+    switch (xbzrle_page(xbzrle, (uint64_t)chunk->index << 40 | page, copy, zero, delta, &length)) {
+    case XBZRLE_SAME:
+        return;
+    case XBZRLE_DELTA:
+        put_run(w, page, 1, RUN_DELTA);
+        stream_put_u32(w, (uint32_t)length);
+        stream_put(w, delta, length);
+        return;
+    case XBZRLE_WHOLE:
+        put_run(w, page, 1, zero ? RUN_ZERO : RUN_DATA);
+        if (zero) {
+            chunk->zero_pages++;
+        } else {
+            stream_put(w, copy, MEM_PAGE_SIZE);
+            chunk->data_pages++;
+        }
+    }
+}
+
+/* The record under construction becomes a packed one, unless that is longer. */
+static MUST_USE Error *end_record(StreamWriter *w, const RamPacking *packing)
+{
+    size_t plain = stream_room_used(w);
+    g_autoptr(GByteArray) packed = packing ? pack(packing->method, packing->level, w->record->data + w->record->len - plain, plain) : NULL;
+
+    if (packed && packed->len + 4 < plain) {
+        stream_begin(w, packing->method == PACK_ZSTD ? RECORD_RAM_ZSTD : RECORD_RAM_PACKED);
         stream_put_u32(w, (uint32_t)plain);
-        stream_put(w, packed, room);
+        stream_put(w, packed->data, packed->len);
     }
     return stream_end(w);
+}
+
+Error *ram_chunk_write(RamChunk *chunk, StreamWriter *w, const RamPacking *packing)
+{
+    stream_begin(w, RECORD_RAM);
+    stream_put_u32(w, chunk->index);
+    for (unsigned n = 0; n < chunk->runs; n++) {
+        uint64_t page = chunk->run[n].first, end = page + chunk->run[n].count;
+        while (page < end) {
+            if (packing && packing->xbzrle) {
+                write_delta(chunk, w, packing->xbzrle, page++);
+            } else {
+                page = write_run(chunk, w, page, end);
+            }
+        }
+    }
+    return end_record(w, packing);
+}
+
+void ram_saver_count(RamSaver *saver, const RamChunk *chunk)
+{
+    saver->zero_pages += chunk->zero_pages;
+    saver->data_pages += chunk->data_pages;
 }
 
 Error *ram_saver_send(RamSaver *saver, StreamWriter *w, uint64_t budget)
 {
     uint64_t until = w->bytes + budget;
+    RamChunk chunk;
 
-    while (saver->left > 0 && w->bytes < until) {
-        RamPages *pages = pages_at(saver, saver->at_block);
-        uint64_t page = next_pending(pages, saver->at_page);
-        if (page == pages->pages) {
-            saver->at_block = (saver->at_block + 1) % saver->blocks->len;
-            saver->at_page = 0;
-            continue;
-        }
-        stream_begin(w, RECORD_RAM);
-        stream_put_u32(w, saver->at_block);
-        while (page < pages->pages && stream_room_used(w) < MIN(RECORD_BYTES, budget)) {
-            page = next_pending(pages, send_run(saver, pages, w, page));
-        }
-        saver->at_page = page;
-        TRY(end_record(saver, w));
+    while (w->bytes < until && ram_saver_take(saver, (unsigned)MIN(budget / MEM_PAGE_SIZE, RAM_CHUNK_PAGES), &chunk)) {
+        TRY(ram_chunk_write(&chunk, w, &saver->packing));
+        ram_saver_count(saver, &chunk);
     }
     return NULL;
-}
-
-/* --- loading --- */
-
-void ram_loader_init(RamLoader *loader)
-{
-    loader->blocks = g_ptr_array_new();
-}
-
-void ram_loader_fini(RamLoader *loader)
-{
-    g_ptr_array_unref(loader->blocks);
-}
-
-static RamBlock *block_named(Machine *machine, const char *name)
-{
-    for (RamBlock *block = NULL; (block = ram_block_next(machine->mem, block));) {
-        if (!strcmp(block->name, name)) {
-            return block;
-        }
-    }
-    return NULL;
-}
-
-Error *ram_loader_blocks(RamLoader *loader, Machine *machine, StreamReader *r)
-{
-    uint32_t count;
-
-    TRY(stream_get_u32(r, &count));
-    for (uint32_t n = 0; n < count; n++) {
-        g_autofree char *name = NULL;
-        uint64_t size;
-        TRY(stream_get_str(r, &name));
-        TRY(stream_get_u64(r, &size));
-        RamBlock *block = block_named(machine, name);
-        if (!block) {
-            return error_new("the saved machine has the memory '%s', this one has not", name);
-        }
-        if (block->size != size) {
-            return error_new("the saved memory '%s' has %" G_GUINT64_FORMAT " KiB, here it has %" G_GUINT64_FORMAT " KiB",
-                             name, size / KiB, block->size / KiB);
-        }
-        g_ptr_array_add(loader->blocks, block);
-    }
-    return NULL;
-}
-
-static void load_zeroes(RamBlock *block, uint64_t first, uint64_t count)
-{
-    for (uint64_t page = first; page < first + count; page++) {
-        uint8_t *at = block->host + page * MEM_PAGE_SIZE;
-        if (!ram_page_is_zero(at)) {
-            memset(at, 0, MEM_PAGE_SIZE);
-            ram_written(block, page * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
-        }
-    }
-}
-
-static void load_data(RamBlock *block, uint64_t first, uint64_t count, const uint8_t *data)
-{
-    for (uint64_t i = 0; i < count; i++) {
-        uint8_t *at = block->host + (first + i) * MEM_PAGE_SIZE;
-        if (memcmp(at, data + i * MEM_PAGE_SIZE, MEM_PAGE_SIZE)) {
-            memcpy(at, data + i * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
-            ram_written(block, (first + i) * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
-        }
-    }
-}
-
-Error *ram_loader_pages(RamLoader *loader, StreamReader *r)
-{
-    uint32_t number;
-
-    TRY(stream_get_u32(r, &number));
-    if (number >= loader->blocks->len) {
-        return error_new("the saved state is damaged: memory number %u", number);
-    }
-    RamBlock *block = g_ptr_array_index(loader->blocks, number);
-    while (r->at < r->end) {
-        uint64_t first;
-        uint32_t count, kind;
-        TRY(stream_get_u64(r, &first));
-        TRY(stream_get_u32(r, &count));
-        TRY(stream_get_u32(r, &kind));
-        if (kind > RUN_DATA || !range_inside(first, count, block->size >> MEM_PAGE_BITS)) {
-            return error_new("the saved state is damaged: pages outside of '%s'", block->name);
-        }
-        if (kind == RUN_ZERO) {
-            load_zeroes(block, first, count);
-            continue;
-        }
-        const uint8_t *data;
-        TRY(stream_get(r, (size_t)count * MEM_PAGE_SIZE, &data));
-        load_data(block, first, count, data);
-    }
-    return NULL;
-}
-
-Error *ram_loader_packed(RamLoader *loader, StreamReader *r)
-{
-    uint32_t plain;
-
-    TRY(stream_get_u32(r, &plain));
-    if (plain > RECORD_MAX) {
-        return error_new("the saved state is damaged: record %u would have %u bytes unpacked", r->number - 1, plain);
-    }
-    g_autofree uint8_t *bytes = g_malloc(plain + 1);
-    uLongf length = plain;
-    if (uncompress(bytes, &length, r->at, (uLong)(r->end - r->at)) != Z_OK || length != plain) {
-        return error_new("the saved state is damaged: record %u cannot be unpacked", r->number - 1);
-    }
-    StreamReader unpacked = { .number = r->number, .kind = RECORD_RAM, .at = bytes, .end = bytes + plain };
-    r->at = r->end;
-    return ram_loader_pages(loader, &unpacked);
 }

@@ -26,6 +26,16 @@ typedef enum RecordKind {
     RECORD_BITMAP,     /* a dirty bitmap of a disk, see bitmaps.c */
     RECORD_UUID,       /* of the machine, which must be the same (16 bytes) */
     RECORD_RAM_PACKED, /* RECORD_RAM: unpacked length u32, the rest by zlib */
+    RECORD_RAM_ZSTD,   /* the same by zstd */
+    RECORD_CHANNELS,   /* more connections follow: count u32, token (multifd.h) */
+    RECORD_CHANNEL,    /* the first of such a connection: number u32, token */
+    RECORD_SYNC,       /* all pages before it come before all pages behind it, in every connection: number u32 */
+    RECORD_ADVISE,     /* post-copy may follow (postcopy.h): token */
+    RECORD_DISCARD,    /* block u32, then runs first page u64 and count u64: these come again after RECORD_RUN */
+    RECORD_RUN,        /* devices are complete, RAM follows */
+    RECORD_GO,         /* the answer to the destination's readiness */
+    RECORD_RESUME,     /* the first after a broken connection: token */
+    RECORD_LAST = RECORD_RESUME,
 } RecordKind;
 
 typedef struct StreamWriter {

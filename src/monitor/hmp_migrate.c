@@ -85,29 +85,50 @@ static void hmp_set_capability(Hmp *hmp, const HmpArgs *args)
     hmp_qmp(hmp, "migrate-set-capabilities", request, NULL);
 }
 
-/* Sizes are in MiB when they have no suffix. */
+static bool is_one_of(const char *name, const char *const *names)
+{
+    while (*names && strcmp(name, *names)) {
+        names++;
+    }
+    return *names != NULL;
+}
+
+/* Bandwidths are in MiB when they have no suffix. */
+static MUST_USE Error *put_number(Value *request, const char *name, const char *text)
+{
+    bool bandwidth = strstr(name, "bandwidth") != NULL;
+    uint64_t number;
+
+    TRY(bandwidth || strstr(name, "size") ? parse_size(text, bandwidth ? MiB : 1, &number) : parse_u64(text, &number));
+    if (number > INT64_MAX) {
+        return error_new("the value is too large");
+    }
+    value_put_int(request, name, (int64_t)number);
+    return NULL;
+}
+
 static void hmp_set_parameter(Hmp *hmp, const HmpArgs *args)
 {
-    uint64_t number;
-    bool size = strstr(args->text[0], "bandwidth") != NULL;
+    static const char *const texts[] = { "tls-creds", "tls-hostname", "tls-authz", "multifd-compression", NULL };
+    static const char *const flags[] = { "cpu-throttle-tailslow", "compress-wait-thread", "block-incremental", NULL };
+    const char *name = args->text[0], *text = args->text[1];
+    Value *request = value_dict();
+    Error *err = NULL;
 
-    if (g_str_has_prefix(args->text[0], "tls-")) {
-        Value *text = value_dict();
-        value_put_str(text, args->text[0], args->text[1]);
-        hmp_qmp(hmp, "migrate-set-parameters", text, NULL);
-        return;
-    }
-    Error *err = size ? parse_size(args->text[1], MiB, &number) : parse_u64(args->text[1], &number);
-
-    if (!err && number > INT64_MAX) {
-        err = error_new("the value is too large");
+    if (is_one_of(name, texts)) {
+        value_put_str(request, name, text);
+    } else if (is_one_of(name, flags)) {
+        bool flag = false;
+        err = parse_bool(text, &flag);
+        value_put_bool(request, name, flag);
+    } else {
+        err = put_number(request, name, text);
     }
     if (err) {
+        value_free(request);
         hmp_error(hmp, err);
         return;
     }
-    Value *request = value_dict();
-    value_put_int(request, args->text[0], (int64_t)number);
     hmp_qmp(hmp, "migrate-set-parameters", request, NULL);
 }
 
@@ -181,6 +202,22 @@ static void print_ram(Hmp *hmp, const Value *ram)
     }
 }
 
+static void print_xbzrle(Hmp *hmp, const Value *cache)
+{
+    static const struct {
+        const char *name, *text;
+    } rows[] = { { "cache-size", "cache size" }, { "bytes", "xbzrle transferred bytes" }, { "pages", "xbzrle pages" },
+                 { "cache-miss", "xbzrle cache miss" }, { "overflow", "xbzrle overflow" } };
+    double miss = 0, rate = 0;
+
+    for (size_t n = 0; n < ARRAY_SIZE(rows); n++) {
+        hmp_printf(hmp, "%s: %" G_GINT64_FORMAT "\n", rows[n].text, value_find_int(cache, rows[n].name, 0));
+    }
+    value_get_double(value_find(cache, "cache-miss-rate"), &miss);
+    value_get_double(value_find(cache, "encoding-rate"), &rate);
+    hmp_printf(hmp, "xbzrle cache miss rate: %0.2f\nxbzrle encoding rate: %0.2f\n", miss, rate);
+}
+
 static void print_time(Hmp *hmp, const Value *info, const char *name, const char *text)
 {
     if (value_find(info, name)) {
@@ -205,6 +242,9 @@ static void info_migrate(Hmp *hmp, const HmpArgs *args)
     if (value_find(info, "ram")) {
         print_ram(hmp, value_find(info, "ram"));
     }
+    if (value_find(info, "xbzrle-cache")) {
+        print_xbzrle(hmp, value_find(info, "xbzrle-cache"));
+    }
     if (value_find(info, "cpu-throttle-percentage")) {
         hmp_printf(hmp, "cpu throttle percentage: %" G_GINT64_FORMAT "\n", value_find_int(info, "cpu-throttle-percentage", 0));
     }
@@ -223,6 +263,25 @@ static void info_migrate_capabilities(Hmp *hmp, const HmpArgs *args)
     }
 }
 
+static void print_parameter(Hmp *hmp, const char *name, const Value *dict)
+{
+    const char *unit = strstr(name, "bandwidth") ? " bytes/second" : strstr(name, "downtime") ? " ms" : strstr(name, "size") ? " bytes" : "";
+
+    switch (value_kind(value_find(dict, name))) {
+    case VALUE_STRING:
+        hmp_printf(hmp, "%s: '%s'\n", name, value_find_str(dict, name));
+        return;
+    case VALUE_BOOL:
+        hmp_printf(hmp, "%s: %s\n", name, value_find_bool(dict, name, false) ? "on" : "off");
+        return;
+    case VALUE_INT:
+        hmp_printf(hmp, "%s: %" G_GINT64_FORMAT "%s\n", name, value_find_int(dict, name, 0), unit);
+        return;
+    default:
+        return; /* block-bitmap-mapping is for programs */
+    }
+}
+
 static void info_migrate_parameters(Hmp *hmp, const HmpArgs *args)
 {
     g_autoptr(Value) dict = NULL;
@@ -231,9 +290,7 @@ static void info_migrate_parameters(Hmp *hmp, const HmpArgs *args)
         return;
     }
     for (size_t n = 0; n < value_length(dict); n++) {
-        const char *name = value_key_at(dict, n);
-        const char *unit = strstr(name, "bandwidth") ? " bytes/second" : strstr(name, "downtime") ? " ms" : "";
-        hmp_printf(hmp, "%s: %" G_GINT64_FORMAT "%s\n", name, value_find_int(dict, name, 0), unit);
+        print_parameter(hmp, value_key_at(dict, n), dict);
     }
 }
 

@@ -4,11 +4,14 @@
 usage: migration_test.py QEMU-SYSTEM [TEST...]
 """
 import os
+import random
+import socket
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import certs  # noqa: E402
 import qmp  # noqa: E402
 import tap  # noqa: E402
 
@@ -28,8 +31,8 @@ class Machine(qmp.Program):
     def monitor(self, line):
         return self.ok("human-monitor-command", command_line=line)
 
-    def memory(self, name):
-        self.ok("pmemsave", val=0, size=1 << 20, filename=os.path.abspath(name))
+    def memory(self, name, size=1 << 20):
+        self.ok("pmemsave", val=0, size=size, filename=os.path.abspath(name))
         with open(name, "rb") as f:
             return f.read()
 
@@ -40,9 +43,48 @@ def pair(source_options=(), target_options=()):
     return Machine(*source_options), Machine("-incoming", "defer", *target_options)
 
 
-def move(source, target, wanted="completed"):
-    target.ok("migrate-incoming", uri=URI)
-    source.ok("migrate", uri=URI)
+class Memory:
+    """The guest's RAM, written by the test protocol."""
+
+    def __init__(self, path):
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(1)
+        self.options = ("-qtest", f"unix:{path}", "-qtest-log", "/dev/null")
+
+    def accept(self):
+        self.socket = self.listener.accept()[0]
+        self.file = self.socket.makefile("rb")
+        return self
+
+    def ask(self, line):
+        self.socket.sendall(line.encode() + b"\n")
+        words = self.file.readline().decode().split()
+        assert words[:1] == ["OK"], (line, words)
+        return words[1:]
+
+    def write(self, address, data):
+        self.ask(f"write {address:#x} {len(data)} 0x{data.hex()}")
+
+    def read(self, address, length):
+        return bytes.fromhex(self.ask(f"read {address:#x} {length}")[0][2:])
+
+    def close(self):
+        self.socket.close()
+        self.listener.close()
+
+
+def move(source, target, wanted="completed", uri=URI):
+    target.ok("migrate-incoming", uri=uri)
+    if uri.endswith(":0"):
+        address = target.ok("query-migrate")["socket-address"][0]
+        assert address["type"] == "inet", address
+        uri = f"tcp:127.0.0.1:{address['port']}"
+    source.ok("migrate", uri=uri)
+    return ended(source, wanted)
+
+
+def ended(source, wanted="completed"):
     for _ in range(3000):
         info = source.ok("query-migrate")
         if info.get("status") in ("completed", "failed"):
@@ -147,6 +189,96 @@ def test_packed():
             assert source.memory("source") == target.memory("target")
     assert sizes[0] > sizes[1] > sizes[2], sizes
     print(f"# {sizes[0]} bytes, {sizes[1]} with level 1, {sizes[2]} with level 9")
+
+
+def test_several_connections():
+    """Pages of all kinds, through one to five connections, plain and packed; what the destination has is compared."""
+    for channels, method, uri in ((1, "none", URI), (2, "zlib", "tcp:127.0.0.1:0"), (5, "zstd", URI), (3, "none", "tcp:127.0.0.1:0")):
+        memory = Memory(f"qtest-{channels}")
+        source, target = pair(memory.options)
+        with source, target:
+            memory.accept()
+            pages = random.Random(channels)
+            for n in range(300):
+                memory.write(0x200000 + 4096 * pages.randrange(4000), pages.randbytes(300))
+            for machine in (source, target):
+                machine.capability("multifd")
+                machine.ok("migrate-set-parameters", multifd_channels=channels, multifd_compression=method)
+                assert machine.ok("query-migrate-parameters")["multifd-compression"] == method
+            info = move(source, target, uri=uri)
+            assert info["ram"]["multifd-bytes"] > 300 * (300 if method != "none" else 4096), info
+            assert source.memory("source", 32 << 20) == target.memory("target", 32 << 20)
+            memory.close()
+
+
+def test_several_connections_unexpected():
+    source, target = pair()
+    with source, target:
+        source.capability("multifd")
+        info = move(source, target, "failed")
+        assert "of multifd: " in info["error-desc"] or "several connections" in info["error-desc"], info
+        source.fails("several connections", "migrate", uri="exec:cat > /dev/null")
+
+
+def test_several_connections_encrypted():
+    if not certs.available():
+        raise tap.Skip("certtool is not installed")
+    authority = certs.Authority("ca")
+    for end, name in (("server", "localhost"), ("client", "somebody")):
+        authority.issue(end, end, name)
+    source, target = pair()
+    with source, target:
+        for machine, endpoint in ((source, "client"), (target, "server")):
+            machine.ok("object-add", qom_type="tls-creds-x509", id="tls", dir=os.path.join(os.getcwd(), endpoint), endpoint=endpoint)
+            machine.ok("migrate-set-parameters", tls_creds="tls", multifd_channels=3)
+            machine.capability("multifd")
+        move(source, target, uri="tcp:127.0.0.1:0")
+        assert source.memory("source") == target.memory("target")
+
+
+def test_deltas():
+    """Pages that change a little while it goes on are sent as what changed."""
+    memory = Memory("qtest")
+    source, target = pair(memory.options)
+    with source, target:
+        memory.accept()
+        noise = random.Random(1)
+        for n in range(64):
+            memory.write(0x200000 + 4096 * n, noise.randbytes(4096))
+        source.capability("xbzrle")
+        source.ok("migrate-set-parameters", max_bandwidth=400000, downtime_limit=1, xbzrle_cache_size=1 << 20)
+        source.fails("power of two", "migrate-set-parameters", xbzrle_cache_size=5000)
+        target.ok("migrate-incoming", uri=URI)
+        source.ok("migrate", uri=URI)
+        for n in range(100000):
+            memory.write(0x200000 + 4096 * (n % 64) + noise.randrange(4000), noise.randbytes(20))
+            info = source.ok("query-migrate")
+            if info.get("xbzrle-cache", {}).get("pages", 0) > 200:
+                break
+        cache = info["xbzrle-cache"]
+        assert cache["cache-size"] == 1 << 20 and 0 < cache["bytes"] < 4000 * cache["pages"] and cache["encoding-rate"] > 1, info
+        source.ok("migrate-set-parameters", max_bandwidth=0, downtime_limit=2000)
+        ended(source)
+        assert source.memory("source", 32 << 20) == target.memory("target", 32 << 20)
+        memory.close()
+
+
+def test_refusals():
+    """What is not there, or not together, is refused with the reason; every name is shown."""
+    with Machine() as machine:
+        for name in ("rdma-pin-all", "zero-blocks", "block", "x-colo", "release-ram", "background-snapshot", "zero-copy-send"):
+            machine.fails("not supported: ", "migrate-set-capabilities", capabilities=[{"capability": name, "state": True}])
+        for other in ("compress", "xbzrle"):
+            machine.fails("exclude each other", "migrate-set-capabilities",
+                          capabilities=[{"capability": "multifd", "state": True}, {"capability": other, "state": True}])
+        machine.fails("cannot be changed", "migrate-set-parameters", compress_threads=4)
+        machine.ok("migrate-set-parameters", compress_threads=8, x_checkpoint_delay=20000, block_incremental=False)
+        machine.fails("disks are not moved", "migrate", uri="tcp:127.0.0.1:1", blk=True)
+        # What a client reads it may write back.
+        machine.ok("migrate-set-parameters", **machine.ok("query-migrate-parameters"))
+        assert "multifd-compression: 'none'" in machine.monitor("info migrate_parameters")
+        machine.monitor("migrate_set_parameter xbzrle-cache-size 128M")
+        assert machine.ok("query-migrate-parameters")["xbzrle-cache-size"] == 128 << 20
 
 
 tap.run(tap.tests_in(globals()), names=sys.argv[2:], call=tap.in_scratch)
