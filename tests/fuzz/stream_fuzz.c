@@ -210,7 +210,7 @@ static void alter_record(GArray *records, const GArray *others)
         swap(records, n, (guint)rnd(records->len));
         break;
     case 3:
-        record->kind = rnd(3) ? (uint32_t)rnd(8) : (uint32_t)rnd(0);
+        record->kind = rnd(3) ? (uint32_t)rnd(20) : (uint32_t)rnd(0);
         break;
     case 4:
     case 5:
