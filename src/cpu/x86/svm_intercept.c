@@ -93,7 +93,10 @@ static uint64_t invlpg_address(X86Cpu *cpu, const X86Insn *insn)
     return (uint32_t)(va + cpu->seg[insn->seg].base);
 }
 
-/* Each PAUSE counts down; one long after the last begins anew. */
+/*
+ * Each PAUSE counts down; one long after the last begins anew. How long, the guest says in cycles of a processor; its code takes
+ * a multiple of them here, most in the interpreter.
+ */
 static void check_pause(X86Cpu *cpu)
 {
     X86Svm *svm = &cpu->svm;
@@ -101,8 +104,9 @@ static void check_pause(X86Cpu *cpu)
         return;
     }
     if (svm->pause_count && x86_has(cpu, X86_FEAT_SVM, SVM_FEAT_PAUSE)) {
+        enum { SLOWER = 32 };
         uint64_t now = x86_tsc(cpu);
-        if (svm->pause_threshold && now - svm->pause_last > svm->pause_threshold) {
+        if (svm->pause_threshold && now - svm->pause_last > (uint64_t)svm->pause_threshold * SLOWER) {
             svm->pause_left = svm->pause_count;
         }
         svm->pause_last = now;
