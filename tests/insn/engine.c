@@ -1,6 +1,7 @@
 /* The engines that the tests know. */
 #include "engine.h"
 
+#include <inttypes.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@ static const InsnEngine engine_t0 = { .name = "t0", .code_changed = t0_code_chan
 enum { ALARM_US = 1000, HANG_ALARMS = 500 };
 
 uint32_t insn_engine_stress;
+bool insn_engine_verbose;
 static DbtGroup group;
 static X86Cpu *running;
 
@@ -57,6 +59,11 @@ static void *t1_attach(X86Cpu *cpu)
 
 static void t1_detach(X86Cpu *cpu, void *opaque)
 {
+    const Dbt *dbt = opaque;
+    if (insn_engine_verbose) {
+        printf("%" PRIu64 " blocks, %" PRIu64 " regions with %" PRIu64 " hoisted accesses\n", dbt->stats.blocks,
+               dbt->stats.regions, dbt->stats.hoisted);
+    }
     running = NULL;
     dbt_free(opaque);
     dbt_group_fini(&group);

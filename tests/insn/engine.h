@@ -25,5 +25,6 @@ typedef struct InsnEngine {
 extern const InsnEngine *const insn_engines[]; /* NULL at the end */
 /* --stress: the translator's DBT_STRESS_*; set before an engine is attached. */
 extern uint32_t insn_engine_stress;
+extern bool insn_engine_verbose;
 
 #endif

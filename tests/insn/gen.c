@@ -9,8 +9,10 @@
 #include "base/endian.h"
 #include "x86_ops.h"
 
+enum { LOOP_COUNTER = 15 };
+
 struct FuzzGen {
-    bool code32, xsave;
+    bool code32, xsave, loops;
     unsigned ac_percent;
     uint32_t mode;
     unsigned *rows, count;   /* rows that may be used */
@@ -373,8 +375,22 @@ static bool touches_mask(const X86Insn *insn)
     return insn->desc->cls == CLASS_INT;
 }
 
+static bool writes_counter(const X86Insn *insn)
+{
+    for (unsigned i = 0; i < insn->operands; i++) {
+        const X86Operand *o = &insn->operand[i];
+        if (o->kind == OPND_REG && (o->flags & OPND_WRITE) && o->reg == LOOP_COUNTER) {
+            return true;
+        }
+    }
+    return insn->vex_v == LOOP_COUNTER;
+}
+
 static bool wanted(Build *b, const X86Insn *insn, uint16_t undefined, XsavePhase phase)
 {
+    if (b->gen->loops && (writes_counter(insn) || (insn->desc->cls == CLASS_BRANCH && insn->operand[0].kind != OPND_REL))) {
+        return false;
+    }
     if (insn->length > 15 || is_excluded(insn->desc) || (insn->desc->flags_read & undefined)) {
         return false;
     }
@@ -435,8 +451,40 @@ bool gen_follow_flags(FuzzCase *c)
         }
         note_flags(&undefined, &skip, c, i, insn.desc);
     }
-    c->undefined = undefined;
+    c->undefined = c->loop ? 0 : undefined;
     return true;
+}
+
+/* What moves a pointer by a constant: in a loop its accesses are checked beforehand. */
+static unsigned build_step(Rng *rng, uint8_t *bytes)
+{
+    static const uint8_t regs[] = { X86_RBX, X86_RBP, X86_RSI, X86_RDI, 8, 9, 10, 11, 12, 13 };
+    static const uint8_t steps[] = { 1, 2, 4, 8, 16, 32, 64, 3, 24, 0xff, 0xfe, 0xf8, 0xf0, 0x80 };
+    unsigned reg = regs[rng_below(rng, ARRAY_SIZE(regs))], step = steps[rng_below(rng, ARRAY_SIZE(steps))];
+    switch (rng_below(rng, 3)) {
+    case 0: /* lea */
+        bytes[0] = 0x48 | (reg >> 3) * 5;
+        bytes[1] = 0x8d;
+        bytes[2] = (uint8_t)(0x40 | (reg & 7) << 3 | (reg & 7));
+        if ((reg & 7) == 4) {
+            bytes[3] = 0x24;
+            bytes[4] = (uint8_t)step;
+            return 5;
+        }
+        break;
+    case 1: /* inc, dec */
+        bytes[0] = 0x48 | reg >> 3;
+        bytes[1] = 0xff;
+        bytes[2] = (uint8_t)(0xc0 | (step & 1) << 3 | (reg & 7));
+        return 3;
+    default: /* add, sub */
+        bytes[0] = 0x48 | reg >> 3;
+        bytes[1] = 0x83;
+        bytes[2] = (uint8_t)((step & 2 ? 0xe8 : 0xc0) | (reg & 7));
+        break;
+    }
+    bytes[3] = (uint8_t)step;
+    return 4;
 }
 
 static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *skip_to, XsavePhase *phase)
@@ -449,10 +497,11 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *s
             row = gen->xsave_rows[rng_below(rng, gen->xsave_count)];
         }
         uint8_t bytes[48];
+        bool step = gen->loops && rng_chance(rng, 35);
         Build b = { .gen = gen, .rng = rng, .edge = c->edge, .flags_open = c->flags_open, .xsave_area = is_xsave(&x86_insn_descs[row]) };
-        build_row(&b, row, bytes);
+        step ? (void)build_step(rng, bytes) : build_row(&b, row, bytes);
         X86Insn insn;
-        if (x86_decode(&insn, bytes, 15, gen->mode) != DECODE_OK || !wanted(&b, &insn, c->undefined, *phase)) {
+        if (x86_decode(&insn, bytes, 15, gen->mode) != DECODE_OK || (!step && !wanted(&b, &insn, c->undefined, *phase))) {
             continue;
         }
         gen->seen[insn.desc - x86_insn_descs] = 1;
@@ -467,6 +516,18 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *s
         *phase = next_phase(*phase, insn.desc);
         return;
     }
+}
+
+/* A branch back to the first instruction, and what it counts. */
+static void append_loop(FuzzCase *c)
+{
+    uint8_t *p = c->code + c->length;
+    memcpy(p, c->by_dec ? "\x41\xff\xcf" : "\x41\x83\xef\x01", c->by_dec ? 3 : 4);
+    p += c->by_dec ? 3 : 4;
+    memcpy(p, "\x0f\x85", 2);
+    p += 6;
+    c->length = (uint16_t)(p - c->code);
+    st32_le(p - 4, 0u - c->length);
 }
 
 static void append_exit(FuzzCase *c)
@@ -513,6 +574,9 @@ void gen_assemble(FuzzCase *c, unsigned slot)
             }
         }
     }
+    if (c->loop) {
+        append_loop(c);
+    }
     append_exit(c);
 }
 
@@ -525,6 +589,10 @@ void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *c)
     c->count = (uint8_t)(1 + rng_below(&rng, rng_chance(&rng, 30) ? 3 : FUZZ_INSNS));
     c->undefined = 0;
     c->flags_open = false;
+    if (gen->loops) {
+        c->count = (uint8_t)(1 + rng_below(&rng, 7));
+    }
+    c->loop = false;
     c->edge = rng_chance(&rng, 20);
     c->cold = rng_chance(&rng, 10);
     value_state(&rng, gen->code32, c->edge, gen->ac_percent, &c->in);
@@ -540,4 +608,15 @@ void gen_case(FuzzGen *gen, uint64_t seed, FuzzCase *c)
     for (unsigned i = 0; i < c->count; i++) {
         gen_insn(gen, &rng, c, i, &skip, &phase);
     }
+    if (gen->loops) {
+        c->loop = true;
+        c->by_dec = !(c->undefined & X86_CF) && rng_chance(&rng, 50);
+        c->in.gpr[LOOP_COUNTER] = 1 + rng_below(&rng, rng_chance(&rng, 20) ? 300 : 24);
+        c->undefined = 0;
+    }
+}
+
+void gen_set_loops(FuzzGen *gen)
+{
+    gen->loops = true;
 }

@@ -53,6 +53,7 @@ typedef struct FuzzCase {
     bool edge; /* pointers stand close to where pages end */
     bool flags_open; /* some instruction leaves flags undefined */
     bool cold; /* the guest starts with an empty TLB and clean page tables */
+    bool loop, by_dec; /* r15 times, counted by SUB or DEC */
     uint8_t count;
     uint8_t template;
     uint16_t undefined; /* flags that are undefined at the end */
@@ -104,6 +105,8 @@ void gen_assemble(FuzzCase *c, unsigned slot);
 /* This vector register is never written and starts with nothing but ones, for XINUSE's sake. */
 enum { FUZZ_XSAVE_VEC = 7 };
 #define FUZZ_CLASS_XSAVE (BIT(31) | BIT(CLASS_SSE) | BIT(CLASS_AVX) | BIT(CLASS_X87))
+/* Cases become loops. */
+void gen_set_loops(FuzzGen *gen);
 /* Names of --class; bits are BIT(X86Class). 0 when unknown. */
 uint32_t gen_class_of(const char *name);
 

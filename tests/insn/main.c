@@ -243,7 +243,7 @@ int main(int argc, char **argv)
     g_autofree char *engine = NULL, *classes = NULL, *one = NULL, *seed_text = NULL;
     gint64 count = 100000;
     int seconds = 0, reports = 5, ac = 1, stress = 0;
-    gboolean verbose = FALSE, code32 = FALSE;
+    gboolean verbose = FALSE, code32 = FALSE, loops = FALSE;
     GOptionEntry options[] = {
         { "engine", 'e', 0, G_OPTION_ARG_STRING, &engine, "t0 (default) or t1", "NAME" },
         { "class", 'c', 0, G_OPTION_ARG_STRING, &classes, "int,x87,mmx,sse,avx,bmi (default: all)", "LIST" },
@@ -252,6 +252,7 @@ int main(int argc, char **argv)
         { "seed", 's', 0, G_OPTION_ARG_STRING, &seed_text, "first seed", "N" },
         { "one", 0, 0, G_OPTION_ARG_STRING, &one, "run one case", "SEED" },
         { "code32", 0, 0, G_OPTION_ARG_NONE, &code32, "32-bit code", NULL },
+        { "loops", 0, 0, G_OPTION_ARG_NONE, &loops, "each sequence is the body of a loop", NULL },
         { "ac", 0, 0, G_OPTION_ARG_INT, &ac, "cases with alignment checking (default: 1)", "PERCENT" },
         { "stress", 0, 0, G_OPTION_ARG_INT, &stress, "bits of -accel tcg,x-stress=", "BITS" },
         { "reports", 0, 0, G_OPTION_ARG_INT, &reports, "differences to show", "N" },
@@ -268,6 +269,7 @@ int main(int argc, char **argv)
     Run run = { .max_reports = (unsigned)reports, .verbose = verbose };
     run.engine = find_engine(engine ? engine : "t0");
     insn_engine_stress = (uint32_t)stress;
+    insn_engine_verbose = verbose;
     run.native = native_new(); /* first: an engine may map memory that the child would have too */
     run.guest = guest_new(run.engine);
     uint32_t features[X86_FEAT_WORDS];
@@ -278,6 +280,13 @@ int main(int argc, char **argv)
     unsigned skipped = 0;
     run.gen = gen_new(parse_classes(classes ? classes : "int,x87,mmx,sse,avx,bmi"), features, code32,
                       (unsigned)ac, &skipped);
+    if (loops && code32) {
+        fprintf(stderr, "insn-fuzz: --loops counts by r15, which --code32 does not have\n");
+        return 2;
+    }
+    if (loops) {
+        gen_set_loops(run.gen);
+    }
     if (gen_rows(run.gen) == 0) {
         printf("insn-fuzz: nothing of this class can run on this host\n");
         native_free(run.native);

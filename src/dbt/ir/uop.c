@@ -129,7 +129,10 @@ uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *op
             if (uop_ends_block(u)) {
                 live = 0;
             }
-            if (!(u->attr & UA_BACKWARD) || (exit_live(opaque, u, u->imm) != 0)) {
+            if (u->attr & UA_INSIDE) {
+                u->exit_live = exit_live(opaque, u, u->imm);
+                live |= u->exit_live;
+            } else if (!(u->attr & UA_BACKWARD) || (exit_live(opaque, u, u->imm) != 0)) {
                 pending_add(&pending, i, &live);
             } else {
                 u->exit_live = 0;
@@ -146,6 +149,33 @@ uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *op
         u->live_in = live | pending.groups;
     }
     return count == 0 ? FL_RECORD : uops[0].live_in;
+}
+
+typedef struct Region {
+    UopExitLive *exit_live;
+    void *opaque;
+    uint8_t live[UOP_MAX_PARTS]; /* at the head of each part */
+} Region;
+
+static uint8_t region_exit_live(void *opaque, const Uop *u, uint64_t target)
+{
+    Region *r = opaque;
+    return u->attr & UA_INSIDE ? r->live[u->part] : r->exit_live(r->opaque, u, target);
+}
+
+/* Back edges need what is live at the head, which is known in the end: it only grows from turn to turn. */
+uint8_t uop_region_liveness(Uop *uops, const UopPart *parts, unsigned part_count, UopExitLive *exit_live, void *opaque)
+{
+    Region r = { .exit_live = exit_live, .opaque = opaque };
+    uint8_t head;
+    do {
+        head = r.live[0];
+        for (unsigned n = part_count; n-- > 0;) {
+            uint8_t live = uop_liveness(uops + parts[n].first, parts[n].count, region_exit_live, &r);
+            r.live[n] = n == 0 ? live | head : live;
+        }
+    } while (r.live[0] != head);
+    return head;
 }
 
 const char *uop_verify(const Uop *uops, unsigned count)

@@ -67,6 +67,8 @@ enum { /* Uop.attr */
     UA_BACKWARD = BIT(15), /* a branch that needs a poll */
     UA_X87 = BIT(16),      /* needs the x87 registers: x87 and MMX */
     UA_XMM = BIT(17),      /* needs the vector registers */
+    UA_INSIDE = BIT(18),   /* of a region: a branch to another part of it, whose number is in part */
+    UA_HOISTED = BIT(19),  /* of a region: its address is checked before the loop */
 };
 
 enum { UOP_NO_REG = 0xff };
@@ -86,12 +88,22 @@ typedef struct Uop {
     uint8_t live_in;    /* FL_*: by uop_liveness() */
     uint8_t exit_live;  /* at a branch that is taken: groups that EFLAGS hold; FL_RECORD: the record holds all */
     bool record;        /* the record is to be made behind it */
+    uint8_t part;       /* UA_INSIDE: where it goes */
     uint8_t base, index, scale, seg; /* seg: 0 flat, 1 FS, 2 GS */
     uint8_t asize;
     uint8_t vex_v, vex_w;
     int64_t disp;
     uint64_t imm;
 } Uop;
+
+/*
+ * A region is a loop: parts that are entered at their first uop only and end with a jump. The first is the head. Branches
+ * inside lead to later parts, or back to the head.
+ */
+enum { UOP_MAX_PARTS = 24 };
+typedef struct UopPart {
+    uint16_t first, count; /* its uops */
+} UopPart;
 
 /* How much is known about the flags where a block leaves: groups that are read there, and FL_RECORD when more may be. */
 typedef uint8_t UopExitLive(void *opaque, const Uop *uop, uint64_t target);
@@ -101,6 +113,8 @@ typedef uint8_t UopExitLive(void *opaque, const Uop *uop, uint64_t target);
  * Indirect jumps, returns and the interpreter find all flags in the record.
  */
 uint8_t uop_liveness(Uop *uops, unsigned count, UopExitLive *exit_live, void *opaque);
+/* The same for a region; returns what is live at its head. */
+uint8_t uop_region_liveness(Uop *uops, const UopPart *parts, unsigned part_count, UopExitLive *exit_live, void *opaque);
 /* True when the uop contains an inline check, jump-cache probe or poll that would destroy live flags. */
 bool uop_clobbers(const Uop *uop);
 static inline bool uop_ends_block(const Uop *uop)

@@ -14,6 +14,8 @@
 enum { SITE_MISS_TICKS = 600 };
 /* And between entries of a block up to which it is hot. */
 enum { HOT_TICKS = 300 };
+/* And between entries of a region below which what is done before the loop, and for each group, was not worth it. */
+enum { REGION_TICKS = 24, REGION_GROUP_TICKS = 16 };
 
 /* --- hashes --- */
 
@@ -290,14 +292,35 @@ static DbtHeat *heat_make(Dbt *d, const DbtBlock *b, DbtStage stage)
         *heat = (DbtHeat){ .pc = b->pc, .map = b->map };
     }
     heat->stage = stage;
+    if (heat->looped != (b->region != 0)) {
+        heat->looped = b->region != 0;
+        heat->plain = 0;
+    }
     return heat;
+}
+
+/* A region was entered so often: was there enough to do in it each time? */
+static void region_counted(Dbt *d, DbtBlock *b, uint64_t now)
+{
+    uint32_t number = (uint32_t)(b - d->blocks);
+    uint64_t ticks = REGION_TICKS + REGION_GROUP_TICKS * (b->region - 1u);
+    if (b->valid && now - b->counted_from < b->entries * ticks) {
+        heat_make(d, b, DBT_HOT)->flat = true;
+        drop_block(d, b);
+        d->stats.regions_dropped++;
+    }
+    b->counted_from = now;
+    b->entries = REGION_ENTRIES_LATER;
+    d->low->counters[number] = REGION_ENTRIES_LATER;
 }
 
 void dbt_heat(Dbt *d, uint32_t number)
 {
     DbtBlock *b = &d->blocks[number];
     uint64_t now = __rdtsc();
-    if (b->stage == DBT_COLD && (b->counted_from == 0 || now - b->counted_from > (uint64_t)HOT_ENTRIES * HOT_TICKS)) {
+    if (b->region != 0) {
+        region_counted(d, b, now);
+    } else if (b->stage == DBT_COLD && (b->counted_from == 0 || now - b->counted_from > (uint64_t)HOT_ENTRIES * HOT_TICKS)) {
         b->counted_from = now;
         d->low->counters[number] = HOT_ENTRIES;
     } else if (b->valid) {

@@ -14,7 +14,7 @@
 #include "cpu/x86/sys.h"
 #include "dbt/run/engine.h"
 
-enum { MAX_STORES = FRONT_MAX_INSNS, MAX_STORE = 32 };
+enum { MAX_STORES = FRONT_BLOCK_INSNS, MAX_STORE = 32 };
 
 typedef struct Store {
     uint8_t *at;

@@ -106,6 +106,8 @@ static void make_thunks(Dbt *d)
     env->flags_b = (int32_t)offsetof(X86Cpu, jit.flags_b) - (int32_t)X86_CPU_AREA;
     env->pauses = (int32_t)offsetof(X86Cpu, jit.pauses) - (int32_t)X86_CPU_AREA;
     env->hosts = (int32_t)offsetof(X86Cpu, jit.host) - (int32_t)X86_CPU_AREA;
+    env->hoisted = (int32_t)offsetof(X86Cpu, jit.hoisted) - (int32_t)X86_CPU_AREA;
+    env->turns = (int32_t)offsetof(X86Cpu, jit.turns) - (int32_t)X86_CPU_AREA;
     env->budget = (int32_t)offsetof(X86Cpu, jit.budget) - (int32_t)X86_CPU_AREA;
     env->held = (int32_t)offsetof(X86Cpu, held) - (int32_t)X86_CPU_AREA;
     env->tsc_aux = (int32_t)offsetof(X86Cpu, tsc_aux) - (int32_t)X86_CPU_AREA;

@@ -50,6 +50,8 @@ typedef struct DbtBlock {
     bool valid;
     bool generic;          /* made without groups, for where those do not work */
     uint8_t stage;         /* DbtStage */
+    uint8_t region;        /* 0: none; 1 and the groups that it looks up before its loop */
+    uint32_t entries;      /* of a region: what its counter was set to */
     uint64_t counted_from; /* TSC when its counter was set, 0: when it was made */
     uint16_t first_slot, slot_count; /* sites that it owns (X86Site) */
     bool checkable, ends_interpreted; /* check.c: all is translated; all but its last instruction */
@@ -70,7 +72,7 @@ typedef struct DbtExit {
 typedef struct DbtSite {
     uint32_t block;
     uint32_t resume;   /* offset in the cache */
-    uint16_t offset;   /* of the instruction from the block's pc */
+    int16_t offset;    /* of the instruction from the block's pc */
     uint8_t length;
     uint8_t uop;
     uint8_t left;      /* instructions of the block from this one to its end */
@@ -103,6 +105,7 @@ typedef struct DbtStats {
     uint64_t blocks, insns, links, flushes, invalidated, translate_ticks, yields;
     uint64_t checks, check_differs;
     uint64_t hot, hot_plain, code_bytes;
+    uint64_t regions, region_insns, region_parts, hoisted, regions_dropped;
     uint64_t jump_hits, jump_misses; /* of the loop: code looks by itself first */
     uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
 } DbtStats;
@@ -113,6 +116,8 @@ typedef struct DbtHeat {
     uint64_t plain; /* bit n: the access of uop n goes to other pages all the time */
     uint32_t map;
     uint8_t stage; /* DbtStage of the next one there */
+    bool looped;   /* `plain` is of a region */
+    bool flat;     /* a region did not pay */
 } DbtHeat;
 
 enum { DBT_MODES = 8, DBT_HASH_BITS = 18, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16, DBT_HEAT_BITS = 13 };
@@ -174,6 +179,7 @@ struct Dbt {
     DbtBlock *found;       /* what dbt_find() found last */
     FrontBlock front;
     Lowered lowered;
+    RegionPlan region;
 };
 
 void dbt_group_init(DbtGroup *group);

@@ -137,32 +137,53 @@ static void start_sites(Dbt *d, DbtBlock *b)
     }
 }
 
-/* True when something in the block could look at a site of its own. */
+/* True when something in the block could look at a site of its own, or it is a loop. */
 static bool has_accesses(const FrontBlock *f)
 {
     for (unsigned i = 0; i < f->uop_count; i++) {
         const Uop *u = &f->uops[i];
-        if ((u->attr & UA_MEM) && u->kind != UOP_LEA && u->base != X86_RSP && (u->base < 16 || u->seg != 0)) {
+        bool loops = (u->attr & UA_BACKWARD) && u->imm == f->pc;
+        if (((u->attr & UA_MEM) && u->kind != UOP_LEA && u->base != X86_RSP && (u->base < 16 || u->seg != 0)) || loops) {
             return true;
         }
     }
     return false;
 }
 
+static void count_region(Dbt *d)
+{
+    d->stats.regions++;
+    d->stats.region_insns += d->front.insn_count;
+    d->stats.region_parts += d->front.part_count;
+    for (unsigned i = 0; i < d->front.uop_count; i++) {
+        d->stats.hoisted += (d->front.uops[i].attr & UA_HOISTED) != 0;
+    }
+}
+
+/* Turns of a loop between two looks at requests. */
+enum { REGION_TURNS = 255, STRESS_TURNS = 3 };
+
 static void emit(Dbt *d, DbtBlock *b, uint32_t number)
 {
     const FrontBlock *f = &d->front;
     const DbtHeat *heat = NULL;
+    bool looped = f->part_count != 0;
     uint64_t plain = ~0ull;
     b->stage = DBT_HOT;
     /* A kernel goes from one object to the next, and invalidates pages: it would lose by sites. */
     bool user = (f->mode & X86_MODE_CPL) == X86_MODE_CPL, stress = d->stress & DBT_STRESS_SITES;
     if ((user || stress) && !b->generic && b->map2 == 0 && has_accesses(f)) {
         heat = dbt_heat_of(d, f->pc, b->map);
-        plain = heat != NULL ? heat->plain : 0;
+        plain = heat != NULL && heat->looped == looped ? heat->plain : 0;
         b->stage = stress ? DBT_HOT : heat != NULL ? heat->stage : DBT_COLD;
     }
-    d->low->counters[number] = b->stage == DBT_COLD ? HOT_ENTRIES : TRIAL_ENTRIES;
+    d->low->counters[number] = b->stage == DBT_COLD ? HOT_ENTRIES : looped ? REGION_ENTRIES : TRIAL_ENTRIES;
+    if (looped) {
+        b->region = (uint8_t)(1 + d->region.group_count);
+        b->entries = REGION_ENTRIES;
+        b->counted_from = __rdtsc();
+        count_region(d);
+    }
     LowerBlock block = {
         .uops = f->uops,
         .count = f->uop_count,
@@ -170,7 +191,9 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         .mode64 = (d->mode & X86_MODE_CS64) != 0,
         .generic = b->generic,
         .hot = b->stage != DBT_COLD,
-        .counted = b->stage != DBT_HOT,
+        .counted = b->stage != DBT_HOT || looped,
+        .region = looped ? &d->region : NULL,
+        .turns = stress ? STRESS_TURNS : REGION_TURNS,
         .next_site = d->next_site,
         .plain = plain,
         .counts = d->cpu->counted ? f->insn_count : 0,
@@ -197,6 +220,12 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
     b->first_exit = block.first_exit;
     record_sites(d, b, number);
     record_exits(d, b, number);
+}
+
+/* Of the bytes that the block covers, in its page. */
+static unsigned first_byte(const FrontBlock *f)
+{
+    return (unsigned)((int)(f->pc & (MEM_PAGE_SIZE - 1)) + f->low);
 }
 
 static bool same_bytes(const FrontBlock *f)
@@ -270,7 +299,7 @@ static bool claim_ahead(Dbt *d, const FrontBlock *f, const CodeMap *m)
 static bool claim_bytes(Dbt *d, FrontBlock *f, uint32_t map, uint32_t map2, unsigned in_first, uint8_t bytes[32])
 {
     const CodeMap *m = &d->maps[map], *m2 = &d->maps[map2];
-    unsigned offset = f->pc & (MEM_PAGE_SIZE - 1);
+    unsigned offset = first_byte(f);
     if (!x86_code_add(d->cpu, CODE_DBT, m->block, m->ram - m->block->id + offset, in_first)) {
         return false;
     }
@@ -297,7 +326,7 @@ static uint32_t add_block(Dbt *d, const FrontBlock *f, uint32_t map, uint32_t ma
 {
     uint32_t number = d->block_count++;
     DbtBlock *b = &d->blocks[number];
-    *b = (DbtBlock){ .pc = f->pc, .map = map, .map2 = map2, .offset = f->pc & (MEM_PAGE_SIZE - 1), .length = in_first,
+    *b = (DbtBlock){ .pc = f->pc, .map = map, .map2 = map2, .offset = first_byte(f), .length = in_first,
                      .insn_count = f->insn_count, .flags_in = f->flags_in, .valid = true };
     list_on_page(d, b, map);
     if (map2 != 0) {
@@ -320,7 +349,7 @@ static bool checkable(const FrontBlock *f, bool *ret_ends_interpreted)
             return false;
         }
     }
-    return !f->crossing;
+    return !f->crossing && f->part_count == 0;
 }
 
 /* For profilers and debuggers of the host. */
@@ -333,6 +362,20 @@ static void name_code(Dbt *d, const DbtBlock *b)
     }
     if (unlikely(d->gdb_jit != NULL)) {
         gdb_jit_add(d->gdb_jit, code, size, b->pc);
+    }
+}
+
+/* What is known to be hot code, and the head of a loop, becomes a region. */
+static void make_region(Dbt *d, uint32_t map, bool never)
+{
+    FrontBlock *f = &d->front;
+    const DbtHeat *heat = dbt_heat_of(d, f->pc, map);
+    bool stress = d->stress & DBT_STRESS_SITES, hot = heat != NULL && heat->stage == DBT_HOT;
+    if (never || d->check != NULL || (heat != NULL && heat->flat) || !(hot || stress)) {
+        return;
+    }
+    if (!front_region(f) || !region_plan(f->uops, f->uop_count, f->parts, f->part_count, &d->region)) {
+        (void)front_translate(f);
     }
 }
 
@@ -357,7 +400,8 @@ DbtBlock *dbt_make_block(Dbt *d, uint64_t pc, uint32_t map, bool generic)
             return NULL;
         }
     }
-    in_first = MIN(in_first, f->length);
+    make_region(d, map, generic || map2 != 0);
+    in_first = f->part_count != 0 ? f->length : MIN(in_first, f->length);
     bool shared = dbt_group_lock(d);
     uint32_t number = 0;
     if (claim_bytes(d, f, map, map2, in_first, bytes)) {

@@ -32,13 +32,13 @@ static bool site_insn(Dbt *d, const DbtSite *site, X86Insn *buf, const X86Insn *
     const DbtBlock *b = &d->blocks[site->block];
     const CodeMap *m = &d->maps[b->map];
     *ret_insn = buf;
-    return b->valid && x86_decode(buf, m->host + b->offset + site->offset, site->length, m->mode) == DECODE_OK &&
+    return b->valid && x86_decode(buf, m->host + (b->pc & (MEM_PAGE_SIZE - 1)) + site->offset, site->length, m->mode) == DECODE_OK &&
            buf->length == site->length;
 }
 
 static uint64_t site_pc(const Dbt *d, const DbtSite *site)
 {
-    uint64_t pc = d->blocks[site->block].pc + site->offset;
+    uint64_t pc = d->blocks[site->block].pc + (uint64_t)(int64_t)site->offset;
     return d->mode & X86_MODE_CS64 ? pc : (uint32_t)pc;
 }
 

@@ -47,6 +47,9 @@ static void describe_code(const Dbt *d, GString *t)
     g_string_append_printf(t, "an instruction      %.0f ns to translate, %.1f bytes of code\n", (double)ns / (double)MAX(s->insns, 1u),
                            (double)s->code_bytes / (double)MAX(s->insns, 1u));
     g_string_append_printf(t, "hot blocks          %" PRIu64 ", sites given up %" PRIu64 "\n", s->hot, s->hot_plain);
+    g_string_append_printf(t, "regions             %" PRIu64 " (%" PRIu64 " instructions in %" PRIu64 " parts, %" PRIu64
+                           " accesses hoisted), given up %" PRIu64 "\n",
+                           s->regions, s->region_insns, s->region_parts, s->hoisted, s->regions_dropped);
     g_string_append_printf(t, "TB flush count      %" PRIu64 "\n", s->flushes);
     g_string_append_printf(t, "TB invalidate count %" PRIu64 "\n", s->invalidated);
 }

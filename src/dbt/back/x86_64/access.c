@@ -4,15 +4,15 @@
 void lower_address(Lower *l, const Uop *u, unsigned dst)
 {
     Asm *a = l->hot;
-    unsigned base = u->base < 16 ? host_of_guest[u->base] : ENC_ABS;
-    unsigned index = u->index < 16 ? host_of_guest[u->index] : ENC_NONE;
+    unsigned base = u->base < 16 ? l->home[u->base] : ENC_ABS;
+    unsigned index = u->index < 16 ? l->home[u->index] : ENC_NONE;
     unsigned size = u->asize == 8 ? 8 : 4;
     unsigned had = 0;
-    if (u->index < 16 && lower_spilled(u->index)) {
+    if (u->index < 16 && lower_spilled(l, u->index)) {
         had = lower_had(l, u->index);
         index = had != 0 ? had : H_RCX;
     }
-    if (u->base < 16 && lower_spilled(u->base)) {
+    if (u->base < 16 && lower_spilled(l, u->base)) {
         base = lower_had(l, u->base);
         if (base == 0) {
             base = had == H_R14 ? H_RCX : H_R14;
@@ -50,8 +50,7 @@ static void add_segment(Lower *l, const Uop *u)
     }
 }
 
-/* Displacement of the entry of the address in r14, to rcx; destroys flags. */
-static void tlb_index(Lower *l)
+void lower_tlb_index(Lower *l)
 {
     Asm *a = l->hot;
     if (l->env->bmi2) {
@@ -69,7 +68,7 @@ static void check_plain(Lower *l, unsigned size, bool write, bool align)
     Asm *a = l->hot;
     const uint8_t *retry = enc_here(a);
     int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
-    tlb_index(l);
+    lower_tlb_index(l);
     enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
     enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)size);
     const uint8_t *stub = lower_slow_stub(l, write ? SLOW_WRITE : 0, retry);
@@ -165,7 +164,7 @@ static int32_t site_of(Lower *l, const Uop *operand, bool write)
         return NO_SITE;
     }
     if (operand->base != 4 || operand->index != UOP_NO_REG || operand->seg != 0) {
-        if (!l->block->hot || (l->block->plain >> l->index & 1)) {
+        if (!l->block->hot || l->index >= 64 || (l->block->plain >> l->index & 1)) {
             return NO_SITE;
         }
         n = l->out->next_site++;
@@ -181,7 +180,7 @@ static int32_t site_of(Lower *l, const Uop *operand, bool write)
 static void check_site(Lower *l, int32_t site, unsigned size, bool write, bool align)
 {
     Asm *a = l->hot, *c = l->cold;
-    const uint8_t *retry = enc_here(a), *stub = enc_here(c);
+    const uint8_t *retry = enc_here(a), *back = lower_cold_back(l, retry), *stub = enc_here(c);
     enc_alu(a, ALU_SUB, 8, H_R14, lower_env(site + ENV_SITE_TAG));
     enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)size);
     enc_jcc(a, CC_A, stub);
@@ -191,11 +190,12 @@ static void check_site(Lower *l, int32_t site, unsigned size, bool write, bool a
         enc_jcc(a, CC_NE, stub);
     }
     enc_load(a, 8, H_RCX, lower_env(site + ENV_SITE_HOST));
+    lower_cold_out(l);
     enc_alu(c, ALU_ADD, 8, H_R14, lower_env(site + ENV_SITE_TAG));
     enc_mov_imm(c, H_RCX, (uint32_t)site);
     uint32_t number = lower_new_site(l, write ? SLOW_WRITE : 0);
     enc_call(c, l->env->site_miss[write]);
-    enc_jmp(c, retry);
+    enc_jmp(c, back);
     enc_u32(c, l->block->first_site + number);
 }
 
@@ -216,10 +216,11 @@ EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
  * what that does not bring in (MMIO, a page with code), and a range on two pages, is left to a copy of the code
  * from here on without groups.
  */
-static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t site_at, const uint8_t *retry)
+static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t site_at, const uint8_t *back)
 {
     Asm *c = l->cold;
     bool keep = lower_flags_live(l->u);
+    lower_cold_out(l);
     enc_lea(c, 4, H_RCX, enc_mem(H_R14, plan->span - 1));
     if (keep) {
         enc_u8(c, 0x9c); /* pushfq */
@@ -241,7 +242,7 @@ static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t s
     } else {
         enc_call(c, keep ? l->env->slow[kind] : l->env->slow_va[kind]);
     }
-    enc_jmp(c, retry);
+    enc_jmp(c, back);
     enc_u32(c, l->block->first_site + site);
     const uint8_t *elsewhere = enc_here(c); /* LOWER_LEAD_ELSEWHERE behind the call */
     if (l->block->counts != 0) { /* what is not executed of this block */
@@ -268,7 +269,7 @@ static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t s
 static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bool write)
 {
     Asm *a = l->hot;
-    const uint8_t *retry = enc_here(a);
+    const uint8_t *back = lower_cold_back(l, enc_here(a));
     int32_t tag = write ? ENV_TLB_WRITE : ENV_TLB_READ;
     l->had = (LowerHeld){ 0 }; /* not so at the second try */
     int32_t site = site_of(l, operand, write);
@@ -288,7 +289,7 @@ static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bo
         enc_here_rel8(a, hit);
         pext_host(l);
     } else {
-        tlb_index(l);
+        lower_tlb_index(l);
         enc_alu(a, ALU_SUB, 8, H_R14, enc_mem_index(H_RBP, H_RCX, 0, tag));
         enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)plan->span);
         enc_jcc(a, CC_A, enc_here(l->cold));
@@ -301,7 +302,7 @@ static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bo
     if (plan->keep) {
         enc_store(a, 8, lower_env(l->env->hosts + 8 * (plan->group - 1)), H_RCX);
     }
-    group_missed(l, plan, write, site, retry);
+    group_missed(l, plan, write, site, back);
 }
 
 /* The access as a member of a group. False: it is none. */
@@ -327,7 +328,7 @@ static EncRm check_constant(Lower *l, uint64_t va, unsigned size, bool write)
     uint64_t page = va & ~0xfffull;
     int32_t entry = (int32_t)((va >> 12 & ((1 << ENV_TLB_BITS) - 1)) << ENV_TLB_ENTRY_BITS);
     int32_t tag = entry + (write ? ENV_TLB_WRITE : ENV_TLB_READ);
-    const uint8_t *retry = enc_here(a);
+    const uint8_t *back = lower_cold_back(l, enc_here(a));
     if (page == (uint64_t)(int32_t)page) {
         enc_op(a, 0x81 | E_W, ALU_CMP, lower_env(tag));
         enc_u32(a, (uint32_t)page);
@@ -336,10 +337,11 @@ static EncRm check_constant(Lower *l, uint64_t va, unsigned size, bool write)
         enc_alu(a, ALU_CMP, 8, H_R14, lower_env(tag));
     }
     const uint8_t *stub = enc_here(l->cold);
+    lower_cold_out(l);
     enc_mov_imm(l->cold, H_R14, va);
     uint32_t site = lower_new_site(l, write ? SLOW_WRITE : 0);
     enc_call(l->cold, l->env->slow_va[write]);
-    enc_jmp(l->cold, retry);
+    enc_jmp(l->cold, back);
     enc_u32(l->cold, l->block->first_site + site);
     enc_jcc(a, CC_NE, stub);
     enc_load(a, 8, H_RCX, lower_env(entry + ENV_TLB_HOST));
@@ -351,6 +353,9 @@ EncRm lower_access_mem(Lower *l, bool write)
     const Uop *u = l->u;
     bool align = (u->attr & UA_ALIGN) != 0;
     EncRm grouped;
+    if (u->attr & UA_HOISTED) {
+        return lower_hoisted(l);
+    }
     if (access_group(l, u, write, &grouped)) {
         return grouped;
     }
@@ -413,7 +418,7 @@ void lower_move_stack(Lower *l, int32_t by)
 
 EncRm lower_only_rcx(Lower *l, EncRm mem)
 {
-    if (mem.index == ENC_NONE) {
+    if (mem.index == ENC_NONE && mem.base == H_RCX) {
         return mem;
     }
     enc_lea(l->hot, 8, H_RCX, mem);

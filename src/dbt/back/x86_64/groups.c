@@ -1,8 +1,7 @@
 /*
  * Finds groups of accesses. See groups.h.
  *
- * Registers are numbered by value: an unknown result gets a new number; a copy, LEA and the addition of a constant
- * (PUSH and POP included) keep the number and change the distance from it. Accesses whose base has the same number
+ * Accesses whose base registers hold the same value (values.h), at a constant distance from each other,
  * belong together as long as the range they span stays small. The first of them is the leader: it checks the whole
  * range. Where the range straddles two pages, the block is left for a copy of the rest without groups.
  *
@@ -12,13 +11,7 @@
 #include "dbt/back/x86_64/groups.h"
 
 #include "dbt/back/x86_64/lower.h"
-
-enum { GUEST_RAX = 0, GUEST_RCX = 1, GUEST_RDX = 2, GUEST_RSP = 4, GUEST_RBP = 5 };
-
-typedef struct Value {
-    uint32_t number;
-    int64_t offset;
-} Value;
+#include "dbt/back/x86_64/values.h"
 
 typedef struct Group {
     uint32_t number;   /* value number of the base; 0: none */
@@ -36,186 +29,20 @@ typedef struct Planner {
     unsigned count;
     AccessPlan *plan;
     bool keeps_flags;
-    unsigned full; /* bytes of a whole register: 8 or 4 */
-    Value value[16];
-    uint32_t next_number;
+    Values values;
     Group open[4];
     unsigned next_open, next_id;
     int64_t low[GROUPS_MAX + 1];
     int64_t *address; /* of each uop in a group: its offset */
 } Planner;
 
-static void fresh(Planner *p, unsigned reg)
-{
-    p->value[reg] = (Value){ p->next_number++, 0 };
-}
-
-static void fresh_all(Planner *p)
-{
-    for (unsigned r = 0; r < 16; r++) {
-        fresh(p, r);
-    }
-}
-
-/* --- what uops do to registers --- */
-
-static int64_t sign_extended(const Uop *u)
-{
-    unsigned bits = 64 - 8 * u->imm_size;
-    return (int64_t)(u->imm << bits) >> bits;
-}
-
-/* reg = reg + constant, reg = other + constant: true when it was one of these. */
-static bool derives(Planner *p, const Uop *u)
-{
-    uint8_t code = (uint8_t)u->code;
-    if (u->size != p->full || (u->attr & UA_MEM && u->kind != UOP_LEA)) {
-        return false;
-    }
-    if (u->kind == UOP_LEA) {
-        if (u->base >= 16 || u->index < 16 || u->asize != p->full) {
-            return false;
-        }
-        p->value[u->reg] = (Value){ p->value[u->base].number, p->value[u->base].offset + u->disp };
-        return true;
-    }
-    if (u->kind != UOP_OP || (u->code & E_MAP)) {
-        return false;
-    }
-    bool has_reg = u->attr & (UA_REG_R | UA_REG_W);
-    if (!has_reg && (code == 0x81 || code == 0x83) && (u->reg == 0 || u->reg == 5)) {
-        int64_t by = sign_extended(u);
-        p->value[u->rm].offset += u->reg == 0 ? by : -by;
-        return true;
-    }
-    if (has_reg && (code == 0x89 || code == 0x8b)) {
-        unsigned to = code == 0x89 ? u->rm : u->reg, from = code == 0x89 ? u->reg : u->rm;
-        p->value[to] = p->value[from];
-        return true;
-    }
-    return false;
-}
-
-static bool writes_rax_rdx(const Uop *u)
-{
-    uint8_t code = (uint8_t)u->code;
-    switch (u->kind) {
-    case UOP_BYTES:
-    case UOP_CMPXCHG_PAIR:
-    case UOP_RDTSC:
-    case UOP_X87: /* FNSTSW AX */
-        return true;
-    case UOP_OP: /* MUL, IMUL, DIV, IDIV; CMPXCHG */
-        return (!(u->code & E_MAP) && (code & 0xfe) == 0xf6 && u->reg >= 4) ||
-               ((u->code & E_MAP) == E_0F && (code & 0xfe) == 0xb0);
-    default:
-        return false;
-    }
-}
-
-static void after(Planner *p, const Uop *u)
-{
-    switch (u->kind) {
-    case UOP_PUSH:
-    case UOP_PUSH_MEM:
-    case UOP_PUSHF:
-        p->value[GUEST_RSP].offset -= u->size;
-        return;
-    case UOP_POP:
-        p->value[GUEST_RSP].offset += u->size;
-        fresh(p, u->reg);
-        return;
-    case UOP_LEAVE:
-        p->value[GUEST_RSP] = (Value){ p->value[GUEST_RBP].number, p->value[GUEST_RBP].offset + u->size };
-        fresh(p, GUEST_RBP);
-        return;
-    case UOP_NOP:
-    case UOP_PAUSE:
-    case UOP_JCC:
-        return;
-    case UOP_OP:
-    case UOP_MOVI:
-    case UOP_LEA:
-    case UOP_BYTES:
-    case UOP_BSWAP:
-    case UOP_SHIFT_CL:
-    case UOP_CMPXCHG_PAIR:
-    case UOP_VEC:
-    case UOP_X87:
-    case UOP_BMI:
-    case UOP_RDTSC:
-    case UOP_READ_SEL:
-        break;
-    default:
-        fresh_all(p);
-        return;
-    }
-    if (derives(p, u)) {
-        return;
-    }
-    if (writes_rax_rdx(u)) {
-        fresh(p, GUEST_RAX);
-        fresh(p, GUEST_RDX);
-    }
-    if (u->kind == UOP_RDTSC) {
-        fresh(p, GUEST_RCX);
-    }
-    if ((u->attr & UA_REG_W) || u->kind == UOP_MOVI || u->kind == UOP_BMI) {
-        fresh(p, u->reg & 15);
-    }
-    if (u->kind == UOP_BMI) {
-        fresh(p, u->vex_v & 15);
-    }
-    if ((u->attr & UA_RM_W) && !(u->attr & UA_MEM)) {
-        fresh(p, u->rm & 15);
-    }
-}
-
 /* --- accesses --- */
 
-typedef struct Access {
-    unsigned base, size;
-    int64_t disp;
-    bool write;
-    unsigned index, scale; /* index UOP_NO_REG: none */
-} Access;
-
-/* The one access of a uop, when lowering makes it by way of access.c and nothing else is to be checked. */
+/* Groups take what no alignment is asked of, by a base register. */
 static bool access_of(const Planner *p, const Uop *u, Access *ret)
 {
-    if (u->kind == UOP_PUSHF && (u->live_in & FL_ALL)) {
-        return false; /* the interpreter's */
-    }
-    switch (u->kind) {
-    case UOP_PUSH:
-    case UOP_PUSHF:
-    case UOP_CALL:
-    case UOP_CALL_REG:
-        *ret = (Access){ GUEST_RSP, u->size, -(int64_t)u->size, true, UOP_NO_REG, 0 };
-        return true;
-    case UOP_POP:
-    case UOP_RET:
-        *ret = (Access){ GUEST_RSP, u->size, 0, false, UOP_NO_REG, 0 };
-        return true;
-    case UOP_OP:
-    case UOP_SHIFT_CL:
-    case UOP_BMI:
-        break;
-    case UOP_VEC: /* MMX stores have a rule of their own */
-        if ((u->attr & UA_X87) && (u->attr & UA_RM_W)) {
-            return false;
-        }
-        break;
-    default:
-        return false;
-    }
-    if (!(u->attr & UA_MEM) || (u->attr & UA_ALIGN) || u->base >= 16 || u->seg != 0 || u->asize != p->full ||
-        u->mem_size == 0 || u->mem_size > 32) {
-        return false;
-    }
-    *ret = (Access){ u->base, u->mem_size, u->disp, (u->attr & UA_RM_W) != 0 || u->kind == UOP_SHIFT_CL,
-                      u->index, u->scale };
-    return true;
+    bool plain = !(u->attr & UA_MEM) || (!(u->attr & (UA_ALIGN | UA_HOISTED)) && u->base < 16 && u->asize == p->values.full);
+    return plain && values_access(u, ret);
 }
 
 static void close_groups(Planner *p)
@@ -242,20 +69,20 @@ static bool join(Planner *p, Group *g, unsigned index, const Access *a, int64_t 
 
 static uint32_t index_number(const Planner *p, const Access *a)
 {
-    return a->index < 16 ? p->value[a->index].number : 0;
+    return a->index < 16 ? p->values.reg[a->index].number : 0;
 }
 
 /* What the registers of the operand have been moved by. */
 static int64_t moved(const Planner *p, const Access *a)
 {
-    int64_t by = p->value[a->base].offset;
-    return a->index < 16 ? by + (int64_t)((uint64_t)p->value[a->index].offset << a->scale) : by;
+    int64_t by = p->values.reg[a->base].offset;
+    return a->index < 16 ? by + (int64_t)((uint64_t)p->values.reg[a->index].offset << a->scale) : by;
 }
 
 static bool same_values(const Planner *p, const Group *g, const Access *a)
 {
     uint32_t index = index_number(p, a);
-    return g->number == p->value[a->base].number && g->index == index && (index == 0 || g->scale == a->scale);
+    return g->number == p->values.reg[a->base].number && g->index == index && (index == 0 || g->scale == a->scale);
 }
 
 static void lead(Planner *p, unsigned index, const Access *a, int64_t at)
@@ -274,7 +101,7 @@ static void lead(Planner *p, unsigned index, const Access *a, int64_t at)
     if (g == NULL) {
         g = &p->open[p->next_open++ % ARRAY_SIZE(p->open)];
     }
-    *g = (Group){ .number = p->value[a->base].number, .index = index_number(p, a), .scale = a->scale, .low = at,
+    *g = (Group){ .number = p->values.reg[a->base].number, .index = index_number(p, a), .scale = a->scale, .low = at,
                   .high = at + (int64_t)a->size, .base_off = by, .leader = index,
                   .id = p->next_id++, .members = 1, .write = a->write };
     p->plan[index] = (AccessPlan){ .group = g->id, .leads = true };
@@ -393,12 +220,12 @@ void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags,
     if (few_accesses(uops, count)) {
         return;
     }
-    Planner p = { .keeps_flags = keeps_flags, .uops = uops, .count = count, .plan = ret_plan, .full = mode64 ? 8 : 4, .next_number = 1, .next_id = 1 };
+    Planner p = { .keeps_flags = keeps_flags, .uops = uops, .count = count, .plan = ret_plan, .next_id = 1 };
     uint8_t members[GROUPS_MAX + 1] = { 0 };
     int64_t address[GROUPS_MAX_UOPS];
     assert(count <= GROUPS_MAX_UOPS);
     p.address = address;
-    fresh_all(&p);
+    values_start(&p.values, 1, mode64 ? 8 : 4);
     for (unsigned i = 0; i < count; i++) {
         const Uop *u = &uops[i];
         Access a;
@@ -408,7 +235,7 @@ void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags,
             place(&p, i, &a);
             members[ret_plan[i].group]++;
         }
-        after(&p, u);
+        values_after(&p.values, u);
     }
     finish(&p, members);
 }

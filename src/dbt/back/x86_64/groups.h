@@ -7,7 +7,7 @@
 
 #include "dbt/ir/uop.h"
 
-enum { GROUPS_MAX = 8, GROUP_SPAN_MAX = 256, GROUPS_MAX_UOPS = 64 };
+enum { GROUPS_MAX = 8, GROUP_SPAN_MAX = 256, GROUPS_MAX_UOPS = 160 };
 
 typedef struct AccessPlan {
     uint8_t group;   /* 1..GROUPS_MAX; 0: an access of its own */

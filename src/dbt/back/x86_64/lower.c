@@ -16,10 +16,13 @@ static void close_sites(Lower *l)
 {
     uint32_t resume = (uint32_t)(l->hot->p - l->hot_start);
     unsigned n = l->out->site_count;
-    if (n > 0 && l->out->sites[n - 1].uop == l->index && l->held.guest != 0) {
-        const uint8_t *stub = enc_here(l->cold);
-        enc_load(l->cold, 8, l->held.host, lower_slot(l->held.guest));
-        enc_jmp(l->cold, enc_here(l->hot));
+    bool loads = l->held.guest != 0;
+    if (n > 0 && l->out->sites[n - 1].uop == l->index && (loads || l->block->region != NULL)) {
+        const uint8_t *back = lower_cold_back(l, enc_here(l->hot)), *stub = loads ? enc_here(l->cold) : back;
+        if (loads) {
+            enc_load(l->cold, 8, l->held.host, lower_slot(l->held.guest));
+            enc_jmp(l->cold, back);
+        }
         resume = (uint32_t)(stub - (l->hot_start + l->hot->run_delta));
     }
     while (n-- > 0 && l->out->sites[n].uop == l->index) {
@@ -29,10 +32,11 @@ static void close_sites(Lower *l)
 
 const uint8_t *lower_slow_stub(Lower *l, unsigned kind, const uint8_t *retry)
 {
-    const uint8_t *stub = enc_here(l->cold);
+    const uint8_t *back = lower_cold_back(l, retry), *stub = enc_here(l->cold);
+    lower_cold_out(l);
     uint32_t site = lower_new_site(l, kind);
     enc_call(l->cold, l->env->slow[kind]);
-    enc_jmp(l->cold, retry);
+    enc_jmp(l->cold, back);
     enc_u32(l->cold, l->block->first_site + site);
     return stub;
 }
@@ -192,12 +196,16 @@ static void lower_uop(Lower *l)
         lower_interp(l);
         break;
     case UOP_JCC:
-        lower_jcc(l);
+        l->block->region != NULL ? lower_region_branch(l) : lower_jcc(l);
         break;
     case UOP_JCXZ:
         lower_jcxz(l);
         break;
     case UOP_JMP:
+        if (l->block->region != NULL) {
+            lower_region_branch(l);
+            break;
+        }
         lower_jump(l, u->imm, (u->attr & UA_BACKWARD) != 0);
         break;
     case UOP_CALL:
@@ -280,6 +288,31 @@ static void lower_budget(Lower *l)
     }
 }
 
+void lower_uops(Lower *l, unsigned first, unsigned count)
+{
+    const LowerBlock *b = l->block;
+    assert(first + count <= ARRAY_SIZE(l->plan));
+    if (b->generic) {
+        memset(l->plan + first, 0, count * sizeof(l->plan[0]));
+    } else {
+        groups_plan(b->uops + first, count, b->mode64, l->env->bmi2, l->plan + first);
+    }
+    for (l->index = first; l->index < first + count && !l->ended; l->index++) {
+        l->u = &b->uops[l->index];
+        l->had = l->held;
+        l->held = (LowerHeld){ 0 };
+        if (l->stack_by != 0 && !ignores_stack(l)) {
+            lower_move_stack_now(l, 0);
+        }
+        lower_uop(l);
+        if (l->u->record) {
+            lower_record(l);
+            l->held = (LowerHeld){ 0 };
+        }
+        close_sites(l);
+    }
+}
+
 void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *cold, Lowered *out)
 {
     Lower l;
@@ -289,6 +322,7 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     l.hot = hot;
     l.cold = cold;
     l.out = out;
+    l.home = block->region != NULL ? block->region->home : host_of_guest;
     out->site_count = out->exit_count = 0;
     out->next_site = block->next_site;
     out->site_owners = 0;
@@ -313,25 +347,10 @@ void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *col
     if (block->counts != 0) {
         lower_budget(&l);
     }
-    assert(block->count <= ARRAY_SIZE(l.plan));
-    if (block->generic) {
-        memset(l.plan, 0, block->count * sizeof(l.plan[0]));
+    if (block->region != NULL) {
+        lower_region(&l);
     } else {
-        groups_plan(block->uops, block->count, block->mode64, env->bmi2, l.plan);
-    }
-    for (l.index = 0; l.index < block->count && !l.ended; l.index++) {
-        l.u = &block->uops[l.index];
-        l.had = l.held;
-        l.held = (LowerHeld){ 0 };
-        if (l.stack_by != 0 && !ignores_stack(&l)) {
-            lower_move_stack_now(&l, 0);
-        }
-        lower_uop(&l);
-        if (l.u->record) {
-            lower_record(&l);
-            l.held = (LowerHeld){ 0 };
-        }
-        close_sites(&l);
+        lower_uops(&l, 0, block->count);
     }
     out->hot_end = enc_here(hot);
 }

@@ -11,6 +11,7 @@
 #define OSTRICH_DBT_BACK_LOWER_H
 
 #include "dbt/back/x86_64/encode.h"
+#include "dbt/back/x86_64/region.h"
 #include "dbt/ir/uop.h"
 
 enum { HOST_SPILLED = 0x80 };
@@ -69,6 +70,7 @@ typedef struct HostEnv {
     int32_t temp, vec, mxcsr, fx; /* context-relative: 8 spare bytes, vector registers, MXCSR, XSAVE area of x87 */
     int32_t flags_kind, flags_a, flags_b; /* the record of the flags */
     int32_t hosts;         /* where groups of accesses lie: GROUPS_MAX addresses */
+    int32_t hoisted, turns; /* of a region: HOIST_MAX addresses, and the counter of its turns, where no register is left */
     int32_t pauses;        /* how many PAUSE until the host CPU is given away */
     int32_t budget;        /* 64 bits: instructions that may still be begun */
     int32_t held, tsc_aux; /* requests that wait for IF; IA32_TSC_AUX */
@@ -106,7 +108,7 @@ typedef struct LowerExit {
     bool generic;          /* goes to a block without groups */
 } LowerExit;
 
-enum { LOWER_MAX_SITES = 192, LOWER_MAX_EXITS = 112 };
+enum { LOWER_MAX_SITES = 3 * REGION_MAX_UOPS, LOWER_MAX_EXITS = 2 * REGION_MAX_UOPS };
 typedef struct Lowered {
     uint8_t *guarded, *entry; /* run addresses */
     uint8_t *recorded;        /* where to come in when the record holds the flags; the same as guarded unless they are read */
@@ -130,7 +132,9 @@ typedef struct LowerBlock {
     uint16_t next_site;
     uint64_t plain;      /* bit n: not that of uop n */
     uint64_t pc;
-    const uint16_t *offsets; /* of each guest instruction from pc */
+    const RegionPlan *region; /* the uops are a region; NULL: a block */
+    unsigned turns;      /* of a region: at most so many before it looks for requests */
+    const int16_t *offsets; /* of each guest instruction from pc */
     unsigned counts;     /* instructions to take from the budget at the entry; 0: there is none */
     uint32_t number;     /* of the block: payload of guard exits */
     uint32_t page_id;
@@ -140,7 +144,7 @@ typedef struct LowerBlock {
 } LowerBlock;
 
 /* Upper bounds of the bytes that a block may need in each area. */
-enum { LOWER_HOT_MAX = 64 * 160, LOWER_COLD_MAX = 64 * 160 };
+enum { LOWER_HOT_MAX = REGION_MAX_UOPS * 160, LOWER_COLD_MAX = REGION_MAX_UOPS * 320 };
 void lower_block(const HostEnv *env, const LowerBlock *block, Asm *hot, Asm *cold, Lowered *ret_lowered);
 
 /* thunks.c: generates entry, exit and slow-path thunks. slow_fn(opaque, va, return_address, kind) gives

@@ -151,7 +151,7 @@ void lower_indirect(Lower *l)
         }
     }
     if (!memory) {
-        lower_get_guest(a, H_R14, u->reg);
+        lower_get_guest(l, H_R14, u->reg);
         if (u->size == 4) {
             enc_mov(a, 4, H_R14, H_R14);
         }

@@ -73,8 +73,8 @@ static bool recipe_of(const Uop *u, Recipe *ret)
 
 static void store_guest(Lower *l, int32_t at, unsigned guest)
 {
-    unsigned from = host_of_guest[guest];
-    if (lower_spilled(guest)) {
+    unsigned from = l->home[guest];
+    if (lower_spilled(l, guest)) {
         enc_load(l->hot, 8, H_RCX, lower_slot(guest));
         from = H_RCX;
     }

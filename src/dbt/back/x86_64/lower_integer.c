@@ -10,8 +10,8 @@ static unsigned high_operand(Lower *l, unsigned guest, bool high, unsigned *temp
         *temp = 1;
         return high ? 5 : 1;
     }
-    assert(host_of_guest[guest] < 8 || !high);
-    return host_of_guest[guest] + (high ? 4 : 0);
+    assert(l->home[guest] < 8 || !high);
+    return l->home[guest] + (high ? 4 : 0);
 }
 
 static void op_high(Lower *l)
@@ -21,7 +21,7 @@ static void op_high(Lower *l)
     uint32_t code = (u->code & ~(E_BYTE_REG | E_BYTE_RM)) | E_HIGH;
     if (u->attr & UA_MEM) {
         EncRm mem = lower_only_rcx(l, lower_access_mem(l, (u->attr & UA_RM_W) != 0));
-        enc_op(a, code, host_of_guest[u->reg] + 4, mem); /* never CH: see front */
+        enc_op(a, code, l->home[u->reg] + 4, mem); /* never CH: see front */
         lower_append_imm(a, u);
         return;
     }
@@ -30,7 +30,7 @@ static void op_high(Lower *l)
     unsigned rm = high_operand(l, u->rm, (u->attr & UA_RM_HIGH) != 0, &uses_rcx);
     unsigned reg = u->reg;
     if (wide_reg) { /* MOVZX, MOVSX: any register; through rcx where it would need REX */
-        reg = lower_spilled(u->reg) || host_of_guest[u->reg] >= 8 ? H_RCX : host_of_guest[u->reg];
+        reg = lower_spilled(l, u->reg) || l->home[u->reg] >= 8 ? H_RCX : l->home[u->reg];
     } else if (lower_has_reg(u)) {
         reg = high_operand(l, u->reg, (u->attr & UA_REG_HIGH) != 0, &uses_rcx);
     }
@@ -40,7 +40,7 @@ static void op_high(Lower *l)
     enc_op(a, code, reg, enc_reg(rm));
     lower_append_imm(a, u);
     if (wide_reg && reg == H_RCX) {
-        enc_mov(a, u->size, host_of_guest[u->reg], H_RCX);
+        enc_mov(a, u->size, l->home[u->reg], H_RCX);
     } else if (uses_rcx && ((u->attr & UA_RM_W) || (u->attr & UA_REG_W))) {
         enc_mov(a, 8, H_R12, H_RCX);
     }
@@ -51,8 +51,8 @@ static void op_mem(Lower *l)
     const Uop *u = l->u;
     Asm *a = l->hot;
     EncRm mem = lower_access_mem(l, (u->attr & UA_RM_W) != 0);
-    if (!lower_has_reg(u) || !lower_spilled(u->reg)) {
-        enc_op(a, u->code, lower_has_reg(u) ? host_of_guest[u->reg] : u->reg, mem);
+    if (!lower_has_reg(u) || !lower_spilled(l, u->reg)) {
+        enc_op(a, u->code, lower_has_reg(u) ? l->home[u->reg] : u->reg, mem);
         lower_append_imm(a, u);
         return;
     }
@@ -72,11 +72,11 @@ static void op_mem(Lower *l)
 }
 
 /* XOR or SUB of a register whose home is memory with itself: 0, whatever it was. */
-static bool is_zeroing(const Uop *u)
+static bool is_zeroing(const Lower *l, const Uop *u)
 {
     uint8_t code = (uint8_t)u->code;
     return !(u->code & E_MAP) && (code == 0x31 || code == 0x33 || code == 0x29 || code == 0x2b) && u->size >= 4 &&
-           u->reg == u->rm && lower_spilled(u->reg);
+           u->reg == u->rm && lower_spilled(l, u->reg);
 }
 
 /*
@@ -98,8 +98,8 @@ static EncRm rm_operand(Lower *l, bool reg_is_rcx, bool *ret_through)
 {
     const Uop *u = l->u;
     *ret_through = false;
-    if (!lower_spilled(u->rm)) {
-        return enc_reg(host_of_guest[u->rm]);
+    if (!lower_spilled(l, u->rm)) {
+        return enc_reg(l->home[u->rm]);
     }
     unsigned had = lower_had(l, u->rm);
     bool writes = (u->attr & UA_RM_W) != 0;
@@ -125,17 +125,17 @@ static void op_reg(Lower *l)
     const Uop *u = l->u;
     Asm *a = l->hot;
     unsigned reg = u->reg;
-    bool reg_spilled = lower_has_reg(u) && lower_spilled(u->reg), through;
-    if (lower_has_reg(u) && is_zeroing(u)) {
+    bool reg_spilled = lower_has_reg(u) && lower_spilled(l, u->reg), through;
+    if (lower_has_reg(u) && is_zeroing(l, u)) {
         enc_op(a, u->code & ~E_W, H_R14, enc_reg(H_R14)); /* for the flags, too */
         enc_store(a, 8, lower_slot(u->reg), H_R14);
         l->held = (LowerHeld){ H_R14, u->reg };
         return;
     }
-    if (reg_spilled && !lower_spilled(u->rm) && from_memory_form(u) != 0) {
+    if (reg_spilled && !lower_spilled(l, u->rm) && from_memory_form(u) != 0) {
         unsigned had = lower_had(l, u->reg);
         uint32_t code = from_memory_form(u);
-        enc_op(a, had ? code | (u->code & E_BYTE_REG ? E_BYTE_RM : 0) : code, host_of_guest[u->rm],
+        enc_op(a, had ? code | (u->code & E_BYTE_REG ? E_BYTE_RM : 0) : code, l->home[u->rm],
                had ? enc_reg(had) : lower_slot(u->reg));
         l->held = l->had;
         return;
@@ -147,11 +147,11 @@ static void op_reg(Lower *l)
             enc_load(a, 8, H_RCX, lower_slot(u->reg));
         }
     } else if (lower_has_reg(u)) {
-        reg = host_of_guest[u->reg];
+        reg = l->home[u->reg];
     }
     enc_op(a, u->code & ~E_LOCK, reg, rm);
     lower_append_imm(a, u);
-    if (!reg_spilled && !lower_spilled(u->rm)) {
+    if (!reg_spilled && !lower_spilled(l, u->rm)) {
         l->held = l->had;
     }
     if (reg_spilled && (u->attr & UA_REG_W)) {
@@ -200,7 +200,7 @@ void lower_div(Lower *l)
         }
         rm = enc_reg(n);
     } else {
-        rm = lower_spilled(u->rm) ? lower_slot(u->rm) : enc_reg(host_of_guest[u->rm]);
+        rm = lower_spilled(l, u->rm) ? lower_slot(u->rm) : enc_reg(l->home[u->rm]);
     }
     add_trap(l, enc_here(a));
     enc_op(a, u->attr & UA_RM_HIGH ? (u->code & ~E_BYTE_RM) | E_HIGH : u->code, u->reg, rm);
@@ -211,8 +211,8 @@ void lower_div(Lower *l)
 void lower_movi(Lower *l)
 {
     const Uop *u = l->u;
-    if (!lower_spilled(u->reg)) {
-        enc_mov_imm(l->hot, host_of_guest[u->reg], u->imm);
+    if (!lower_spilled(l, u->reg)) {
+        enc_mov_imm(l->hot, l->home[u->reg], u->imm);
         l->held = l->had;
     } else if (u->imm == (uint64_t)(int32_t)u->imm) {
         enc_store_imm(l->hot, 8, lower_slot(u->reg), (int32_t)u->imm);
@@ -228,33 +228,33 @@ void lower_lea(Lower *l)
     Asm *a = l->hot;
     if (u->size == 2 || u->asize < u->size) { /* the offset in full, then its low part */
         lower_address(l, u, H_R14);
-        if (lower_spilled(u->reg)) {
+        if (lower_spilled(l, u->reg)) {
             enc_store(a, u->size == 2 ? 2 : 8, lower_slot(u->reg), H_R14);
         } else {
-            enc_mov(a, u->size == 8 ? 4 : u->size, host_of_guest[u->reg], H_R14);
+            enc_mov(a, u->size == 8 ? 4 : u->size, l->home[u->reg], H_R14);
         }
         return;
     }
     Uop copy = *u;
     copy.asize = u->size;
-    if (lower_spilled(u->reg)) {
+    if (lower_spilled(l, u->reg)) {
         lower_address(l, &copy, H_R14);
         enc_store(a, 8, lower_slot(u->reg), H_R14);
         l->held = (LowerHeld){ H_R14, u->reg };
     } else {
-        lower_address(l, &copy, host_of_guest[u->reg]);
+        lower_address(l, &copy, l->home[u->reg]);
     }
 }
 
 void lower_bswap(Lower *l)
 {
     const Uop *u = l->u;
-    unsigned reg = lower_spilled(u->reg) ? H_RCX : host_of_guest[u->reg];
-    if (lower_spilled(u->reg)) {
+    unsigned reg = lower_spilled(l, u->reg) ? H_RCX : l->home[u->reg];
+    if (lower_spilled(l, u->reg)) {
         enc_load(l->hot, u->size, reg, lower_slot(u->reg));
     }
     enc_bswap(l->hot, u->size, reg);
-    if (lower_spilled(u->reg)) {
+    if (lower_spilled(l, u->reg)) {
         enc_store(l->hot, 8, lower_slot(u->reg), reg);
     }
 }
@@ -265,8 +265,8 @@ void lower_shift_cl(Lower *l)
     Asm *a = l->hot;
     unsigned reg = u->reg;
     if (lower_has_reg(u)) { /* SHLD, SHRD; front sees to it that not both operands are in memory */
-        reg = host_of_guest[u->reg];
-        if (lower_spilled(u->reg)) {
+        reg = l->home[u->reg];
+        if (lower_spilled(l, u->reg)) {
             enc_load(a, 8, H_R14, lower_slot(u->reg));
             reg = H_R14;
         }
@@ -276,8 +276,8 @@ void lower_shift_cl(Lower *l)
     if (u->attr & UA_MEM) {
         enc_lea(a, 8, H_R14, lower_access_mem(l, true));
         rm = enc_mem(H_R14, 0);
-    } else if (!lower_spilled(u->rm)) {
-        rm = enc_reg(host_of_guest[u->rm] + (u->attr & UA_RM_HIGH ? 4 : 0));
+    } else if (!lower_spilled(l, u->rm)) {
+        rm = enc_reg(l->home[u->rm] + (u->attr & UA_RM_HIGH ? 4 : 0));
     } else if (u->size == 4) {
         enc_load(a, 8, H_R14, lower_slot(u->rm));
         rm = enc_reg(H_R14);
@@ -311,7 +311,7 @@ void lower_bit_mem(Lower *l)
         return;
     }
     unsigned shift = u->size == 8 ? 3 : 2;
-    EncRm bit = lower_spilled(u->reg) ? lower_slot(u->reg) : enc_reg(host_of_guest[u->reg]);
+    EncRm bit = lower_spilled(l, u->reg) ? lower_slot(u->reg) : enc_reg(l->home[u->reg]);
     lower_address(l, u, H_R14);
     enc_op(a, u->size == 8 ? 0x8b | E_W : 0x63 | E_W, H_RCX, bit); /* mov, movsxd */
     enc_op(a, 0xc1 | E_W, 7, enc_reg(H_RCX));                      /* sar */
@@ -330,12 +330,12 @@ void lower_push(Lower *l)
     EncRm mem = lower_access_stack(l, -(int)u->size, u->size, true);
     if (u->reg == UOP_NO_REG) {
         enc_store_imm(a, u->size, mem, (int32_t)u->imm);
-    } else if (lower_spilled(u->reg)) {
+    } else if (lower_spilled(l, u->reg)) {
         mem = lower_only_rcx(l, mem);
         enc_load(a, 8, H_R14, lower_slot(u->reg));
         enc_store(a, u->size, mem, H_R14);
     } else {
-        enc_store(a, u->size, mem, host_of_guest[u->reg]);
+        enc_store(a, u->size, mem, l->home[u->reg]);
     }
     lower_move_stack(l, -(int)u->size);
 }
@@ -360,11 +360,11 @@ void lower_pop(Lower *l)
 {
     const Uop *u = l->u;
     EncRm mem = lower_access_stack(l, 0, u->size, false);
-    if (lower_spilled(u->reg)) {
+    if (lower_spilled(l, u->reg)) {
         enc_load(l->hot, u->size, H_R14, mem);
         enc_store(l->hot, 8, lower_slot(u->reg), H_R14);
     } else {
-        enc_load(l->hot, u->size, host_of_guest[u->reg], mem);
+        enc_load(l->hot, u->size, l->home[u->reg], mem);
     }
     if (u->reg != 4) { /* POP rsp: the value stands */
         lower_move_stack(l, u->size);

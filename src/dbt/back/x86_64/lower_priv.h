@@ -24,6 +24,14 @@ typedef struct Lower {
     bool ended; /* the current uop has done the next one's work, the block's last */
     int32_t stack_by; /* guest rsp is to be moved by this yet: members of groups need not wait for it */
     LowerHeld had, held; /* before the current uop, and behind it; who lowers a uop sets held where there is any */
+    const uint8_t *home; /* as host_of_guest, of this block */
+    const uint8_t *check;   /* of a region: where the pages of its hoisted accesses are looked up */
+    const uint8_t *part[UOP_MAX_PARTS]; /* where its parts begin */
+    unsigned parts_begun, later_count;
+    struct {
+        uint8_t *field;
+        uint8_t part;
+    } later[REGION_MAX_UOPS]; /* branches to parts */
     AccessPlan plan[GROUPS_MAX_UOPS]; /* of each uop */
 } Lower;
 
@@ -36,21 +44,21 @@ static inline EncRm lower_slot(unsigned guest)
 {
     return lower_env(ENV_GPR + 8 * guest);
 }
-static inline bool lower_spilled(unsigned guest)
+static inline bool lower_spilled(const Lower *l, unsigned guest)
 {
-    return host_of_guest[guest] == HOST_SPILLED;
+    return l->home[guest] == HOST_SPILLED;
 }
 /* The scratch register that holds a guest register before the current uop; 0: none does. */
 static inline unsigned lower_had(const Lower *l, unsigned guest)
 {
     return guest != 0 && l->had.guest == guest ? l->had.host : 0;
 }
-static inline void lower_get_guest(Asm *a, unsigned dst, unsigned guest)
+static inline void lower_get_guest(Lower *l, unsigned dst, unsigned guest)
 {
-    if (lower_spilled(guest)) {
-        enc_load(a, 8, dst, lower_slot(guest));
+    if (lower_spilled(l, guest)) {
+        enc_load(l->hot, 8, dst, lower_slot(guest));
     } else {
-        enc_mov(a, 8, dst, host_of_guest[guest]);
+        enc_mov(l->hot, 8, dst, l->home[guest]);
     }
 }
 /* The reg field names a register, not an extension of the opcode. */
@@ -75,6 +83,20 @@ unsigned lower_exit_stub(Lower *l, uint64_t target);
 /* The same to the current instruction in a block without groups. */
 unsigned lower_generic_exit(Lower *l);
 void lower_interp(Lower *l);
+/* The uops from `first` on, `count` of them. */
+void lower_uops(Lower *l, unsigned first, unsigned count);
+
+/* --- lower_region.c --- */
+/* All of a region, behind its guard. */
+void lower_region(Lower *l);
+void lower_region_branch(Lower *l);
+/* The hoisted operand of the current uop. */
+EncRm lower_hoisted(Lower *l);
+/* In cold code of a region, nothing elsewhere: registers as outside; where it may end up coming back, and then on at `to`. */
+void lower_cold_out(Lower *l);
+const uint8_t *lower_cold_back(Lower *l, const uint8_t *to);
+/* Makes a vector unit's registers the host's. */
+void lower_vectors_live(Lower *l);
 
 /* --- lower_flags.c --- */
 /* Makes the record of the flags that the current uop left. */
@@ -90,6 +112,8 @@ static inline bool lower_flags_live(const Uop *u)
 void lower_address(Lower *l, const Uop *u, unsigned dst);
 /* Checks the memory operand of the current uop; the result addresses it, by rcx and perhaps r14. */
 EncRm lower_access_mem(Lower *l, bool write);
+/* Displacement of the TLB entry of the address in r14, to rcx; destroys flags. */
+void lower_tlb_index(Lower *l);
 /* Checks the address in r14. */
 EncRm lower_check(Lower *l, unsigned size, bool write, bool align);
 /* Stack access at guest rsp + disp. */

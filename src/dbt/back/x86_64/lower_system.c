@@ -98,9 +98,9 @@ void lower_pause(Lower *l)
 void lower_read_sel(Lower *l)
 {
     const Uop *u = l->u;
-    unsigned reg = lower_spilled(u->reg) ? H_RCX : host_of_guest[u->reg];
+    unsigned reg = lower_spilled(l, u->reg) ? H_RCX : l->home[u->reg];
     enc_op(l->hot, 0xb7 | E_0F, reg, lower_env(l->env->selectors + (int32_t)(u->imm * (unsigned)l->env->selector_stride)));
-    if (lower_spilled(u->reg)) {
+    if (lower_spilled(l, u->reg)) {
         enc_store(l->hot, 8, lower_slot(u->reg), H_RCX);
     }
 }

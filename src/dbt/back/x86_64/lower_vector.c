@@ -25,10 +25,15 @@ static void unit_live(Lower *l, bool *checked, int32_t live_byte, const uint8_t 
     enc_jmp(l->cold, enc_here(a));
 }
 
+void lower_vectors_live(Lower *l)
+{
+    unit_live(l, &l->vec_checked, ENV_VEC_LIVE, l->env->vec_load);
+}
+
 static void units_live(Lower *l)
 {
     if (l->u->attr & UA_XMM) {
-        unit_live(l, &l->vec_checked, ENV_VEC_LIVE, l->env->vec_load);
+        lower_vectors_live(l);
     }
     if (l->u->attr & UA_X87) {
         unit_live(l, &l->x87_checked, ENV_X87_LIVE, l->env->x87_load);
@@ -69,10 +74,10 @@ void lower_vec(Lower *l)
     if (u->attr & UA_MEM) { /* the reg field is a vector here, or a general register that is written */
         EncRm mem = lower_access_mem(l, (u->attr & UA_RM_W) != 0);
         if (gpr_reg) {
-            reg = lower_spilled(u->reg) ? H_R14 : host_of_guest[u->reg];
+            reg = lower_spilled(l, u->reg) ? H_R14 : l->home[u->reg];
         }
         vec_encode(l, reg, mem);
-        if (gpr_reg && lower_spilled(u->reg)) {
+        if (gpr_reg && lower_spilled(l, u->reg)) {
             enc_store(a, 8, lower_slot(u->reg), H_R14);
         }
         return;
@@ -80,19 +85,19 @@ void lower_vec(Lower *l)
     EncRm rm = enc_reg(u->rm);
     bool gpr_rm = !(u->attr & UA_RM_XMM) && (u->attr & (UA_RM_R | UA_RM_W));
     if (gpr_rm) {
-        rm = enc_reg(lower_spilled(u->rm) ? H_R14 : host_of_guest[u->rm]);
-        if (lower_spilled(u->rm) && (u->attr & UA_RM_R)) {
+        rm = enc_reg(lower_spilled(l, u->rm) ? H_R14 : l->home[u->rm]);
+        if (lower_spilled(l, u->rm) && (u->attr & UA_RM_R)) {
             enc_load(a, 8, H_R14, lower_slot(u->rm));
         }
     }
     if (gpr_reg) {
-        reg = lower_spilled(u->reg) ? H_RCX : host_of_guest[u->reg];
+        reg = lower_spilled(l, u->reg) ? H_RCX : l->home[u->reg];
     }
     vec_encode(l, reg, rm);
-    if (gpr_rm && lower_spilled(u->rm) && (u->attr & UA_RM_W)) {
+    if (gpr_rm && lower_spilled(l, u->rm) && (u->attr & UA_RM_W)) {
         enc_store(a, 8, lower_slot(u->rm), H_R14);
     }
-    if (gpr_reg && lower_spilled(u->reg) && (u->attr & UA_REG_W)) {
+    if (gpr_reg && lower_spilled(l, u->reg) && (u->attr & UA_REG_W)) {
         enc_store(a, 8, lower_slot(u->reg), H_RCX);
     }
 }
@@ -154,24 +159,24 @@ void lower_bmi(Lower *l)
         rm = lower_only_rcx(l, lower_access_mem(l, false));
         temp = H_R14;
     } else {
-        rm = lower_spilled(u->rm) ? lower_slot(u->rm) : enc_reg(host_of_guest[u->rm]);
+        rm = lower_spilled(l, u->rm) ? lower_slot(u->rm) : enc_reg(l->home[u->rm]);
     }
     bool has_v = u->imm_size == 0; /* RORX has none */
     unsigned v = 0, reg = u->reg;
     if (has_v) {
-        v = lower_spilled(u->vex_v) ? H_R14 : host_of_guest[u->vex_v];
-        if (lower_spilled(u->vex_v) && reg_dest && !mulx) {
+        v = lower_spilled(l, u->vex_v) ? H_R14 : l->home[u->vex_v];
+        if (lower_spilled(l, u->vex_v) && reg_dest && !mulx) {
             enc_load(a, 8, H_R14, lower_slot(u->vex_v));
         }
     }
     if (reg_dest) {
-        reg = lower_spilled(u->reg) ? temp : host_of_guest[u->reg];
+        reg = lower_spilled(l, u->reg) ? temp : l->home[u->reg];
     }
     encode_vex(l, reg, v, rm);
     lower_append_imm(a, u);
-    if (reg_dest && lower_spilled(u->reg)) {
+    if (reg_dest && lower_spilled(l, u->reg)) {
         enc_store(a, 8, lower_slot(u->reg), temp);
-    } else if (!reg_dest && lower_spilled(u->vex_v)) {
+    } else if (!reg_dest && lower_spilled(l, u->vex_v)) {
         enc_store(a, 8, lower_slot(u->vex_v), H_R14);
     }
 }

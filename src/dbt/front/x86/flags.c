@@ -53,7 +53,8 @@ static const uint8_t *bytes_at(const FrontBlock *b, uint64_t va, unsigned *ret_a
 static bool depends(FrontBlock *b, uint64_t va, const X86Insn *insn)
 {
     unsigned offset = va & 4095, length = insn->length;
-    if (va - b->pc < b->length && va - b->pc + length <= b->length) {
+    uint64_t start = b->pc + (uint64_t)(int64_t)b->low;
+    if (va - start < b->length && va - start + length <= b->length) {
         return true;
     }
     for (unsigned n = 0; n < b->ahead_count; n++) {

@@ -118,7 +118,7 @@ static bool native_insn(Front *f)
     }
 }
 
-static void reset_uop(Uop *u, unsigned insn)
+void front_reset_uop(Uop *u, unsigned insn)
 {
     memset(u, 0, sizeof(*u));
     u->insn = insn;
@@ -146,18 +146,18 @@ static void set_flag_effect(Uop *u, FlagEffect effect)
 }
 
 /* Adds the uop of one instruction. True: the block ends with it. */
-static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next)
+bool front_add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next)
 {
     Uop *u = &b->uops[b->uop_count++];
     Front f = { .b = b, .insn = insn, .u = u, .next = next };
-    reset_uop(u, index);
+    front_reset_uop(u, index);
     u->size = insn->operands > 0 && insn->operand[0].size <= 8 ? insn->operand[0].size : insn->osize;
     FlagEffect effect = front_flag_effect(insn);
     if (native_insn(&f)) {
         set_flag_effect(u, effect);
         return uop_ends_block(u);
     }
-    reset_uop(u, index);
+    front_reset_uop(u, index);
     set_flag_effect(u, effect);
     u->kind = (insn->desc->props & INSN_END && !goes_on(insn)) || insn->desc->cls == CLASS_X87 ||
                       (insn->desc->cls == CLASS_SSE && insn->map == 1 && insn->opcode == 0xae)
@@ -168,9 +168,10 @@ static bool add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next
 
 bool front_translate(FrontBlock *b)
 {
-    b->insn_count = b->uop_count = b->length = b->ahead_count = 0;
+    b->insn_count = b->uop_count = b->length = b->ahead_count = b->part_count = 0;
+    b->low = 0;
     bool ended = false;
-    unsigned limit = b->crossing ? 1 : FRONT_MAX_INSNS;
+    unsigned limit = b->crossing ? 1 : FRONT_BLOCK_INSNS;
     while (b->insn_count < limit && !ended) {
         X86Insn *insn = &b->insns[b->insn_count];
         if (x86_decode(insn, b->bytes + b->length, b->available - b->length, b->mode) != DECODE_OK) {
@@ -179,7 +180,7 @@ bool front_translate(FrontBlock *b)
         b->offset[b->insn_count] = b->length;
         b->length += insn->length;
         uint64_t next = b->pc + b->length;
-        ended = add_insn(b, insn, b->insn_count, b->mode & X86_MODE_CS64 ? next : (uint32_t)next);
+        ended = front_add_insn(b, insn, b->insn_count, b->mode & X86_MODE_CS64 ? next : (uint32_t)next);
         b->insn_count++;
         const Uop *u = &b->uops[b->uop_count - 1];
         if ((u->kind == UOP_JCC || u->kind == UOP_JCXZ) && ((u->attr & UA_BACKWARD) || b->cpu->counted)) {
@@ -192,7 +193,7 @@ bool front_translate(FrontBlock *b)
     b->offset[b->insn_count] = b->length;
     if (!ended) {
         Uop *u = &b->uops[b->uop_count++];
-        reset_uop(u, b->insn_count);
+        front_reset_uop(u, b->insn_count);
         u->kind = UOP_JMP;
         u->size = 8;
         u->imm = b->pc + b->length;

@@ -10,7 +10,7 @@
 #include "cpu/x86/insn.h"
 #include "dbt/ir/uop.h"
 
-enum { FRONT_MAX_INSNS = 48, FRONT_MAX_UOPS = FRONT_MAX_INSNS + 1 };
+enum { FRONT_BLOCK_INSNS = 48, FRONT_MAX_INSNS = 128, FRONT_MAX_UOPS = FRONT_MAX_INSNS + UOP_MAX_PARTS };
 /* Translator's mode bits: MXCSR, or the x87 control word, has unmasked exceptions; the interpreter runs them. */
 #define FRONT_MODE_NO_VEC BIT(31)
 #define FRONT_MODE_NO_X87 BIT(30)
@@ -20,7 +20,7 @@ typedef struct FrontAhead {
     uint16_t offset, length; /* from the page's start */
     uint8_t bytes[60];
 } FrontAhead;
-enum { FRONT_MAX_AHEAD = 6 };
+enum { FRONT_MAX_AHEAD = 12 };
 
 typedef struct FrontBlock {
     uint64_t pc;
@@ -36,7 +36,10 @@ typedef struct FrontBlock {
     uint8_t flags_in;
     unsigned ahead_count;
     FrontAhead ahead[FRONT_MAX_AHEAD];
-    uint16_t offset[FRONT_MAX_INSNS + 1]; /* of each instruction, from pc */
+    int low;              /* where the bytes covered begin, from pc: negative in a region */
+    unsigned part_count;  /* of a region; 0: a block */
+    UopPart parts[UOP_MAX_PARTS];
+    int16_t offset[FRONT_MAX_INSNS + 1]; /* of each instruction, from pc */
     X86Insn insns[FRONT_MAX_INSNS];
     Uop uops[FRONT_MAX_UOPS];
 } FrontBlock;
@@ -46,5 +49,7 @@ bool front_mode_ok(uint32_t mode);
 /* Fills the block from pc, mode, cpu, bytes. False: the first instruction must be interpreted (it
  * crosses the page, or is invalid). */
 bool front_translate(FrontBlock *block);
+/* Fills it with the innermost loop that begins at pc, of up to some hundred instructions. False: there is none. */
+bool front_region(FrontBlock *block);
 
 #endif

@@ -20,6 +20,11 @@ static inline bool front_mode64(const Front *f)
 /* The guest has the feature that the instruction belongs to. */
 bool front_has_feature(const Front *f);
 
+/* --- front.c --- */
+void front_reset_uop(Uop *u, unsigned insn);
+/* Adds the uop of one instruction. True: the block ends with it. */
+bool front_add_insn(FrontBlock *b, X86Insn *insn, unsigned index, uint64_t next);
+
 /* The functions below fill f->u; false: the interpreter is to execute the instruction. */
 
 /* --- integer.c --- */
