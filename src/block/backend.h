@@ -22,6 +22,7 @@
 
 typedef struct BlockBackend BlockBackend;
 typedef struct BlkRequest BlkRequest;
+typedef struct Machine Machine;
 typedef void BlkDone(void *opaque, int ret); /* 0 or -errno */
 
 #define BLOCK_SERVICE "block" /* machine_service(): the BlockGraph */
@@ -158,6 +159,12 @@ Error *block_graph_set_active(BlockGraph *graph, bool active) MUST_USE;
 void block_graph_begin_inactive(BlockGraph *graph);
 /* Takes one image, and what it is made of, before the others; nothing to do in an active graph. */
 Error *block_node_activate(BlockNode *node) MUST_USE;
+
+/*
+ * A machine whose input is recorded or replayed: requests complete where the recording says, on a vCPU's thread. machine
+ * is borrowed; before there are requests.
+ */
+void block_graph_set_inlet(BlockGraph *graph, Machine *machine);
 
 /* --- limits --- */
 struct ThrottleConfig;

@@ -5,26 +5,6 @@
 #include "block/backend_priv.h"
 #include "block/throttle.h"
 
-typedef enum BlkOp { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_ZEROES } BlkOp;
-
-enum { INLINE_IOV = 4 };
-
-struct BlkRequest {
-    BlockBackend *blk;
-    BlkOp op;
-    unsigned flags;
-    uint64_t offset, bytes;
-    BlockVec vec;
-    struct iovec inline_iov[INLINE_IOV], *iov;
-    BlkDone *done;
-    void *opaque;
-    int ret;
-    bool cancelled, started;
-    bool held;
-    int64_t start_ns;
-    ListNode node; /* in blk->requests or blk->held */
-};
-
 /* --- running --- */
 
 static int request_run_co(BlkRequest *req, BlockNode *node)
@@ -83,7 +63,7 @@ static void account(BlkRequest *req)
     st->last_access_ns = now;
 }
 
-static void request_complete(BlkRequest *req)
+void blk_request_complete(BlkRequest *req)
 {
     BlockBackend *blk = req->blk;
     BlkDone *done = req->done;
@@ -94,6 +74,7 @@ static void request_complete(BlkRequest *req)
     if (req->iov != req->inline_iov) {
         g_free(req->iov);
     }
+    g_free(req->copy);
     g_free(req);
     done(opaque, ret);
     if (list_empty(&blk->requests)) {
@@ -182,6 +163,7 @@ static bool hold_on_error(BlkRequest *req)
     list_remove(&req->node);
     list_append(&blk->held, &req->node);
     req->held = true;
+    blk_replay_held(req);
     blk->graph->stop(blk->graph->hooks_opaque);
     if (list_empty(&blk->requests)) {
         pthread_cond_broadcast(&blk->idle);
@@ -208,8 +190,8 @@ static void request_co(void *opaque)
         node_unref_co(node);
     }
     account(req);
-    if (!hold_on_error(req)) {
-        request_complete(req);
+    if (!hold_on_error(req) && !blk_replay_finished(req)) {
+        blk_request_complete(req);
     }
 }
 
@@ -239,6 +221,7 @@ static BlkRequest *request_new(BlockBackend *blk, BlkOp op, uint64_t offset, uin
 /* Always deferred, so that done never runs inside the device's call. */
 static BlkRequest *request_submit(BlkRequest *req)
 {
+    blk_replay_begin(req);
     loop_defer(blk_loop(req->blk), request_start, req);
     return req;
 }
@@ -288,7 +271,10 @@ BlkRequest *blk_aio_write_zeroes(BlockBackend *blk, uint64_t offset, uint64_t by
 
 static void complete_held(void *opaque)
 {
-    request_complete(opaque);
+    BlkRequest *req = opaque;
+    if (!blk_replay_finished(req)) {
+        blk_request_complete(req);
+    }
 }
 
 /* One that was not started, or is held, ends at once; one under way runs to its end. */
@@ -340,7 +326,9 @@ static void drain_co(void *opaque)
 {
     BlockBackend *blk = opaque;
     while (blk_busy(blk)) {
-        co_sleep_ns(CLOCK_REALTIME_NS, 20 * NS_PER_US);
+        if (!blk_replay_drained(blk)) {
+            co_sleep_ns(CLOCK_REALTIME_NS, 20 * NS_PER_US);
+        }
     }
 }
 
@@ -358,7 +346,9 @@ void blk_drain(BlockBackend *blk)
         co_run(loop, drain_co, blk);
     } else {
         while (blk_busy(blk)) {
-            lock_wait(loop_lock(loop), &blk->idle);
+            if (!blk_replay_drained(blk)) {
+                lock_wait(loop_lock(loop), &blk->idle);
+            }
         }
     }
     blk->no_wait = false;

@@ -29,6 +29,45 @@ struct BlockBackend {
     ListNode node_in_graph;
 };
 
+typedef enum BlkOp { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_ZEROES } BlkOp;
+
+enum { INLINE_IOV = 4 };
+
+struct BlkRequest {
+    BlockBackend *blk;
+    BlkOp op;
+    unsigned flags;
+    uint64_t offset, bytes;
+    BlockVec vec;
+    struct iovec inline_iov[INLINE_IOV], *iov;
+    BlkDone *done;
+    void *opaque;
+    int ret;
+    bool cancelled, started;
+    bool held;
+    int64_t start_ns;
+    uint64_t number; /* of all requests, where completions are recorded */
+    bool finished;   /* its completion waits for its place among the guest's instructions */
+    bool awaited;    /* counted in the inlet's awaited */
+    uint8_t *copy;   /* of the data: the guest's memory changes where it completes; NULL: it is used itself */
+    struct iovec copy_iov; /* vec, then */
+    BlockVec guest;        /* what vec was */
+    ListNode node; /* in blk->requests or blk->held */
+};
+
+/* Ends it: done() is called. */
+void blk_request_complete(BlkRequest *req);
+
+/* --- backend_replay.c; without a recording they do nothing and say false --- */
+/* Before it is started. */
+void blk_replay_begin(BlkRequest *req);
+/* It waits for the machine to run again. */
+void blk_replay_held(BlkRequest *req);
+/* It has its result. True: it completes later. */
+bool blk_replay_finished(BlkRequest *req);
+/* Completes what is under way when all of it has finished; false: not yet. */
+bool blk_replay_drained(BlockBackend *blk);
+
 void blk_emit(BlockBackend *blk, const char *event, Value *data);
 
 #endif

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "block/backend.h"
 #include "block/bitmap.h"
 #include "block/export/export.h"
 #include "block/nbd/server.h"
@@ -411,6 +412,8 @@ static Error *child_from_options_co(BlockNode *node, KeyValues *opts, const char
     *ret = NULL;
     if (reference) {
         BlockNode *child = block_node_find(node->graph, reference);
+        BlockBackend *drive = child ? NULL : blk_find(node->graph, reference); /* -drive id= */
+        child = drive ? blk_node(drive) : child;
         if (sub->items->len) {
             return error_new("'%s' is given both as a reference and by options", name);
         }

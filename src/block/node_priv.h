@@ -22,6 +22,8 @@ struct BlockGraph {
     void (*stop)(void *opaque);
     void (*emit)(void *opaque, const char *event, Value *data);
     void *hooks_opaque;
+    struct Inlet *inlet;      /* completions of devices' requests are recorded or replayed; NULL: they are not */
+    uint64_t recorded;        /* requests so far */
     int (*open_special)(void *opaque, const char *path, int flags);
     void *open_opaque;
 };

@@ -391,6 +391,7 @@ static MUST_USE Error *make_drives(Plan *plan, Machine *machine)
     block_graph_set_objects(graph, object_container_at(machine->root, "/objects"));
 
     machine_set_service(machine, BLOCK_SERVICE, graph);
+    block_graph_set_inlet(graph, machine);
     block_graph_set_hooks(graph, stop_for_io_error, emit_block_event, machine);
     if (plan->incoming) {
         block_graph_begin_inactive(graph); /* they are the source's */
@@ -472,17 +473,6 @@ static void apply_globals(Plan *plan, Machine *machine)
     }
 }
 
-/* When their requests complete is up to the host, and not recorded. */
-static void warn_of_disks(Machine *machine)
-{
-    for (BlockBackend *blk = NULL; (blk = blk_next(machine_service(machine, BLOCK_SERVICE), blk));) {
-        if (blk_is_inserted(blk) && blk_device(blk)) {
-            warn_report("rr: completions of disk requests are not recorded; a replay with '%s' may differ, and then says so",
-                        blk_device(blk));
-        }
-    }
-}
-
 static MUST_USE Error *build(Plan *plan, Machine *machine)
 {
     TRY(trace_start(machine, plan->traces));
@@ -538,9 +528,6 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     if (plan->loadvm) {
         TRY(snapshot_load(machine, plan->loadvm));
-    }
-    if (plan->rrfile) {
-        warn_of_disks(machine);
     }
     if (plan->rrsnapshot) {
         TRY(plan->record ? snapshot_save(machine, plan->rrsnapshot) : snapshot_load(machine, plan->rrsnapshot));
@@ -605,6 +592,9 @@ void cli_stop(Machine *machine)
     migration_free(machine);
     lock_acquire(&machine->lock);
     replay_stop(machine);
+    if (machine_service(machine, BLOCK_SERVICE)) {
+        block_graph_set_inlet(machine_service(machine, BLOCK_SERVICE), machine);
+    }
     gdb_stop(machine);
     qtest_stop(machine);
     monitors_free(machine);

@@ -10,8 +10,8 @@
 #include "base/endian.h"
 #include "core/vm/icount.h"
 
-#define MAGIC "OSTRICH replay 1" /* 16 bytes: the last is the version */
-enum { KIND_HEADER = 100, KIND_END = 101, HEAD = 29, PAYLOAD_MAX = 1 << 20 };
+#define MAGIC "OSTRICH replay 2" /* 16 bytes: the last is the version */
+enum { KIND_HEADER = 100, KIND_END = 101, HEAD = 31, PAYLOAD_MAX = 1 << 20 };
 
 Replay *replay_of(Machine *machine)
 {
@@ -48,6 +48,7 @@ static void place(Replay *replay, ReplayEvent *event)
     event->count = icount_count(machine->icount);
     event->ns = clock_now(machine->clocks, CLOCK_VIRTUAL);
     event->pc = vcpu ? vcpu->ops->pc(vcpu) : 0;
+    event->cpu = vcpu ? (uint16_t)vcpu->index : 0;
 }
 
 /* --- the file --- */
@@ -75,6 +76,7 @@ static void write_event(Replay *replay, const ReplayEvent *event)
     st64_le(head + 9, (uint64_t)event->ns);
     st64_le(head + 17, event->pc);
     st32_le(head + 25, (uint32_t)length);
+    st16_le(head + 29, event->cpu);
     st32_le(sum, sum_of(replay->number++, head, event->payload));
     if (fwrite(head, HEAD, 1, replay->file) != 1 ||
         (length && fwrite(g_bytes_get_data(event->payload, NULL), length, 1, replay->file) != 1) ||
@@ -115,6 +117,7 @@ static MUST_USE Error *read_event(Replay *replay, FILE *file, ReplayEvent **ret_
     event->count = ld64_le(head + 1);
     event->ns = (int64_t)ld64_le(head + 9);
     event->pc = ld64_le(head + 17);
+    event->cpu = ld16_le(head + 29);
     *ret_event = event;
     return NULL;
 }
@@ -222,7 +225,8 @@ static void post(Inlet *inlet, InletKind kind, const char *id, const void *data,
     Replay *replay = container_of(inlet, Replay, inlet);
     size_t id_length = strlen(id) + 1;
     if (inlet->replays || id_length + length > PAYLOAD_MAX) {
-        return; /* the recording has it */
+        icount_look(inlet->machine->icount); /* the recording has it, and may wait for it */
+        return;
     }
     uint8_t *bytes = g_malloc(id_length + length);
     memcpy(bytes, id, id_length);
@@ -267,18 +271,46 @@ static void stop_replay(Replay *replay, const char *why)
     machine_request_stop(replay->inlet.machine, RUN_STATE_PAUSED);
 }
 
+/* A request of a disk may take longer than when it was recorded. */
+static bool event_ready(const Replay *replay, const ReplayEvent *event)
+{
+    const Inlet *inlet = &replay->inlet;
+    if (event->kind >= INLET_KINDS || !inlet->ready[event->kind]) {
+        return true;
+    }
+    gsize size;
+    const char *id = g_bytes_get_data(event->payload, &size);
+    size_t id_length = strlen(id) + 1;
+    return inlet->ready[event->kind](inlet->machine, (const uint8_t *)id + id_length, size - id_length);
+}
+
+static bool came(Inlet *inlet)
+{
+    const Replay *replay = container_of(inlet, Replay, inlet);
+    const ReplayEvent *event = next_event(replay);
+    return !event || event_ready(replay, event);
+}
+
 static void deliver_recorded(Replay *replay)
 {
     const ReplayEvent *event;
     ReplayEvent now = { 0 };
 
+    replay->inlet.blocked = false;
     while (!replay->ended && (event = next_event(replay))) {
         place(replay, &now);
         if (now.count < event->count || (now.count == event->count && now.ns < event->ns)) {
             return;
         }
-        if (now.count != event->count || now.ns != event->ns || now.pc != event->pc) {
+        if (now.count == event->count && now.cpu != event->cpu && event->kind != KIND_END && !replay->inlet.fresh_runs) {
+            return; /* another CPU looks at this count, too */
+        }
+        if (now.count != event->count || (now.cpu != event->cpu && event->kind != KIND_END) || now.ns != event->ns || now.pc != event->pc) {
             stop_replay(replay, event->kind == KIND_END ? "the recording ends" : "this run is not the recorded one: it differs");
+            return;
+        }
+        if (!event_ready(replay, event)) {
+            replay->inlet.blocked = true;
             return;
         }
         replay->at++;
@@ -369,6 +401,7 @@ Error *replay_start(Machine *machine, ReplayMode mode, const char *path)
     replay->path = g_strdup(path);
     replay->stop_at = UINT64_MAX;
     replay->inlet = (Inlet) { .machine = machine, .post = post, .deliver = deliver, .until = until, .next_ns = next_ns,
+                              .came = came,
                               .replays = mode == REPLAY_PLAY };
     g_queue_init(&replay->posted);
     Error *err = open_file(replay, &header);

@@ -4,7 +4,7 @@
  *
  * The file: the magic, then records
  *
- *     kind u8 | count u64 | virtual time i64 | pc u64 | length u32 | payload | CRC-32 u32 over all of that and the record's number
+ *     kind u8 | count u64 | virtual time i64 | pc u64 | length u32 | CPU u16 | payload | CRC-32 u32 over that and its number
  *
  * little endian; the first is REPLAY_HEADER, the last REPLAY_END. A payload of INLET_* is the id with a zero byte, then the data.
  */

@@ -9,6 +9,7 @@
 
 typedef struct ReplayEvent {
     uint8_t kind;
+    uint16_t cpu; /* whose turn it is */
     uint64_t count, pc;
     int64_t ns;
     GBytes *payload; /* owned */

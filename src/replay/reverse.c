@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "block/backend.h"
 #include "core/vm/icount.h"
 #include "migration/machine_state.h"
 #include "replay/replay_priv.h"
@@ -178,10 +179,22 @@ static MUST_USE Error *run_quietly(Replay *replay, uint64_t count)
     }
 }
 
+/* What was written to a disk is not taken back, and a request under way is not part of a state. */
+static bool has_disks(Machine *machine)
+{
+    BlockGraph *graph = machine_service(machine, BLOCK_SERVICE);
+    for (BlockBackend *blk = NULL; graph && (blk = blk_next(graph, blk));) {
+        if (blk_is_inserted(blk) && blk_device(blk)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool reverse_possible(Machine *machine)
 {
     const Replay *replay = replay_of(machine);
-    return replay && replay->mode == REPLAY_PLAY;
+    return replay && replay->mode == REPLAY_PLAY && !has_disks(machine);
 }
 
 Error *reverse_begin(Machine *machine)

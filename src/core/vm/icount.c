@@ -228,9 +228,20 @@ static bool wanted(Icount *icount, const Vcpu *vcpu)
            loop_has_work(icount->loop) || next_runnable(icount, vcpu);
 }
 
+/* What a replay waits for is there, or the machine shall stop. */
+static bool inlet_came(Icount *icount, const Vcpu *vcpu)
+{
+    Machine *machine = icount->machine;
+    lock_acquire(&machine->lock);
+    bool ready = machine->inlet->came(machine->inlet);
+    lock_release(&machine->lock);
+    return ready || (atomic_load(vcpu->exit_req) & VCPU_REQ_STOP);
+}
+
 /* Until `ns` have passed (negative: no end), or something is wanted. The time that passed. */
 static int64_t wait_ns(Icount *icount, const Vcpu *vcpu, int64_t ns)
 {
+    Inlet *inlet = icount->machine->inlet;
     int64_t start = host_now(), until = 0;
     int timed_out = 0;
 
@@ -242,7 +253,7 @@ static int64_t wait_ns(Icount *icount, const Vcpu *vcpu, int64_t ns)
     icount->kicked = false;
     atomic_store(&icount->idle, true);
     pthread_mutex_unlock(&icount->lock);
-    bool now = wanted(icount, vcpu);
+    bool now = inlet && inlet->blocked ? inlet_came(icount, vcpu) : wanted(icount, vcpu);
     pthread_mutex_lock(&icount->lock);
     while (!now && !icount->kicked && !timed_out) {
         timed_out = ns < 0 ? pthread_cond_wait(&icount->wake, &icount->lock)
@@ -264,7 +275,9 @@ static void pass_idle_time(Icount *icount, const Vcpu *vcpu)
     int64_t left = next == INT64_MAX ? -1 : MAX(next - virtual_now(icount), 0);
 
     account(icount);
-    if (icount->config.sleep && !inlet_replays(icount->machine)) {
+    if (inlet && inlet->awaited && !icount->config.sleep && !inlet->replays) {
+        wait_ns(icount, vcpu, -1); /* a disk is as fast as the host's: time does not run away from it */
+    } else if (icount->config.sleep && !inlet_replays(icount->machine)) {
         advance(icount, wait_ns(icount, vcpu, left));
     } else if (left >= 0) {
         advance(icount, left);
@@ -359,12 +372,17 @@ uint64_t icount_begin(Vcpu *vcpu)
     icount->deciding = true;
     loop_run_due(icount->loop);
     if (machine->inlet) {
-        machine->inlet->fresh = icount->ran_at != icount->count || !runnable(vcpu);
+        machine->inlet->fresh_runs = runnable(vcpu);
+        machine->inlet->fresh = icount->ran_at != icount->count || !machine->inlet->fresh_runs;
         machine->inlet->deliver(machine->inlet);
     }
     icount->deciding = false;
     lock_release(&machine->lock);
     if (atomic_load(vcpu->exit_req) & VCPU_REQ_STOP) {
+        return 0;
+    }
+    if (machine->inlet && machine->inlet->blocked) {
+        wait_ns(icount, vcpu, -1);
         return 0;
     }
     if (!runnable(vcpu)) {

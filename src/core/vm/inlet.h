@@ -17,10 +17,14 @@ typedef enum InletKind {
     INLET_NET,        /* a frame for a card; id: the port's name */
     INLET_INPUT,      /* a key, a button, a movement; empty: the end of a group */
     INLET_REQUEST,    /* one byte: MachineRequest, and one: its cause */
+    INLET_BLOCK,   /* a disk's request completes: its number, u64, and the result, i32 */
     INLET_KINDS,
 } InletKind;
 
 typedef void InletFn(Machine *machine, const char *id, const uint8_t *data, size_t length);
+
+/* Replaying: whether what the recording has next has come to pass here. */
+typedef bool InletReady(Machine *machine, const uint8_t *data, size_t length);
 
 typedef struct Inlet Inlet;
 struct Inlet {
@@ -29,10 +33,16 @@ struct Inlet {
     /* The rest is for core/vm/icount.c, on the thread of the vCPU whose turn it is. */
     void (*deliver)(Inlet *inlet);     /* what belongs here */
     uint64_t (*until)(Inlet *inlet);   /* instructions to the next stop; UINT64_MAX: none is known */
+    bool (*came)(Inlet *inlet);        /* whether what `blocked` waits for is there; machine lock */
     int64_t (*next_ns)(Inlet *inlet);  /* virtual time of what comes without another instruction; INT64_MAX: nothing */
     InletFn *handlers[INLET_KINDS];
+    InletReady *ready[INLET_KINDS]; /* NULL: always */
+    unsigned awaited; /* requests whose completion will be posted */
+    bool blocked;     /* set by deliver(): what belongs here is not there yet, no instruction may follow */
+    void *block; /* of INLET_BLOCK */
     bool replays;
     bool fresh; /* set before deliver(): the vCPU did not begin to run at this count, so no interrupt was taken at it either */
+    bool fresh_runs; /* likewise: the vCPU can run, so no other one has the turn at this count */
     bool delivering;
 };
 
