@@ -8,33 +8,19 @@
 
 #include "base/endian.h"
 #include "block/backend.h"
-#include "migration/migration_priv.h"
+#include "migration/in_priv.h"
 #include "migration/multifd.h"
-
-struct MigrationIn {
-    Migration *migration;
-    Machine *machine;
-    int listener;
-    LoopFd *source;
-    Channel *channel;
-    StreamReader reader;
-    MigrationTls tls;
-    StateLoader *loader;
-    MultifdIn *multifd;
-    pthread_t thread;
-    bool thread_made, cancelled;
-    MainCall call;
-    Work done; /* scheduled by the thread as its last act */
-    Error *err;
-    RunState state;
-};
 
 /* --- the end: main loop --- */
 
-static void run_machine(MigrationIn *in)
+void migration_in_run_machine(MigrationIn *in)
 {
     Machine *machine = in->machine;
 
+    if (in->started) {
+        return;
+    }
+    in->started = true;
     machine->stopped_suspended = in->state == RUN_STATE_SUSPENDED;
     if (machine->start_paused) {
         machine_set_state(machine, RUN_STATE_PAUSED);
@@ -68,26 +54,27 @@ static void ended(void *opaque)
         fail(in);
     } else {
         migration_set_status(migration, MIGRATION_COMPLETED);
-        run_machine(in);
+        migration_in_run_machine(in);
     }
     migration_in_free(migration);
 }
 
 /* --- the thread --- */
 
-static void refuse(MigrationIn *in)
+void migration_in_refuse(MigrationIn *in, const Error *why)
 {
     uint8_t head[5] = { MSG_FAILED };
-    const char *text = error_message(in->err);
+    const char *text = error_message(why);
     uint32_t length = (uint32_t)MIN(strlen(text), (size_t)MSG_TEXT_MAX);
 
+    if (in->refused || !in->channel || !channel_two_way(in->channel)) {
+        return;
+    }
+    in->refused = true;
     st32_le(head + 1, length);
     Error *err = channel_write(in->channel, head, sizeof(head));
     if (!err) {
         err = channel_write(in->channel, text, length);
-    }
-    if (!err) { /* a connection that is closed with bytes unread takes the answer with it */
-        channel_drain(in->channel);
     }
     error_free(err);
 }
@@ -117,6 +104,22 @@ static void give_back_disks(void *opaque)
     error_free(block_graph_set_active(machine_service(in->machine, BLOCK_SERVICE), false));
 }
 
+static Error *read_postcopy(MigrationIn *in, StreamReader *r)
+{
+    if (r->kind == RECORD_ADVISE) {
+        PostcopyIn *post = NULL;
+        Error *err = in->postcopy ? error_new("the saved state is damaged: post-copy twice") : postcopy_in_new(in, r, &post);
+        pthread_mutex_lock(&in->mutex);
+        in->postcopy = post ? post : in->postcopy;
+        pthread_mutex_unlock(&in->mutex);
+        return err;
+    }
+    if (!in->postcopy) {
+        return error_new("the saved state is damaged: post-copy without notice");
+    }
+    return r->kind == RECORD_DISCARD ? postcopy_in_discard(in->postcopy, r) : NULL;
+}
+
 /* Records that the loader leaves to us. */
 static Error *read_more(void *opaque, StreamReader *r)
 {
@@ -130,6 +133,10 @@ static Error *read_more(void *opaque, StreamReader *r)
         return multifd_in_new(in->machine, state_loader_ram(in->loader), r, in->channel, in->listener, &in->tls, &in->multifd);
     case RECORD_SYNC:
         return in->multifd ? multifd_in_sync(in->multifd, r) : error_new("the saved state is damaged: a sync without multifd");
+    case RECORD_ADVISE:
+    case RECORD_DISCARD:
+    case RECORD_RUN:
+        return read_postcopy(in, r);
     default:
         return error_new("the saved state is damaged: a record of kind %u has no place there", r->kind);
     }
@@ -141,16 +148,8 @@ static Error *check_more(void *opaque)
     return in->multifd ? multifd_in_check(in->multifd) : NULL;
 }
 
-static MUST_USE Error *load(MigrationIn *in)
+Error *migration_in_take_disks(MigrationIn *in)
 {
-    Machine *machine = in->machine;
-
-    TRY(migration_tls_begin(&in->tls, machine, in->channel));
-    TRY(state_loader_read(in->loader, &in->reader));
-    lock_acquire(&machine->lock);
-    Error *err = in->cancelled ? error_new("cancelled") : state_loader_finish(in->loader, &in->state);
-    lock_release(&machine->lock);
-    TRY(err);
     main_call(&in->call, take_disks, in);
     if (in->err) {
         main_call(&in->call, give_back_disks, in);
@@ -158,13 +157,32 @@ static MUST_USE Error *load(MigrationIn *in)
     return in->cancelled ? error_new("cancelled") : g_steal_pointer(&in->err);
 }
 
+static MUST_USE Error *load(MigrationIn *in)
+{
+    Machine *machine = in->machine;
+
+    TRY(migration_tls_begin(&in->tls, machine, in->channel));
+    TRY(state_loader_read(in->loader, &in->reader));
+    if (in->reader.kind == RECORD_RUN) {
+        return postcopy_in_run(in->postcopy);
+    }
+    lock_acquire(&machine->lock);
+    Error *err = in->cancelled ? error_new("cancelled") : state_loader_finish(in->loader, &in->state);
+    lock_release(&machine->lock);
+    TRY(err);
+    return migration_in_take_disks(in);
+}
+
 static void *thread_main(void *opaque)
 {
     MigrationIn *in = opaque;
 
     in->err = load(in);
-    if (in->err && channel_two_way(in->channel)) {
-        refuse(in);
+    if (in->err && in->channel) {
+        migration_in_refuse(in, in->err);
+        if (in->refused) { /* a connection that is closed with bytes unread takes the answer with it */
+            channel_drain(in->channel);
+        }
     } else if (!in->err && state_loader_answers(in->loader)) {
         in->err = agree(in);
     }
@@ -215,7 +233,7 @@ static void connected(void *opaque, unsigned events)
     if (fd < 0) {
         return; /* gone again */
     }
-    if (in->migration->caps.multifd) { /* the thread takes the others */
+    if (in->migration->caps.multifd || in->migration->caps.postcopy) { /* the thread takes the others */
         stop_waiting(in);
     } else {
         stop_listening(in);
@@ -234,6 +252,7 @@ Error *migration_in_start(Migration *migration, const char *uri)
     in->migration = migration;
     in->machine = migration->machine;
     in->listener = -1;
+    pthread_mutex_init(&in->mutex, NULL);
     work_init(&in->done, in->machine->loop, ended, in);
     main_call_init(&in->call, in->machine->loop);
     migration->in = in;
@@ -268,8 +287,45 @@ Value *migration_in_addresses(const Migration *migration)
 
 void migration_in_yank(Migration *migration)
 {
-    if (migration->in && migration->in->channel) {
-        channel_cancel(migration->in->channel);
+    MigrationIn *in = migration->in;
+
+    if (in) {
+        pthread_mutex_lock(&in->mutex);
+        if (in->channel) {
+            channel_cancel(in->channel);
+        }
+        pthread_mutex_unlock(&in->mutex);
+    }
+}
+
+static PostcopyIn *postcopy_of(const Migration *migration)
+{
+    MigrationIn *in = migration->in;
+
+    if (!in) {
+        return NULL;
+    }
+    pthread_mutex_lock(&in->mutex);
+    PostcopyIn *post = in->postcopy;
+    pthread_mutex_unlock(&in->mutex);
+    return post;
+}
+
+Error *migration_in_recover(Migration *migration, const char *uri)
+{
+    PostcopyIn *post = postcopy_of(migration);
+    return post ? postcopy_in_recover(post, uri)
+                : error_new("No post-copy migration is paused here, so there is none to recover");
+}
+
+void migration_in_shutdown(Migration *migration)
+{
+    PostcopyIn *post = postcopy_of(migration);
+
+    if (post && postcopy_in_is_paused(post)) {
+        /* What CPUs do with zeroes for the rest of a moment must not reach the disks. */
+        error_free(block_graph_set_active(machine_service(migration->machine, BLOCK_SERVICE), false));
+        postcopy_in_abandon(post);
     }
 }
 
@@ -284,7 +340,14 @@ void migration_in_free(Migration *migration)
     stop_waiting(in);
     if (in->thread_made) {
         in->cancelled = true;
-        channel_cancel(in->channel);
+        if (in->postcopy) {
+            postcopy_in_abandon(in->postcopy);
+        }
+        pthread_mutex_lock(&in->mutex);
+        if (in->channel) {
+            channel_cancel(in->channel);
+        }
+        pthread_mutex_unlock(&in->mutex);
         main_call_abandon(&in->call);
         /* It may be waiting for the lock. */
         lock_release(&in->machine->lock);
@@ -294,6 +357,8 @@ void migration_in_free(Migration *migration)
     work_fini(&in->done);
     main_call_fini(&in->call);
     multifd_in_free(in->multifd);
+    postcopy_in_free(in->postcopy);
+    pthread_mutex_destroy(&in->mutex);
     stop_listening(in);
     if (in->reader.record) {
         stream_reader_fini(&in->reader);

@@ -302,7 +302,7 @@ Error *state_loader_read(StateLoader *loader, StreamReader *r)
         if (r->at != r->end) {
             return error_new("the saved state is damaged: record %u is too long", r->number - 1);
         }
-    } while (r->kind != RECORD_END);
+    } while (r->kind != RECORD_END && r->kind != RECORD_RUN);
     return loader->clock_seen ? NULL : error_new("the saved state is damaged: it has no clock");
 }
 

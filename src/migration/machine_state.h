@@ -77,6 +77,15 @@ Error *ram_saver_send(RamSaver *saver, StreamWriter *w, uint64_t budget) MUST_US
 bool ram_saver_take(RamSaver *saver, unsigned limit, RamChunk *ret_chunk);
 Error *ram_chunk_write(RamChunk *chunk, StreamWriter *w, const RamPacking *packing) MUST_USE;
 void ram_saver_count(RamSaver *saver, const RamChunk *chunk);
+/* For post-copy, whose machine stands still. */
+uint64_t ram_saver_pages(const RamSaver *saver, unsigned index);
+bool ram_saver_is_pending(const RamSaver *saver, uint32_t index, uint64_t page); /* false too where there is none */
+/* Just those whose bits are set. */
+void ram_saver_set_pending(RamSaver *saver, unsigned index, const uint8_t *bits);
+/* What is pending of blocks up to that size. */
+Error *ram_saver_send_small(RamSaver *saver, StreamWriter *w, uint64_t size) MUST_USE;
+/* RECORD_DISCARD of what is pending of larger ones. */
+Error *ram_saver_send_discard(RamSaver *saver, StreamWriter *w, uint64_t size) MUST_USE;
 /* The next pages are taken from there on. */
 void ram_saver_go_to(RamSaver *saver, unsigned index, uint64_t page);
 
@@ -84,7 +93,7 @@ void ram_saver_go_to(RamSaver *saver, unsigned index, uint64_t page);
 typedef struct StateLoader StateLoader;
 StateLoader *state_loader_new(Machine *machine);
 void state_loader_free(StateLoader *loader);
-/* Reads header and records up to the end. RAM is written as it comes; no lock is needed, the machine stands still. */
+/* Reads header and records up to the end, or RECORD_RUN (r->kind tells). RAM is written as it comes; no lock is needed, the machine stands still. */
 Error *state_loader_read(StateLoader *loader, StreamReader *r) MUST_USE;
 /* Devices take over what was read. Machine lock; on failure the machine is in no usable state. */
 Error *state_loader_finish(StateLoader *loader, RunState *ret_state) MUST_USE;

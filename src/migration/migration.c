@@ -1,6 +1,8 @@
 /* The migration service: state, parameters, capabilities; see migration.h. */
 #include <string.h>
+#include <unistd.h>
 
+#include "migration/lazy_ram.h"
 #include "migration/migration_priv.h"
 #include "migration/snapshot.h"
 #include "schema/qmp_commands.h"
@@ -36,12 +38,23 @@ bool migration_busy(const Migration *migration)
 
 static const SnapshotOps snapshot_ops = { snapshot_save, snapshot_load, snapshot_delete, snapshot_describe };
 
+static void machine_ends(MachineNotifier *notifier, MachineEvent event, void *data)
+{
+    Migration *migration = container_of(notifier, Migration, notifier);
+    if (event == MACHINE_EVENT_SHUTDOWN) {
+        migration_in_shutdown(migration);
+    }
+}
+
 Error *migration_init(Machine *machine)
 {
     Migration *migration = g_new0(Migration, 1);
 
     migration->machine = machine;
     migration_params_init(&migration->params);
+    migration->lazy_host = lazy_ram_open_host();
+    migration->notifier.fn = machine_ends;
+    machine_notifier_add(machine, &migration->notifier);
     machine_set_service(machine, MIGRATION_SERVICE, migration);
     machine_set_service(machine, "snapshots", (void *)&snapshot_ops);
     return NULL;
@@ -70,6 +83,9 @@ void migration_free(Machine *machine)
     for (unsigned n = 0; n < MIGRATION_TLS_PARAMS; n++) {
         g_free(migration->tls[n]);
     }
+    if (migration->lazy_host >= 0) {
+        close(migration->lazy_host);
+    }
     g_free(migration);
 }
 
@@ -97,7 +113,7 @@ Error *qmp_migrate(QmpContext *ctx, const QmpMigrateArgs *args, Value **ret)
         return error_hint(error_new("disks are not moved with the machine here"), "Use drive-mirror or blockdev-mirror.");
     }
     if (args->resume) {
-        return error_new("No migration is paused, so there is none to resume");
+        return migration_out_resume(migration, args->uri);
     }
     if (migration_busy(migration)) {
         return error_new("A migration is under way: wait for its end, or cancel it");
@@ -114,8 +130,37 @@ Error *qmp_migrate(QmpContext *ctx, const QmpMigrateArgs *args, Value **ret)
 
 Error *qmp_migrate_cancel(QmpContext *ctx, const QmpMigrateCancelArgs *args, Value **ret)
 {
-    migration_out_cancel(migration_of(ctx->machine));
+    Migration *migration = migration_of(ctx->machine);
+
+    if (migration_out_is_gone(migration)) {
+        return error_hint(error_new("The machine runs at the destination already, so the migration cannot be cancelled"),
+                          "migrate-pause breaks the connection.");
+    }
+    migration_out_cancel(migration);
     return NULL;
+}
+
+Error *qmp_migrate_start_postcopy(QmpContext *ctx, const QmpMigrateStartPostcopyArgs *args, Value **ret)
+{
+    return migration_out_start_postcopy(migration_of(ctx->machine));
+}
+
+Error *qmp_migrate_pause(QmpContext *ctx, const QmpMigratePauseArgs *args, Value **ret)
+{
+    Migration *migration = migration_of(ctx->machine);
+
+    if (migration->status != MIGRATION_POSTCOPY_ACTIVE) {
+        return error_new("Only a migration whose status is postcopy-active can be paused; it is: %s",
+                         migration_status_name(migration->status));
+    }
+    migration_out_yank(migration);
+    migration_in_yank(migration);
+    return NULL;
+}
+
+Error *qmp_migrate_recover(QmpContext *ctx, const QmpMigrateRecoverArgs *args, Value **ret)
+{
+    return migration_in_recover(migration_of(ctx->machine), args->uri);
 }
 
 Error *qmp_migrate_continue(QmpContext *ctx, const QmpMigrateContinueArgs *args, Value **ret)

@@ -79,6 +79,8 @@ typedef struct Migration {
     MigrationIn *in;
     bool in_started;
     bool outgoing; /* what status and stats tell of */
+    int lazy_host; /* for lazy_ram_new(); -1: this host has nothing for it */
+    MachineNotifier notifier;
     bool snapshot; /* one is being made or loaded */
     struct MemorySnapshot *memory; /* memory_snapshot.c; NULL: none */
 } Migration;
@@ -89,6 +91,7 @@ void migration_set_status(Migration *migration, MigrationStatus status);
 bool migration_busy(const Migration *migration);
 
 /* params.c */
+Error *migration_postcopy_check(const Migration *migration) MUST_USE; /* whether it can come here so */
 void migration_params_init(MigrationParams *params);
 
 /* tls.c */
@@ -119,11 +122,16 @@ void migration_out_cancel(Migration *migration);
 /* It fails, as when the other side were gone. */
 void migration_out_yank(Migration *migration);
 Error *migration_out_continue(Migration *migration) MUST_USE;
+bool migration_out_is_gone(const Migration *migration); /* post-copy: the machine runs, or may run, at the destination */
+Error *migration_out_start_postcopy(Migration *migration) MUST_USE;
+Error *migration_out_resume(Migration *migration, const char *uri) MUST_USE;
 void migration_out_free(Migration *migration); /* waits for the thread */
 /* in.c */
 Error *migration_in_start(Migration *migration, const char *uri) MUST_USE;
 void migration_in_free(Migration *migration);
 Value *migration_in_addresses(const Migration *migration); /* where it listens; NULL: it does not. The caller's */
+Error *migration_in_recover(Migration *migration, const char *uri) MUST_USE;
+void migration_in_shutdown(Migration *migration); /* the machine is about to end */
 void migration_in_yank(Migration *migration);
 
 /* main_call.c: what the thread of a migration has the main loop do, with the machine lock held, and waits for. */

@@ -57,6 +57,9 @@ static MUST_USE Error *set_up(MigrationOut *out)
     lock_release(&machine->lock);
     TRY(err);
     TRY(set_up_multifd(out));
+    if (out->postcopy) {
+        TRY(postcopy_out_advise(out->postcopy));
+    }
     out->migration->stats.total = out->saver->total * MEM_PAGE_SIZE;
     out->migration->stats.setup_ms = (out_now_ns(out) - start) / NS_PER_MS;
     out->measured_at = out->synced_at = out_now_ns(out);
@@ -189,7 +192,7 @@ static MUST_USE Error *send_live(MigrationOut *out)
 {
     int64_t start = out_now_ns(out);
 
-    while (out->saver->left > 0) {
+    while (out->saver->left > 0 && !postcopy_out_asked(out->postcopy)) {
         TRY(send_slice(out));
     }
     /* A short first pass leaves the average only. */
@@ -198,10 +201,10 @@ static MUST_USE Error *send_live(MigrationOut *out)
         TRY(end_pass(out));
         sync_dirty(out);
         out_update_stats(out);
-        if (out->saver->left * MEM_PAGE_SIZE <= allowed_rest(out)) {
+        if (out->saver->left * MEM_PAGE_SIZE <= allowed_rest(out) || postcopy_out_asked(out->postcopy)) {
             return NULL;
         }
-        while (out->saver->left > 0) {
+        while (out->saver->left > 0 && !postcopy_out_asked(out->postcopy)) {
             TRY(send_slice(out));
         }
     }
@@ -279,10 +282,13 @@ static void finished(void *opaque)
     stats->total_ms = out_now_ns(out) / NS_PER_MS - stats->start_ms;
     stats->remaining = out->saver ? out->saver->left * MEM_PAGE_SIZE : 0;
     stats->throttle = 0;
-    if (!out->err) {
-        stats->downtime_ms = (out_now_ns(out) - out->stopped_at) / NS_PER_MS;
+    bool let_go = postcopy_out_let_go(out->postcopy);
+    if (!out->err || let_go) {
+        if (!let_go) {
+            stats->downtime_ms = (out_now_ns(out) - out->stopped_at) / NS_PER_MS;
+        }
         machine_release_still(out->machine, RUN_STATE_POSTMIGRATE);
-        migration_set_status(migration, MIGRATION_COMPLETED);
+        migration_set_status(migration, out->err ? MIGRATION_FAILED : MIGRATION_COMPLETED);
     } else {
         run_on(out);
         if (!out->cancelled) {
@@ -322,6 +328,9 @@ static MUST_USE Error *switch_over(MigrationOut *out)
     TRY(out_check_cancelled(out));
     TRY(channel_write(out->channel, out->devices->data, out->devices->len));
     out->writer.bytes += out->devices->len;
+    if (postcopy_out_asked(out->postcopy)) {
+        return postcopy_out_run(out->postcopy);
+    }
     while (out->saver->left > 0) {
         TRY(send_pages(out, UNLIMITED_SLICE));
     }
@@ -338,6 +347,9 @@ static MUST_USE Error *send_all(MigrationOut *out)
     TRY(send_live(out));
     TRY(switch_over(out));
     out_update_stats(out);
+    if (postcopy_out_let_go(out->postcopy)) {
+        return NULL;
+    }
     if (channel_two_way(out->channel)) {
         TRY(agree(out));
     }
@@ -378,6 +390,7 @@ Error *migration_out_start(Migration *migration, const char *uri)
     out->machine = migration->machine;
     out->channel = channel;
     out->uri = g_strdup(uri);
+    out->postcopy = migration->caps.postcopy ? postcopy_out_new(out) : NULL;
     out->tls = tls;
     stream_writer_init(&out->writer, channel_write, channel);
     pthread_mutex_init(&out->mutex, NULL);
@@ -402,7 +415,9 @@ Error *migration_out_start(Migration *migration, const char *uri)
 static void break_connections(MigrationOut *out)
 {
     pthread_mutex_lock(&out->mutex);
-    channel_cancel(out->channel);
+    if (out->channel) {
+        channel_cancel(out->channel);
+    }
     multifd_out_cancel(out->multifd);
     pthread_mutex_unlock(&out->mutex);
 }
@@ -414,12 +429,47 @@ void migration_out_cancel(Migration *migration)
     if (!out || out->cancelled) {
         return;
     }
-    migration_set_status(migration, MIGRATION_CANCELLING);
     pthread_mutex_lock(&out->mutex);
-    out->cancelled = true;
+    bool let_go = postcopy_out_let_go(out->postcopy);
+    out->cancelled = !let_go;
     pthread_cond_signal(&out->cond);
     pthread_mutex_unlock(&out->mutex);
+    if (!let_go) {
+        migration_set_status(migration, MIGRATION_CANCELLING);
+    }
+    if (out->postcopy) {
+        postcopy_out_abandon(out->postcopy);
+    }
     break_connections(out);
+}
+
+bool migration_out_is_gone(const Migration *migration)
+{
+    return migration->out && postcopy_out_let_go(migration->out->postcopy);
+}
+
+Error *migration_out_start_postcopy(Migration *migration)
+{
+    MigrationOut *out = migration->out;
+
+    if (!out) {
+        return error_new("No migration is under way that could become a post-copy one");
+    }
+    if (!out->postcopy) {
+        return error_hint(error_new("The migration was started without post-copy"),
+                          "The capability postcopy-ram is switched on before it, at both sides.");
+    }
+    if (!channel_two_way(out->channel)) {
+        return error_new("Post-copy needs a connection in both directions: tcp:, unix: or the fd: of a socket");
+    }
+    postcopy_out_ask(out->postcopy);
+    return NULL;
+}
+
+Error *migration_out_resume(Migration *migration, const char *uri)
+{
+    return migration->out && migration->out->postcopy ? postcopy_out_resume(migration->out->postcopy, uri)
+                                                      : error_new("No migration is paused, so there is none to resume");
 }
 
 void migration_out_yank(Migration *migration)
@@ -459,6 +509,7 @@ void migration_out_free(Migration *migration)
     work_fini(&out->done);
     main_call_fini(&out->call);
     multifd_out_free(out->multifd);
+    postcopy_out_free(out->postcopy);
     ram_saver_free(out->saver);
     xbzrle_free(out->xbzrle);
     g_free(out->uri);

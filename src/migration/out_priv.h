@@ -4,6 +4,7 @@
 
 #include "migration/migration_priv.h"
 #include "migration/multifd.h"
+#include "migration/postcopy.h"
 
 struct MigrationOut {
     Migration *migration;
@@ -14,6 +15,7 @@ struct MigrationOut {
     char *uri;
     RamSaver *saver;
     MultifdOut *multifd; /* NULL: one connection carries all. Made under the mutex */
+    PostcopyOut *postcopy; /* NULL: not wanted */
     Xbzrle *xbzrle;      /* NULL: without */
     XbzrleStats xbzrle_before; /* when the pass began */
     pthread_t thread;
@@ -22,7 +24,7 @@ struct MigrationOut {
     Error *err;
     Work done; /* scheduled by the thread as its last act */
     MainCall call;
-    pthread_mutex_t mutex; /* of go_on, multifd */
+    pthread_mutex_t mutex; /* of go_on, multifd, channel; cancelled is set with it */
     pthread_cond_t cond;
     bool go_on;
     /* main loop */

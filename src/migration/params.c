@@ -7,6 +7,7 @@
 #include "migration/lazy_ram.h"
 #include "migration/migration_priv.h"
 #include "migration/multifd.h"
+#include "migration/postcopy.h"
 #include "schema/qmp_commands.h"
 
 /* --- capabilities --- */
@@ -25,7 +26,7 @@ static const struct {
     NONE("zero-blocks", "disks are not moved with the machine; use blockdev-mirror to an NBD server"),
     CAP("compress", compress),
     CAP("events", events),
-    NONE("postcopy-ram", "it comes later"),
+    CAP("postcopy-ram", postcopy),
     NONE("x-colo", "there are no pairs of machines in lockstep here"),
     NONE("release-ram", "the source keeps its RAM to the end, so that a broken connection can be mended"),
     NONE("block", "disks are not moved with the machine; use blockdev-mirror to an NBD server"),
@@ -82,6 +83,20 @@ static MUST_USE Error *check_together(const MigrationCaps *caps)
     return caps->postcopy_preempt && !caps->postcopy ? error_new("the migration capability postcopy-preempt needs postcopy-ram") : NULL;
 }
 
+Error *migration_postcopy_check(const Migration *migration)
+{
+    if (migration->lazy_host < 0) {
+        return error_hint(error_new("post-copy needs the host's userfaultfd(2), which this user or host has not"),
+                          "It takes the sysctl vm.unprivileged_userfaultfd=1, access to /dev/userfaultfd or CAP_SYS_PTRACE.");
+    }
+    for (RamBlock *block = NULL; (block = ram_block_next(migration->machine->mem, block));) {
+        if (block->size > POSTCOPY_EAGER_MAX && (block->fd >= 0 || block->shared)) {
+            return error_new("the memory '%s' lies in a file or is shared: it cannot come by post-copy", block->name);
+        }
+    }
+    return NULL;
+}
+
 Error *qmp_migrate_set_capabilities(QmpContext *ctx, const QmpMigrateSetCapabilitiesArgs *args, Value **ret)
 {
     Migration *migration = migration_of(ctx->machine);
@@ -95,6 +110,9 @@ Error *qmp_migrate_set_capabilities(QmpContext *ctx, const QmpMigrateSetCapabili
         TRY(set_capability(&caps, value_find_str(item, "capability"), value_find_bool(item, "state", false)));
     }
     TRY(check_together(&caps));
+    if (caps.postcopy && ctx->machine->state == RUN_STATE_INMIGRATE) {
+        TRY(migration_postcopy_check(migration));
+    }
     migration->caps = caps;
     return NULL;
 }

@@ -285,3 +285,69 @@ Error *ram_saver_send(RamSaver *saver, StreamWriter *w, uint64_t budget)
     }
     return NULL;
 }
+
+/* --- post-copy --- */
+
+uint64_t ram_saver_pages(const RamSaver *saver, unsigned index)
+{
+    return pages_at((RamSaver *)saver, index)->pages;
+}
+
+bool ram_saver_is_pending(const RamSaver *saver, uint32_t index, uint64_t page)
+{
+    const RamPages *pages = index < saver->blocks->len ? pages_at((RamSaver *)saver, index) : NULL;
+    return pages && page < pages->pages && pages->pending[page];
+}
+
+void ram_saver_set_pending(RamSaver *saver, unsigned index, const uint8_t *bits)
+{
+    RamPages *pages = pages_at(saver, index);
+
+    saver->left -= pages->left;
+    pages->left = 0;
+    for (uint64_t page = 0; page < pages->pages; page++) {
+        pages->pending[page] = bits[page / 8] >> page % 8 & 1;
+        pages->left += pages->pending[page];
+    }
+    saver->left += pages->left;
+}
+
+Error *ram_saver_send_small(RamSaver *saver, StreamWriter *w, uint64_t size)
+{
+    for (unsigned n = 0; n < saver->blocks->len; n++) {
+        while (pages_at(saver, n)->block->size <= size && pages_at(saver, n)->left > 0) {
+            RamChunk chunk;
+            ram_saver_go_to(saver, n, 0);
+            ram_saver_take(saver, RAM_CHUNK_PAGES, &chunk);
+            TRY(ram_chunk_write(&chunk, w, NULL));
+            ram_saver_count(saver, &chunk);
+        }
+    }
+    return NULL;
+}
+
+static MUST_USE Error *send_discard(const RamPages *pages, unsigned index, StreamWriter *w)
+{
+    for (uint64_t page = next_pending(pages, 0); page < pages->pages;) {
+        stream_begin(w, RECORD_DISCARD);
+        stream_put_u32(w, index);
+        for (unsigned runs = 0; runs < 4096 && page < pages->pages; runs++) {
+            unsigned count = count_pending(pages, page, UINT_MAX);
+            stream_put_u64(w, page);
+            stream_put_u64(w, count);
+            page = next_pending(pages, page + count);
+        }
+        TRY(stream_end(w));
+    }
+    return NULL;
+}
+
+Error *ram_saver_send_discard(RamSaver *saver, StreamWriter *w, uint64_t size)
+{
+    for (unsigned n = 0; n < saver->blocks->len; n++) {
+        if (pages_at(saver, n)->block->size > size) {
+            TRY(send_discard(pages_at(saver, n), n, w));
+        }
+    }
+    return NULL;
+}

@@ -8,7 +8,8 @@
 
 static bool under_way(const char *status)
 {
-    static const char *const names[] = { "setup", "active", "device", "cancelling", "pre-switchover" };
+    static const char *const names[] = { "setup", "active", "device", "cancelling", "pre-switchover", "postcopy-active",
+                                         "postcopy-recover" };
 
     for (size_t n = 0; status && n < ARRAY_SIZE(names); n++) {
         if (!strcmp(status, names[n])) {
@@ -67,6 +68,21 @@ static void hmp_migrate_continue(Hmp *hmp, const HmpArgs *args)
 static void hmp_migrate_incoming(Hmp *hmp, const HmpArgs *args)
 {
     hmp_qmp(hmp, "migrate-incoming", hmp_dict("uri", args->text[0], NULL), NULL);
+}
+
+static void hmp_migrate_start_postcopy(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "migrate-start-postcopy", NULL, NULL);
+}
+
+static void hmp_migrate_pause(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "migrate-pause", NULL, NULL);
+}
+
+static void hmp_migrate_recover(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "migrate-recover", hmp_dict("uri", args->text[0], NULL), NULL);
 }
 
 static void hmp_set_capability(Hmp *hmp, const HmpArgs *args)
@@ -311,6 +327,9 @@ const HmpCommand hmp_commands_migrate[] = {
     { "migrate_cancel", "", "", "cancel the current migration", hmp_migrate_cancel },
     { "migrate_continue", "s", "state", "continue a migration that waits in the given state", hmp_migrate_continue },
     { "migrate_incoming", "s", "uri", "continue with an incoming migration after -incoming defer", hmp_migrate_incoming },
+    { "migrate_pause", "", "", "break the connection of a post-copy migration", hmp_migrate_pause },
+    { "migrate_recover", "s", "uri", "wait there for the new connection of a paused post-copy migration", hmp_migrate_recover },
+    { "migrate_start_postcopy", "", "", "let the machine run at the destination before its memory is there", hmp_migrate_start_postcopy },
     { "migrate_set_capability", "ss", "capability state", "switch a migration capability on or off", hmp_set_capability },
     { "migrate_set_parameter", "ss", "parameter value", "set a parameter of migration", hmp_set_parameter },
     { 0 },

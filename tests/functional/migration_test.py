@@ -263,6 +263,149 @@ def test_deltas():
         memory.close()
 
 
+def status_becomes(machine, *wanted):
+    for _ in range(3000):
+        info = machine.ok("query-migrate")
+        if info.get("status") in wanted:
+            return info
+        assert info.get("status") not in ("failed", "cancelled"), info
+        time.sleep(0.02)
+    sys.exit(f"migration: {info}")
+
+
+class PostCopy:
+    """A pair whose RAM has noise; the pages that nobody asks for come slowly."""
+
+    def __init__(self, uri=URI, pages=2000, **parameters):
+        self.memories = Memory("qtest-source"), Memory("qtest-target")
+        self.uri = uri
+        self.source, self.target = pair(self.memories[0].options, self.memories[1].options)
+        for memory in self.memories:
+            memory.accept()
+        for machine in (self.source, self.target):
+            machine.capability("postcopy-ram", "events")
+        noise = random.Random(7)
+        self.pages = {n: noise.randbytes(64) for n in range(0x400, 0x400 + pages)}
+        for n, data in self.pages.items():
+            self.memories[0].write(n * 4096, data * 64)
+        self.source.ok("migrate-set-parameters", max_bandwidth=1 << 20, max_postcopy_bandwidth=1 << 20, **parameters)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for memory in self.memories:
+            memory.close()
+        self.source.end()
+        self.target.end()
+
+    def start(self):
+        self.target.ok("migrate-incoming", uri=self.uri)
+        self.source.ok("migrate", uri=self.uri)
+        status_becomes(self.source, "active")
+        self.source.ok("migrate-start-postcopy")
+        status_becomes(self.target, "postcopy-active")
+        self.target.wait_event("RESUME")
+
+    def check(self, number):
+        got = self.memories[1].read(number * 4096, 4096)
+        assert got == self.pages[number] * 64, number
+
+    def check_all(self):
+        for number in self.pages:
+            self.check(number)
+        assert self.source.memory("source", 32 << 20) == self.target.memory("target", 32 << 20)
+
+
+def test_post_copy():
+    """The machine runs at the destination, and finds its pages there when it touches them."""
+    with PostCopy() as post:
+        post.start()
+        assert post.source.ok("query-status")["status"] == "finish-migrate"
+        post.source.fails("runs at the destination", "migrate_cancel")
+        noise = random.Random(3)
+        for _ in range(100):
+            post.check(noise.choice(list(post.pages)))
+        info = post.source.ok("query-migrate")
+        assert info["status"] == "postcopy-active" and info["ram"]["postcopy-requests"] > 10, info
+        post.source.ok("migrate-set-parameters", max_postcopy_bandwidth=0)
+        status_becomes(post.source, "completed")
+        status_becomes(post.target, "completed")
+        assert post.source.ok("query-status")["status"] == "postmigrate"
+        assert post.target.ok("query-status")["running"]
+        post.check_all()
+
+
+def test_post_copy_recovers():
+    """The connection breaks, twice; the rest comes through new ones."""
+    with PostCopy(uri="tcp:127.0.0.1:0") as post:
+        post.uri = "unix:first"
+        post.start()
+        post.target.fails("is paused", "migrate-recover", uri="unix:second")
+        for n, breaks in enumerate((post.source, post.target)):
+            post.check(0x400 + 500 * n)
+            breaks.ok("migrate-pause")
+            status_becomes(post.source, "postcopy-paused")
+            status_becomes(post.target, "postcopy-paused")
+            post.source.fails("runs at the destination", "migrate_cancel")
+            uri = f"unix:again-{n}"
+            if n == 0:
+                post.source.ok("migrate-set-parameters", max_postcopy_bandwidth=2 << 20)
+            post.target.ok("migrate-recover", uri=uri)
+            post.target.fails("already", "migrate-recover", uri="unix:other")
+            post.source.fails("under way", "migrate", uri=uri)
+            post.source.ok("migrate", uri=uri, resume=True)
+            status_becomes(post.source, "postcopy-active", "completed")
+        post.check(0x400 + 1999)
+        post.source.ok("migrate-set-parameters", max_postcopy_bandwidth=0)
+        status_becomes(post.source, "completed")
+        status_becomes(post.target, "completed")
+        post.check_all()
+
+
+def test_post_copy_source_gone():
+    """Who waits for pages that will not come does not keep the program from ending."""
+    with PostCopy() as post:
+        post.start()
+        post.source.end()
+        status_becomes(post.target, "postcopy-paused")
+        post.target.ok("quit")
+        post.target.process.wait(60)
+
+
+def test_post_copy_refused():
+    """The devices do not fit: the source goes on."""
+    with PostCopy() as post:
+        post.target.end()
+        post.memories[1].close()
+        other = Machine("-incoming", "defer", "-device", "virtio-rng-pci")
+        with other:
+            other.capability("postcopy-ram")
+            other.ok("migrate-incoming", uri=URI)
+            post.source.ok("migrate", uri=URI)
+            status_becomes(post.source, "active")
+            post.source.ok("migrate-start-postcopy")
+            info = ended(post.source, "failed")
+            assert "refuses" in info["error-desc"], info
+            assert post.source.ok("query-status")["running"]
+
+
+def test_post_copy_not_asked_for():
+    """With the capability but without the command it is a migration like others; it is refused where it is not expected."""
+    with PostCopy(pages=10) as post:
+        post.source.ok("migrate-set-parameters", max_bandwidth=0)
+        move(post.source, post.target)
+        post.check_all()
+    source, target = pair()
+    with source, target:
+        source.capability("postcopy-ram")
+        info = move(source, target, "failed")
+        assert "post-copy" in info["error-desc"], info
+        source.fails("No migration is under way", "migrate-start-postcopy")
+        source.fails("is paused", "migrate", uri=URI, resume=True)
+        source.fails("postcopy-active", "migrate-pause")
+
+
 def test_refusals():
     """What is not there, or not together, is refused with the reason; every name is shown."""
     with Machine() as machine:
