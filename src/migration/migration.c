@@ -77,6 +77,7 @@ void migration_free(Machine *machine)
     migration_in_free(migration);
     memory_snapshot_free(g_steal_pointer(&migration->memory));
     machine_set_service(machine, MIGRATION_SERVICE, NULL);
+    list_remove(&migration->notifier.node);
     lock_release(&machine->lock);
     value_free(migration->params.bitmap_mapping);
     g_free(migration->error);
