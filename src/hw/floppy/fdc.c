@@ -110,10 +110,8 @@ static uint8_t fdc_read_fifo(Fdc *fdc)
         return 0;
     }
     uint8_t value = fdc->result[fdc->result_at++];
-    if (fdc->result_at == 1) {
-        fdc_set_irq(fdc, false);
-    }
     if (fdc->result_at == fdc->results) {
+        fdc_set_irq(fdc, false);
         fdc_idle(fdc);
     }
     return value;

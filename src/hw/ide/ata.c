@@ -250,11 +250,14 @@ static void dma_step(IdeDrive *drive)
     const struct iovec *iov;
     unsigned count;
     uint32_t bytes = ide->ops->dma_map(ide->host, drive->left * IDE_SECTOR, IDE_SECTOR, !drive->writing, &iov, &count);
-    if (bytes < IDE_SECTOR || bytes % IDE_SECTOR) { /* the guest's list is too short, or cannot be read */
-        if (bytes) {
+    if (bytes < IDE_SECTOR || bytes % IDE_SECTOR) {
+        /* The list is too short: the engine stops and no interrupt comes (Programming Interface, "Status Bit Settings"). */
+        if (count) {
             ide->ops->dma_unmap(ide->host, 0);
         }
-        dma_finish(drive, true);
+        drive->dma = false;
+        ide->ops->dma_end(ide->host, false);
+        ide_stall(drive);
         return;
     }
     drive->filled = bytes;
@@ -278,10 +281,23 @@ static void dma_command(IdeDrive *drive, bool writing, bool fua)
 
 /* --- DATA SET MANAGEMENT: the buffer holds ranges of 48 bits of LBA and 16 of count --- */
 
+static void trim_done(IdeDrive *drive, uint8_t error)
+{
+    IdeBus *ide = drive->ide.channel;
+
+    drive->filled = 0;
+    ide->ops->dma_end(ide->host, false);
+    if (error) {
+        ide_fail(drive, error);
+    } else {
+        ide_complete(drive);
+    }
+}
+
 static void trim_next(IdeDrive *drive)
 {
     if (drive->result < 0) {
-        ide_fail(drive, ATA_ABRT);
+        trim_done(drive, ATA_ABRT);
         return;
     }
     while (drive->next < drive->filled) {
@@ -292,16 +308,16 @@ static void trim_next(IdeDrive *drive)
             continue;
         }
         if (lba > drive->sectors || count > drive->sectors - lba) {
-            ide_fail(drive, ATA_IDNF);
+            trim_done(drive, ATA_ABRT | ATA_IDNF);
             return;
         }
         ide_discard(drive, lba * IDE_SECTOR, count * IDE_SECTOR, trim_next);
         return;
     }
-    drive->filled = 0;
-    ide_complete(drive);
+    trim_done(drive, 0);
 }
 
+/* As many ranges as the list of descriptors brings: the count may be larger. */
 static void trim_dma(IdeDrive *drive)
 {
     IdeBus *ide = drive->ide.channel;
@@ -320,12 +336,7 @@ static void trim_dma(IdeDrive *drive)
         ide->ops->dma_unmap(ide->host, bytes);
     }
     drive->dma = false;
-    ide->ops->dma_end(ide->host, have < total);
-    if (have < total) {
-        ide_fail(drive, ATA_ABRT);
-        return;
-    }
-    drive->filled = total;
+    drive->filled = ALIGN_DOWN(have, TRIM_ENTRY);
     drive->next = 0;
     drive->result = 0;
     trim_next(drive);
@@ -333,11 +344,12 @@ static void trim_dma(IdeDrive *drive)
 
 static void trim_command(IdeDrive *drive)
 {
-    drive->left = drive->nsector.now | drive->nsector.hob << 8;
-    if (!(drive->features.now & 1) || drive->left == 0 || drive->left > IDE_BUFFER_SECTORS || !ide_has_dma(drive)) {
+    uint32_t blocks = drive->nsector.now | drive->nsector.hob << 8;
+    if (!(drive->features.now & 1) || blocks == 0 || !ide_has_dma(drive)) {
         ide_fail(drive, ATA_ABRT);
         return;
     }
+    drive->left = MIN(blocks, IDE_BUFFER_SECTORS);
     drive->writing = drive->dma = true;
     ide_dma(drive, trim_dma);
 }

@@ -6,6 +6,8 @@
  */
 #include "hw/ide/bmdma.h"
 
+#include <string.h>
+
 #include "base/endian.h"
 
 enum { BMIC = 0, BMIS = 2, BMIDTP = 4 };
@@ -27,9 +29,16 @@ static void rewind_table(BmDma *bm)
 static bool next_descriptor(BmDma *bm)
 {
     uint8_t prd[PRD_SIZE];
-    if (bm->last || bm->read_count >= PRD_TABLE_MAX / PRD_SIZE ||
-        pci_dma_read(bm->pci, bm->descriptor, prd, PRD_SIZE) != MEM_OK) {
+    bool master = ld16_le(bm->pci->config + PCI_COMMAND) & PCI_COMMAND_MASTER;
+    if (bm->last || bm->read_count >= PRD_TABLE_MAX / PRD_SIZE) {
         return false;
+    }
+    if (pci_dma_read(bm->pci, bm->descriptor, prd, PRD_SIZE) != MEM_OK) {
+        if (master) {
+            return false;
+        }
+        /* A controller that may not reach the bus moves nothing, but its command ends: drivers wait for that. */
+        memset(prd, 0, sizeof(prd));
     }
     bm->descriptor += PRD_SIZE;
     bm->read_count++;
@@ -168,7 +177,7 @@ static void host_dma_request(void *host)
 static void host_dma_end(void *host, bool error)
 {
     BmDma *bm = host;
-    bool room = bm->kept_count > 0 || bm->length > 0 || !bm->last;
+    bool room = bm->kept_count > 0 || bm->length > 0 || (!bm->last && bm->read_count < PRD_TABLE_MAX / PRD_SIZE);
 
     if (error || !room) {
         bm->status &= ~BMIS_ACTIVE;

@@ -121,6 +121,7 @@ extern const StateField ide_bus_state[];
 /* --- command sets --- */
 void ide_raise(IdeDrive *drive);
 /* Ready for the next command, with or without an error; INTRQ. */
+void ide_stall(IdeDrive *drive); /* the command is over without an interrupt */
 void ide_complete(IdeDrive *drive);
 void ide_fail(IdeDrive *drive, uint8_t error);
 /* Moves buffer[start, start + bytes) through the data register, then phase. INTRQ first unless quiet. */

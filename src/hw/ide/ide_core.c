@@ -46,11 +46,16 @@ void ide_raise(IdeDrive *drive)
 
 /* --- data --- */
 
-void ide_complete(IdeDrive *drive)
+void ide_stall(IdeDrive *drive)
 {
     drive->status = ATA_DRDY | ATA_DSC | (drive->status & ATA_ERR);
     drive->at = drive->end = 0;
     drive->phase = NULL;
+}
+
+void ide_complete(IdeDrive *drive)
+{
+    ide_stall(drive);
     ide_raise(drive);
 }
 

@@ -25,7 +25,7 @@ enum { B_SET = 0x80, B_PIE = 0x40, B_AIE = 0x20, B_UIE = 0x10, B_DM = 0x04, B_24
 enum { C_IRQF = 0x80, C_PF = 0x40, C_AF = 0x20, C_UF = 0x10 };
 enum { D_VRT = 0x80 };
 
-#define UIP_NS (244 * NS_PER_US)
+#define UIP_NS (8 * NS_PER_SEC / TICK_HZ)
 #define TICK_HZ 32768
 /* Missed periodic interrupts that slewing remembers, and how fast it gives them back. */
 enum { SLEW_MAX = 1000 };
@@ -183,6 +183,20 @@ static void rtc_arm_periodic(Rtc *rtc)
     int64_t now = guest_ns(rtc);
     rtc->periodic_next = (now / period + 1) * period - rtc->offset;
     timer_set(&rtc->periodic, rtc->periodic_next);
+}
+
+/* Another rate: the next interrupt is one new period after the last one, so that guests which switch often lose no time. */
+static void rtc_change_period(Rtc *rtc, int64_t old)
+{
+    bool armed = timer_armed(&rtc->periodic);
+    int64_t last = rtc->periodic_next - old, period = rtc_period(rtc), now = clock_ns(rtc);
+
+    timer_cancel(&rtc->periodic);
+    rtc_arm_periodic(rtc);
+    if (armed && old && timer_armed(&rtc->periodic)) {
+        rtc->periodic_next = last + (MAX(now - last, 0) / period + 1) * period;
+        timer_set(&rtc->periodic, rtc->periodic_next);
+    }
 }
 
 static void rtc_periodic(void *opaque)
@@ -348,6 +362,7 @@ static void rtc_write_time(Rtc *rtc, uint8_t index, uint8_t value)
 static void rtc_write_a(Rtc *rtc, uint8_t value)
 {
     bool was_running = rtc_running(rtc);
+    int64_t period = rtc_period(rtc);
     if (was_running && (value & A_DIVIDER) > A_DIVIDER_32K) {
         rtc_freeze(rtc);
     }
@@ -355,8 +370,9 @@ static void rtc_write_a(Rtc *rtc, uint8_t value)
     if (!was_running) {
         rtc_thaw(rtc, NS_PER_SEC / 2); /* the first update comes half a second after the chain starts */
     }
-    timer_cancel(&rtc->periodic);
-    rtc_arm_periodic(rtc);
+    if (rtc_period(rtc) != period || !was_running) {
+        rtc_change_period(rtc, was_running ? period : 0);
+    }
 }
 
 static void rtc_write_b(Rtc *rtc, uint8_t value)
