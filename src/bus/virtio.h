@@ -37,6 +37,7 @@ struct VirtioKind {
     const char *name; /* "virtio-blk" */
     uint16_t id;      /* VIRTIO_ID_* */
     uint16_t config_size; /* may be lowered in plug: vdev->config_size */
+    bool modern_only;     /* there is no interface of before virtio 1.0 */
     int vectors;          /* of MSI-X on PCI: 0 one a queue and one more, -1 none */
     /* Makes the queues with virtio_add_queue() and sets vdev->host_features. */
     Error *(*plug)(VirtioDevice *vdev);
@@ -190,7 +191,7 @@ Error *virtio_pci_loaded(Device *dev);
 void virtio_pci_saving(Device *dev);
 void virtio_pci_resumed(Device *dev);
 extern const PciIdent virtio_pci_ident_net, virtio_pci_ident_block, virtio_pci_ident_console, virtio_pci_ident_rng,
-    virtio_pci_ident_balloon, virtio_pci_ident_scsi, virtio_pci_ident_9p;
+    virtio_pci_ident_balloon, virtio_pci_ident_scsi, virtio_pci_ident_9p, virtio_pci_ident_keyboard, virtio_pci_ident_mouse, virtio_pci_ident_tablet;
 
 /*
  * Three types of a kind: NAME-pci, and with fixed generation NAME-pci-transitional, -non-transitional. The names of the

@@ -36,14 +36,14 @@ DRIVERS = {'0x8086:0x7010': 'ata_piix', '0x8086:0x7113': 'piix4_smbus', '0x1234:
            '0x1af4:0x1042': 'virtio-pci', '0x1b36:0x0002': 'serial'}
 
 
-def initrd_with_modules(directory, files, release):
+def initrd_with_modules(directory, files, release, modules=None, script=SCRIPT):
     make_initrd(directory, '')
     if not os.path.exists(f'{files}/lib/modules/{release}/modules.dep.bin'):
         subprocess.run(['depmod', '-b', files, release], check=True)
     target = os.path.join(directory, 'initrd-root/modules')
     os.makedirs(target)
     lines = []
-    for module in MODULES:
+    for module in modules or MODULES:
         out = subprocess.run(['modprobe', '-d', files, '-S', release, '--show-depends', module], capture_output=True, text=True,
                              check=True).stdout
         for path in re.findall(r'^insmod (\S+)', out, re.M):
@@ -51,7 +51,7 @@ def initrd_with_modules(directory, files, release):
             if line not in lines:
                 shutil.copy(path if os.path.exists(path) else files + path, target)
                 lines.append(line)
-    return make_initrd(directory, ''.join(lines) + SCRIPT)
+    return make_initrd(directory, ''.join(lines) + script)
 
 
 def one_of_each(emulator):
@@ -95,5 +95,69 @@ def one_of_each(emulator):
         raise GuestError('\n'.join(line.decode(errors='replace') for line in complaints[:10]))
 
 
+# Prints what each virtio device's event node gives, 24 bytes an event: time, type, code, value.
+INPUT_SCRIPT = r'''sleep 1
+for e in /sys/class/input/event*; do
+    name=$(cat $e/device/name); node=/dev/input/$(basename $e)
+    case "$name" in *Virtio*) ;; *) continue;; esac
+    echo "INPUT $name ev=$(cat $e/device/capabilities/ev) id=$(cat $e/device/id/vendor):$(cat $e/device/id/product) uniq=$(cat $e/device/uniq)"
+    case "$name" in
+    *Keyboard) n=6; printf '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\021\0\001\0\001\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0' > $node;;
+    *Mouse) n=7;;
+    *Tablet) n=5;;
+    esac
+    (dd if=$node bs=24 count=$n 2>/dev/null | od -An -v -tu2 -w24 | sed "s/^/GOT $name /;s/  */ /g") &
+done
+sleep 1
+echo INPUT-READY
+wait
+echo ALL-END
+poweroff -f
+'''
+
+
+def virtio_input(emulator):
+    """Linux's virtio_input sees keys, movements and positions as they were sent."""
+    files = package('linux-image-amd64')
+    kernel = one_file(files, 'boot/vmlinuz-*')
+    with tempfile.TemporaryDirectory() as tmp:
+        initrd = initrd_with_modules(tmp, files, os.path.basename(kernel)[len('vmlinuz-'):], ['virtio_pci', 'virtio_input', 'evdev'],
+                                     INPUT_SCRIPT)
+        with Guest(emulator, ['-m', '512', '-kernel', kernel, '-initrd', initrd, '-append', 'console=ttyS0 quiet',
+                              '-device', 'virtio-keyboard-pci', '-device', 'virtio-mouse-pci,serial=four', '-device', 'virtio-tablet-pci']) as vm:
+            vm.wait_serial('INPUT-READY', 300)
+            pointers = vm.qmp('query-mice')
+            assert [p['name'] for p in pointers if p['current']] == ['QEMU Virtio Tablet'], pointers
+
+            def send(*events):
+                vm.qmp('input-send-event', events=[{'type': kind, 'data': data} for kind, data in events])
+
+            def key(name, down):
+                return ('key', {'key': {'type': 'qcode', 'data': name}, 'down': down})
+
+            for down in (True, False):
+                send(key('a', down))
+            send(key('up', True), key('up', False))
+            send(('abs', {'axis': 'x', 'value': 1000}), ('abs', {'axis': 'y', 'value': 32767}))
+            send(('btn', {'button': 'left', 'down': True}))
+            send(('rel', {'axis': 'x', 'value': 5}), ('rel', {'axis': 'y', 'value': -3}))
+            mouse = next(p['index'] for p in pointers if p['name'] == 'QEMU Virtio Mouse')
+            vm.monitor(f'mouse_set {mouse}')
+            send(('btn', {'button': 'right', 'down': True}), ('btn', {'button': 'wheel-down', 'down': True}))
+            send(('btn', {'button': 'right', 'down': False}))
+            vm.wait_serial('ALL-END', 120)
+            text = vm.serial_text.replace(b'\r', b'').decode(errors='replace')
+    got = {}
+    for name, event in re.findall(r'GOT QEMU Virtio (\w+)(?: \d+){8} ([\d ]+)', text):
+        got.setdefault(name, []).append(tuple(int(n) for n in event.split()))
+    sync, minus = (0, 0, 0, 0), lambda n: (65536 - n, 65535)
+    assert got['Keyboard'] == [(1, 30, 1, 0), sync, (1, 30, 0, 0), sync, (1, 103, 1, 0), (1, 103, 0, 0)], got
+    assert got['Tablet'] == [(3, 0, 1000, 0), (3, 1, 32767, 0), sync, (1, 272, 1, 0), sync], got
+    assert got['Mouse'] == [(2, 0, 5, 0), (2, 1, *minus(3)), sync, (1, 273, 1, 0), (2, 8, *minus(1)), sync, (1, 273, 0, 0)], got
+    assert 'INPUT QEMU Virtio Keyboard ev=120003 id=0627:0001 uniq=\n' in text, text
+    assert 'INPUT QEMU Virtio Mouse ev=7 id=0627:0002 uniq=four\n' in text, text
+    assert 'INPUT QEMU Virtio Tablet ev=f id=0627:0003 uniq=\n' in text, text
+
+
 if __name__ == '__main__':
-    run([one_of_each])
+    run([one_of_each, virtio_input])

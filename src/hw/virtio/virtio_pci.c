@@ -26,6 +26,9 @@ IDENT(console, 0x1003, 0x078000);
 IDENT(scsi, 0x1004, 0x010000);
 IDENT(rng, 0x1005, 0x00ff00);
 IDENT(9p, 0x1009, 0x000200);
+IDENT(keyboard, 0x1052, 0x090000);
+IDENT(mouse, 0x1052, 0x090200);
+IDENT(tablet, 0x1052, 0x098000);
 
 static VirtioDevice *of_pci(PciDevice *pci)
 {
@@ -557,6 +560,10 @@ Error *virtio_pci_plug(Device *dev)
     const VirtioKind *kind = device_type(dev)->extra;
 
     choose_generation(vdev);
+    if (kind->modern_only && vdev->tp.disable_legacy == AUTO_OFF) {
+        return error_new("%s: disable-legacy=off: the device has no interface of before virtio 1.0", device_label(dev));
+    }
+    vdev->tp.legacy &= !kind->modern_only;
     if (!vdev->tp.legacy && !vdev->tp.modern) {
         return error_new("%s: disable-legacy and disable-modern together leave no interface", device_label(dev));
     }
