@@ -294,7 +294,7 @@ static DbtHeat *heat_make(Dbt *d, const DbtBlock *b, DbtStage stage)
     heat->stage = stage;
     if (heat->looped != (b->region != 0)) {
         heat->looped = b->region != 0;
-        heat->plain = 0;
+        memset(heat->plain, 0, sizeof(heat->plain));
     }
     return heat;
 }
@@ -330,16 +330,23 @@ void dbt_heat(Dbt *d, uint32_t number)
     }
 }
 
-/* The sites that have used up half their budgets go with the one that has used up all. */
-static uint64_t bad_sites(const Dbt *d, const DbtBlock *b)
+static void set_plain(Dbt *d, DbtHeat *heat, unsigned uop)
 {
-    uint64_t bad = 0;
+    uint64_t *word = &heat->plain[uop / 64], bit = BIT64(uop % 64);
+    d->stats.hot_plain += !(*word & bit);
+    *word |= bit;
+}
+
+/* The sites that have used up half their budgets go with the one that has used up all. */
+static void drop_bad_sites(Dbt *d, const DbtBlock *b, DbtHeat *heat)
+{
     unsigned n = b->first_slot;
     for (unsigned i = 0; i < b->slot_count; i++) {
-        bad |= d->low->budgets[n] < TRIAL_MISSES / 2 ? BIT64(d->site_uop[n]) : 0;
+        if (d->low->budgets[n] < TRIAL_MISSES / 2) {
+            set_plain(d, heat, d->site_uop[n]);
+        }
         n = n + 1 == X86_SITES ? ENV_SITE_FIRST : n + 1;
     }
-    return bad;
 }
 
 /*
@@ -355,10 +362,11 @@ void dbt_missed(void *opaque, uint64_t n, const uint8_t *return_address)
     DbtBlock *b = &d->blocks[site->block];
     bool trial = b->stage == DBT_TRIAL, often = trial || elapsed < (uint64_t)SITE_BUDGET * SITE_MISS_TICKS;
     if (n >= ENV_SITE_FIRST && often && b->valid) {
-        uint64_t bad = BIT64(site->uop) | (trial ? bad_sites(d, b) : 0);
         DbtHeat *heat = heat_make(d, b, b->stage);
-        d->stats.hot_plain += (unsigned)__builtin_popcountll(bad & ~heat->plain);
-        heat->plain |= bad;
+        set_plain(d, heat, site->uop);
+        if (trial) {
+            drop_bad_sites(d, b, heat);
+        }
         drop_block(d, b);
     }
     d->low->budgets[n] = SITE_BUDGET;

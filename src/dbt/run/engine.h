@@ -78,6 +78,7 @@ typedef struct DbtSite {
     uint8_t left;      /* instructions of the block from this one to its end */
     bool trap;
     bool leads;        /* the check of a group of accesses */
+    bool reads;        /* of such a check for writing: the instruction itself reads */
     bool shadow;       /* STI that is not its block's last instruction */
     uint8_t live;      /* FL_*: groups that EFLAGS hold; FL_RECORD: the record has them all */
     bool exact_fault;  /* its faults have side effects: the interpreter runs it when the fast path fails */
@@ -113,7 +114,7 @@ typedef struct DbtStats {
 /* What is known of the blocks at an address besides their code; may be forgotten. */
 typedef struct DbtHeat {
     uint64_t pc;
-    uint64_t plain; /* bit n: the access of uop n goes to other pages all the time */
+    uint64_t plain[LOWER_PLAIN_WORDS]; /* bit n: the access of uop n goes to other pages all the time */
     uint32_t map;
     uint8_t stage; /* DbtStage of the next one there */
     bool looped;   /* `plain` is of a region */
@@ -180,6 +181,7 @@ struct Dbt {
     FrontBlock front;
     Lowered lowered;
     RegionPlan region;
+    uint32_t making; /* mapping of the code under way */
 };
 
 void dbt_group_init(DbtGroup *group);

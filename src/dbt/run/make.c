@@ -27,6 +27,7 @@ static void record_sites(Dbt *d, DbtBlock *b, uint32_t number)
             .shadow = f->insns[insn].map == 0 && f->insns[insn].opcode == 0xfb && insn + 1 < f->insn_count,
             .trap = s->stub != NULL,
             .leads = (s->kind & SLOW_LEAD) != 0,
+            .reads = (s->kind & SLOW_READS) != 0,
             .live = u->live_in,
             .align = u->attr & UA_ALIGN ? u->mem_size - 1 : 0,
         };
@@ -168,13 +169,15 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
     const FrontBlock *f = &d->front;
     const DbtHeat *heat = NULL;
     bool looped = f->part_count != 0;
-    uint64_t plain = ~0ull;
+    static const uint64_t none[LOWER_PLAIN_WORDS], all[LOWER_PLAIN_WORDS] = { ~0ull, ~0ull, ~0ull };
+    _Static_assert(LOWER_PLAIN_WORDS == 3, "all");
+    const uint64_t *plain = all;
     b->stage = DBT_HOT;
     /* A kernel goes from one object to the next, and invalidates pages: it would lose by sites. */
     bool user = (f->mode & X86_MODE_CPL) == X86_MODE_CPL, stress = d->stress & DBT_STRESS_SITES;
     if ((user || stress) && !b->generic && b->map2 == 0 && has_accesses(f)) {
         heat = dbt_heat_of(d, f->pc, b->map);
-        plain = heat != NULL && heat->looped == looped ? heat->plain : 0;
+        plain = heat != NULL && heat->looped == looped ? heat->plain : none;
         b->stage = stress ? DBT_HOT : heat != NULL ? heat->stage : DBT_COLD;
     }
     d->low->counters[number] = b->stage == DBT_COLD ? HOT_ENTRIES : looped ? REGION_ENTRIES : TRIAL_ENTRIES;
@@ -196,6 +199,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         .turns = stress ? STRESS_TURNS : REGION_TURNS,
         .next_site = d->next_site,
         .plain = plain,
+        .promotes = plain != all && b->stage != DBT_COLD,
         .counts = d->cpu->counted ? f->insn_count : 0,
         .pc = f->pc,
         .offsets = f->offset,
@@ -365,16 +369,24 @@ static void name_code(Dbt *d, const DbtBlock *b)
     }
 }
 
+static bool is_hot(void *opaque, uint64_t pc)
+{
+    Dbt *d = opaque;
+    const DbtHeat *heat = dbt_heat_of(d, pc, d->making);
+    return heat != NULL && heat->stage != DBT_COLD;
+}
+
 /* What is known to be hot code, and the head of a loop, becomes a region. */
 static void make_region(Dbt *d, uint32_t map, bool never)
 {
     FrontBlock *f = &d->front;
+    d->making = map;
     const DbtHeat *heat = dbt_heat_of(d, f->pc, map);
     bool stress = d->stress & DBT_STRESS_SITES, hot = heat != NULL && heat->stage == DBT_HOT;
     if (never || d->check != NULL || (heat != NULL && heat->flat) || !(hot || stress)) {
         return;
     }
-    if (!front_region(f) || !region_plan(f->uops, f->uop_count, f->parts, f->part_count, &d->region)) {
+    if (!front_region(f, is_hot, d) || !region_plan(f->uops, f->uop_count, f->parts, f->part_count, &d->region)) {
         (void)front_translate(f);
     }
 }

@@ -102,7 +102,7 @@ const uint8_t *dbt_slow(void *opaque, uint64_t va, const uint8_t *return_address
         dbt_stress_flags(d, site->live);
     }
     if (!(kind & SLOW_INTERP) && !site->trap) {
-        bool write = kind & SLOW_WRITE;
+        bool write = (kind & SLOW_WRITE) && !site->reads; /* who writes raises its own fault */
         X86Tlbe *e = &cpu->tlb[(va >> MEM_PAGE_BITS) & (X86_TLB_SIZE - 1)];
         if (canonical(va) && canonical(va + 63) && !(va & site->align) && !site->exact_fault &&
             va - (write ? e->wtag : e->rtag) >= MEM_PAGE_SIZE) {

@@ -164,7 +164,7 @@ static int32_t site_of(Lower *l, const Uop *operand, bool write)
         return NO_SITE;
     }
     if (operand->base != 4 || operand->index != UOP_NO_REG || operand->seg != 0) {
-        if (!l->block->hot || l->index >= 64 || (l->block->plain >> l->index & 1)) {
+        if (!l->block->hot || (l->block->plain[l->index / 64] >> (l->index % 64) & 1)) {
             return NO_SITE;
         }
         n = l->out->next_site++;
@@ -235,7 +235,7 @@ static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t s
         enc_lea(c, l->block->mode64 ? 8 : 4, H_R14, enc_mem(H_R14, plan->at));
     }
     unsigned kind = (keep ? SLOW_FLAGS : 0) | (write ? SLOW_WRITE : 0);
-    uint32_t site = lower_new_site(l, SLOW_LEAD | kind);
+    uint32_t site = lower_new_site(l, SLOW_LEAD | kind | (plan->writes ? SLOW_READS : 0));
     if (site_at != NO_SITE) {
         enc_mov_imm(c, H_RCX, (uint32_t)site_at);
         enc_call(c, l->env->site_miss[kind]);
@@ -313,7 +313,7 @@ static bool access_group(Lower *l, const Uop *operand, bool write, EncRm *ret)
         return false;
     }
     if (plan->leads) {
-        check_group(l, plan, operand, write);
+        check_group(l, plan, operand, write || plan->writes);
     } else if (!plan->loaded) {
         enc_load(l->hot, 8, H_RCX, lower_env(l->env->hosts + 8 * (plan->group - 1)));
     }

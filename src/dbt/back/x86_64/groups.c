@@ -28,7 +28,7 @@ typedef struct Planner {
     const Uop *uops;
     unsigned count;
     AccessPlan *plan;
-    bool keeps_flags;
+    bool keeps_flags, promotes;
     Values values;
     Group open[4];
     unsigned next_open, next_id;
@@ -53,8 +53,13 @@ static void close_groups(Planner *p)
 static bool join(Planner *p, Group *g, unsigned index, const Access *a, int64_t at)
 {
     int64_t low = MIN(g->low, at), high = MAX(g->high, at + (int64_t)a->size);
-    if ((a->write && !g->write) || high - low > GROUP_SPAN_MAX) {
+    bool promote = a->write && !g->write;
+    if ((promote && !p->promotes) || high - low > GROUP_SPAN_MAX) {
         return false;
+    }
+    if (promote) {
+        g->write = true;
+        p->plan[g->leader].writes = true;
     }
     g->low = p->low[g->id] = low;
     g->high = high;
@@ -214,13 +219,13 @@ static bool few_accesses(const Uop *uops, unsigned count)
     return accesses < 2;
 }
 
-void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags, AccessPlan *ret_plan)
+void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags, bool promotes, AccessPlan *ret_plan)
 {
     memset(ret_plan, 0, count * sizeof(*ret_plan));
     if (few_accesses(uops, count)) {
         return;
     }
-    Planner p = { .keeps_flags = keeps_flags, .uops = uops, .count = count, .plan = ret_plan, .next_id = 1 };
+    Planner p = { .keeps_flags = keeps_flags, .promotes = promotes, .uops = uops, .count = count, .plan = ret_plan, .next_id = 1 };
     uint8_t members[GROUPS_MAX + 1] = { 0 };
     int64_t address[GROUPS_MAX_UOPS];
     assert(count <= GROUPS_MAX_UOPS);

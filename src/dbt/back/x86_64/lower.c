@@ -295,7 +295,7 @@ void lower_uops(Lower *l, unsigned first, unsigned count)
     if (b->generic) {
         memset(l->plan + first, 0, count * sizeof(l->plan[0]));
     } else {
-        groups_plan(b->uops + first, count, b->mode64, l->env->bmi2, l->plan + first);
+        groups_plan(b->uops + first, count, b->mode64, l->env->bmi2, b->promotes, l->plan + first);
     }
     for (l->index = first; l->index < first + count && !l->ended; l->index++) {
         l->u = &b->uops[l->index];

@@ -24,6 +24,7 @@ enum {
     SLOW_INTERP = 4,
     SLOW_KINDS = 5,
     SLOW_LEAD = 16, /* of a site: a group's check; what it cannot have goes on in a copy without groups */
+    SLOW_READS = 32, /* besides: the leader itself reads, it checks for others that write */
     SLOW_JUMP = 8, /* not a slow path: a jump whose target is not in the jump cache */
 };
 /* Why JIT code was left: the low byte of what the entry thunk returns; the payload lies above bit 32. */
@@ -121,6 +122,7 @@ typedef struct Lowered {
     LowerExit exits[LOWER_MAX_EXITS];
 } Lowered;
 
+enum { LOWER_PLAIN_WORDS = (REGION_MAX_UOPS + 63) / 64 };
 typedef struct LowerBlock {
     const Uop *uops;
     unsigned count;
@@ -129,8 +131,9 @@ typedef struct LowerBlock {
     bool generic;        /* no groups */
     bool counted;        /* says when it was entered often: LEAVE_HOT when the counter is used up */
     bool hot;            /* its accesses have sites of their own, from next_site on */
+    bool promotes;       /* see groups_plan() */
     uint16_t next_site;
-    uint64_t plain;      /* bit n: not that of uop n */
+    const uint64_t *plain; /* LOWER_PLAIN_WORDS of bits: not that of uop n */
     uint64_t pc;
     const RegionPlan *region; /* the uops are a region; NULL: a block */
     unsigned turns;      /* of a region: at most so many before it looks for requests */

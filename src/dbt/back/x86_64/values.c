@@ -65,6 +65,29 @@ static bool derives(Values *v, const Uop *u)
     return false;
 }
 
+/* UOP_BYTES on rax: CMP and TEST leave it, so do fences and what sets CF. False: rax and rdx are unknown. */
+static bool derives_rax(Values *v, const Uop *u)
+{
+    switch (u->code) {
+    case 0:    /* fences */
+    case 0x3c:
+    case 0x3d: /* CMP */
+    case 0xa8:
+    case 0xa9: /* TEST */
+    case 0x9e: /* SAHF */
+    case 0xf5:
+    case 0xf8:
+    case 0xf9: /* CMC, CLC, STC */
+        return true;
+    case 0x05: /* ADD, SUB */
+    case 0x2d:
+        v->reg[GUEST_RAX].offset += u->code == 0x05 ? u->disp : -u->disp;
+        return u->size == v->full;
+    default:
+        return false;
+    }
+}
+
 static bool writes_rax_rdx(const Uop *u)
 {
     uint8_t code = (uint8_t)u->code;
@@ -119,7 +142,7 @@ void values_after(Values *v, const Uop *u)
         values_fresh_all(v);
         return;
     }
-    if (derives(v, u)) {
+    if (u->kind == UOP_BYTES ? derives_rax(v, u) : derives(v, u)) {
         return;
     }
     if (writes_rax_rdx(u)) {

@@ -50,6 +50,7 @@ bool front_mode_ok(uint32_t mode);
  * crosses the page, or is invalid). */
 bool front_translate(FrontBlock *block);
 /* Fills it with the innermost loop that begins at pc, of up to some hundred instructions. False: there is none. */
-bool front_region(FrontBlock *block);
+typedef bool FrontIsLoop(void *opaque, uint64_t pc); /* the code there is known to run often */
+bool front_region(FrontBlock *block, FrontIsLoop *is_loop, void *opaque);
 
 #endif

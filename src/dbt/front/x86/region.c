@@ -4,7 +4,8 @@
  * First all targets of branches are collected, as far as they go; they cut the code into pieces. A walk in depth then
  * orders the pieces so that each comes behind those that lead to it, the way back to the head aside, which is always
  * a backward branch: code before the head belongs to a loop around this one. What does not lead back is outside, a
- * branch to it leaves the region. A second cycle is an inner loop, which gets a region of its own.
+ * branch to it leaves the region. A second cycle is left where it closes; when it is hot itself it is an inner loop,
+ * and this one no innermost.
  */
 #include "dbt/front/x86/front_priv.h"
 
@@ -24,6 +25,11 @@ typedef struct Loop {
     uint8_t order[MAX_PIECES]; /* last first */
     unsigned ordered;
 } Loop;
+
+static uint64_t address(const FrontBlock *b, int at)
+{
+    return b->pc + (uint64_t)(int64_t)at;
+}
 
 static bool decode(const Loop *l, int at, X86Insn *insn)
 {
@@ -127,6 +133,7 @@ static void walk(Loop *l, unsigned n)
             p->good = true;
         } else if (l->piece[next].seen && !l->piece[next].done) {
             l->piece[next].cycle = true;
+            p->next[k] = OUTSIDE;
         } else {
             if (!l->piece[next].seen) {
                 walk(l, next);
@@ -159,11 +166,6 @@ static bool uop_ok(const Uop *u)
     default:
         return false;
     }
-}
-
-static uint64_t address(const FrontBlock *b, int at)
-{
-    return b->pc + (uint64_t)(int64_t)at;
 }
 
 /* A branch of the piece: inside when what it leads to is good. */
@@ -214,7 +216,7 @@ static bool translate_piece(Loop *l, const Piece *p, const uint8_t part_of[MAX_P
     return true;
 }
 
-bool front_region(FrontBlock *b)
+bool front_region(FrontBlock *b, FrontIsLoop *is_loop, void *opaque)
 {
     Loop l = { .b = b, .count = 1, .piece = { { .next = { OUTSIDE, OUTSIDE } } } };
     if (!(b->mode & X86_MODE_CS64) || b->crossing || b->exact || b->cpu->counted) {
@@ -225,7 +227,7 @@ bool front_region(FrontBlock *b)
     walk(&l, 0);
     bool nested = false;
     for (unsigned n = 1; n < l.count; n++) {
-        nested |= l.piece[n].cycle && l.piece[n].good;
+        nested |= l.piece[n].cycle && l.piece[n].good && is_loop(opaque, address(b, l.piece[n].start));
     }
     if (!l.piece[0].good || nested || l.ordered > UOP_MAX_PARTS) {
         return false;
