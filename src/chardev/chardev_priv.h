@@ -31,6 +31,7 @@ typedef struct CharPump {
     Chardev *chr;
     int in, out;
     bool in_polls, out_polls, eof;
+    unsigned credit;        /* bytes that out takes without waiting, as far as is known */
     bool keep_open;         /* the descriptors belong to somebody else */
     LoopFd *in_source, *out_source;
     Work read_work;

@@ -6,6 +6,8 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+enum { READY_BYTES = 4096 }; /* what a pipe takes without waiting once it is ready */
+
 /* Regular files and some devices are always ready, and epoll refuses them. */
 static bool can_poll(int fd)
 {
@@ -81,6 +83,7 @@ static void on_writable(void *opaque, unsigned events)
 
     loop_del_fd(pump->out_source);
     pump->out_source = NULL;
+    pump->credit = READY_BYTES;
     char_back_writable(pump->chr);
 }
 
@@ -117,18 +120,31 @@ void pump_stop(CharPump *pump)
     *pump = (CharPump) { .in = -1, .out = -1 };
 }
 
+/*
+ * The descriptor may be a blocking one that others share: only what it surely takes is written. Another thread, of a CPU, does not ask
+ * (its filter has no poll()), but has the main loop say when there is room.
+ */
+static bool has_room(CharPump *pump)
+{
+    struct pollfd ready = { .fd = pump->out, .events = POLLOUT };
+
+    if (pump->credit == 0 && loop_is_mine(pump->chr->set->loop) && poll(&ready, 1, 0) > 0 && ready.revents & (POLLOUT | POLLERR | POLLHUP)) {
+        pump->credit = READY_BYTES;
+    }
+    return pump->credit > 0;
+}
+
 ssize_t pump_write(CharPump *pump, const uint8_t *buf, size_t length)
 {
     if (pump->out < 0) {
         return (ssize_t)length;
     }
     if (pump->out_polls) {
-        /* The descriptor may be a blocking one that others share: write only what it surely takes. */
-        struct pollfd ready = { .fd = pump->out, .events = POLLOUT };
-        if (poll(&ready, 1, 0) <= 0 || !(ready.revents & (POLLOUT | POLLERR | POLLHUP))) {
+        if (!has_room(pump)) {
             return 0;
         }
-        length = MIN(length, 4096);
+        length = MIN(length, pump->credit);
+        pump->credit -= (unsigned)length;
     }
     ssize_t done;
     do {
