@@ -468,6 +468,7 @@ void uart_loaded(Uart *uart)
     uart_set_line(uart);
     uart_arm_timeout(uart);
     uart_transmit(uart);
+    char_accept_input(&uart->chr); /* what was here before may have been full */
 }
 
 static const StateField fifo_state[] = {
