@@ -9,7 +9,7 @@ run="seabios ipxe-qemu"
 demo="$run busybox-static e2fsprogs cpio linux-image-cloud-amd64 kmod"
 check="$demo qemu-utils qemu-system-x86 acpica-tools clang libclang-rt-14-dev grub-rescue-pc memtest86+ multiboot
  nbdkit libnbd-bin python3-libnbd nbd-client cryptsetup-bin gnutls-bin openssh-server openssh-client
- mtools dosfstools dmg2img tgt grub-invaders grub-firmware-qemu u-boot-qemu isolinux syslinux-common xorriso gdb procps xvfb xauth x11-utils xdotool imagemagick tmux"
+ ovmf mtools dosfstools dmg2img tgt grub-invaders grub-firmware-qemu u-boot-qemu isolinux syslinux-common xorriso gdb procps xvfb xauth x11-utils xdotool imagemagick tmux"
 full="$check mmdebstrap debian-archive-keyring e2fsprogs fdisk grub-pc-bin grub-common grub-efi-amd64-bin ipxe
  nodejs openjdk-17-jre-headless gcc-multilib libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients virtinst nfs-ganesha nfs-ganesha-vfs rpcbind"
 

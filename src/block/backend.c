@@ -158,6 +158,16 @@ void blk_set_write_cache(BlockBackend *blk, bool on)
     blk->write_cache = on;
 }
 
+void blk_set_in_saved_state(BlockBackend *blk, bool on)
+{
+    blk->in_saved_state = on;
+}
+
+bool blk_is_in_saved_state(const BlockBackend *blk)
+{
+    return blk->in_saved_state;
+}
+
 void blk_set_throttle(BlockBackend *blk, const char *group, const ThrottleConfig *config)
 {
     ThrottleGroup *old = blk->throttle;

@@ -47,6 +47,9 @@ bool blk_is_readonly(const BlockBackend *blk);
 int64_t blk_length(const BlockBackend *blk);
 uint32_t blk_request_align(const BlockBackend *blk); /* 1 .. : what costs no read-modify-write */
 bool blk_write_cache(const BlockBackend *blk);
+/* The device's saved state has the whole content, and the device writes it back: a snapshot of the machine needs none of the image. */
+void blk_set_in_saved_state(BlockBackend *blk, bool on);
+bool blk_is_in_saved_state(const BlockBackend *blk);
 /* Off: each write is on stable storage when it completes. */
 void blk_set_write_cache(BlockBackend *blk, bool on);
 

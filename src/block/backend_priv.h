@@ -17,6 +17,7 @@ struct BlockBackend {
     const BlkDeviceOps *ops;
     void *ops_opaque;
     bool writes, share_rw, write_cache;
+    bool in_saved_state;
     bool read_only; /* of a drive without a medium */
     BlkOnError on_read_error, on_write_error;
     const char *io_status;

@@ -504,6 +504,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
         TRY(machine->type->build(machine));
     }
     TRY(make_devices(plan, machine));
+    TRY(block_drives_check_claimed(machine_service(machine, BLOCK_SERVICE)));
     if (machine->type->finish) {
         TRY(machine->type->finish(machine));
     }

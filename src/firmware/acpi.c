@@ -12,7 +12,6 @@
 
 #define TABLES_FILE "etc/acpi/tables"
 #define RSDP_FILE   "etc/acpi/rsdp"
-#define LOADER_FILE "etc/table-loader"
 
 enum { LOADER_ALLOCATE = 1, LOADER_ADD_POINTER = 2, LOADER_ADD_CHECKSUM = 3, LOADER_ENTRY = 128, LOADER_NAME = 56 };
 enum { HEADER_LENGTH = 36, HEADER_CHECKSUM = 9 };
@@ -331,6 +330,15 @@ static Error *add_rsdp(AcpiTables *tables, FwCfg *fw, guint rsdt)
     return fw_cfg_add_file(fw, RSDP_FILE, rsdp, sizeof(rsdp));
 }
 
+/* Firmware knows the file's size by the time that it has the tables built anew: that may not change by a few bytes. */
+static void pad(GByteArray *blob)
+{
+    guint length = blob->len, whole = ALIGN_UP(length + 256, 4096u);
+
+    g_byte_array_set_size(blob, whole);
+    memset(blob->data + length, 0, whole - length);
+}
+
 Error *acpi_build_pc(Machine *machine, const AcpiPcInfo *info)
 {
     AcpiTables tables;
@@ -357,10 +365,11 @@ Error *acpi_build_pc(Machine *machine, const AcpiPcInfo *info)
         err = add_rsdp(&tables, machine->fw_cfg, build_rsdt(&tables));
     }
     if (!err) {
+        pad(tables.blob);
         err = fw_cfg_add_file(machine->fw_cfg, TABLES_FILE, tables.blob->data, tables.blob->len);
     }
     if (!err) {
-        err = fw_cfg_add_file(machine->fw_cfg, LOADER_FILE, tables.loader->data, tables.loader->len);
+        err = fw_cfg_add_file(machine->fw_cfg, ACPI_LOADER_FILE, tables.loader->data, tables.loader->len);
     }
     acpi_tables_fini(&tables);
     return err;

@@ -15,8 +15,11 @@ typedef struct AcpiTables {
 } AcpiTables;
 
 /* What differs between PCs. */
+#define ACPI_LOADER_FILE "etc/table-loader" /* the script by which firmware places the tables: selected before the tables */
+
 typedef struct AcpiPcInfo {
     uint64_t pci_hole_start, pci_hole_end;     /* 32-bit window, end exclusive */
+    /* Firmware calls them fixed: the tables are built for what it has programmed when it selects ACPI_LOADER_FILE. */
     uint64_t pci_hole64_start, pci_hole64_end; /* 0: none */
     bool hpet, smm, s3, s4, ioapic;
     uint16_t pm_base, gpe_base;

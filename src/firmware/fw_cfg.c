@@ -170,6 +170,16 @@ Error *fw_cfg_add_file(FwCfg *fw, const char *name, const void *data, size_t len
     return fw_cfg_add_file_callback(fw, name, data, length, NULL, NULL, NULL, false);
 }
 
+void fw_cfg_on_select(FwCfg *fw, const char *name, void (*select)(void *opaque), void *opaque)
+{
+    guint place;
+    Item *item = find_file(fw, name, &place);
+    if (item) {
+        item->select = select;
+        item->opaque = opaque;
+    }
+}
+
 uint8_t *fw_cfg_file_data(FwCfg *fw, const char *name, size_t *ret_length)
 {
     guint place;

@@ -62,6 +62,11 @@ Error *fw_cfg_add_file(FwCfg *fw, const char *name, const void *data, size_t len
 Error *fw_cfg_add_file_callback(FwCfg *fw, const char *name, const void *data, size_t length,
                                 void (*select)(void *opaque), void (*written)(void *opaque, size_t offset, size_t length),
                                 void *opaque, bool writable) MUST_USE;
+/*
+ * Called whenever the guest selects the file, before it reads; a file that takes its place, also one that select itself adds, is not
+ * watched any more. No effect where there is no such file.
+ */
+void fw_cfg_on_select(FwCfg *fw, const char *name, void (*select)(void *opaque), void *opaque);
 /* The file's bytes, borrowed; NULL when there is none. */
 uint8_t *fw_cfg_file_data(FwCfg *fw, const char *name, size_t *ret_length);
 /* -fw_cfg name=NAME,file=PATH or name=NAME,string=TEXT. */

@@ -16,7 +16,8 @@ GPtrArray *snapshot_written_nodes(Machine *machine)
     GPtrArray *nodes = g_ptr_array_new();
 
     for (BlockBackend *blk = NULL; graph && (blk = blk_next(graph, blk));) {
-        if (blk_is_inserted(blk) && !blk_is_readonly(blk) && !g_ptr_array_find(nodes, blk_node(blk), NULL)) {
+        if (blk_is_inserted(blk) && !blk_is_readonly(blk) && !blk_is_in_saved_state(blk) &&
+            !g_ptr_array_find(nodes, blk_node(blk), NULL)) {
             g_ptr_array_add(nodes, blk_node(blk));
         }
     }
@@ -57,9 +58,22 @@ Error *snapshot_set_all(Machine *machine, SnapshotSet *ret_set)
     return NULL;
 }
 
+static bool is_in_saved_state(BlockGraph *graph, const BlockNode *node)
+{
+    for (BlockBackend *blk = NULL; (blk = blk_next(graph, blk));) {
+        if (blk_is_in_saved_state(blk) && blk_node(blk) == node) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static MUST_USE Error *add_named(BlockGraph *graph, SnapshotSet *set, const char *name)
 {
     BlockNode *node = block_node_find(graph, name);
+    if (node && !node->driver->snapshot_create_co && is_in_saved_state(graph, node)) {
+        return NULL; /* a flash's raw image: its content is in the machine's state */
+    }
     return node ? add_node(set, node) : error_new("there is no block node '%s' to take a snapshot of", name);
 }
 
@@ -71,6 +85,9 @@ Error *snapshot_set_named(Machine *machine, const Value *names, const char *stat
 
     for (size_t n = 0; n < value_length(names) && !err; n++) {
         err = add_named(graph, &set, value_get_str(value_at(names, n)));
+    }
+    if (!err && set.nodes->len == 0) {
+        err = error_new("none of 'devices' can have a snapshot");
     }
     if (!err && state_name) {
         set.state_node = block_node_find(graph, state_name);

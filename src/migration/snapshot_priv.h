@@ -18,7 +18,7 @@ Error *snapshot_set_all(Machine *machine, SnapshotSet *ret_set) MUST_USE;
 /* The nodes with these names; state_name NULL: the state is not asked for. */
 Error *snapshot_set_named(Machine *machine, const Value *names, const char *state_name, SnapshotSet *ret_set) MUST_USE;
 void snapshot_set_clear(SnapshotSet *set);
-/* Nodes that the guest may write, each once; borrowed. */
+/* Nodes that the guest may write and that the machine's state does not have, each once; borrowed. */
 GPtrArray *snapshot_written_nodes(Machine *machine);
 
 /* By name or id; a copy, or NULL. */

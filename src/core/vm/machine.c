@@ -157,6 +157,11 @@ void machine_free(Machine *machine)
     g_ptr_array_unref(machine->vcpus);
     g_hash_table_unref(machine->globals);
     g_hash_table_unref(machine->services);
+    for (const Prop *prop = machine->board ? machine->type->props : NULL; prop && prop->name; prop++) {
+        if (prop->kind->release) {
+            prop->kind->release(machine->board, prop);
+        }
+    }
     g_free(machine->board);
     lock_fini(&machine->lock);
     machine_config_free(machine->config);

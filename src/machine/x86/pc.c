@@ -48,6 +48,45 @@ static void describe_firmware(X86Board *board)
     info->smbios.version = machine->type->name;
 }
 
+/* The end of the highest 64-bit BAR beyond `end`, whether it is decoded at this moment or not. */
+static uint64_t end_of_bars(Machine *machine, uint64_t end)
+{
+    for (Device *dev = NULL; (dev = machine_device_next(machine, dev));) {
+        if (!dev->bus || dev->bus->type != &pci_bus_type) {
+            continue;
+        }
+        const PciDevice *pci = (const PciDevice *)dev;
+        for (unsigned n = 0; n + 1 < PCI_BARS; n++) {
+            const struct PciBar *bar = &pci->bar[n];
+            uint64_t addr = ld64_le(pci->config + 0x10 + 4 * n) & ~0xfull;
+            if (bar->region && bar->type & PCI_BAR_MEM64 && addr < BIT64(46) && addr + bar->size > end) {
+                end = addr + bar->size;
+            }
+        }
+    }
+    return end;
+}
+
+/*
+ * Firmware programs the power management's ports (SeaBIOS at 600h, OVMF at B000h) and large BARs where it likes, before it reads
+ * the tables; they say what it did.
+ */
+static void tables_wanted(void *opaque)
+{
+    X86Board *board = opaque;
+    AcpiPcInfo *info = &board->firmware.acpi;
+    const AcpiPm *pm = acpi_pm_of(board->machine);
+    uint16_t pm_base = pm && pm->io.mapped ? (uint16_t)pm->io.offset : PM_BASE;
+    uint64_t hole64_end = ALIGN_UP(end_of_bars(board->machine, info->pci_hole64_start + PCI_HOLE64), 1 * GiB);
+
+    if (pm_base == info->pm_base && hole64_end == info->pci_hole64_end) {
+        return;
+    }
+    info->pm_base = pm_base;
+    info->pci_hole64_end = hole64_end;
+    x86_board_refresh_tables(board);
+}
+
 static Error *add_power_management(X86Board *board, PciBus *pci)
 {
     const MachineConfig *config = board->machine->config;
@@ -83,6 +122,7 @@ static Error *pc_build(Machine *machine)
     IsaBus *isa;
     MemRegion *pci_memory;
     const DeviceType *type;
+    bool flash;
 
     if (machine->config->vmport == AUTO_ON) {
         return error_new("vmport=on: this program has no VMware port; vmport=auto and off do without it");
@@ -90,7 +130,12 @@ static Error *pc_build(Machine *machine)
     TRY(x86_board_init(machine, split));
     TRY(x86_board_add_device_memory(board));
     TRY(i440fx_create(machine, &board->ram, board->below_4g, &pci, &pci_memory));
-    TRY(x86_board_load_bios(board, "bios-256k.bin", pci_memory, false));
+    TRY(x86_board_add_flash(board, pci_memory, &flash));
+    if (!flash) {
+        TRY(x86_board_load_bios(board, "bios-256k.bin", pci_memory, false));
+    } else if (machine->config->firmware) {
+        warn_report("-bios %s is not used: the flash of -pflash or pflash0= is the firmware", machine->config->firmware);
+    }
     device_add_builtin(machine, "ioapic", NULL);
     board->ioapic = ioapic_of(machine);
     TRY(piix3_create(machine, pci, board->gsi, &isa));
@@ -140,8 +185,17 @@ static Error *pc_finish(Machine *machine)
     TRY(x86_board_add_isa_vga_rom(board));
     acpi_pci_hotplug_ready(machine);
     TRY(tell_pvpanic(machine));
-    return pc_firmware_finish(machine, &board->firmware);
+    board->tables_wanted = tables_wanted;
+    TRY(pc_firmware_finish(machine, &board->firmware));
+    fw_cfg_on_select(machine->fw_cfg, ACPI_LOADER_FILE, tables_wanted, board);
+    return NULL;
 }
+
+static const Prop pc_props[] = {
+    PROP_STR("pflash0", X86Board, pflash[0], .help = "block node or drive of the flash that ends at 4 GiB: firmware"),
+    PROP_STR("pflash1", X86Board, pflash[1], .help = "block node or drive of the flash below it: the firmware's variables"),
+    { 0 },
+};
 
 /* --- versions: each has its own differences to the next and all of that one's --- */
 
@@ -159,7 +213,7 @@ static const CompatProp compat_3_0[] = {
         .hotplug_cpus = true,                                                                      \
         .default_ram = 128 * MiB, .default_cpu = "qemu64", .default_nic = "e1000",                 \
         .default_display = "std", .block_default = "ide", .ram_id = "pc.ram", .compat = table,     \
-        .deprecated = why, .board_size = sizeof(X86Board), .build = pc_build, .finish = pc_finish, \
+        .deprecated = why, .board_size = sizeof(X86Board), .props = pc_props, .build = pc_build, .finish = pc_finish, \
         ##__VA_ARGS__                                                                              \
     };                                                                                             \
     MACHINE_REGISTER(&pc_##ident)

@@ -66,6 +66,18 @@ static void refresh_boot_order(X86Board *board)
     }
 }
 
+void x86_board_refresh_tables(X86Board *board)
+{
+    Error *err = pc_firmware_refresh(board->machine, &board->firmware);
+
+    if (err) {
+        error_report(err); /* a file of -acpitable is gone: the guest keeps the old tables */
+    }
+    if (board->tables_wanted && board->machine->fw_cfg) {
+        fw_cfg_on_select(board->machine->fw_cfg, ACPI_LOADER_FILE, board->tables_wanted, board);
+    }
+}
+
 /* Firmware finds out from the shutdown byte that it wakes up from S3. */
 static void board_event(MachineNotifier *notifier, MachineEvent event, void *data)
 {
@@ -85,10 +97,7 @@ static void board_event(MachineNotifier *notifier, MachineEvent event, void *dat
     }
     if (event == MACHINE_EVENT_RESET && *(const ShutdownCause *)data != SHUTDOWN_NONE && board->parts_changed) {
         board->parts_changed = false;
-        Error *err = pc_firmware_refresh(board->machine, &board->firmware);
-        if (err) {
-            error_report(err); /* a file of -acpitable is gone: the guest keeps the old tables */
-        }
+        x86_board_refresh_tables(board);
     }
 }
 

@@ -26,9 +26,11 @@ typedef struct X86Board {
     PcEdgeWaits edge_waits;
     IrqLine a20, smi;
     bool a20_closed;
+    void (*tables_wanted)(void *board); /* when firmware selects the ACPI loader script; NULL: nothing */
     bool parts_changed; /* CPUs or memory, since the firmware's tables were built */
     PcFirmwareInfo firmware;
     DeviceMemory device_memory; /* -m slots=; base 0: none */
+    char *pflash[2]; /* drives or nodes of the flashes below 4 GiB, the upper one first; NULL: none */
     const char *ports[16];
     MachineNotifier notifier;
     ResetHandler boot_once;
@@ -47,6 +49,11 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max) MUST_USE;
  * bridge that shadows it in RAM, firmware expects to be able to change its own variables.
  */
 Error *x86_board_load_bios(X86Board *board, const char *default_name, MemRegion *memory, bool writable) MUST_USE;
+/*
+ * The flashes instead of it, when board->pflash[] or drives with if=pflash say so: otherwise *ret_there is false and nothing is
+ * done.
+ */
+Error *x86_board_add_flash(X86Board *board, MemRegion *memory, bool *ret_there) MUST_USE;
 /* PIC, PIT, RTC, DMA, keyboard controller, speaker, port 92h, FERR on the machine's ISA bus. */
 Error *x86_board_add_isa_parts(X86Board *board) MUST_USE;
 /* The window for memory devices, above all other memory. After x86_board_init(). */
@@ -55,6 +62,8 @@ Error *x86_board_add_device_memory(X86Board *board) MUST_USE;
 Error *x86_board_add_cpus(X86Board *board) MUST_USE;
 /* An ISA display adapter has no ROM of its own bus to keep its BIOS in: firmware gets it as a file. */
 Error *x86_board_add_isa_vga_rom(X86Board *board) MUST_USE;
+/* The ACPI tables again, after something changed that they tell. */
+void x86_board_refresh_tables(X86Board *board);
 /* What firmware reads of the number of CPUs, which changes. */
 void x86_board_tell_cpus(X86Board *board);
 /* CMOS bytes that firmware reads; when all devices are there. */
