@@ -362,6 +362,17 @@ static MUST_USE Error *socket_address(Scheme scheme, char *rest, NetAddress *ret
     return NULL;
 }
 
+Error *channel_check(const char *uri)
+{
+    Scheme scheme;
+    const char *rest;
+    NetAddress address;
+
+    TRY(parse_uri(uri, &scheme, &rest));
+    g_autofree char *copy = g_strdup(rest);
+    return scheme == SCHEME_TCP ? tcp_address(copy, &address) : NULL;
+}
+
 Error *channel_open_out(Machine *machine, const char *uri, Channel **ret_channel)
 {
     Scheme scheme;

@@ -13,6 +13,7 @@
 
 typedef struct Channel Channel;
 
+Error *channel_check(const char *uri) MUST_USE; /* whether it can be understood */
 /* Whether several connections can be made there. */
 bool channel_takes_many(const char *uri);
 /* A connection to somewhere; blocks while it connects. */

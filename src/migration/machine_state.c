@@ -85,8 +85,18 @@ Error *state_write_devices(Machine *machine, RunState state, StreamWriter *w)
     return NULL;
 }
 
+/* A machine that was given none has one of zeroes, which says nothing. */
+static bool is_set(const Uuid *uuid)
+{
+    static const Uuid none;
+    return memcmp(uuid, &none, sizeof(none)) != 0;
+}
+
 Error *state_write_uuid(Machine *machine, StreamWriter *w)
 {
+    if (!is_set(&machine->config->uuid)) {
+        return NULL;
+    }
     stream_begin(w, RECORD_UUID);
     stream_put(w, &machine->config->uuid, sizeof(machine->config->uuid));
     return stream_end(w);
@@ -248,7 +258,7 @@ static MUST_USE Error *read_uuid(StateLoader *loader, StreamReader *r)
     const uint8_t *bytes;
 
     TRY(stream_get(r, sizeof(*own), &bytes));
-    return memcmp(bytes, own, sizeof(*own)) ? error_new("the saved machine has another UUID than this one") : NULL;
+    return is_set(own) && memcmp(bytes, own, sizeof(*own)) ? error_new("the saved machine has another UUID than this one") : NULL;
 }
 
 static MUST_USE Error *read_end(StateLoader *loader, StreamReader *r)

@@ -339,9 +339,25 @@ static MUST_USE Error *switch_over(MigrationOut *out)
     return state_write_end(&out->writer, channel_two_way(out->channel));
 }
 
+/* Who connects may have to wait for an answer: not the main loop. */
+static MUST_USE Error *connect_channel(MigrationOut *out)
+{
+    Channel *channel = out->channel;
+
+    if (!channel) {
+        TRY(channel_open_out(out->machine, out->uri, &channel));
+        pthread_mutex_lock(&out->mutex);
+        out->channel = channel;
+        pthread_mutex_unlock(&out->mutex);
+    }
+    stream_writer_init(&out->writer, channel_write, channel);
+    TRY(out_check_cancelled(out));
+    return migration_tls_begin(&out->tls, out->machine, channel);
+}
+
 static MUST_USE Error *send_all(MigrationOut *out)
 {
-    TRY(migration_tls_begin(&out->tls, out->machine, out->channel));
+    TRY(connect_channel(out));
     TRY(set_up(out));
     out_set_status(out, MIGRATION_ACTIVE);
     TRY(send_live(out));
@@ -373,14 +389,14 @@ static void *thread_main(void *opaque)
 
 Error *migration_out_start(Migration *migration, const char *uri)
 {
-    Channel *channel;
-
+    Channel *channel = NULL;
     MigrationTls tls;
+
     if (migration->caps.multifd && !channel_takes_many(uri)) {
         return error_new("multifd makes several connections, which works with tcp: and unix: only");
     }
     TRY(migration_tls_prepare(migration, uri, false, &tls));
-    Error *err = channel_open_out(migration->machine, uri, &channel);
+    Error *err = channel_takes_many(uri) ? channel_check(uri) : channel_open_out(migration->machine, uri, &channel);
     if (err) {
         migration_tls_clear(&tls);
         return err;
@@ -392,7 +408,6 @@ Error *migration_out_start(Migration *migration, const char *uri)
     out->uri = g_strdup(uri);
     out->postcopy = migration->caps.postcopy ? postcopy_out_new(out) : NULL;
     out->tls = tls;
-    stream_writer_init(&out->writer, channel_write, channel);
     pthread_mutex_init(&out->mutex, NULL);
     pthread_cond_init(&out->cond, NULL);
     work_init(&out->done, out->machine->loop, finished, out);
@@ -459,7 +474,7 @@ Error *migration_out_start_postcopy(Migration *migration)
         return error_hint(error_new("The migration was started without post-copy"),
                           "The capability postcopy-ram is switched on before it, at both sides.");
     }
-    if (!channel_two_way(out->channel)) {
+    if (!channel_takes_many(out->uri) && !channel_two_way(out->channel)) {
         return error_new("Post-copy needs a connection in both directions: tcp:, unix: or the fd: of a socket");
     }
     postcopy_out_ask(out->postcopy);

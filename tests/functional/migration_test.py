@@ -168,11 +168,15 @@ def test_uuid():
     with source, target:
         source.capability("validate-uuid")
         move(source, target)
-    source, target = pair(("-uuid", OTHER_UUID))
+    source, target = pair(("-uuid", OTHER_UUID), ("-uuid", OTHER_UUID.replace("5", "6")))
     with source, target:
         source.capability("validate-uuid")
         info = move(source, target, "failed")
         assert "another UUID" in info["error-desc"], info
+    source, target = pair((), ("-uuid", OTHER_UUID))
+    with source, target:
+        source.capability("validate-uuid")
+        move(source, target)
 
 
 def test_packed():

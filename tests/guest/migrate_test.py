@@ -97,8 +97,16 @@ def job_ends_well(vm):
     vm.wait_exit(60)
 
 
+def capable(vm, *names):
+    vm.qmp('migrate-set-capabilities', capabilities=[{'capability': name, 'state': True} for name in names])
+
+
 def migrated(vm, uri, seconds=120):
     vm.qmp('migrate', uri=uri)
+    return completed(vm, seconds)
+
+
+def completed(vm, seconds=120):
     limit = time.time() + seconds
     while time.time() < limit:
         info = vm.qmp('query-migrate')
@@ -212,6 +220,77 @@ def moved_while_it_runs(emulator):
                       f'{info["ram"]["transferred"] >> 20} MiB', flush=True)
 
 
+def moved_by(emulator, setup, names, **parameters):
+    """There and on, with these capabilities; the job ends well in the second process. What query-migrate told."""
+    path = os.path.join(setup.tmp, 'socket')
+    arguments = setup.arguments('-smp', '2')
+    arguments[arguments.index('-drive') + 1] += ',file.locking=off'
+    with Guest(emulator, arguments) as source, Guest(emulator, arguments + ['-incoming', 'defer']) as target:
+        before = job_started(source)
+        for vm in (source, target):
+            capable(vm, *names)
+            vm.qmp('migrate-set-parameters', **{'max-bandwidth': 400 << 20}, **parameters)
+        target.qmp('migrate-incoming', uri='unix:' + path)
+        info = migrated(source, 'unix:' + path)
+        running(target)
+        assert job_rounds(target, 3) >= before + 2
+        network_works(target)
+        job_ends_well(target)
+        return info
+
+
+def moved_through_several_connections(emulator):
+    with tempfile.TemporaryDirectory() as tmp:
+        for method in ('none', 'zstd'):
+            info = moved_by(emulator, Setup(tmp, 'raw'), ['multifd'], **{'multifd-channels': 3, 'multifd-compression': method})
+            print(f'# multifd, {method}: {info["total-time"]} ms, downtime {info["downtime"]} ms, {info["ram"]["multifd-bytes"] >> 20} MiB',
+                  flush=True)
+            os.unlink(os.path.join(tmp, 'socket'))
+
+
+def moved_as_deltas(emulator):
+    with tempfile.TemporaryDirectory() as tmp:
+        info = moved_by(emulator, Setup(tmp, 'raw'), ['xbzrle'])
+        assert info['xbzrle-cache']['cache-size'] == 64 << 20
+        print(f'# {info["xbzrle-cache"]}', flush=True)
+
+
+def moved_by_post_copy(emulator):
+    """The guest runs at the destination while most of its memory is still here; the connection breaks once."""
+    with tempfile.TemporaryDirectory() as tmp:
+        setup = Setup(tmp, 'raw')
+        first, second = (f'unix:{tmp}/{name}' for name in ('first', 'second'))
+        arguments = setup.arguments('-smp', '2')
+        arguments[arguments.index('-drive') + 1] += ',file.locking=off'
+        with Guest(emulator, arguments) as source, Guest(emulator, arguments + ['-incoming', 'defer']) as target:
+            before = job_started(source)
+            for vm in (source, target):
+                capable(vm, 'postcopy-ram')
+            source.qmp('migrate-set-parameters', **{'max-bandwidth': 4 << 20, 'max-postcopy-bandwidth': 20 << 20})
+            target.qmp('migrate-incoming', uri=first)
+            source.qmp('migrate', uri=first)
+            time.sleep(2)
+            source.qmp('migrate-start-postcopy')
+            running(target)
+            assert source.qmp('query-status')['status'] in ('finish-migrate', 'postmigrate')
+            time.sleep(0.5)
+            if source.qmp('query-migrate')['status'] == 'postcopy-active':
+                source.qmp('migrate-pause')
+                while source.qmp('query-migrate')['status'] != 'postcopy-paused':
+                    time.sleep(0.05)
+                time.sleep(1)
+                target.qmp('migrate-recover', uri=second)
+                source.qmp('migrate', uri=second, resume=True)
+            job_rounds(target, 2)
+            source.qmp('migrate-set-parameters', **{'max-postcopy-bandwidth': 0})
+            info = completed(source)
+            assert job_rounds(target, 3) >= before + 2
+            network_works(target)
+            job_ends_well(target)
+            assert info['ram']['postcopy-requests'] > 0, info
+            print(f'# downtime {info["downtime"]} ms, {info["ram"]["postcopy-requests"]} pages were waited for', flush=True)
+
+
 def refused_by_the_destination(emulator):
     """Another machine there: it says why and ends; the source goes on. So it does when it is cancelled."""
     with tempfile.TemporaryDirectory() as tmp:
@@ -274,4 +353,5 @@ def held_request(emulator):
 
 
 if __name__ == '__main__':
-    run([held_request, saved_to_file, saved_to_command, snapshots_in_the_image, moved_while_it_runs, refused_by_the_destination])
+    run([held_request, saved_to_file, saved_to_command, snapshots_in_the_image, moved_while_it_runs, moved_through_several_connections,
+         moved_as_deltas, moved_by_post_copy, refused_by_the_destination])
