@@ -64,12 +64,17 @@ static void select_key(FwCfg *fw, uint16_t key)
 
 /* --- items --- */
 
-void fw_cfg_set_bytes(FwCfg *fw, uint16_t key, const void *data, size_t length)
+void fw_cfg_give_bytes(FwCfg *fw, uint16_t key, void *data, size_t length)
 {
     Item *item = g_new0(Item, 1);
-    item->data = g_memdup2(data, length);
+    item->data = data;
     item->length = length;
     g_hash_table_insert(fw->items, GUINT_TO_POINTER(key), item);
+}
+
+void fw_cfg_set_bytes(FwCfg *fw, uint16_t key, const void *data, size_t length)
+{
+    fw_cfg_give_bytes(fw, key, g_memdup2(data, length), length);
 }
 
 void fw_cfg_set_u16(FwCfg *fw, uint16_t key, uint16_t value)

@@ -48,6 +48,8 @@ FwCfg *fw_cfg_create(Machine *machine);
 
 /* Items: the bytes are copied; a key that exists already is replaced. */
 void fw_cfg_set_bytes(FwCfg *fw, uint16_t key, const void *data, size_t length);
+/* The same of what g_malloc() gave, which is the device's from then on. */
+void fw_cfg_give_bytes(FwCfg *fw, uint16_t key, void *data, size_t length);
 void fw_cfg_set_u16(FwCfg *fw, uint16_t key, uint16_t value);
 void fw_cfg_set_u32(FwCfg *fw, uint16_t key, uint32_t value);
 void fw_cfg_set_u64(FwCfg *fw, uint16_t key, uint64_t value);

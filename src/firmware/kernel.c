@@ -35,17 +35,23 @@ static Error *not_a_kernel(const KernelImage *image)
                       "with a PVH entry note.");
 }
 
-Error *kernel_load(Machine *machine, uint64_t ram_below_4g)
+static Error *load_by_kind(Machine *machine, KernelImage *image, uint64_t ram_below_4g)
 {
-    typedef Error *Loader(Machine *, const KernelImage *, uint64_t, bool *);
+    typedef Error *Loader(Machine *, KernelImage *, uint64_t, bool *);
     static Loader *const loaders[] = { kernel_load_linux, kernel_load_multiboot, kernel_load_pvh };
-    KernelImage image = { .path = machine->config->kernel };
     bool found = false;
 
-    TRY(kernel_read_file("-kernel", image.path, &image.data, &image.size));
-    g_autofree uint8_t *owned G_GNUC_UNUSED = image.data;
     for (size_t i = 0; i < ARRAY_SIZE(loaders) && !found; i++) {
-        TRY(loaders[i](machine, &image, ram_below_4g, &found));
+        TRY(loaders[i](machine, image, ram_below_4g, &found));
     }
-    return found ? NULL : not_a_kernel(&image);
+    return found ? NULL : not_a_kernel(image);
+}
+
+Error *kernel_load(Machine *machine, uint64_t ram_below_4g)
+{
+    KernelImage image = { .path = machine->config->kernel };
+    TRY(kernel_read_file("-kernel", image.path, &image.data, &image.size));
+    Error *err = load_by_kind(machine, &image, ram_below_4g);
+    g_free(image.data);
+    return err;
 }

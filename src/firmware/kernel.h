@@ -17,9 +17,9 @@ typedef struct KernelImage {
 Error *kernel_load(Machine *machine, uint64_t ram_below_4g) MUST_USE;
 
 /* --- the formats, each: NULL and *ret_found = false when the image is of another kind --- */
-Error *kernel_load_linux(Machine *machine, const KernelImage *image, uint64_t ram_below_4g, bool *ret_found) MUST_USE;
-Error *kernel_load_multiboot(Machine *machine, const KernelImage *image, uint64_t ram_below_4g, bool *ret_found) MUST_USE;
-Error *kernel_load_pvh(Machine *machine, const KernelImage *image, uint64_t ram_below_4g, bool *ret_found) MUST_USE;
+Error *kernel_load_linux(Machine *machine, KernelImage *image, uint64_t ram_below_4g, bool *ret_found) MUST_USE;
+Error *kernel_load_multiboot(Machine *machine, KernelImage *image, uint64_t ram_below_4g, bool *ret_found) MUST_USE;
+Error *kernel_load_pvh(Machine *machine, KernelImage *image, uint64_t ram_below_4g, bool *ret_found) MUST_USE;
 /* Reads a whole file; the error names what it was for. */
 Error *kernel_read_file(const char *what, const char *path, uint8_t **ret_data, size_t *ret_size) MUST_USE;
 /* Offers a boot ROM to the firmware and puts it first in the boot order. */

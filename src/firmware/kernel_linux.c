@@ -95,7 +95,7 @@ static Error *place_initrd(Machine *machine, const KernelImage *image, const Lay
     st32_le(setup + RAMDISK_SIZE, (uint32_t)size);
     fw_cfg_set_u32(fw, FW_CFG_INITRD_ADDR, (uint32_t)addr);
     fw_cfg_set_u32(fw, FW_CFG_INITRD_SIZE, (uint32_t)size);
-    fw_cfg_set_bytes(fw, FW_CFG_INITRD_DATA, data, size);
+    fw_cfg_give_bytes(fw, FW_CFG_INITRD_DATA, g_steal_pointer(&data), size);
     return NULL;
 }
 
@@ -108,7 +108,7 @@ static Error *check_cmdline(const KernelImage *image, const Layout *layout, cons
     return NULL;
 }
 
-Error *kernel_load_linux(Machine *machine, const KernelImage *image, uint64_t ram_below_4g, bool *ret_found)
+Error *kernel_load_linux(Machine *machine, KernelImage *image, uint64_t ram_below_4g, bool *ret_found)
 {
     FwCfg *fw = machine->fw_cfg;
     const char *cmdline = machine->config->append ? machine->config->append : "";
@@ -143,6 +143,7 @@ Error *kernel_load_linux(Machine *machine, const KernelImage *image, uint64_t ra
     fw_cfg_set_bytes(fw, FW_CFG_SETUP_DATA, setup, layout.setup_size);
     fw_cfg_set_u32(fw, FW_CFG_KERNEL_ADDR, layout.kernel_addr);
     fw_cfg_set_u32(fw, FW_CFG_KERNEL_SIZE, (uint32_t)(image->size - layout.setup_size));
-    fw_cfg_set_bytes(fw, FW_CFG_KERNEL_DATA, image->data + layout.setup_size, image->size - layout.setup_size);
+    memmove(image->data, image->data + layout.setup_size, image->size - layout.setup_size); /* cheaper than fresh memory */
+    fw_cfg_give_bytes(fw, FW_CFG_KERNEL_DATA, g_steal_pointer(&image->data), image->size - layout.setup_size);
     return kernel_add_rom(machine, "linuxboot_dma.bin", rom_linuxboot, rom_linuxboot_size);
 }

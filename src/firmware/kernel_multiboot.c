@@ -192,7 +192,7 @@ static Error *build_info(Machine *machine, const KernelImage *image, const Loade
     return NULL;
 }
 
-Error *kernel_load_multiboot(Machine *machine, const KernelImage *image, uint64_t ram_below_4g,
+Error *kernel_load_multiboot(Machine *machine, KernelImage *image, uint64_t ram_below_4g,
                              bool *ret_found)
 {
     FwCfg *fw = machine->fw_cfg;

@@ -96,7 +96,7 @@ static Error *start(Machine *machine, const KernelImage *image, const ElfImage *
     return kernel_add_rom(machine, "pvh.bin", rom_pvh, rom_pvh_size);
 }
 
-Error *kernel_load_pvh(Machine *machine, const KernelImage *image, uint64_t ram_below_4g, bool *ret_found)
+Error *kernel_load_pvh(Machine *machine, KernelImage *image, uint64_t ram_below_4g, bool *ret_found)
 {
     ElfImage elf;
     uint64_t entry;
