@@ -311,7 +311,7 @@ static void region_counted(Dbt *d, DbtBlock *b, uint64_t now)
     }
     b->counted_from = now;
     b->entries = REGION_ENTRIES_LATER;
-    d->low->counters[number] = REGION_ENTRIES_LATER;
+    d->low->counters[number % DBT_COUNTERS] = REGION_ENTRIES_LATER;
 }
 
 void dbt_heat(Dbt *d, uint32_t number)
@@ -322,7 +322,7 @@ void dbt_heat(Dbt *d, uint32_t number)
         region_counted(d, b, now);
     } else if (b->stage == DBT_COLD && (b->counted_from == 0 || now - b->counted_from > (uint64_t)HOT_ENTRIES * HOT_TICKS)) {
         b->counted_from = now;
-        d->low->counters[number] = HOT_ENTRIES;
+        d->low->counters[number % DBT_COUNTERS] = HOT_ENTRIES;
     } else if (b->valid) {
         heat_make(d, b, b->stage + 1);
         drop_block(d, b);
@@ -454,12 +454,14 @@ void dbt_flush(Dbt *d)
     if (d->gdb_jit != NULL) {
         gdb_jit_clear(d->gdb_jit);
     }
-    memset(d->hash, 0, sizeof(d->hash));
-    memset(d->heat, 0, sizeof(d->heat));
+    if (d->block_count > 1) { /* else they are clear, and most of their memory was never touched */
+        memset(d->hash, 0, sizeof(d->hash));
+        memset(d->heat, 0, sizeof(d->heat));
+        bool shared = dbt_group_lock(d);
+        memset(d->pages, 0, sizeof(d->pages));
+        dbt_group_unlock(d, shared);
+    }
     memset(d->map_hash, 0, sizeof(d->map_hash));
-    bool shared = dbt_group_lock(d);
-    memset(d->pages, 0, sizeof(d->pages));
-    dbt_group_unlock(d, shared);
     dbt_unmapped(d, ~0ull, true);
     for (unsigned m = 0; m < d->mode_count; m++) {
         jump_cache_clear(&d->low->jump_cache[m]);

@@ -25,19 +25,34 @@ static void *reserve(size_t size, int flags)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* Where 32-bit addresses reach. The kernel's own choice is the second GiB; below that a program leaves most free. */
+static void *reserve_low(size_t size)
+{
+    void *p = reserve(size, MAP_32BIT);
+    for (uintptr_t at = 16 * MiB; p == NULL && at + size <= 1 * GiB; at += ALIGN_UP(size, (size_t)MiB)) {
+        p = mmap((void *)at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        if (p != MAP_FAILED && (uintptr_t)p != at) { /* a kernel that does not know the flag */
+            munmap(p, size);
+            p = MAP_FAILED;
+        }
+        p = p == MAP_FAILED ? NULL : p;
+    }
+    return p;
+}
+
 typedef struct Table {
     size_t member, size;
-    int flags;
+    bool low; /* code reaches it */
 } Table;
 
 static const Table tables[] = {
-    { offsetof(Dbt, low), sizeof(DbtLow), MAP_32BIT },
-    { offsetof(Dbt, blocks), DBT_MAX_BLOCKS * sizeof(DbtBlock), 0 },
-    { offsetof(Dbt, exits), DBT_MAX_EXITS * sizeof(DbtExit), 0 },
-    { offsetof(Dbt, sites), DBT_MAX_SITES * sizeof(DbtSite), 0 },
-    { offsetof(Dbt, faults), DBT_MAX_FAULTS * sizeof(DbtFault), 0 },
-    { offsetof(Dbt, maps), DBT_MAX_MAPS * sizeof(CodeMap), 0 },
-    { offsetof(Dbt, insns), DBT_MAX_INSNS * sizeof(X86Insn), 0 },
+    { offsetof(Dbt, low), sizeof(DbtLow), true },
+    { offsetof(Dbt, blocks), DBT_MAX_BLOCKS * sizeof(DbtBlock), false },
+    { offsetof(Dbt, exits), DBT_MAX_EXITS * sizeof(DbtExit), false },
+    { offsetof(Dbt, sites), DBT_MAX_SITES * sizeof(DbtSite), false },
+    { offsetof(Dbt, faults), DBT_MAX_FAULTS * sizeof(DbtFault), false },
+    { offsetof(Dbt, maps), DBT_MAX_MAPS * sizeof(CodeMap), false },
+    { offsetof(Dbt, insns), DBT_MAX_INSNS * sizeof(X86Insn), false },
 };
 
 static void **table_at(Dbt *d, const Table *t)
@@ -48,10 +63,12 @@ static void **table_at(Dbt *d, const Table *t)
 static Error *reserve_tables(Dbt *d)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
-        *table_at(d, &tables[i]) = reserve(tables[i].size, tables[i].flags);
-        if (*table_at(d, &tables[i]) == NULL) {
+        const Table *t = &tables[i];
+        void *p = t->low ? reserve_low(t->size) : reserve(t->size, 0);
+        if (p == NULL) {
             return error_new_errno(errno, "cannot reserve the translator's tables");
         }
+        *table_at(d, t) = p;
     }
     return NULL;
 }

@@ -125,9 +125,12 @@ enum { DBT_MODES = 8, DBT_HASH_BITS = 18, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS 
 enum { DBT_MAX_BLOCKS = 1 << 20, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 22, DBT_MAX_FAULTS = 1 << 18,
        DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 
+/* There are 2 GiB of addresses for this of all vCPUs, so blocks share counters, which then count a little early. */
+enum { DBT_COUNTERS = 1 << 17 };
+
 typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
     uint64_t masks[8];
-    int32_t counters[DBT_MAX_BLOCKS]; /* entries before a block is hot */
+    int32_t counters[DBT_COUNTERS]; /* entries before a block is hot; of block n at n modulo DBT_COUNTERS */
     int32_t budgets[X86_SITES];
     uint32_t slots[1 << PAGE_SLOT_BITS];
     JumpCache jump_cache[DBT_MODES];

@@ -180,7 +180,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         plain = heat != NULL && heat->looped == looped ? heat->plain : none;
         b->stage = stress ? DBT_HOT : heat != NULL ? heat->stage : DBT_COLD;
     }
-    d->low->counters[number] = b->stage == DBT_COLD ? HOT_ENTRIES : looped ? REGION_ENTRIES : TRIAL_ENTRIES;
+    d->low->counters[number % DBT_COUNTERS] = b->stage == DBT_COLD ? HOT_ENTRIES : looped ? REGION_ENTRIES : TRIAL_ENTRIES;
     if (looped) {
         b->region = (uint8_t)(1 + d->region.group_count);
         b->entries = REGION_ENTRIES;
@@ -210,6 +210,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         .slot2 = dbt_slot_of(f->pc + MEM_PAGE_SIZE),
         .first_site = d->site_count,
         .first_exit = d->exit_count,
+        .counter = number % DBT_COUNTERS,
     };
     Asm hot = code_cache_asm(&d->cache, d->cache.hot), cold = code_cache_asm(&d->cache, d->cache.cold);
     lower_block(&d->env, &block, &hot, &cold, &d->lowered);

@@ -250,7 +250,7 @@ static void lower_guard(Lower *l, uint32_t slot_index, uint32_t page_id)
 static void lower_counter(Lower *l)
 {
     Asm *a = l->hot;
-    EncRm counter = enc_abs(l->env->counters + 4 * l->block->number);
+    EncRm counter = enc_abs(l->env->counters + 4 * l->block->counter);
     const uint8_t *stub = lower_leave_stub(l, LEAVE_HOT, l->block->number);
     if (!(l->block->flags_in & FL_ALL)) {
         enc_alu_imm(a, ALU_SUB, 4, counter, 1);

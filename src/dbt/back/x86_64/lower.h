@@ -144,6 +144,7 @@ typedef struct LowerBlock {
     uint32_t slot;       /* index in the page-id table */
     uint32_t page_id2, slot2; /* of the second page of an instruction that crosses; 0: none */
     uint32_t first_site, first_exit; /* numbers of the block's first ones */
+    uint32_t counter;    /* index of its counter */
 } LowerBlock;
 
 /* Upper bounds of the bytes that a block may need in each area. */
