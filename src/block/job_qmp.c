@@ -483,6 +483,7 @@ static Error *create_run_co(Job *job)
                         : error_new("Driver '%s' needs the name of the file to create", driver->name);
     }
     TRY(take_file_co(job, driver->name, opts, &node));
+    keyvalues_set(opts, "x-as-given", "on");
     Error *err = create_in_node_co(job, driver, node, opts);
     node_unref_co(node);
     job->done = job->total = 1;

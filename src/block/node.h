@@ -515,6 +515,12 @@ int block_open_path(BlockGraph *graph, const char *path, int flags);
 Error *block_take_bool(KeyValues *opts, const char *key, bool fallback, bool *ret_value) MUST_USE;
 Error *block_take_size(KeyValues *opts, const char *key, uint64_t fallback,
                        uint64_t *ret_value) MUST_USE;
+/*
+ * "size" of a new image. Programs round it up to whole sectors; blockdev-create ("x-as-given") makes the very size or fails:
+ * block_round_disk_size() once it is known to be one that the format can have.
+ */
+Error *block_take_disk_size(KeyValues *opts, uint64_t *ret_size, bool *ret_as_given) MUST_USE;
+Error *block_round_disk_size(uint64_t *size, bool as_given) MUST_USE;
 Error *block_take_num(KeyValues *opts, const char *key, uint64_t fallback,
                       uint64_t *ret_value) MUST_USE;
 /* Text to bytes: 1024-based suffixes, fractions allowed (1.5G). */

@@ -121,6 +121,21 @@ Error *block_take_size(KeyValues *opts, const char *key, uint64_t fallback, uint
     return err ? error_prefix(err, "Parameter '%s': ", key) : NULL;
 }
 
+Error *block_take_disk_size(KeyValues *opts, uint64_t *ret_size, bool *ret_as_given)
+{
+    TRY(block_take_bool(opts, "x-as-given", false, ret_as_given));
+    return block_take_size(opts, "size", 0, ret_size);
+}
+
+Error *block_round_disk_size(uint64_t *size, bool as_given)
+{
+    if (as_given && !IS_ALIGNED(*size, 512ull)) {
+        return error_new("Image size must be a multiple of 512 bytes"); /* iotests compare it */
+    }
+    *size = ALIGN_UP(*size, 512ull);
+    return NULL;
+}
+
 Error *block_take_num(KeyValues *opts, const char *key, uint64_t fallback, uint64_t *ret_value)
 {
     g_autofree char *value = take(opts, key);

@@ -68,6 +68,35 @@ def clean():
             os.unlink(name)
 
 
+def test_backing_names():
+    """qed notes another backing file; a vmdk overlay whose backing image was changed is not read."""
+    for n, seed in (("a", 1), ("b", 2)):
+        make_raw(f"x{n}.raw", 4 * MIB, seed)
+        run(IMG, "convert", "-f", "raw", "-O", "qed", f"x{n}.raw", f"x{n}.qed")
+    run(IMG, "create", "-q", "-f", "qed", "-b", "xa.qed", "-F", "qed", "xo.qed")
+    run(IMG, "rebase", "-f", "qed", "-b", "xb.qed", "-F", "qed", "xo.qed")
+    for tool in (IMG, PEER_IMG):
+        assert "backing file: xb.qed" in run(tool, "info", "xo.qed")
+        run(tool, "compare", "-f", "qed", "-F", "raw", "xo.qed", "xa.raw")
+    run(IMG, "rebase", "-u", "-f", "qed", "-b", "", "xo.qed")
+    assert "backing file" not in run(PEER_IMG, "info", "xo.qed")
+    run(IMG, "create", "-q", "-f", "vmdk", "xa.vmdk", "1M")
+    run(IMG, "create", "-q", "-f", "vmdk", "-b", "xa.vmdk", "-F", "vmdk", "xo.vmdk")
+    run(IO, "-f", "vmdk", "-c", "read 0 64k", "xo.vmdk")
+    run(IO, "-f", "vmdk", "-c", "write 0 64k", "xa.vmdk")
+    for tool in (IO, PEER_IO):
+        run(tool, "-f", "vmdk", "-c", "read 0 64k", "xo.vmdk", code=1)
+
+
+def test_large_vmdk():
+    for maker, reader in ((IMG, PEER_IO), (PEER_IMG, IO)):
+        clean()
+        run(maker, "create", "-q", "-f", "vmdk", "x.vmdk", "16T")
+        run(reader, "-f", "vmdk", "-c", "write -P 3 15T 1M", "-c", "read -P 3 15T 1M", "-c", "read -P 0 14T 1M", "x.vmdk")
+        for tool in (IO, PEER_IO):
+            run(tool, "-f", "vmdk", "-c", "read -P 3 15T 1M", "x.vmdk")
+
+
 def test_convert():
     size = 20 * MIB
     make_raw("src.raw", size, 1)

@@ -112,7 +112,7 @@ def no_sleep(emulator):
 
 def debian(emulator):
     """Debian starts from a disk up to a shell, which turns the machine off."""
-    disk = debian_disk.disk(cloud_kernel(), emulator)
+    disk = debian_disk.disk('cloud', emulator)
     with tempfile.TemporaryDirectory() as tmp:
         def arguments(mode):
             return ['-m', '512', '-net', 'none', '-icount', f'shift=1,rr={mode},rrfile={tmp}/rr', '-no-shutdown',

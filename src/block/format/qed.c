@@ -52,10 +52,15 @@ static int qed_probe(const uint8_t *data, size_t length, const char *filename)
 
 /* --- tables --- */
 
+static uint64_t header_bytes(const Qed *s)
+{
+    return s->header_size * s->map.block_size;
+}
+
 static bool offset_valid(const BlockNode *node, uint64_t offset)
 {
     const Qed *s = node->state;
-    return IS_ALIGNED(offset, s->map.block_size) && offset >= s->map.block_size &&
+    return IS_ALIGNED(offset, s->map.block_size) && offset >= header_bytes(s) &&
            offset < INT64_MAX / 2;
 }
 
@@ -109,9 +114,17 @@ static int skip_co(BlockNode *node, uint64_t index, uint64_t *ret_count)
     return code;
 }
 
+static int l2_for_co(BlockNode *node, uint64_t index, uint64_t *ret_l2);
+
+/* Its table first, so that the clusters lie together. */
 static int alloc_co(BlockNode *node, uint64_t index, BlockPlace *ret)
 {
     Qed *s = node->state;
+    uint64_t l2;
+    int code = l2_for_co(node, index, &l2);
+    if (code < 0) {
+        return code;
+    }
     *ret = (BlockPlace) { .kind = PLACE_DATA, .offset = s->end };
     s->end += s->map.block_size;
     return 0;
@@ -160,6 +173,7 @@ static int zero_co(BlockNode *node, uint64_t index)
 
 /* --- opening --- */
 
+/* iotests compare what it says. */
 static Error *check_shape(BlockNode *node, const uint8_t *h)
 {
     Qed *s = node->state;
@@ -173,9 +187,11 @@ static Error *check_shape(BlockNode *node, const uint8_t *h)
         return error_new("Unsupported QED features: %" PRIx64,
                          s->features & ~(uint64_t)FEATURES_KNOWN);
     }
-    if (!IS_POW2(cluster) || cluster < 4096 || cluster > 64 * MiB || !IS_POW2(table) ||
-        table > 16) {
-        return error_new("QED cluster size or table size is invalid");
+    if (!IS_POW2(cluster) || cluster < 4096 || cluster > 64 * MiB) {
+        return error_new("QED cluster size is invalid");
+    }
+    if (!IS_POW2(table) || table > 16) {
+        return error_new("QED table size is invalid");
     }
     blockmap_init(&s->map, cluster);
     s->table_bytes = (uint32_t)(table * cluster);
@@ -186,16 +202,11 @@ static Error *check_shape(BlockNode *node, const uint8_t *h)
     }
     s->l1 = ld64_le(h + F_L1);
     if (!IS_ALIGNED(size, 512ull) || size > MIN(largest, INT64_MAX)) {
-        return error_new("QED image size %" PRIu64 " is invalid", size);
-    }
-    if (!offset_valid(node, s->l1) || s->l1 + s->table_bytes > node->file->node->size) {
-        return error_new("QED L1 table offset 0x%" PRIx64 " is invalid", s->l1);
+        return error_new("QED image size is invalid");
     }
     s->header_size = ld32_le(h + F_HEADER);
-    if (!s->header_size || s->header_size > INT32_MAX / cluster) {
-        return error_new("QED header size is invalid");
-    }
-    return NULL;
+    return !s->header_size || !offset_valid(node, s->l1) || s->l1 + s->table_bytes > node->file->node->size
+               ? error_new("QED table offset is invalid") : NULL;
 }
 
 static Error *read_backing_co(BlockNode *node, const uint8_t *h)
@@ -208,7 +219,7 @@ static Error *read_backing_co(BlockNode *node, const uint8_t *h)
         return NULL;
     }
     if (length > MAX_BACKING || offset < HEADER ||
-        offset + (uint64_t)length > s->header_size * s->map.block_size) {
+        offset + (uint64_t)length > header_bytes(s)) {
         return error_new("QED backing file name is invalid");
     }
     int ret = node_pread_co(node->file->node, offset, length, name);
@@ -330,6 +341,43 @@ static Error *qed_truncate_co(BlockNode *node, uint64_t size, Preallocation prea
     return NULL;
 }
 
+/* The name lies where qed_create_co() puts it, in one write with the header: sectors are written whole. */
+static Error *qed_set_backing_co(BlockNode *node, const char *filename, const char *format)
+{
+    Qed *s = node->state;
+    uint8_t h[HEADER + MAX_BACKING + 1] = { 0 };
+    size_t length = filename ? strlen(filename) : 0;
+    uint64_t features = s->features & ~(uint64_t)(FEATURE_BACKING | FEATURE_RAW_BACKING);
+
+    if (length > MIN(header_bytes(s) - HEADER, MAX_BACKING)) {
+        return error_new("The backing file's name is too long: at most %" PRIu64 " bytes are possible",
+                         MIN(header_bytes(s) - HEADER, MAX_BACKING));
+    }
+    int ret = qed_flush_co(node);
+    ret = ret < 0 ? ret : node_pread_co(node->file->node, 0, HEADER, h);
+    if (ret < 0) {
+        return error_new_errno(ret, "The header could not be read");
+    }
+    if (filename) {
+        features |= FEATURE_BACKING | (!g_strcmp0(format, "raw") ? FEATURE_RAW_BACKING : 0);
+        memcpy(h + HEADER, filename, length);
+    }
+    st64_le(h + F_FEATURES, features);
+    st32_le(h + F_BACKING_OFFSET, filename ? HEADER : 0);
+    st32_le(h + F_BACKING_SIZE, (uint32_t)length);
+    ret = node_pwrite_co(node->file->node, 0, HEADER + length, h, REQ_FUA);
+    meta_forget(&s->meta, 0, sizeof(h));
+    if (ret < 0) {
+        return error_new_errno(ret, "The header could not be written");
+    }
+    s->features = features;
+    g_free(node->backing_filename);
+    g_free(node->backing_format);
+    node->backing_filename = g_strdup(filename);
+    node->backing_format = features & FEATURE_RAW_BACKING ? g_strdup("raw") : NULL;
+    return NULL;
+}
+
 /* --- checking --- */
 
 static Error *qed_check_co(BlockNode *node, BlockCheck *check, unsigned fix)
@@ -380,14 +428,16 @@ static Error *qed_create_co(BlockGraph *graph, const char *filename, BlockNode *
     g_autofree char *backing = keyvalues_take(opts, "backing_file"),
                     *format = keyvalues_take(opts, "backing_fmt");
     uint64_t size, cluster, table, features = 0;
+    bool as_given;
     uint8_t h[HEADER + MAX_BACKING + 1] = { 0 };
     size_t length = backing ? strlen(backing) : 0;
 
-    TRY(block_take_size(opts, "size", 0, &size));
+    TRY(block_take_disk_size(opts, &size, &as_given));
     TRY(block_take_size(opts, "cluster_size", DEFAULT_CLUSTER, &cluster));
     TRY(block_take_size(opts, "table_size", DEFAULT_TABLE, &table));
     table = table ? table : DEFAULT_TABLE;
     TRY(check_create(size, cluster, table));
+    TRY(block_round_disk_size(&size, as_given));
     if (length > MAX_BACKING) {
         return error_new("The backing file's name is too long: at most %d bytes are possible",
                          MAX_BACKING);
@@ -428,4 +478,5 @@ BLOCK_DRIVER(qed, .name = "qed", .desc = "QEMU enhanced disk", .state_size = siz
              .write_zeroes_co = qed_write_zeroes_co, .flush_co = qed_flush_co,
              .write_back_co = qed_write_back_co, .status_co = qed_status_co,
              .truncate_co = qed_truncate_co, .dirty_flag = qed_dirty_flag,
+             .set_backing_co = qed_set_backing_co,
              .check_co = qed_check_co);

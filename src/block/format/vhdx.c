@@ -384,7 +384,8 @@ static int vhdx_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, Bloc
 static Error *vhdx_check_co(BlockNode *node, BlockCheck *check, unsigned fix)
 {
     Vhdx *s = node->state;
-    /* Opening for repair has played back the log already. */
+    check->corruptions_fixed += fix && s->replayed; /* when it was opened */
+    s->replayed = s->replayed && !fix;
     TRY(blockmap_check_co(&s->map, node, 0, MiB, check));
     check->total_clusters = check->allocated_clusters = check->fragmented_clusters = 0;
     return NULL;

@@ -51,6 +51,7 @@ typedef struct Vhdx {
     uint8_t header[VHDX_HEADER]; /* the current one */
     unsigned header_index;       /* 0 or 1: where it lies */
     bool header_changed;         /* this program has written it */
+    bool replayed;               /* opening has played back the log */
     uint64_t bat, bat_entries, metadata, metadata_length;
     uint64_t chunk_ratio, end;
     uint32_t sector;

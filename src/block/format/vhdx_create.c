@@ -32,11 +32,31 @@ static uint64_t default_block(uint64_t size)
                               : 8 * MiB;
 }
 
+/* iotests compare what it says. */
+static Error *check_units(const VhdxShape *shape)
+{
+    if (shape->block < MiB || !IS_ALIGNED(shape->block, MiB)) {
+        return error_new("Block size must be a multiple of 1 MB");
+    }
+    if (!IS_POW2(shape->block)) {
+        return error_new("Block size must be a power of two");
+    }
+    if (shape->block > 256 * MiB) {
+        return error_new("Block size must not exceed %" PRIu64, 256 * (uint64_t)MiB);
+    }
+    if (shape->log >= 4 * GiB) {
+        return error_new("Log size must be smaller than 4 GB");
+    }
+    return shape->log < MiB || !IS_ALIGNED(shape->log, MiB) ? error_new("Log size must be a multiple of 1 MB") : NULL;
+}
+
 static Error *take_shape(KeyValues *opts, VhdxShape *shape)
 {
     g_autofree char *subformat = keyvalues_take(opts, "subformat");
 
-    TRY(block_take_size(opts, "size", 0, &shape->size));
+    bool as_given, chosen = keyvalues_has(opts, "block_size");
+
+    TRY(block_take_disk_size(opts, &shape->size, &as_given));
     TRY(block_take_size(opts, "block_size", 0, &shape->block));
     TRY(block_take_size(opts, "log_size", MiB, &shape->log));
     TRY(block_take_bool(opts, "block_state_zero", true, &shape->zero_state));
@@ -44,17 +64,12 @@ static Error *take_shape(KeyValues *opts, VhdxShape *shape)
     if (subformat && !shape->fixed && strcmp(subformat, "dynamic")) {
         return error_new("Invalid parameter '%s': dynamic or fixed is expected", subformat);
     }
-    shape->size = ALIGN_UP(shape->size, 512ull);
     if (shape->size > VHDX_MAX_SIZE) {
         return error_new("Image size too large; max of 64TB");
     }
-    shape->block = shape->block ? shape->block : default_block(shape->size);
-    if (!IS_POW2(shape->block) || shape->block < MiB || shape->block > 256 * MiB) {
-        return error_new("Block size must be a power of two from 1 MiB to 256 MiB");
-    }
-    if (shape->log < MiB || shape->log >= 4 * GiB || !IS_ALIGNED(shape->log, MiB)) {
-        return error_new("Log size must be a multiple of 1 MB");
-    }
+    TRY(block_round_disk_size(&shape->size, as_given));
+    shape->block = shape->block || (as_given && chosen) ? shape->block : default_block(shape->size);
+    TRY(check_units(shape));
     uint64_t blocks = (shape->size + shape->block - 1) / shape->block;
     uint64_t ratio = (1ull << 23) * 512 / shape->block;
     uint64_t entries = blocks + (blocks ? (blocks - 1) / ratio : 0);

@@ -17,6 +17,8 @@
 
 #include "base/endian.h"
 
+enum { DIRECTORY_MAX = 512 * 1024 * 1024 /* entries */ };
+
 static int vmdk_probe(const uint8_t *data, size_t length, const char *filename)
 {
     if (length >= VMDK_HEADER && ld32_le(data) == VMDK_MAGIC) {
@@ -337,6 +339,12 @@ char *vmdk_descriptor_value(const char *descriptor, const char *key)
     return NULL;
 }
 
+/* Flat extents say where in their file they begin, others do not. */
+static bool extent_line_valid(const VmdkExtentLine *line, int fields)
+{
+    return !strcmp(line->type, "FLAT") ? fields == 5 : !strcmp(line->type, "ZERO") ? fields >= 3 : fields == 4;
+}
+
 bool vmdk_next_extent(const char **cursor, VmdkExtentLine *ret)
 {
     while (**cursor) {
@@ -348,6 +356,8 @@ bool vmdk_next_extent(const char **cursor, VmdkExtentLine *ret)
         int got = sscanf(text, "%15s %" SCNu64 " %15s \"%511[^\n\r\"]\" %" SCNu64, ret->access,
                          &ret->sectors, ret->type, ret->name, &ret->offset);
         if (got >= 3 && (!strcmp(ret->access, "RW") || !strcmp(ret->access, "RDONLY"))) {
+            ret->valid = extent_line_valid(ret, got);
+            g_strlcpy(ret->text, text, sizeof(ret->text));
             return true;
         }
     }
@@ -367,13 +377,14 @@ static Error *check_sparse(const VmdkExtent *x, const uint8_t *h, uint64_t file_
     if (version > 3) {
         return error_new("VMDK version %u is not known here", version);
     }
-    if (!IS_POW2(grain) || grain < 8 || grain > 128 * 1024 || entries > VMDK_GT_ENTRIES ||
-        !entries) {
-        return error_new(
-            "Invalid granularity, or too many entries in the L2 table: image may be corrupt");
+    if (entries > VMDK_GT_ENTRIES || !entries) { /* iotests compare what is said of the three */
+        return error_new("L2 table size too big");
     }
-    if (capacity > INT64_MAX / 512 / 4) {
-        return error_new("The VMDK extent is too large");
+    if (!IS_POW2(grain) || grain < 8 || grain > 128 * 1024) {
+        return error_new("Invalid granularity, image may be corrupt");
+    }
+    if (capacity > INT64_MAX / 512 / 4 || capacity / grain / entries > DIRECTORY_MAX) {
+        return error_new("L1 size too big");
     }
     if ((x->flags & VMDK_FLAG_COMPRESSED) && ld16_le(h + H_COMPRESSION) != 1) {
         return error_new("Unsupported compression of grains (%u)", ld16_le(h + H_COMPRESSION));
@@ -407,12 +418,8 @@ static Error *open_sparse_co(BlockNode *node, VmdkExtent *x, uint8_t *h)
     uint64_t gd = ld64_le(h + H_GD), rgd = ld64_le(h + H_RGD);
     x->flags = ld32_le(h + H_FLAGS);
     x->version = ld32_le(h + H_VERSION);
-    if (gd > INT64_MAX / 512 || rgd > INT64_MAX / 512) {
-        return error_new(
-            "The VMDK extent's grain directory lies outside the file: image may be truncated");
-    }
-    x->gd = gd * 512;
-    x->rgd = x->flags & VMDK_FLAG_REDUNDANT ? rgd * 512 : 0;
+    x->gd = MIN(gd, INT64_MAX / 512) * 512; /* beyond the end of any file */
+    x->rgd = x->flags & VMDK_FLAG_REDUNDANT ? MIN(rgd, INT64_MAX / 512) * 512 : 0;
     TRY(check_sparse(x, h, x->file->size));
     x->kind = EXTENT_SPARSE;
     x->grain = ld64_le(h + H_GRAIN) * 512;
@@ -423,6 +430,9 @@ static Error *open_sparse_co(BlockNode *node, VmdkExtent *x, uint8_t *h)
     }
     x->size = x->size ? x->size : capacity;
     uint64_t overhead = ld64_le(h + H_OVERHEAD);
+    if (overhead > x->file->size / 512) { /* iotests compare it */
+        return error_new("File truncated, expecting at least %" PRIu64 " bytes", overhead * 512);
+    }
     uint64_t least = overhead < INT64_MAX / 1024 ? overhead * 512 : 0;
     uint64_t unit = x->flags & VMDK_FLAG_COMPRESSED ? 512 : x->grain;
     x->end = ALIGN_UP(MAX(x->file->size, least), unit);
@@ -446,11 +456,15 @@ static bool name_is_safe(const char *name)
 static Error *open_extent_file_co(BlockNode *node, unsigned number, const char *name, VmdkExtent *x)
 {
     g_autofree char *edge = g_strdup_printf("extents.%u", number);
-    g_autofree char *path = block_resolve_backing(node->filename, name);
+    g_autofree char *path = block_resolve_backing(node->filename, name), *self = node_filename(node->file->node);
     g_autoptr(KeyValues) opts = keyvalues_new();
     BlockNode *file;
     BlockEdge *unused;
 
+    if (!node->file->node->filename[0] && name[0] != '/') { /* iotests compare it */
+        return error_new("Cannot use relative paths with VMDK descriptor file '%s': Cannot generate a base directory for %s "
+                         "nodes", self, node->file->node->driver->name);
+    }
     if (!name_is_safe(name)) {
         return error_hint(
             error_new("The VMDK image's extent '%s' does not lie beside the image", name),
@@ -518,6 +532,9 @@ static Error *open_extents_co(BlockNode *node)
         }
         if (!strcmp(line.access, "RDONLY") && !node->read_only) {
             return error_new("The VMDK extent '%s' is read-only", line.name);
+        }
+        if (!line.valid) { /* iotests compare it */
+            return error_new("Invalid extent line: %s", line.text);
         }
         VmdkExtent *x = &s->extents[s->count];
         x->start = at;
@@ -630,6 +647,9 @@ static Error *open_image_co(BlockNode *node)
         return choose_block(node);
     }
     uint64_t where = ld64_le(h + H_DESC_OFFSET), size = ld64_le(h + H_DESC_SIZE);
+    s->extents[0].file = file;
+    TRY(open_sparse_co(node, &s->extents[0], h));
+    s->count = 1;
     if (where && where < INT64_MAX / 512) {
         TRY(read_descriptor_co(node, where * 512, MIN(size, VMDK_MAX_DESCRIPTOR / 512) * 512));
         TRY(use_descriptor(node));
@@ -637,9 +657,6 @@ static Error *open_image_co(BlockNode *node)
         s->cid = s->parent_cid = UINT32_MAX;
         s->create_type = g_strdup("sparse");
     }
-    s->extents[0].file = file;
-    TRY(open_sparse_co(node, &s->extents[0], h));
-    s->count = 1;
     return choose_block(node);
 }
 
@@ -738,9 +755,24 @@ static void vmdk_close_co(BlockNode *node)
 
 /* --- requests --- */
 
+/* An overlay is over the contents that its backing image had then: when that was changed since, what shows through is garbage. */
+static bool parent_differs(BlockNode *node)
+{
+    Vmdk *s = node->state;
+    if (!s->parent_checked && node->backing) {
+        const BlockNode *parent = node_skip_filters(node->backing->node);
+        s->parent_differs = parent->driver != node->driver || ((const Vmdk *)parent->state)->cid != s->parent_cid;
+        s->parent_checked = true;
+    }
+    return s->parent_differs;
+}
+
 static int vmdk_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                           size_t at)
 {
+    if (parent_differs(node)) {
+        return -EINVAL;
+    }
     return blockmap_preadv_co(&((Vmdk *)node->state)->map, node, offset, bytes, vec, at);
 }
 

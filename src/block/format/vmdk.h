@@ -9,7 +9,7 @@ enum {
     VMDK_MAGIC = 0x564d444b, /* "KDMV" */
     VMDK_HEADER = 512,
     VMDK_MAX_DESCRIPTOR = 64 * 1024,
-    VMDK_MAX_EXTENTS = 256,
+    VMDK_MAX_EXTENTS = 1024,
     VMDK_GT_ENTRIES = 512,
     VMDK_GRAIN = 65536, /* of new images */
     VMDK_FLAG_NEWLINES = BIT(0),
@@ -55,6 +55,7 @@ typedef struct Vmdk {
     uint64_t descriptor_offset, descriptor_size; /* of its place in the image's file */
     uint32_t cid, parent_cid;
     bool cid_changed, compressed;
+    bool parent_checked, parent_differs; /* the backing image, when it was read first */
     CoMutex lock; /* guards the making of grain tables */
 } Vmdk;
 
@@ -64,7 +65,9 @@ char *vmdk_descriptor_value(const char *descriptor, const char *key);
 /* An extent line: what it says, or NULL at the end. */
 typedef struct VmdkExtentLine {
     char access[16], type[16], name[512];
+    char text[1024]; /* the line */
     uint64_t sectors, offset;
+    bool valid;
 } VmdkExtentLine;
 /* *cursor moves on; false at the end. */
 bool vmdk_next_extent(const char **cursor, VmdkExtentLine *ret_line);

@@ -8,6 +8,8 @@
 
 enum { DESCRIPTOR_SECTORS = 20, EXTENT_SECTORS_MAX = 4194304 /* 2 GiB */ };
 
+#define SPARSE_MAX (64ull << 40)
+
 typedef struct VmdkShape {
     uint64_t size;
     const char *subformat;
@@ -279,15 +281,18 @@ static void shape_clear(VmdkShape *shape)
 static Error *create_steps_co(BlockGraph *graph, const char *filename, BlockNode *file,
                               KeyValues *opts, VmdkShape *shape)
 {
-    TRY(block_take_size(opts, "size", 0, &shape->size));
+    bool as_given;
+    TRY(block_take_disk_size(opts, &shape->size, &as_given));
     TRY(block_take_bool(opts, "zeroed_grain", false, &shape->zeroed_grain));
     TRY(take_subformat(opts, shape));
     TRY(take_texts(opts, shape));
     TRY(take_backing_co(graph, filename, opts, shape));
-    shape->size = ALIGN_UP(shape->size, 512ull);
-    if (shape->size > (1ull << 41) - 512 * 1024 && !shape->flat && !shape->split) {
-        return error_new(
-            "A sparse VMDK image can be 2 TiB at most; split and flat ones can be larger");
+    TRY(block_round_disk_size(&shape->size, as_given));
+    if (shape->size > SPARSE_MAX && !shape->flat && !shape->split) {
+        return error_new("A sparse VMDK image can be 64 TiB at most, of which 2 TiB can have data");
+    }
+    if (shape->flat && shape->zeroed_grain) { /* iotests compare it */
+        return error_new("Flat image can't enable zeroed grain");
     }
     if (shape->split && shape->size / 512 / EXTENT_SECTORS_MAX >= VMDK_MAX_EXTENTS) {
         return error_new("The image would have more than %d extents", VMDK_MAX_EXTENTS);

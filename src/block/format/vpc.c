@@ -149,8 +149,9 @@ static Error *choose_size(BlockNode *node, KeyValues *opts)
     bool exact = size_is_exact(s->footer) || geometry_sectors(g) == MAX_GEOMETRY_SECTORS;
 
     if (mode && strcmp(mode, "auto")) {
-        exact = !strcmp(mode, "current_size");
-        if (!exact && strcmp(mode, "chs")) {
+        bool current_size = !strcmp(mode, "current_size");
+        exact = current_size || geometry_sectors(g) == MAX_GEOMETRY_SECTORS; /* which says "or more" */
+        if (!current_size && strcmp(mode, "chs")) {
             return error_new("Invalid size calculation algorithm '%s': chs, current_size or auto "
                              "is expected",
                              mode);
@@ -176,7 +177,7 @@ static Error *read_footer_co(BlockNode *node)
     uint64_t at[2] = { file->size >= FOOTER ? ALIGN_UP(file->size, 512ull) - FOOTER : 0, 0 };
 
     if (file->size < FOOTER) {
-        return error_new("invalid VPC image: the file is too short");
+        return error_new("File too small for a VHD header"); /* iotests compare it */
     }
     for (unsigned i = 0; i < 2; i++) {
         int ret = node_pread_co(file, at[i], FOOTER, s->footer);
@@ -408,7 +409,7 @@ static int write_dynamic_co(BlockNode *file, const VpcShape *shape, const uint8_
     uint8_t h[DYNAMIC_HEADER] = { 0 };
     uint32_t entries = (uint32_t)((shape->size + DEFAULT_BLOCK - 1) / DEFAULT_BLOCK);
     uint64_t table = FOOTER + DYNAMIC_HEADER, table_bytes = ALIGN_UP(4ull * entries, 512ull);
-    g_autofree uint8_t *empty = g_try_malloc(table_bytes); /* 4 MiB for 2 TiB */
+    g_autofree uint8_t *empty = g_try_malloc(MAX(table_bytes, 1)); /* 4 MiB for 2 TiB */
 
     if (!empty) {
         return -ENOMEM;
@@ -431,8 +432,9 @@ static Error *take_shape(KeyValues *opts, VpcShape *shape)
 {
     g_autofree char *subformat = keyvalues_take(opts, "subformat");
     uint64_t size;
+    bool as_given;
 
-    TRY(block_take_size(opts, "size", 0, &size));
+    TRY(block_take_disk_size(opts, &size, &as_given));
     TRY(block_take_bool(opts, "force_size", false, &shape->exact));
     shape->fixed = subformat && !strcmp(subformat, "fixed");
     if (subformat && !shape->fixed && strcmp(subformat, "dynamic")) {
@@ -441,15 +443,19 @@ static Error *take_shape(KeyValues *opts, VpcShape *shape)
     if (size > MAX_SIZE) {
         return error_new("VPC images can be 2040 GiB at most");
     }
-    uint64_t sectors = ALIGN_UP(size, 512ull) / 512;
+    TRY(block_round_disk_size(&size, as_given));
+    uint64_t sectors = size / 512;
     shape->geometry = geometry_for(sectors);
     if (shape->exact) {
         /* Readers that only look at the geometry shall see the size then, too. */
         shape->geometry = (Geometry) { 65535, 16, 255 };
-        shape->size = ALIGN_UP(size, 512ull);
+        shape->size = size;
     } else {
         bool largest = geometry_sectors(shape->geometry) >= MAX_GEOMETRY_SECTORS;
         shape->size = largest ? sectors * 512 : geometry_sectors(shape->geometry) * 512;
+        if (as_given && shape->size != size) { /* iotests compare it */
+            return error_new("The requested image size cannot be represented in CHS geometry");
+        }
     }
     return NULL;
 }

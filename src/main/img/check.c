@@ -158,7 +158,7 @@ static int check_co(void *opaque)
     if (c->fix && !c->o.image_opts) {
         /* The option is the format's own, so the format must be known first. */
         ImgDisk probe;
-        Error *err = img_open_co(&c->o, c->o.args[0], format, OPEN_NO_BACKING, c->o.src_cache,
+        Error *err = img_open_co(&c->o, c->o.args[0], format, OPEN_NO_BACKING | OPEN_NO_IO, c->o.src_cache,
                                  false, &probe);
         if (err) {
             return img_result(err);
