@@ -346,6 +346,7 @@ struct X86Cpu {
         int64_t budget;   /* counted: instructions that translated code may still begin */
         uint64_t granted; /* what it was, less what the interpreter took of it */
         uint64_t host[8]; /* where groups of accesses lie (dbt/back/x86_64/groups.c) */
+        uint64_t turns_first; /* what the number of turns was, while a region is on trial */
         uint64_t hoisted[8], turns; /* of the loop under way: the same, and how many turns are left (dbt/back/x86_64/region.h) */
     } jit;
 

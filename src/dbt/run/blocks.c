@@ -14,8 +14,6 @@
 enum { SITE_MISS_TICKS = 600 };
 /* And between entries of a block up to which it is hot. */
 enum { HOT_TICKS = 300 };
-/* And between entries of a region below which what is done before the loop, and for each group, was not worth it. */
-enum { REGION_TICKS = 24, REGION_GROUP_TICKS = 16 };
 
 /* --- hashes --- */
 
@@ -292,34 +290,37 @@ static DbtHeat *heat_make(Dbt *d, const DbtBlock *b, DbtStage stage)
         *heat = (DbtHeat){ .pc = b->pc, .map = b->map };
     }
     heat->stage = stage;
-    if (heat->looped != (b->region != 0)) {
-        heat->looped = b->region != 0;
+    if (heat->looped != b->region) {
+        heat->looped = b->region;
         memset(heat->plain, 0, sizeof(heat->plain));
     }
     return heat;
 }
 
-/* A region was entered so often: was there enough to do in it each time? */
-static void region_counted(Dbt *d, DbtBlock *b, uint64_t now)
+/* A region was entered so often: was there enough to do in it each time, by a third more than what it costs? */
+static void region_counted(Dbt *d, DbtBlock *b)
 {
     uint32_t number = (uint32_t)(b - d->blocks);
-    uint64_t ticks = REGION_TICKS + REGION_GROUP_TICKS * (b->region - 1u);
-    if (b->valid && now - b->counted_from < b->entries * ticks) {
-        heat_make(d, b, DBT_HOT)->flat = true;
-        drop_block(d, b);
-        d->stats.regions_dropped++;
+    DbtHeat *heat = heat_make(d, b, DBT_HOT);
+    if (b->proven) {
+        heat->proven = false;
+    } else {
+        uint64_t turns = (uint64_t)d->low->turns[number % DBT_TURN_COUNTS] + REGION_ENTRIES;
+        heat->proven = 3 * turns * b->gain >= 4ull * REGION_ENTRIES * b->cost;
+        heat->flat = !heat->proven;
+        d->stats.regions_dropped += heat->flat;
     }
-    b->counted_from = now;
-    b->entries = REGION_ENTRIES_LATER;
-    d->low->counters[number % DBT_COUNTERS] = REGION_ENTRIES_LATER;
+    drop_block(d, b);
 }
 
 void dbt_heat(Dbt *d, uint32_t number)
 {
     DbtBlock *b = &d->blocks[number];
     uint64_t now = __rdtsc();
-    if (b->region != 0) {
-        region_counted(d, b, now);
+    if (b->region) {
+        if (b->valid) {
+            region_counted(d, b);
+        }
     } else if (b->stage == DBT_COLD && (b->counted_from == 0 || now - b->counted_from > (uint64_t)HOT_ENTRIES * HOT_TICKS)) {
         b->counted_from = now;
         d->low->counters[number % DBT_COUNTERS] = HOT_ENTRIES;

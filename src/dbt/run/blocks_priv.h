@@ -27,7 +27,7 @@ uint32_t *dbt_bucket(Dbt *d, uint64_t pc, uint32_t map);
 DbtPage *dbt_page_find(Dbt *d, uint64_t ram, bool create);
 /* Entries after which a block is tried with sites, and of a trial; misses that a site may have in the latter. */
 enum { HOT_ENTRIES = 4000, TRIAL_ENTRIES = 4000, TRIAL_MISSES = TRIAL_ENTRIES / 32 };
-/* Entries of a region before somebody looks whether it pays, at first and later. */
+/* Entries of a region on trial, and until it is to stand another. */
 enum { REGION_ENTRIES = 4000, REGION_ENTRIES_LATER = 1 << 20 };
 /* Later on: misses of a site after which somebody looks at the clock. */
 enum { SITE_BUDGET = 64 };

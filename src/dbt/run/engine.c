@@ -112,6 +112,7 @@ static void make_thunks(Dbt *d)
     masks[5] = 31;
     env->masks = (uint32_t)(uintptr_t)masks;
     env->counters = (uint32_t)(uintptr_t)d->low->counters;
+    env->turn_counts = (uint32_t)(uintptr_t)d->low->turns;
     env->budgets = (uint32_t)(uintptr_t)d->low->budgets;
     d->next_site = ENV_SITE_FIRST;
     env->slots = (uint32_t)(uintptr_t)d->low->slots;
@@ -124,6 +125,7 @@ static void make_thunks(Dbt *d)
     env->pauses = (int32_t)offsetof(X86Cpu, jit.pauses) - (int32_t)X86_CPU_AREA;
     env->hosts = (int32_t)offsetof(X86Cpu, jit.host) - (int32_t)X86_CPU_AREA;
     env->hoisted = (int32_t)offsetof(X86Cpu, jit.hoisted) - (int32_t)X86_CPU_AREA;
+    env->turns_first = (int32_t)offsetof(X86Cpu, jit.turns_first) - (int32_t)X86_CPU_AREA;
     env->turns = (int32_t)offsetof(X86Cpu, jit.turns) - (int32_t)X86_CPU_AREA;
     env->budget = (int32_t)offsetof(X86Cpu, jit.budget) - (int32_t)X86_CPU_AREA;
     env->held = (int32_t)offsetof(X86Cpu, held) - (int32_t)X86_CPU_AREA;

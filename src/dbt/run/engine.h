@@ -50,8 +50,9 @@ typedef struct DbtBlock {
     bool valid;
     bool generic;          /* made without groups, for where those do not work */
     uint8_t stage;         /* DbtStage */
-    uint8_t region;        /* 0: none; 1 and the groups that it looks up before its loop */
-    uint32_t entries;      /* of a region: what its counter was set to */
+    bool region;
+    bool proven;           /* it pays, as far as one could see */
+    uint16_t cost, gain;   /* of a region: RegionPlan */
     uint64_t counted_from; /* TSC when its counter was set, 0: when it was made */
     uint16_t first_slot, slot_count; /* sites that it owns (X86Site) */
     bool checkable, ends_interpreted; /* check.c: all is translated; all but its last instruction */
@@ -119,6 +120,7 @@ typedef struct DbtHeat {
     uint8_t stage; /* DbtStage of the next one there */
     bool looped;   /* `plain` is of a region */
     bool flat;     /* a region did not pay */
+    bool proven;   /* it did */
 } DbtHeat;
 
 enum { DBT_MODES = 8, DBT_HASH_BITS = 18, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16, DBT_HEAT_BITS = 13 };
@@ -126,11 +128,12 @@ enum { DBT_MAX_BLOCKS = 1 << 20, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 2
        DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 
 /* There are 2 GiB of addresses for this of all vCPUs, so blocks share counters, which then count a little early. */
-enum { DBT_COUNTERS = 1 << 17 };
+enum { DBT_COUNTERS = 1 << 17, DBT_TURN_COUNTS = 1 << 12 };
 
 typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
     uint64_t masks[8];
     int32_t counters[DBT_COUNTERS]; /* entries before a block is hot; of block n at n modulo DBT_COUNTERS */
+    uint32_t turns[DBT_TURN_COUNTS]; /* of regions on trial; likewise */
     int32_t budgets[X86_SITES];
     uint32_t slots[1 << PAGE_SLOT_BITS];
     JumpCache jump_cache[DBT_MODES];

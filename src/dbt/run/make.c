@@ -180,11 +180,14 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         plain = heat != NULL && heat->looped == looped ? heat->plain : none;
         b->stage = stress ? DBT_HOT : heat != NULL ? heat->stage : DBT_COLD;
     }
-    d->low->counters[number % DBT_COUNTERS] = b->stage == DBT_COLD ? HOT_ENTRIES : looped ? REGION_ENTRIES : TRIAL_ENTRIES;
+    d->low->counters[number % DBT_COUNTERS] = b->stage == DBT_COLD ? HOT_ENTRIES : TRIAL_ENTRIES;
     if (looped) {
-        b->region = (uint8_t)(1 + d->region.group_count);
-        b->entries = REGION_ENTRIES;
-        b->counted_from = __rdtsc();
+        b->region = true;
+        b->proven = heat != NULL && heat->proven;
+        b->cost = d->region.cost;
+        b->gain = d->region.gain;
+        d->low->counters[number % DBT_COUNTERS] = b->proven ? REGION_ENTRIES_LATER : REGION_ENTRIES;
+        d->low->turns[number % DBT_TURN_COUNTS] = 0;
         count_region(d);
     }
     LowerBlock block = {
@@ -196,6 +199,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         .hot = b->stage != DBT_COLD,
         .counted = b->stage != DBT_HOT || looped,
         .region = looped ? &d->region : NULL,
+        .turn_count = b->proven ? 0 : d->env.turn_counts + 4 * (number % DBT_TURN_COUNTS),
         .turns = stress ? STRESS_TURNS : REGION_TURNS,
         .next_site = d->next_site,
         .plain = plain,

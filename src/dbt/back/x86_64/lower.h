@@ -64,6 +64,7 @@ typedef struct HostEnv {
     uint32_t slots;      /* 32-bit address of the page-id table */
     uint32_t jump_cache; /* of the current mode's jump cache: JumpCache */
     uint32_t counters;   /* 32-bit address of how often each block may yet be entered before it is hot */
+    uint32_t turn_counts; /* and of how many turns the loops of regions made, while somebody wants to know */
     uint32_t budgets;    /* the same of the misses of each site before somebody looks */
     uint32_t masks;      /* 32-bit address of pext masks: TLB index, ~0xfff, 0xfff */
     int32_t sites_used; /* context-relative: bits of the sites that have a page */
@@ -72,6 +73,7 @@ typedef struct HostEnv {
     int32_t flags_kind, flags_a, flags_b; /* the record of the flags */
     int32_t hosts;         /* where groups of accesses lie: GROUPS_MAX addresses */
     int32_t hoisted, turns; /* of a region: HOIST_MAX addresses, and the counter of its turns, where no register is left */
+    int32_t turns_first;   /* of a region on trial: the counter after the look at pages */
     int32_t pauses;        /* how many PAUSE until the host CPU is given away */
     int32_t budget;        /* 64 bits: instructions that may still be begun */
     int32_t held, tsc_aux; /* requests that wait for IF; IA32_TSC_AUX */
@@ -137,6 +139,7 @@ typedef struct LowerBlock {
     uint64_t pc;
     const RegionPlan *region; /* the uops are a region; NULL: a block */
     unsigned turns;      /* of a region: at most so many before it looks for requests */
+    uint32_t turn_count; /* 32-bit address of where it counts all its turns, for who asks whether it pays; 0: it does not */
     const int16_t *offsets; /* of each guest instruction from pc */
     unsigned counts;     /* instructions to take from the budget at the entry; 0: there is none */
     uint32_t number;     /* of the block: payload of guard exits */

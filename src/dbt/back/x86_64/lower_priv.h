@@ -28,11 +28,12 @@ typedef struct Lower {
     const uint8_t *check;   /* of a region: where the pages of its hoisted accesses are looked up */
     const uint8_t *part[UOP_MAX_PARTS]; /* where its parts begin */
     unsigned parts_begun, later_count;
+    /* What follows is not cleared. */
+    AccessPlan plan[GROUPS_MAX_UOPS]; /* of each uop */
     struct {
         uint8_t *field;
         uint8_t part;
     } later[REGION_MAX_UOPS]; /* branches to parts */
-    AccessPlan plan[GROUPS_MAX_UOPS]; /* of each uop */
 } Lower;
 
 static inline EncRm lower_env(int32_t disp)

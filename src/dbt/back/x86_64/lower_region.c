@@ -181,8 +181,12 @@ static void look_up_group(Lower *l, unsigned n, const uint8_t *failed)
     limit_turns(l, g);
     if (g->base_moves || g->index_moves) {
         Uop moving = group_operand(g, true, 0);
-        lower_address(l, &moving, H_R14);
-        enc_op(a, 0x29 | E_W, H_R14, home); /* sub */
+        bool plain = g->base_moves && !g->index_moves && !lower_spilled(l, g->base);
+        unsigned from = plain ? l->home[g->base] : H_R14;
+        if (!plain) {
+            lower_address(l, &moving, H_R14);
+        }
+        enc_op(a, 0x29 | E_W, from, home); /* sub */
     }
 }
 
@@ -219,7 +223,27 @@ static void look_up(Lower *l)
     for (unsigned n = 0; n < r->group_count; n++) {
         look_up_group(l, n, failed);
     }
+    if (l->block->turn_count != 0) {
+        enc_op(a, 0x8b, H_RCX, counter);
+        enc_store(a, 4, lower_env(l->env->turns_first), H_RCX);
+    }
     bring_flags(l, a, live);
+}
+
+/* On trial: turns since the last look, to what was counted before. Leaves flags. */
+static void count_turns(Lower *l, Asm *a)
+{
+    if (l->block->turn_count == 0) {
+        return;
+    }
+    EncRm sum = enc_abs(l->block->turn_count);
+    enc_op(a, 0x8b, H_R14, counter_home(l));
+    enc_not(a, 4, H_R14);
+    enc_load(a, 4, H_RCX, lower_env(l->env->turns_first));
+    enc_lea(a, 4, H_R14, enc_mem_index(H_R14, H_RCX, 0, 1));
+    enc_load(a, 4, H_RCX, sum);
+    enc_lea(a, 4, H_RCX, enc_mem_index(H_RCX, H_R14, 0, 0));
+    enc_store(a, 4, sum, H_RCX);
 }
 
 EncRm lower_hoisted(Lower *l)
@@ -277,6 +301,7 @@ static const uint8_t *turns_over(Lower *l)
     swap_out(l, c, false);
     lower_leave_stub(l, LEAVE_POLL, l->block->first_exit + n);
     const uint8_t *stub = enc_here(c);
+    count_turns(l, c);
     poll(l, c, out);
     l->out->exits[n].field = enc_jmp(c, l->check);
     return stub;
@@ -315,6 +340,7 @@ static const uint8_t *way_out(Lower *l)
     unsigned n = lower_exit_stub(l, u->imm);
     const uint8_t *out = u->attr & UA_BACKWARD ? lower_leave_stub(l, LEAVE_POLL, l->block->first_exit + n) : NULL;
     const uint8_t *stub = enc_here(c);
+    count_turns(l, c);
     swap_out(l, c, false);
     if (out != NULL) {
         poll(l, c, out);

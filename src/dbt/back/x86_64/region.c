@@ -258,6 +258,7 @@ static void give_registers(Planner *p, unsigned count)
         }
         if (uses[best] != 0) {
             plan->home[best] = take(plan, free_guests, &free_count, best);
+            plan->gain += plan->home[best] != HOST_SPILLED ? uses[best] : 0;
             uses[best] = 0;
         }
     }
@@ -275,6 +276,16 @@ static void give_registers(Planner *p, unsigned count)
     }
 }
 
+/* A look before the loop for each group against one in each turn. */
+static void weigh(RegionPlan *plan)
+{
+    plan->gain += 1;
+    for (unsigned n = 0; n < plan->group_count; n++) {
+        plan->gain += 5 + plan->group[n].uses;
+    }
+    plan->cost = (uint16_t)(8 + 15 * plan->group_count + 2 * plan->swap_count);
+}
+
 bool region_plan(Uop *uops, unsigned count, const UopPart *parts, unsigned part_count, RegionPlan *ret)
 {
     Planner p = { .uops = uops, .plan = ret };
@@ -287,6 +298,7 @@ bool region_plan(Uop *uops, unsigned count, const UopPart *parts, unsigned part_
     follow(&p);
     make_groups(&p);
     give_registers(&p, count);
+    weigh(ret);
     bool homes = false;
     for (unsigned n = 0; n < ret->swap_count; n++) {
         homes |= ret->swap[n].in < 16;

@@ -46,6 +46,7 @@ typedef struct RegionPlan {
     uint8_t home[16];  /* as host_of_guest */
     uint8_t counter;   /* host register, or HOST_SPILLED */
     bool vectors;
+    uint16_t cost, gain; /* of entering it, and in each turn: about how many host instructions */
 } RegionPlan;
 
 /* Sets UA_HOISTED where it applies. False: a region would gain nothing. */
