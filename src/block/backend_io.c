@@ -422,19 +422,25 @@ typedef struct FlushAll {
     Error *err;
 } FlushAll;
 
+/* One that is being closed is nobody's any more, and flushes itself. */
+static BlockNode *next_to_flush(BlockGraph *graph, BlockNode *after)
+{
+    do {
+        after = block_node_next(graph, after);
+    } while (after && after->closing);
+    return after;
+}
+
 static void flush_all_co(void *opaque)
 {
     FlushAll *all = opaque;
-    for (BlockNode *node = block_node_next(all->graph, NULL), *next; node; node = next) {
+    for (BlockNode *node = next_to_flush(all->graph, NULL), *next; node; node = next) {
         node_ref(node);
-        int ret = node->open && !node->closing ? node_flush_co(node) : 0;
+        int ret = node->open ? node_flush_co(node) : 0;
         if (ret < 0 && !all->err) {
             all->err = error_new_errno(ret, "Could not flush '%s'", node->filename);
         }
-        next = block_node_next(all->graph, node);
-        while (next && next->closing) {
-            next = block_node_next(all->graph, next);
-        }
+        next = next_to_flush(all->graph, node);
         node_unref_co(node);
     }
 }

@@ -5,6 +5,7 @@
 #include "block/block_qmp.h"
 #include "block/drive.h"
 #include "block/info.h"
+#include "block/job.h"
 #include "block/throttle.h"
 #include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
@@ -228,6 +229,20 @@ Error *qmp_blockdev_reopen(QmpContext *ctx, const QmpBlockdevReopenArgs *args, V
     return qmp_in_coroutine(ctx, reopen_co, &call);
 }
 
+static Error *check_unused(const BlockNode *node)
+{
+    LIST_FOREACH (edge, &node->parents, BlockEdge, in_child) {
+        const Job *job = edge->parent ? NULL : job_find(node->graph, edge->name);
+        if (edge->role == CHILD_BACKING && edge->parent) {
+            return error_new("Node '%s' is busy: node is used as backing hd of '%s'", node->name, edge->parent->name);
+        }
+        if (job) {
+            return error_new("Node '%s' is busy: block device is in use by block job: %s", node->name, job->driver->type);
+        }
+    }
+    return list_empty(&node->parents) ? NULL : error_new("Node %s is in use", node->name);
+}
+
 Error *qmp_blockdev_del(QmpContext *ctx, const QmpBlockdevDelArgs *args, Value **ret)
 {
     BlockNode *node = block_node_find(graph_of(ctx), args->node_name);
@@ -235,9 +250,7 @@ Error *qmp_blockdev_del(QmpContext *ctx, const QmpBlockdevDelArgs *args, Value *
     if (!node) {
         return error_new("Failed to find node with node-name='%s'", args->node_name);
     }
-    if (!list_empty(&node->parents)) {
-        return error_new("Node %s is in use", args->node_name);
-    }
+    TRY(check_unused(node));
     node_unref(node);
     return NULL;
 }

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "block/backend.h"
 #include "block/bitmap.h"
 #include "block/export/export.h"
@@ -107,14 +108,27 @@ static void node_free(BlockNode *node)
     g_free(node);
 }
 
+bool block_graph_lost(const BlockGraph *graph)
+{
+    return graph->lost;
+}
+
+void node_note_loss(BlockNode *node, Error *err)
+{
+    if (err) {
+        log_printf("%s: '%s': %s\n", node->driver->name, node->filename, error_message(err));
+        node->graph->lost = true;
+        error_free(err);
+    }
+}
+
 static void node_close_co(BlockNode *node)
 {
     node->closing = node->hurry = true;
     node_drain_co(node);
     if (node->open) {
-        if (!node->read_only) {
-            node_flush_co(node);
-        }
+        int ret = node->read_only ? 0 : node_flush_co(node);
+        node->graph->lost |= ret < 0; /* whoever wanted to know why has flushed it before */
         node->open = false;
         if (node->driver->close_co) {
             node->driver->close_co(node);

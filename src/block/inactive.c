@@ -41,7 +41,7 @@ static Error *deactivate_co(BlockGraph *graph)
 {
     for (unsigned protocols = 0; protocols < 2; protocols++) {
         LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
-            if (node->open && node->driver->protocol == protocols) {
+            if (node->open && !node->closing && node->driver->protocol == protocols) {
                 TRY(deactivate_one_co(node));
             }
         }

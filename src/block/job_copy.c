@@ -14,7 +14,7 @@
 #include "block/job_filter.h"
 #include "block/node_priv.h"
 
-enum { CHUNK = 1 << 20, READY_POLL_MS = 50 };
+enum { CHUNK = 1 << 20, READY_POLL_MS = 50, BACKUP_UNIT = 64 << 10, MAX_GRANULARITY = 64 << 20 };
 
 typedef struct CopyJob {
     Job job;
@@ -33,6 +33,12 @@ typedef struct CopyJob {
 } CopyJob;
 
 /* --- one chunk --- */
+
+/* Of a buffer: a copy is CHUNK, or one unit of the bitmap. */
+static size_t buffer_bytes(const CopyJob *c)
+{
+    return MAX((size_t)CHUNK, (size_t)c->todo->granularity);
+}
 
 static int copy_data_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t bytes, bool *ret_read)
 {
@@ -306,7 +312,7 @@ static void backup_before_write_co(BeforeWrite *hook, uint64_t offset, uint64_t 
     if (c->write_error < 0 || !block_bitmap_count(c->todo)) {
         return;
     }
-    char *buffer = aligned_alloc(4096, CHUNK);
+    char *buffer = aligned_alloc(4096, buffer_bytes(c));
     int ret = buffer ? backup_range_co(c, buffer, offset, offset + bytes) : -ENOMEM;
     free(buffer);
     if (ret < 0) { /* the guest goes on; the backup is no longer of one moment */
@@ -346,8 +352,11 @@ static Error *backup_run_co(Job *job)
         block_bitmap_set(c->todo, 0, c->spec.source->size);
     }
     count_total(c);
-    while (c->spec.sync == JOB_SYNC_NONE && job_pause_point_co(job)) {
-        job_wait_co(job, READY_POLL_MS * NS_PER_MS); /* only the guest's writes are copied */
+    while (c->spec.sync == JOB_SYNC_NONE) { /* only the guest's writes are copied */
+        if (!job_pause_point_co(job)) {
+            return NULL;
+        }
+        job_wait_co(job, READY_POLL_MS * NS_PER_MS);
     }
     while (!c->write_error && block_bitmap_next(c->todo, 0, CHUNK, &at, &bytes)) {
         bool ignore;
@@ -495,7 +504,7 @@ static Error *attach(CopyJob *c)
         TRY(block_root_attach(s->target, c->job.id, CLAIM_READ | CLAIM_WRITE, shared, &c->target_edge));
     }
     TRY(block_bitmap_new(s->source, NULL, s->granularity, false, &c->todo));
-    c->buffer = aligned_alloc(4096, CHUNK);
+    c->buffer = aligned_alloc(4096, buffer_bytes(c));
     return c->buffer ? NULL : error_new("Not enough memory for a job");
 }
 
@@ -570,10 +579,18 @@ static Error *copy_start(BlockGraph *graph, const JobDriver *driver, const CopyS
 
 Error *job_mirror(BlockGraph *graph, const CopySpec *spec)
 {
+    if (spec->granularity > MAX_GRANULARITY) { /* a copy of that size is held in memory */
+        node_unref(spec->target);
+        return error_new("A mirror's granularity is 512 bytes to 64 MiB");
+    }
     return copy_start(graph, spec->base ? &commit_active_driver : &mirror_driver, spec);
 }
 
-Error *job_backup(BlockGraph *graph, const CopySpec *spec)
+/* Whole clusters of the target: what its own backing image shows in the rest of one need not be what the source has there. */
+Error *job_backup(BlockGraph *graph, const CopySpec *given)
 {
-    return copy_start(graph, &backup_driver, spec);
+    CopySpec spec = *given;
+    uint32_t cluster = spec.target->driver->supports_backing ? spec.target->limits.cluster_size : 0;
+    spec.granularity = MAX(BACKUP_UNIT, cluster);
+    return copy_start(graph, &backup_driver, &spec);
 }

@@ -223,7 +223,7 @@ typedef struct TargetCall {
     BlockGraph *graph;
     BlockNode *source, *node;
     const char *file, *format, *node_name;
-    bool existing;
+    bool existing, shows_source; /* where nothing was copied to it */
     JobSync sync;
 } TargetCall;
 
@@ -243,7 +243,7 @@ static Error *create_target_co(TargetCall *call)
         keyvalues_set(opts, "backing_file", name);
         keyvalues_set(opts, "backing_fmt", backing->driver->name);
     }
-    return block_create_co(call->graph, call->file, driver, opts);
+    return qmp_create_image_co(call->graph, call->file, driver, opts);
 }
 
 static Error *open_target_co(void *opaque)
@@ -256,12 +256,15 @@ static Error *open_target_co(void *opaque)
     if (call->node_name) {
         keyvalues_set(opts, "node-name", call->node_name);
     }
-    return block_open_file_co(call->graph, call->file, call->format, OPEN_WRITE | OPEN_NO_BACKING,
-                              opts, &call->node);
+    if (call->shows_source) {
+        keyvalues_set(opts, "backing", call->source->name);
+    }
+    return block_open_file_co(call->graph, call->file, call->format,
+                              OPEN_WRITE | (call->shows_source ? 0 : OPEN_NO_BACKING), opts, &call->node);
 }
 
 static MUST_USE Error *open_target(QmpContext *ctx, CopySpec *spec, const char *file,
-                                   const char *format, const char *node_name, const char *mode)
+                                   const char *format, const char *node_name, const char *mode, bool backup)
 {
     TargetCall call = { .graph = qmp_graph(ctx),
                         .source = spec->source,
@@ -270,6 +273,8 @@ static MUST_USE Error *open_target(QmpContext *ctx, CopySpec *spec, const char *
                         .node_name = node_name,
                         .existing = mode && !strcmp(mode, "existing"),
                         .sync = spec->sync };
+    const BlockDriver *driver = block_driver_find(call.format);
+    call.shows_source = backup && spec->sync == JOB_SYNC_NONE && driver && driver->supports_backing;
     if (call.existing && !format) {
         call.format = NULL;
     }
@@ -282,7 +287,7 @@ Error *qmp_drive_mirror(QmpContext *ctx, const QmpDriveMirrorArgs *args, Value *
 {
     CopySpec spec = { 0 };
     TAKE_MIRROR_OPTIONS(ctx, spec, args);
-    TRY(open_target(ctx, &spec, args->target, args->format, args->node_name, args->mode));
+    TRY(open_target(ctx, &spec, args->target, args->format, args->node_name, args->mode, false));
     return job_mirror(qmp_graph(ctx), &spec);
 }
 
@@ -337,7 +342,7 @@ Error *qmp_drive_backup(QmpContext *ctx, const QmpDriveBackupArgs *args, Value *
     TRY(parse_policy(args->has_on_target_error, args->on_target_error, &spec.on_target_error));
     TRY(qmp_find_node(ctx, args->device, &spec.source));
     TRY(take_bitmap(&spec, args->bitmap, args->bitmap_mode, args->sync));
-    TRY(open_target(ctx, &spec, args->target, args->format, NULL, args->mode));
+    TRY(open_target(ctx, &spec, args->target, args->format, NULL, args->mode, true));
     return backup_noted(ctx, &spec);
 }
 

@@ -336,6 +336,10 @@ Error *block_graph_add_object(BlockGraph *graph, const char *text, char **ret_he
 /* Closes what is left. Not from a callback. */
 void block_graph_free(BlockGraph *graph);
 Loop *block_graph_loop(const BlockGraph *graph);
+/* Whether a node was closed that could not write all it had: the log says what. Programs that do one thing fail then. */
+bool block_graph_lost(const BlockGraph *graph);
+/* For close_co: takes err; NULL is fine. */
+void node_note_loss(BlockNode *node, Error *err);
 /* Who hears what debugging filters tell about their break points. */
 void block_graph_on_debug(BlockGraph *graph, void (*say)(void *opaque, const char *text), void *opaque);
 BlockNode *block_node_find(BlockGraph *graph, const char *name);
@@ -508,6 +512,8 @@ bool node_debug_is_suspended(BlockNode *node, const char *tag);
  */
 Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
                        const KeyValues *opts) MUST_USE;
+/* What is announced of it before, without the end of the line. Caller frees. */
+char *block_create_text(const BlockDriver *driver, const char *filename, KeyValues *opts);
 
 /* --- helpers for drivers --- */
 /* open(2), and /dev/fdset/N. A descriptor or -errno. */

@@ -15,6 +15,7 @@ struct BlockGraph {
     List jobs;     /* Job */
     List throttle_groups;
     unsigned next_name;
+    bool lost;       /* see block_graph_lost() */
     bool inactive;   /* another process writes to the images; see inactive.c */
     void (*debug_say)(void *opaque, const char *text); /* what a debugging filter tells; NULL: nobody listens */
     void *debug_say_opaque;

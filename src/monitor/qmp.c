@@ -373,6 +373,6 @@ Error *qmp_quit(QmpContext *ctx, const QmpQuitArgs *args, Value **ret)
         return NULL;
     }
     ctx->machine->actions.no_shutdown = false;
-    machine_request_shutdown(ctx->machine, SHUTDOWN_HOST_QMP_QUIT);
+    machine_shutdown(ctx->machine, SHUTDOWN_HOST_QMP_QUIT); /* clients get the event before the answer */
     return NULL;
 }

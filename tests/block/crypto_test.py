@@ -301,7 +301,8 @@ def test_qcow2_both_ways():
             images.append("theirs.qcow2")
         for image in images:
             assert facts(IMG, image) == facts(PEER, image), image
-            assert run(IMG, "map", "--output=json", *KEYS, *qcow2(image)) == run(PEER, "map", "--output=json", *KEYS, *qcow2(image))
+            maps = [tap.old_map(run(tool, "map", "--output=json", *KEYS, *qcow2(image))) for tool in (IMG, PEER)]
+            assert maps[0] == maps[1], image
             check_both(image)
             for tool in (IMG, PEER):
                 run(tool, "convert", *KEYS, *qcow2(image), "-O", "raw", "back.raw")

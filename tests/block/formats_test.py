@@ -122,7 +122,7 @@ def test_map():
             continue
         clean()
         run(PEER_IMG, "convert", "-f", "raw", "-O", fmt, *options(opts), "src.raw", "x.img")
-        maps = [json.loads(run(t, "map", "--output=json", "-f", fmt, "x.img")) for t in (PEER_IMG, IMG)]
+        maps = [tap.old_map(run(t, "map", "--output=json", "-f", fmt, "x.img")) for t in (PEER_IMG, IMG)]
 
         assert maps[0] == maps[1], (fmt, opts, maps)
 

@@ -525,6 +525,45 @@ def test_error_policies():
     img("compare", "base.qcow2", "t.qcow2")
 
 
+def test_larger_units():
+    """A backup to larger clusters over an older backup; a mirror in steps that are larger than usual copies."""
+    img("create", "-q", "-f", "qcow2", "s.qcow2", "16M")
+    m = Machine("-blockdev", "driver=qcow2,node-name=s,file.driver=file,file.filename=s.qcow2")
+    for at in range(0, 16, 2):
+        m.ok("human-monitor-command", command_line=f'qemu-io s "write -P {at + 1} {at}M 2M"')
+    m.ok("block-dirty-bitmap-add", node="s", name="b")
+    m.ok("drive-backup", job_id="j", device="s", target="full.qcow2", format="qcow2", sync="full")
+    assert "error" not in m.wait_event("BLOCK_JOB_COMPLETED", device="j")
+    for at in (64, 5000, 9000):
+        m.ok("human-monitor-command", command_line=f'qemu-io s "write -P 77 {at}k 4k"')
+    img("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", "-b", "full.qcow2", "-F", "qcow2", "more.qcow2")
+    m.ok("drive-backup", job_id="j", device="s", target="more.qcow2", format="qcow2", sync="incremental", bitmap="b", mode="existing")
+    assert "error" not in m.wait_event("BLOCK_JOB_COMPLETED", device="j")
+    m.fails("granularity", "drive-mirror", job_id="j", device="s", target="m.qcow2", format="qcow2", sync="full", granularity=128 << 20)
+    m.ok("drive-mirror", job_id="j", device="s", target="m.qcow2", format="qcow2", sync="full", granularity=8 << 20)
+    m.wait_event("BLOCK_JOB_READY", device="j")
+    m.ok("block-job-cancel", device="j")
+    m.wait_event("BLOCK_JOB_COMPLETED", device="j")
+    m.quit()
+    img("compare", "s.qcow2", "more.qcow2")
+    img("compare", "s.qcow2", "m.qcow2")
+
+
+def test_quit_after_del():
+    """A node that is still being closed when the program ends; who uses a node is said."""
+    for _ in range(5):
+        img("create", "-q", "-f", "qcow2", "s.qcow2", "16M")
+        m = Machine("-blockdev", "driver=qcow2,node-name=s,file.driver=file,file.filename=s.qcow2")
+        m.ok("drive-backup", job_id="j", device="s", target="t.qcow2", format="qcow2", sync="none")
+        m.fails("backing hd of", "blockdev-del", node_name="s")
+        m.ok("block-job-cancel", device="j")
+        m.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+        m.ok("human-monitor-command", command_line='qemu-io s "write 0 64k"')
+        m.ok("blockdev-del", node_name="s")
+        m.quit()
+        img("check", "-q", "s.qcow2")
+
+
 def test_grouped():
     """Jobs of one transaction end well together or not at all."""
     for good in (True, False):

@@ -58,8 +58,7 @@ static Error *check_features(Qcow2 *q, const uint8_t *table, size_t length)
     if (nameless) {
         g_string_append_printf(names, "%sUnknown incompatible feature: %" PRIx64, names->len ? ", " : "", nameless);
     }
-    Error *err = unknown ? error_new("The image needs qcow2 features that are not known here: %s",
-                                     names->str) : NULL;
+    Error *err = unknown ? error_new("Unsupported qcow2 feature(s): %s", names->str) : NULL;
     g_string_free(names, TRUE);
     return err;
 }
@@ -526,10 +525,7 @@ static void qcow2_close_co(BlockNode *node)
         Error *err = qcow2_bitmaps_store_co(q);
         qcow2_settle_co(q);
         co_mutex_unlock(&q->lock);
-        if (err) {
-            log_printf("qcow2: '%s': %s\n", node->filename, error_message(err));
-            error_free(err);
-        }
+        node_note_loss(node, err);
     }
     qcow2_release(q);
 }

@@ -559,6 +559,11 @@ static ShutdownCause taken_cause(ShutdownCause *cause)
     return __atomic_exchange_n(cause, SHUTDOWN_NONE, __ATOMIC_ACQ_REL);
 }
 
+void machine_shutdown(Machine *machine, ShutdownCause cause)
+{
+    shut_down(machine, cause);
+}
+
 static void handle_requests(void *opaque)
 {
     Machine *machine = opaque;

@@ -231,6 +231,8 @@ void machine_resume_vcpus(Machine *machine);
 /* Any thread. */
 void machine_request_reset(Machine *machine, ShutdownCause cause);
 void machine_request_shutdown(Machine *machine, ShutdownCause cause);
+/* The same at once. Main loop. */
+void machine_shutdown(Machine *machine, ShutdownCause cause);
 void machine_request_powerdown(Machine *machine);
 void machine_request_suspend(Machine *machine); /* S3 entered */
 /* Of no effect unless the machine is suspended by then; a suspension requested before comes first. */

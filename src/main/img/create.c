@@ -75,58 +75,6 @@ static Error *look_at_backing_co(Create *c, const char *filename, const char *ba
     return err;
 }
 
-static void print_option(const char *key, const char *value)
-{
-    uint64_t bytes;
-    bool is_size = !strcmp(key, "size") || !strcmp(key, "cluster_size") || !strcmp(key, "extent_size_hint");
-    Error *err = is_size ? block_parse_size(value, &bytes) : NULL;
-
-    if (is_size && !err) {
-        printf(" %s=%" PRIu64, key, bytes);
-    } else { /* as an option text has it */
-        g_auto(GStrv) parts = g_strsplit(value, ",", -1);
-        g_autofree char *text = g_strjoinv(",,", parts);
-        printf(" %s=%s", key, text);
-    }
-    error_free(err);
-}
-
-static void print_formatting(const Create *c, const char *filename)
-{
-    /* The order in which people know it: defaults of the format among what was given, then what the file takes. */
-    static const char *const order[] = { "encryption", "encrypt.format", "encrypt.key-secret", "encrypt.cipher-alg",
-                                         "encrypt.cipher-mode", "encrypt.ivgen-alg", "encrypt.ivgen-hash-alg",
-                                         "encrypt.hash-alg", "encrypt.iter-time", "cluster_size", "extended_l2",
-                                         "preallocation", "compression_type", "size", "key-secret", "cipher-alg",
-                                         "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg", "iter-time",
-                                         "backing_file", "backing_fmt", "compat", "data_file", "data_file_raw",
-                                         "lazy_refcounts", "refcount_bits", "nocow", "preallocation", "extent_size_hint" };
-    enum { OF_FILE = 3 }; /* the last ones are printed when the format does not have them */
-    static const struct {
-        const char *key, *value;
-    } defaults[] = { { "cluster_size", "65536" },
-                     { "extended_l2", "off" },
-                     { "compression_type", "zlib" },
-                     { "lazy_refcounts", "off" },
-                     { "refcount_bits", "16" } };
-    printf("Formatting '%s', fmt=%s", filename, c->driver->name);
-    for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
-        bool of_file = i >= ARRAY_SIZE(order) - OF_FILE;
-        const char *value = keyvalues_get(c->opts, order[i]);
-        if (img_has_option(c->driver->create_options, order[i]) == of_file) {
-            continue;
-        }
-        for (size_t d = 0; d < ARRAY_SIZE(defaults) && !value; d++) {
-            value = strcmp(defaults[d].key, order[i]) ? NULL : defaults[d].value;
-        }
-        if (value) {
-            print_option(order[i], value);
-        }
-    }
-    printf("\n");
-    fflush(stdout);
-}
-
 static Error *round_size(KeyValues *opts)
 {
     uint64_t size;
@@ -183,7 +131,9 @@ static Error *create_steps_co(Create *c)
         return error_new("Image creation needs a size parameter");
     }
     if (!c->o.quiet) {
-        print_formatting(c, filename);
+        g_autofree char *line = block_create_text(c->driver, filename, c->opts);
+        puts(line);
+        fflush(stdout);
     }
     TRY(round_size(c->opts));
     return block_create_co(c->o.graph, filename, c->driver, c->opts);

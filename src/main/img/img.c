@@ -33,8 +33,21 @@ static Error *unknown_option(const ImgParser *parser, const char *typed)
     const struct option *cursor = parser->longs;
     const char *near =
         g_str_has_prefix(typed, "--") ? nearest_name(typed + 2, next_long, &cursor) : NULL;
-    return near ? error_new("unrecognized option '%s', did you mean '--%s'?", typed, near)
-                : error_new("unrecognized option '%s'", typed);
+    if (near) {
+        return error_new("unrecognized option '%s', did you mean '--%s'?", typed, near);
+    }
+    return typed[0] == '-' && typed[1] && !typed[2] ? error_new("invalid option -- '%c'", typed[1])
+                                                    : error_new("unrecognized option '%s'", typed);
+}
+
+/* Of one command: it has a help of its own. */
+static int command_usage_error(const ImgParser *parser, Error *err)
+{
+    g_autofree char *name = g_strdup_printf("qemu-img %s", parser->command->name);
+    error_set_program(name);
+    int ret = img_result(error_hint(err, "Try '%s --help' for more information", name));
+    error_set_program("qemu-img");
+    return ret;
 }
 
 static Error *add_object(ImgOptions *o, const char *text)
@@ -124,11 +137,11 @@ int img_parse(const ImgParser *parser, BlockGraph *graph, ImgOptions *options, i
             return 0;
         }
         if (letter == ':') {
-            return img_usage_error(error_new("the option '%s' needs a value",
-                                             bad_option(argc, argv, before, buffer)));
+            return command_usage_error(parser, error_new("the option '%s' needs a value",
+                                                         bad_option(argc, argv, before, buffer)));
         }
         if (letter == '?') {
-            return img_usage_error(unknown_option(parser, bad_option(argc, argv, before, buffer)));
+            return command_usage_error(parser, unknown_option(parser, bad_option(argc, argv, before, buffer)));
         }
         Error *err = common_option(parser, options, letter, optarg);
         if (err) {
@@ -164,7 +177,7 @@ int img_run(BlockGraph *graph, ImgFn *fn, void *opaque)
 {
     ImgRun run = { .fn = fn, .opaque = opaque };
     co_run(block_graph_loop(graph), run_co, &run);
-    return run.result;
+    return run.result == 0 && block_graph_lost(graph) ? 1 : run.result;
 }
 
 /* --- opening --- */

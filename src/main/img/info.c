@@ -103,7 +103,7 @@ static Error *map_option(void *opaque, int letter, const char *value)
     return img_parse_size(value, letter == LONG_START_OFFSET ? &m->start : &m->length);
 }
 
-enum { MAP_FLAGS = STATUS_DATA | STATUS_ZERO | STATUS_OFFSET | STATUS_ALLOCATED | STATUS_EOF };
+enum { MAP_FLAGS = STATUS_DATA | STATUS_ZERO | STATUS_OFFSET | STATUS_ALLOCATED | STATUS_EOF | STATUS_COMPRESSED };
 
 static bool entries_join(const MapEntry *a, const MapEntry *b)
 {
@@ -115,10 +115,11 @@ static void print_entry_json(const MapEntry *e, bool first)
 {
     printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64
            ", \"depth\": %u, \"present\": %s, \"zero\": %s, "
-           "\"data\": %s",
+           "\"data\": %s, \"compressed\": %s",
            first ? "[" : ",\n", e->start, e->length, e->depth,
            (e->flags & (STATUS_ALLOCATED | STATUS_EOF)) == STATUS_ALLOCATED ? "true" : "false",
-           e->flags & STATUS_ZERO ? "true" : "false", e->flags & STATUS_DATA ? "true" : "false");
+           e->flags & STATUS_ZERO ? "true" : "false", e->flags & STATUS_DATA ? "true" : "false",
+           e->flags & STATUS_COMPRESSED ? "true" : "false");
     if (e->flags & STATUS_OFFSET) {
         printf(", \"offset\": %" PRIu64, e->offset);
     }
