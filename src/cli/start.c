@@ -234,10 +234,15 @@ static void set_process_name(const MachineConfig *config)
 
 /* --- objects and back ends --- */
 
-static MUST_USE Error *make_objects(Plan *plan, Machine *machine)
+/* late: those that name back ends, which are made in between. */
+static MUST_USE Error *make_objects(Plan *plan, Machine *machine, bool late)
 {
     for (guint n = 0; n < plan->objects->len; n++) {
         KeyValues *kv = g_ptr_array_index(plan->objects, n);
+        const ObjectType *type = object_type_find(keyvalues_get(kv, "qom-type"));
+        if (late != (type && type->late)) {
+            continue;
+        }
         Error *err = object_add_options(machine, kv);
         if (err) {
             return error_prefix(err, "-object %s: ", keyvalues_get(kv, "qom-type"));
@@ -478,7 +483,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     TRY(trace_start(machine, plan->traces));
     TRY(set_machine_props(plan, machine));
     apply_globals(plan, machine);
-    TRY(make_objects(plan, machine));
+    TRY(make_objects(plan, machine, false));
     TRY(check_memory_backend(plan, machine));
     TRY(make_fdsets(plan, machine));
     TRY(make_chardevs(plan, machine));
@@ -488,6 +493,7 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
     }
     TRY(make_drives(plan, machine));
     TRY(make_netdevs(plan, machine));
+    TRY(make_objects(plan, machine, true));
     TRY(migration_init(machine));
     TRY(configure_numa(plan, machine));
     TRY(make_monitors(plan, machine));

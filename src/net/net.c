@@ -5,6 +5,7 @@
 
 #include "core/vm/inlet.h"
 #include "net/announce.h"
+#include "net/filter.h"
 
 #define SERVICE "net"
 enum { WAITING_MAX = 1024, MACS = 256 };
@@ -51,6 +52,7 @@ void net_port_init(NetPort *port, Machine *machine, const char *name, const NetP
 {
     *port = (NetPort) { .name = g_strdup(name), .machine = machine, .ops = ops, .opaque = opaque };
     g_queue_init(&port->waiting);
+    list_init(&port->filters);
     list_append(&net_of(machine)->ports, &port->node);
 }
 
@@ -88,6 +90,9 @@ void net_unlink(NetPort *port)
 void net_port_fini(NetPort *port)
 {
     if (port->machine) {
+        while (!list_empty(&port->filters)) {
+            object_unparent(&container_of(port->filters.head.next, NetFilter, node)->object);
+        }
         net_unlink(port);
         net_port_flush_waiting(port);
         list_remove(&port->node);
@@ -146,7 +151,14 @@ void net_take(Machine *machine, const char *id, const uint8_t *data, size_t leng
 void net_send(NetPort *port, const uint8_t *frame, size_t length)
 {
     NetPort *to = port->peer;
-    if (!to || port->link_down || to->link_down || length > NET_FRAME_MAX) {
+    if (to && length <= NET_FRAME_MAX && !port->link_down && !to->link_down && !net_filters_take(port, to, frame, length)) {
+        net_deliver(port, to, frame, length);
+    }
+}
+
+void net_deliver(NetPort *from, NetPort *to, const uint8_t *frame, size_t length)
+{
+    if (from->link_down || to->link_down) {
         return;
     }
     if (is_card(to)) {

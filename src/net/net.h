@@ -36,6 +36,7 @@ struct NetPort {
     NetPort *peer;
     bool link_down, delivering;
     GQueue waiting; /* GBytes * for this port */
+    List filters;   /* NetFilter */
     ListNode node;  /* in the machine's list */
 };
 
@@ -48,6 +49,8 @@ void net_unlink(NetPort *port);
 void net_send(NetPort *port, const uint8_t *frame, size_t length);
 /* Frames that the port sent wait already: who has more, and can wait, waits for drained(). */
 bool net_congested(const NetPort *port);
+/* What net_send() does behind the filters. */
+void net_deliver(NetPort *from, NetPort *to, const uint8_t *frame, size_t length);
 /* The handler of INLET_NET. */
 void net_take(Machine *machine, const char *id, const uint8_t *data, size_t length);
 /* The port can take frames again: delivers what waits. */

@@ -154,13 +154,15 @@ Object *object_new_container(void)
 typedef struct RootObject {
     Object object;
     struct Loop *loop;
+    void *owner;
 } RootObject;
 static const ObjectType root_type = { .name = "container", .size = sizeof(RootObject) };
 
-Object *object_new_root(struct Loop *loop)
+Object *object_new_root(struct Loop *loop, void *owner)
 {
     RootObject *root = (RootObject *)object_new(&root_type);
     root->loop = loop;
+    root->owner = owner;
     return &root->object;
 }
 
@@ -170,6 +172,14 @@ struct Loop *object_loop(const Object *obj)
         obj = obj->parent;
     }
     return obj->type == &root_type ? container_of(obj, RootObject, object)->loop : NULL;
+}
+
+void *object_owner(const Object *obj)
+{
+    while (obj->parent || obj->scope) {
+        obj = obj->parent ? obj->parent : obj->scope;
+    }
+    return obj->type == &root_type ? container_of(obj, RootObject, object)->owner : NULL;
 }
 
 Object *object_container_at(Object *root, const char *path)

@@ -109,6 +109,7 @@ struct ObjectType {
     size_t size;
     const char *c_type;       /* the struct's name, for scripts/check_state.py; NULL: not a device's */
     bool abstract;
+    bool late;                /* names back ends: -object makes it after them */
     const Prop *props;        /* own ones; the parent's come too, unless one here has the same name (another default) */
     /* What is no property in the table: members of lists ("rules.0.match"), names from another table (a CPU's features). */
     Error *(*set_member)(Object *obj, const char *name, const char *text); /* before complete() or plug; may be NULL */
@@ -148,9 +149,11 @@ char *object_path(const Object *obj); /* caller frees */
 Object *object_new_container(void);
 /* The root of a program's tree, whose parts may ask for its main loop. */
 struct Loop;
-Object *object_new_root(struct Loop *loop);
+Object *object_new_root(struct Loop *loop, void *owner);
 /* That loop; NULL: the tree has none. */
 struct Loop *object_loop(const Object *obj);
+/* Whose tree it is: the Machine; looked up from its scope while it has no parent. NULL: nobody's. */
+void *object_owner(const Object *obj);
 Object *object_container_at(Object *root, const char *path); /* makes what is missing */
 
 /* -object: "qom-type" names a registered type, "id" the name in `container`, the rest are properties. */

@@ -25,8 +25,8 @@ TIMEOUT = 60
 
 
 class Machine(qmp.Program):
-    def __init__(self, *options, program=SYSTEM, board="none", **popen):
-        accel = ["-accel", "qtest"] if program == SYSTEM else []
+    def __init__(self, *options, program=SYSTEM, board="none", time_runs=False, **popen):
+        accel = ["-accel", "qtest"] if program == SYSTEM and not time_runs else []
         super().__init__([program, "-M", board, "-display", "none", "-nodefaults", *accel, "-qmp", "stdio", *options],
                          stderr=subprocess.PIPE, **popen)
 
@@ -379,6 +379,92 @@ def test_announcements():
         m.fails("is not within", "announce-self", initial=-1, max=1, rounds=1, step=1)
         m.fails("is not within", "announce-self", initial=1, max=1, rounds=100000, step=1)
         m.quit()
+
+
+def captured(path):
+    """The frames of a libpcap file: length on the wire, bytes kept."""
+    with open(path, "rb") as f:
+        magic, major, minor, _, _, snap, link = struct.unpack("<IHHiIII", f.read(24))
+        assert (magic, major, minor, link) == (0xa1b2c3d4, 2, 4, 1)
+        out = []
+        while head := f.read(16):
+            seconds, micros, kept, length = struct.unpack("<IIII", head)
+            assert abs(seconds - time.time()) < 600 and micros < 1000000 and kept == min(length, snap)
+            out.append((length, f.read(kept)))
+    return out
+
+
+def test_filters():
+    options = hub("stream,server=on,addr.type=unix,addr.path=a", "stream,server=on,addr.type=unix,addr.path=b")
+    dumps = [x for kind in ("rx", "tx", "all") for x in ("-object", f"filter-dump,id=d{kind},netdev=n0,queue={kind},file={kind},maxlen=100")]
+    with Machine("-object", "filter-mirror,id=m,netdev=n0,queue=tx,outdev=copy", *dumps, *options,
+                 "-chardev", "socket,id=copy,path=copy,server=on,wait=off", time_runs=True) as m:
+        one, two, copy = dial("a"), dial("b"), dial("copy")
+        for _ in range(2):
+            m.wait_event("NETDEV_STREAM_CONNECTED")
+        exchange(one, two, (60, 1514))
+        assert [copy.receive() for _ in range(2)] == [frame(0, 60), frame(1, 1514)]
+        # Switched off, it is not there.
+        m.ok("qom-set", path="/objects/m", property="status", value="off")
+        one.send(frame(7, 70))
+        assert two.receive() == frame(7, 70)
+        m.ok("qom-set", path="/objects/m", property="status", value="on")
+        one.send(frame(8, 80))
+        assert copy.receive() == frame(8, 80) and two.receive() == frame(8, 80)
+        m.ok("object-del", id="m")
+        for name in ("drx", "dtx", "dall"):
+            m.ok("object-del", id=name)
+        sent = [(60, frame(0, 60)), (1514, frame(1, 1514)[:100])]
+        rest = [(70, frame(7, 70)), (80, frame(8, 80))]
+        assert captured("tx") == sent + rest and captured("rx") == sent and captured("all") == sent + sent + rest
+        tshark = shutil.which("tshark") or shutil.which("tcpdump")
+        if tshark:
+            subprocess.run([tshark, "-r", "all"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Held back for an interval, in order; released when the filter goes.
+        m.ok("object-add", qom_type="filter-buffer", id="late", netdev="n0", queue="tx", interval=300000)
+        start = time.time()
+        for n in range(3):
+            one.send(frame(n, 64))
+        for n in range(3):
+            assert two.receive() == frame(n, 64)
+        m.ok("object-del", id="late")
+        m.ok("object-add", qom_type="filter-buffer", id="late", netdev="n0", interval=4000000000)
+        one.send(frame(9, 90))
+        m.ok("object-del", id="late")
+        two.receive()
+        assert time.time() - start < 60
+        m.fails("there is no netdev 'x'", "object-add", qom_type="filter-buffer", id="f", netdev="x", interval=1)
+        m.fails("interval= is missing", "object-add", qom_type="filter-buffer", id="f", netdev="n0")
+        m.fails("there is no chardev 'x'", "object-add", qom_type="filter-mirror", id="f", netdev="n0", outdev="x")
+        m.fails("no such filter", "object-add", qom_type="filter-dump", id="f", netdev="n0", position="id=x", file="all")
+        # They go with their back end.
+        m.ok("object-add", qom_type="filter-dump", id="f", netdev="n0", file="all", position="head")
+        m.ok("netdev_del", id="n0")
+        m.fails("not found", "object-del", id="f")
+
+
+def test_a_redirector():
+    """Frames leave through one chardev and come back, changed, through another."""
+    options = hub("stream,server=on,addr.type=unix,addr.path=a", "stream,server=on,addr.type=unix,addr.path=b")
+    for header in (False, True):
+        flag = ",vnet_hdr_support=on" if header else ""
+        with Machine("-object", "filter-redirector,id=r,netdev=n0,queue=tx,outdev=out,indev=in" + flag, *options,
+                     "-chardev", "socket,id=out,path=out,server=on,wait=off", "-chardev", "socket,id=in,path=in,server=on,wait=off") as m:
+            one, two, out, back = dial("a"), dial("b"), dial("out"), dial("in")
+            for _ in range(2):
+                m.wait_event("NETDEV_STREAM_CONNECTED")
+            one.send(frame(1, 500))
+            head = out.file.read(8 if header else 4)
+            assert head == struct.pack(">I", 500) + (bytes(4) if header else b"") and out.file.read(500) == frame(1, 500)
+            for length in (60, 1514, 20000):
+                text = struct.pack(">I", length) + (bytes(4) if header else b"") + frame(2, length)
+                for at in range(0, len(text), 7000):
+                    back.sock.sendall(text[at:at + 7000])
+                assert two.receive() == frame(2, length)
+            two.send(frame(3, 60))
+            assert one.receive() == frame(3, 60)  # the other way is free
+            back.sock.sendall(b"\xff" * 50)
+            assert back.sock.recv(1) == b""
 
 
 tap.run(tap.tests_in(globals()), names=sys.argv[2:], call=tap.in_scratch)

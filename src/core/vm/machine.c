@@ -97,7 +97,7 @@ Machine *machine_new(const MachineType *type, MachineConfig *config)
     mem_region_init(&machine->io, machine->mem, "io", 64 * KiB);
     machine->as = mem_as_new(machine->mem, "memory", &machine->memory);
     machine->io_as = mem_as_new(machine->mem, "I/O", &machine->io);
-    machine->root = object_new_root(machine->loop);
+    machine->root = object_new_root(machine->loop, machine);
     machine->object = object_container_at(machine->root, "/machine");
     object_container_at(machine->root, "/machine/peripheral");
     object_container_at(machine->root, "/machine/peripheral-anon");
