@@ -217,7 +217,7 @@ static void run_queues(Disk *d, const Shape *shape)
 {
     Queue queues[QUEUES];
     Loop *loops[QUEUES + 1] = { d->f->loop };
-    Object *root = object_new_root(d->f->loop);
+    Object *root = object_new_root(d->f->loop, NULL);
 
     for (unsigned i = 0; i < shape->iothreads; i++) {
         loops[1 + i] = make_iothread(root, i)->loop;

@@ -194,9 +194,10 @@ static const EnumName rate_types[] = {
     { "access-latency", 0 }, { "read-latency", 1 }, { "write-latency", 2 },
     { "access-bandwidth", 3 }, { "read-bandwidth", 4 }, { "write-bandwidth", 5 }, { NULL, 0 },
 };
+enum { FIRST_BANDWIDTH = 3 };
 static const EnumName associativities[] = { { "none", 0 }, { "direct", 1 }, { "complex", 2 }, { NULL, 0 } };
 static const EnumName policies[] = { { "none", 0 }, { "write-back", 1 }, { "write-through", 2 }, { NULL, 0 } };
-enum { FIRST_BANDWIDTH = 3 };
+
 
 uint64_t numa_rate_unit(const Numa *numa, unsigned hierarchy, unsigned type)
 {
@@ -210,7 +211,8 @@ uint64_t numa_rate_unit(const Numa *numa, unsigned hierarchy, unsigned type)
             value = rest;
         }
     }
-    return MAX(unit, 1);
+    /* Bandwidths count a power of two MiB. */
+    return MAX(type >= FIRST_BANDWIDTH ? unit & -unit : unit, 1);
 }
 
 static MUST_USE Error *add_rate(Numa *numa, const NumaRate *rate)
@@ -272,12 +274,12 @@ static MUST_USE Error *configure_rate(MachineConfig *config, KeyValues *kv)
     return add_rate(&config->numa, &rate);
 }
 
-/* Figures of a node's own memory, of either kind. */
+/* Figures of a node's own memory, of either kind; 0 says that it is not known. */
 static bool has_figures(const Numa *numa, unsigned node, bool bandwidth)
 {
     for (guint n = 0; n < numa->rates->len; n++) {
         const NumaRate *rate = &g_array_index(numa->rates, NumaRate, n);
-        if (rate->hierarchy == 0 && rate->target == node && (rate->type >= FIRST_BANDWIDTH) == bandwidth) {
+        if (rate->value && rate->hierarchy == 0 && rate->target == node && (rate->type >= FIRST_BANDWIDTH) == bandwidth) {
             return true;
         }
     }
