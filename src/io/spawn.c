@@ -213,3 +213,13 @@ int spawn_wait(SpawnedProgram *program)
     *program = (SpawnedProgram) { 0 };
     return status;
 }
+
+void spawn_abandon(SpawnedProgram *program)
+{
+    if (program->child > 0) {
+        kill(program->child, SIGKILL);
+        spawn_wait(program);
+    } else if (program->status_fd > 0) {
+        close(program->status_fd);
+    }
+}

@@ -28,5 +28,7 @@ typedef struct SpawnedProgram {
 Error *spawn_shell(Spawner *spawner, const char *command, int fd, int as, SpawnedProgram *ret_program) MUST_USE;
 /* Waits for its end; the status as of waitpid(), -1 when nobody knows. Once; of a zeroed one, 0. */
 int spawn_wait(SpawnedProgram *program);
+/* Instead: nobody waits any more. A child of ours is killed; one of the spawner's finds its descriptor closed. */
+void spawn_abandon(SpawnedProgram *program);
 
 #endif

@@ -24,6 +24,7 @@ struct Channel {
     int cancel[2];  /* a pipe: readable when cancelled */
     SpawnedProgram program; /* of exec: */
     bool has_program;
+    _Atomic bool cancelled;
     bool socket, regular;
     TlsSession *tls; /* NULL: not encrypted */
 };
@@ -63,7 +64,11 @@ void channel_free(Channel *channel)
     if (channel->fd >= 0) {
         close(channel->fd);
     }
-    wait_for_program(channel);
+    if (channel->has_program && channel->cancelled) {
+        spawn_abandon(&channel->program); /* it may run for as long as it likes */
+    } else {
+        wait_for_program(channel);
+    }
     close(channel->cancel[0]);
     close(channel->cancel[1]);
     g_free(channel);
@@ -71,6 +76,7 @@ void channel_free(Channel *channel)
 
 void channel_cancel(Channel *channel)
 {
+    channel->cancelled = true;
     ssize_t done = write(channel->cancel[1], "", 1);
     (void)done; /* a full pipe is readable, too */
 }

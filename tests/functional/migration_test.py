@@ -410,6 +410,77 @@ def test_post_copy_not_asked_for():
         source.fails("postcopy-active", "migrate-pause")
 
 
+def test_disk_goes_along():
+    """As libvirt moves disks: a mirror to the destination's NBD server, its end while the source waits before the switch."""
+    source_disk, target_disk = (("-blockdev", f"driver=file,filename={name},node-name=file", "-blockdev", "driver=raw,file=file,node-name=d",
+                                 "-device", "virtio-blk-pci,drive=d,id=disk,share-rw=on") for name in ("source.img", "target.img"))
+    for name in ("source.img", "target.img"):
+        with open(name, "wb") as f:
+            f.truncate(8 << 20)
+    source, target = pair(source_disk, target_disk)
+    with source, target:
+        source.monitor('qemu-io d "write -P 7 1M 2M"')
+        target.ok("nbd-server-start", addr={"type": "unix", "data": {"path": "nbd"}})
+        target.ok("block-export-add", type="nbd", id="e", node_name="d", writable=True)
+        for machine in (source, target):
+            machine.capability("pause-before-switchover", "events", "late-block-activate")
+        source.ok("blockdev-add", driver="nbd", node_name="there", export="d", server={"type": "unix", "path": "nbd"})
+        source.ok("blockdev-mirror", job_id="mirror", device="d", target="there", sync="full", copy_mode="write-blocking")
+        source.wait_event("BLOCK_JOB_READY")
+        source.monitor('qemu-io d "write -P 9 5M 1M"')
+        target.ok("migrate-incoming", uri=URI)
+        source.ok("migrate", uri=URI)
+        status_becomes(source, "pre-switchover")
+        source.ok("block-job-cancel", device="mirror")
+        source.wait_event("BLOCK_JOB_COMPLETED")
+        source.ok("blockdev-del", node_name="there")
+        target.ok("block-export-del", id="e", mode="hard")
+        target.wait_event("BLOCK_EXPORT_DELETED")
+        target.ok("nbd-server-stop")
+        source.fails("state", "migrate-continue", state="device")
+        source.ok("migrate-continue", state="pre-switchover")
+        ended(source)
+        status_becomes(target, "completed")
+
+        for pattern, place in ((7, "1M 2M"), (9, "5M 1M"), (0, "3M 2M")):
+            target.monitor(f'qemu-io d "read -P {pattern} {place}"')
+        assert "verification failed" not in target.text, target.text
+        target.monitor('qemu-io d "write -P 3 0 64k"')
+    with open("target.img", "rb") as f:
+        data = f.read()
+    assert data == b"\3" * 65536 + bytes((1 << 20) - 65536) + b"\7" * (2 << 20) + bytes(2 << 20) + b"\x09" * (1 << 20) + bytes(2 << 20)
+
+
+def test_cancel():
+    """It returns at once, and the machine goes on: while it copies, while it waits before the switch, while nobody reads."""
+    for capability, status in ((None, "active"), ("pause-before-switchover", "pre-switchover")):
+        with Machine() as source:
+            source.ok("migrate_cancel")
+            if capability:
+                source.capability(capability)
+            source.ok("migrate-set-parameters", max_bandwidth=0 if capability else 10000)
+            source.ok("migrate", uri="exec:cat > /dev/null" if capability else "exec:sleep 1000")
+            status_becomes(source, status)
+            source.ok("migrate_cancel")
+            ended_as(source, "cancelled")
+            assert source.ok("query-status")["running"]
+            assert "ram" not in source.ok("query-migrate")
+    with Machine() as source:
+        source.ok("migrate", uri="unix:nobody")
+        info = ended_as(source, "failed")
+        assert "Failed to connect" in info["error-desc"], info
+        source.fails("no such protocol", "migrate", uri="post:office")
+
+
+def ended_as(machine, wanted):
+    for _ in range(3000):
+        info = machine.ok("query-migrate")
+        if info.get("status") == wanted:
+            return info
+        time.sleep(0.02)
+    sys.exit(f"migration: {info}")
+
+
 def test_refusals():
     """What is not there, or not together, is refused with the reason; every name is shown."""
     with Machine() as machine:
