@@ -596,6 +596,9 @@ void cli_stop(Machine *machine)
     if (!machine) {
         return;
     }
+    lock_acquire(&machine->lock);
+    machine_hold(machine, RUN_STATE_SHUTDOWN); /* monitors are served until they go: none of them may start it again */
+    lock_release(&machine->lock);
     migration_free(machine);
     lock_acquire(&machine->lock);
     replay_stop(machine);
