@@ -64,7 +64,7 @@ static const ImgCommand commands[] = {
       img_measure },
     { "rebase",
       "rebase [--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] "
-      "[-p] [-u] -b "
+      "[-p] [-u] [-c] -b "
       "backing_file [-F backing_fmt] filename",
       img_rebase },
     { "resize",

@@ -109,6 +109,24 @@ def test_bench():
     run(PEER, "check", "bench.qcow2")
 
 
+def test_rebase_compressed():
+    """rebase -c: what comes from the old backing file is stored compressed, also where clusters are large or have parts."""
+    make_raw("old.raw", 5 * MIB + 4096, 6)
+    make_raw("new.raw", 3 * MIB, 7)
+    for shape in ("cluster_size=64k", "cluster_size=2M", "extended_l2=on", "compression_type=zstd", "cluster_size=4k"):
+        run(OURS, "create", "-q", "-f", "qcow2", "-o", shape, "-b", "old.raw", "-F", "raw", "c.qcow2", "6M")
+        if PEER_IO:
+            run(PEER_IO, "-c", "write -P 7 100k 3k", "-c", "write -P 9 2500k 100k", "c.qcow2")
+        run(OURS, "convert", "-O", "raw", "c.qcow2", "want.raw")
+        run(OURS, "rebase", "-c", "-b", "new.raw", "-F", "raw", "c.qcow2")
+        run(PEER, "compare", "c.qcow2", "want.raw")
+        check = json.loads(run(PEER, "check", "--output=json", "c.qcow2"))
+        assert check["compressed-clusters"] > 0, (shape, check)
+        run(OURS, "rebase", "-c", "-b", "", "c.qcow2")
+        run(PEER, "compare", "c.qcow2", "want.raw")
+        run(PEER, "check", "-q", "c.qcow2")
+
+
 def test_sparse():
     run(OURS, "create", "-q", "-f", "raw", "hole.raw", "1G")
     run(OURS, "convert", "-O", "qcow2", "hole.raw", "hole.qcow2")

@@ -403,7 +403,7 @@ int img_commit(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
 typedef struct Rebase {
     ImgOptions o;
     const char *backing, *backing_format;
-    bool unsafe;
+    bool unsafe, compress;
 } Rebase;
 
 static Error *rebase_option(void *opaque, int letter, const char *value)
@@ -413,6 +413,8 @@ static Error *rebase_option(void *opaque, int letter, const char *value)
         r->backing = value;
     } else if (letter == 'F') {
         r->backing_format = value;
+    } else if (letter == 'c') {
+        r->compress = true;
     } else {
         r->unsafe = true;
     }
@@ -432,25 +434,27 @@ static int read_padded_co(BlockNode *node, uint64_t at, uint64_t bytes, char *bu
  * contents. */
 static Error *keep_contents_co(Rebase *r, BlockNode *node, BlockNode *old, BlockNode *new_backing)
 {
-    g_autofree char *was = g_malloc(PIECE), *will = g_malloc(PIECE);
+    uint64_t step = r->compress ? node->limits.cluster_size : 65536, piece = MAX(PIECE, step);
+    g_autofree char *was = g_malloc(piece), *will = g_malloc(piece);
 
     for (uint64_t at = 0; at < node->size;) {
         BlockStatus status;
         int ret = node_status_co(node, at, node->size - at, &status);
         uint64_t bytes = status.bytes;
         if (ret >= 0 && !(status.flags & STATUS_ALLOCATED)) {
-            bytes = MIN(bytes, PIECE);
+            bytes = MIN(bytes, piece);
             ret = read_padded_co(old, at, bytes, was);
             if (ret >= 0) {
                 ret = read_padded_co(new_backing, at, bytes, will);
             }
             for (uint64_t i = 0; ret >= 0 && i < bytes;) {
-                uint64_t unit = MIN(65536, bytes - i);
+                uint64_t unit = MIN(step - (at + i) % step, bytes - i);
+                bool whole = (at + i) % step == 0 && (unit == step || at + i + unit == node->size);
                 if (memcmp(was + i, will + i, (size_t)unit)) {
                     bool nothing = !old || at + i >= old->size; /* what the old one wrote stays data */
                     ret = nothing
                               ? node_write_zeroes_co(node, at + i, unit, 0)
-                              : node_pwrite_co(node, at + i, unit, was + i, 0);
+                              : node_pwrite_co(node, at + i, unit, was + i, r->compress && whole ? REQ_COMPRESSED : 0);
                 }
                 i += unit;
             }
@@ -486,6 +490,9 @@ static Error *rebase_safe_co(Rebase *r, BlockNode *node)
 
 static Error *rebase_steps_co(Rebase *r, BlockNode *node)
 {
+    if (r->compress && !(node->driver->write_flags & REQ_COMPRESSED)) {
+        return error_new("Compression not supported for this file format"); /* iotests compare it */
+    }
     if (!node->driver->set_backing_co) {
         return error_new("Could not change the backing file to '%s': '%s' images have none",
                          r->backing, node->driver->name);
@@ -526,10 +533,10 @@ static int rebase_co(void *opaque)
 int img_rebase(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
     static const struct option longs[] = {
-        IMG_LONGS, IMG_LONG_PROGRESS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { 0 }
+        IMG_LONGS, IMG_LONG_PROGRESS, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE, { "compress", no_argument, NULL, 'c' }, { 0 }
     };
     Rebase r = { 0 };
-    ImgParser parser = { command, ":hf:F:b:upt:T:qU", longs, rebase_option, &r };
+    ImgParser parser = { command, ":hf:F:b:ucpt:T:qU", longs, rebase_option, &r };
 
     int done = img_parse(&parser, graph, &r.o, argc, argv);
     if (done >= 0) {

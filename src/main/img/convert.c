@@ -135,7 +135,7 @@ static BlockNode *source_at(Convert *c, uint64_t offset, uint64_t *ret_offset)
 }
 
 /* When the disk is to be saved, an error is narrowed down to the sector that it is about, which counts as data. */
-static int status_co(Convert *c, BlockNode *node, uint64_t inside, uint64_t at, uint64_t *left, BlockStatus *ret_status,
+static int status_co(Convert *c, BlockNode *node, uint64_t inside, uint64_t *left, BlockStatus *ret_status,
                      unsigned *ret_depth)
 {
     int ret = node_status_above_co(node, NULL, inside, *left, ret_status, ret_depth);
@@ -143,10 +143,14 @@ static int status_co(Convert *c, BlockNode *node, uint64_t inside, uint64_t at, 
         *left = MAX(ALIGN_DOWN(*left / 4, 512), 512);
         ret = node_status_above_co(node, NULL, inside, *left, ret_status, ret_depth);
     }
-    if (ret < 0 && c->salvage && !c->o.quiet) {
+    return ret;
+}
+
+static void warn_status(const Convert *c, uint64_t at, int ret)
+{
+    if (!c->o.quiet) {
         warn_report("error while reading block status at offset %" PRIu64 ": %s", at, strerror(-ret));
     }
-    return ret;
 }
 
 /* What is at c->next, and how far it goes. Takes it. */
@@ -159,7 +163,7 @@ static int take_piece_co(Convert *c, Piece *piece)
     unsigned depth = 0;
     uint64_t before = c->next;
 
-    int ret = status_co(c, node, inside, c->next, &left, &status, &depth);
+    int ret = status_co(c, node, inside, &left, &status, &depth);
     if (ret < 0 && !c->salvage) {
         return ret;
     }
@@ -167,6 +171,7 @@ static int take_piece_co(Convert *c, Piece *piece)
         return -EAGAIN;
     }
     if (ret < 0) {
+        warn_status(c, before, ret);
         status = (BlockStatus) { .flags = STATUS_DATA, .bytes = left };
     }
     piece->offset = c->next;
@@ -370,10 +375,12 @@ static void count_data_co(Convert *c)
         BlockStatus status;
         unsigned depth;
         left = MIN(node->size - inside, c->total - at);
-        if (status_co(c, node, inside, at, &left, &status, &depth) < 0) {
+        int ret = status_co(c, node, inside, &left, &status, &depth);
+        if (ret < 0) {
             if (!c->salvage) {
                 return;
             }
+            warn_status(c, at, ret);
             status = (BlockStatus) { .flags = STATUS_DATA, .bytes = left };
         }
         data += (status.flags & STATUS_DATA) && !(status.flags & STATUS_ZERO) ? status.bytes : 0;
