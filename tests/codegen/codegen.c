@@ -1,7 +1,7 @@
 /*
  * Golden tests of translated code: guest bytes in, uops and host code out, as text.
  *
- * A file holds cases:  "= name mode hex-bytes" followed by the expected text. `codegen FILE` compares,
+ * A file holds cases:  "= name mode hex-bytes" (mode 64, 32, or loop: a region of 64-bit code) followed by the expected text. `codegen FILE` compares,
  * `codegen --update FILE` writes the file anew; a change of generated code is then a visible diff, with
  * the count of host instructions and bytes. `codegen --budget BUDGET FILE` compares the counts alone. Addresses are made up, so the text does not depend on the run.
  *
@@ -32,7 +32,7 @@ static uint8_t *fake(unsigned n)
 
 static HostEnv fake_env(void)
 {
-    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .pauses = -0xff0, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .hosts = -0x1200, .held = -0x1020, .tsc_aux = -0x1028,
+    HostEnv env = { .slots = 0x100000, .jump_cache = 0x200000, .masks = 0x300000, .temp = -0x1000, .pauses = -0xff0, .flags_kind = -0x1008, .flags_a = -0x1010, .flags_b = -0x1018, .hosts = -0x1200, .hoisted = -0x1280, .turns = -0x12c0, .held = -0x1020, .tsc_aux = -0x1028,
                     .selectors = -0x1100, .selector_stride = 16, .vec = -0x1800,
                     .mxcsr = -0x900, .bmi2 = true };
     unsigned n = 0;
@@ -86,6 +86,12 @@ static void host_text(GString *out, const uint8_t *code, size_t size, uint64_t a
     g_string_free(lines, TRUE);
 }
 
+/* Only what the code itself says makes a region here. */
+static bool never_hot(void *opaque, uint64_t pc)
+{
+    return false;
+}
+
 static char *translate(const char *mode, const char *hex)
 {
     static FrontBlock front;
@@ -103,10 +109,17 @@ static char *translate(const char *mode, const char *hex)
     if (!front_translate(&front)) {
         return g_strdup("(interpreted)\n");
     }
+    static RegionPlan region;
+    bool loop = strcmp(mode, "loop") == 0;
+    if (loop && (!front_region(&front, never_hot, NULL) ||
+                 !region_plan(front.uops, front.uop_count, front.parts, front.part_count, &region))) {
+        return g_strdup("(no region)\n");
+    }
     HostEnv env = fake_env();
     Asm hot = { .p = hot_area, .run_delta = (ptrdiff_t)HOT_AT - (ptrdiff_t)(uintptr_t)hot_area };
     Asm cold = { .p = cold_area, .run_delta = (ptrdiff_t)COLD_AT - (ptrdiff_t)(uintptr_t)cold_area };
     LowerBlock block = { .uops = front.uops, .count = front.uop_count, .flags_in = front.flags_in, .mode64 = wide,
+                         .region = loop ? &region : NULL, .turns = 255,
                          .pc = front.pc, .offsets = front.offset, .number = 1, .page_id = 1, .slot = 1 };
     lower_block(&env, &block, &hot, &cold, &lowered);
     GString *out = g_string_new(NULL);
@@ -115,8 +128,11 @@ static char *translate(const char *mode, const char *hex)
         uint64_t pc = front.pc + front.offset[i];
         g_string_append_printf(out, "  %s\n", x86_insn_text(&front.insns[i], pc, text, sizeof(text)));
     }
-    g_autofree char *uops = uop_text(front.uops, front.uop_count);
-    g_string_append_printf(out, "uops:\n%s", uops);
+    for (unsigned n = 0; n < MAX(front.part_count, 1u); n++) {
+        UopPart part = loop ? front.parts[n] : (UopPart){ 0, (uint16_t)front.uop_count };
+        g_autofree char *uops = uop_text(front.uops + part.first, part.count);
+        g_string_append_printf(out, "uops:\n%s", uops);
+    }
     size_t skip = (size_t)(lowered.entry - lowered.guarded);
     host_text(out, hot_area + skip, (size_t)(hot.p - hot_area) - skip, HOT_AT + skip);
     return g_string_free(out, FALSE);

@@ -98,6 +98,30 @@ static void test_text(void)
                     " 3 ret.8 use=- def=- live=r\n");
 }
 
+static Uop inside(unsigned insn, UopKind kind, unsigned part, uint8_t uses)
+{
+    Uop u = branch(insn, kind, uses);
+    u.attr = UA_INSIDE;
+    u.part = part;
+    return u;
+}
+
+/*
+ * Two parts: a load, a branch out, ADC, then a way back to the head. Carry lives all the way round, since nothing
+ * behind the ADC makes it anew before it is read again; the other flags of the ADC are read by the branch alone.
+ */
+static void test_region(void)
+{
+    Uop uops[] = { load(0), branch(1, UOP_JCC, FL_C), inside(1, UOP_JMP, 1, 0), alu(2, FL_C, FL_ALL), load(3),
+                   inside(4, UOP_JCC, 0, FL_OSZAP), branch(4, UOP_JMP, 0) };
+    UopPart parts[] = { { 0, 3 }, { 3, 4 } };
+    g_assert_cmpuint(uop_region_liveness(uops, parts, 2, live_none, NULL), ==, FL_C);
+    g_assert_cmpuint(uops[0].live_in, ==, FL_C);
+    g_assert_cmpuint(uops[2].exit_live, ==, FL_C);
+    g_assert_cmpuint(uops[4].live_in, ==, FL_ALL);
+    g_assert_cmpuint(uops[5].exit_live, ==, FL_C);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -105,6 +129,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/uop/groups", test_groups);
     g_test_add_func("/dbt/uop/lazy", test_lazy);
     g_test_add_func("/dbt/uop/record", test_record);
+    g_test_add_func("/dbt/uop/region", test_region);
     g_test_add_func("/dbt/uop/verify", test_verify);
     g_test_add_func("/dbt/uop/text", test_text);
     return g_test_run();
