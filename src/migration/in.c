@@ -179,6 +179,7 @@ static void *thread_main(void *opaque)
 
     in->err = load(in);
     if (in->err && in->channel) {
+        multifd_in_fail(in->multifd);
         migration_in_refuse(in, in->err);
         if (in->refused) { /* a connection that is closed with bytes unread takes the answer with it */
             channel_drain(in->channel);

@@ -37,7 +37,6 @@ typedef struct MigrationParams {
     int64_t multifd_channels, multifd_zlib_level, multifd_zstd_level;
     int64_t xbzrle_cache_size;      /* bytes, a power of two */
     int64_t max_postcopy_bandwidth; /* bytes a second that nobody asked for, 0: no limit */
-    int64_t announce_initial, announce_max, announce_step, announce_rounds; /* ms, ms, ms, times */
     Value *bitmap_mapping; /* of the capability dirty-bitmaps; NULL: by their names */
 } MigrationParams;
 

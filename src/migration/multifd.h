@@ -44,6 +44,8 @@ Error *multifd_in_new(Machine *machine, const RamLoader *loader, StreamReader *r
                       MultifdIn **ret_in) MUST_USE;
 Error *multifd_in_sync(MultifdIn *in, StreamReader *r) MUST_USE; /* r is at RECORD_SYNC; waits for all */
 Error *multifd_in_check(MultifdIn *in) MUST_USE; /* whether one has failed */
+/* It has failed in the first connection: the others are read to their ends, so that the source comes to hear why. Accepts NULL. */
+void multifd_in_fail(MultifdIn *in);
 void multifd_in_free(MultifdIn *in); /* accepts NULL; no lock */
 
 #endif

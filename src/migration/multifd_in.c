@@ -118,11 +118,8 @@ static MUST_USE Error *read_record(Receiver *receiver)
     }
 }
 
-/* The source closes it when all is over; nobody asks for the error then. */
-static void fail(Receiver *receiver, Error *err)
+static void note_failure(MultifdIn *in, Error *err)
 {
-    MultifdIn *in = receiver->in;
-
     pthread_mutex_lock(&in->mutex);
     if (!in->err) {
         in->err = g_steal_pointer(&err);
@@ -131,6 +128,19 @@ static void fail(Receiver *receiver, Error *err)
     }
     pthread_mutex_unlock(&in->mutex);
     error_free(err);
+}
+
+void multifd_in_fail(MultifdIn *in)
+{
+    if (in) {
+        note_failure(in, error_new("the migration has failed"));
+    }
+}
+
+/* The source closes it when all is over; nobody asks for the error then. */
+static void fail(Receiver *receiver, Error *err)
+{
+    note_failure(receiver->in, err);
     channel_drain(receiver->channel);
 }
 

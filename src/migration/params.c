@@ -140,10 +140,6 @@ static const struct {
     int64_t initial, min, max;
 } numbers[] = {
 #define PARAM(n, m, first, lo, hi) { n, offsetof(MigrationParams, m), first, lo, hi }
-    PARAM("announce-initial", announce_initial, 50, 0, 100000),
-    PARAM("announce-max", announce_max, 550, 0, 100000),
-    PARAM("announce-rounds", announce_rounds, 5, 0, 1000),
-    PARAM("announce-step", announce_step, 100, 0, 10000),
     PARAM("compress-level", compress_level, 1, 0, 9),
     PARAM("throttle-trigger-threshold", throttle_trigger, 50, 1, 100),
     PARAM("cpu-throttle-initial", throttle_initial, 20, 1, 99),
@@ -158,6 +154,8 @@ static const struct {
     PARAM("max-postcopy-bandwidth", max_postcopy_bandwidth, 0, 0, INT64_MAX),
 };
 
+#define NOT_ANNOUNCED "the network is not told where the machine is now; its next packet tells it"
+
 /* Shown, but what they would change is not there. */
 static const struct {
     const char *name;
@@ -169,6 +167,10 @@ static const struct {
     { "decompress-threads", false, 2, "records are unpacked on the migration's thread; multifd unpacks on several" },
     { "compress-wait-thread", true, true, "records are packed on the migration's thread; multifd packs on several" },
     { "x-checkpoint-delay", false, 20000, "there are no pairs of machines in lockstep here" },
+    { "announce-initial", false, 50, NOT_ANNOUNCED },
+    { "announce-max", false, 550, NOT_ANNOUNCED },
+    { "announce-rounds", false, 5, NOT_ANNOUNCED },
+    { "announce-step", false, 100, NOT_ANNOUNCED },
     { "block-incremental", true, false, "disks are not moved with the machine" },
 };
 

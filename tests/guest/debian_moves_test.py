@@ -19,7 +19,7 @@ n=0
 while :; do
     cp /root/a /root/b; sync; echo 3 > /proc/sys/vm/drop_caches
     sha256sum < /root/b | cmp -s - /dev/shm/first || echo disk >> /root/bad
-    n=$((n + 1)); echo $n > /dev/shm/disk
+    n=$((n + 1)); echo $n > /dev/shm/disk.new; mv /dev/shm/disk.new /dev/shm/disk
 done
 END
 cat > /root/memory.sh <<'END'
@@ -27,14 +27,14 @@ n=0
 while :; do
     cp /dev/shm/held /dev/shm/copy
     sha256sum < /dev/shm/copy | cmp -s - /dev/shm/first || echo memory >> /root/bad
-    n=$((n + 1)); echo $n > /dev/shm/memory
+    n=$((n + 1)); echo $n > /dev/shm/memory.new; mv /dev/shm/memory.new /dev/shm/memory
 done
 END
 cat > /root/work.sh <<'END'
 gzip -c /bin/bash | sha256sum > /dev/shm/packed; n=0
 while :; do
     gzip -c /bin/bash | sha256sum | cmp -s - /dev/shm/packed || echo work >> /root/bad
-    n=$((n + 1)); echo $n > /dev/shm/work
+    n=$((n + 1)); echo $n > /dev/shm/work.new; mv /dev/shm/work.new /dev/shm/work
 done
 END
 for job in disk memory work; do sh /root/$job.sh > /dev/null 2>&1 & done
