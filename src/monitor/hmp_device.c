@@ -147,6 +147,29 @@ static void hmp_ringbuf_read(Hmp *hmp, const HmpArgs *args)
 
 /* --- network --- */
 
+/* [INTERFACE,...] [ID]; the pauses are those after a migration. */
+static void hmp_announce_self(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = value_dict();
+
+    value_put_int(request, "initial", 50);
+    value_put_int(request, "max", 550);
+    value_put_int(request, "rounds", 5);
+    value_put_int(request, "step", 100);
+    if (args->text[0]) {
+        g_auto(GStrv) names = g_strsplit(args->text[0], ",", -1);
+        Value *list = value_list();
+        for (char **name = names; *name; name++) {
+            value_append(list, value_str(*name));
+        }
+        value_put(request, "interfaces", list);
+    }
+    if (args->text[1]) {
+        value_put_str(request, "id", args->text[1]);
+    }
+    hmp_qmp(hmp, "announce-self", request, NULL);
+}
+
 static void hmp_set_link(Hmp *hmp, const HmpArgs *args)
 {
     Value *request = hmp_dict("name", args->text[0], NULL);
@@ -253,6 +276,7 @@ const HmpCommand hmp_commands_device[] = {
     { "hostfwd_add", "s?s", "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport",
       "redirect TCP or UDP connections from host to guest", hmp_hostfwd_add },
     { "hostfwd_remove", "s?s", "[netdev_id] [tcp|udp]:[hostaddr]:hostport", "remove a redirection", hmp_hostfwd_remove },
+    { "announce_self", "?s?s", "[interfaces] [id]", "let the network cards announce themselves to the network", hmp_announce_self },
     { "set_link", "ss", "name on|off", "pull out or plug in the cable of a network card",
                                        hmp_set_link },
     { 0 },

@@ -381,6 +381,25 @@ def test_cpu_models():
         matches('not a known CPU type', q.error('query-cpu-model-expansion', type='full', model={'name': 'x'})[1])
 
 
+def test_cpu_properties():
+    """Levels rise with features unless they are given; the words of CPUID, and what could not be had."""
+    def get(spec, *names, machine='pc'):
+        with Qmp('-M', machine, '-accel', 'qtest', '-display', 'none', '-nodefaults', '-cpu', spec) as q:
+            path = q.run('query-cpus-fast')[0]['qom-path']
+            return [q.run('qom-get', path=path, property=name) for name in names]
+
+    def word(words, eax, reg):
+        return next(w['features'] for w in words if w['cpuid-input-eax'] == eax and w['cpuid-register'] == reg)
+
+    same(get('486,arat=on,3dnow=on', 'level', 'xlevel'), [6, 0x80000001])
+    same(get('486,level=2,xlevel=0,arat=on,3dnow=on', 'level', 'xlevel'), [2, 0])
+    same(get('486,arat=on,3dnow=on', 'level', 'xlevel', machine='pc-i440fx-2.7'), [1, 0])
+    same(get('phenom,avx512vbmi=on,check=off', 'level'), [7])
+    present, filtered = get('pentium,mmx=off,avx512vbmi=on,check=off', 'feature-words', 'filtered-features')
+    same((word(present, 1, 'EDX') >> 23 & 1, word(present, 1, 'EDX') & 1), (0, 1))
+    same(word(present, 7, 'ECX') >> 1 & 1 | word(filtered, 7, 'ECX') >> 1 & 1, 1)
+
+
 def test_block():
     with tempfile.TemporaryDirectory() as folder:
         disk, other = os.path.join(folder, 'd'), os.path.join(folder, 'o')

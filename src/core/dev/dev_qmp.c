@@ -305,6 +305,13 @@ static Value *typed_value(const Prop *prop, const char *text)
 
     if (!prop) { /* the text tells */
         bool number = *text && strspn(text, "0123456789") == strlen(text);
+        if (*text == '[' || *text == '{') {
+            Error *err = json_parse(text, strlen(text), &value);
+            if (!err) {
+                return value;
+            }
+            error_free(err);
+        }
         return number ? value_uint(g_ascii_strtoull(text, NULL, 10))
                : !strcmp(text, "true") || !strcmp(text, "false") ? value_bool(*text == 't') : value_str(text);
     }

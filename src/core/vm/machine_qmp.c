@@ -296,3 +296,16 @@ Error *qmp_memsave(QmpContext *ctx, const QmpMemsaveArgs *args, Value **ret)
     machine_resume_vcpus(ctx->machine);
     return err;
 }
+
+/* The only provider that QMP knows is KVM, which is not here. */
+Error *qmp_query_stats(QmpContext *ctx, const QmpQueryStatsArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}
+
+Error *qmp_query_stats_schemas(QmpContext *ctx, const QmpQueryStatsSchemasArgs *args, Value **ret)
+{
+    *ret = value_list();
+    return NULL;
+}

@@ -127,3 +127,32 @@ void x86_supported_features(uint32_t ret_features[X86_FEAT_WORDS])
         ret_features[word] |= vectors[word];
     }
 }
+
+/* --- the words as QMP shows them --- */
+
+char *x86_feature_words_json(const uint32_t features[X86_FEAT_WORDS])
+{
+    static const struct {
+        uint8_t word;
+        const char *reg;
+        uint32_t eax;
+        int ecx; /* -1: the leaf has no sub-leaves */
+    } rows[] = {
+        { X86_FEAT_1_EDX, "EDX", 1, -1 }, { X86_FEAT_1_ECX, "ECX", 1, -1 }, { X86_FEAT_6_EAX, "EAX", 6, -1 },
+        { X86_FEAT_7_EBX, "EBX", 7, 0 }, { X86_FEAT_7_ECX, "ECX", 7, 0 }, { X86_FEAT_7_EDX, "EDX", 7, 0 },
+        { X86_FEAT_7_1_EAX, "EAX", 7, 1 }, { X86_FEAT_D_1_EAX, "EAX", 0xd, 1 }, { X86_FEAT_8000_0001_EDX, "EDX", 0x80000001, -1 },
+        { X86_FEAT_8000_0001_ECX, "ECX", 0x80000001, -1 }, { X86_FEAT_8000_0007_EDX, "EDX", 0x80000007, -1 },
+        { X86_FEAT_8000_0008_EBX, "EBX", 0x80000008, -1 }, { X86_FEAT_SVM, "EDX", 0x8000000a, -1 },
+    };
+    GString *text = g_string_new("[");
+
+    for (unsigned n = 0; n < ARRAY_SIZE(rows); n++) {
+        g_string_append_printf(text, "%s{\"cpuid-register\": \"%s\", \"cpuid-input-eax\": %u, ", n ? ", " : "", rows[n].reg, rows[n].eax);
+        if (rows[n].ecx >= 0) {
+            g_string_append_printf(text, "\"cpuid-input-ecx\": %d, ", rows[n].ecx);
+        }
+        g_string_append_printf(text, "\"features\": %u}", features[rows[n].word]);
+    }
+    g_string_append_c(text, ']');
+    return g_string_free(text, FALSE);
+}

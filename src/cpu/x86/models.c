@@ -219,6 +219,7 @@ static Error *unknown_property(const char *name)
 /* Features that the user named, to be told from those of the model. */
 typedef struct Wanted {
     uint32_t on[X86_FEAT_WORDS], off[X86_FEAT_WORDS];
+    bool level, xlevel; /* given: they stay as they are */
 } Wanted;
 
 static Error *set_feature(Wanted *wanted, const char *name, bool on)
@@ -244,6 +245,8 @@ static Error *set_property(X86Cpu *cpu, Wanted *wanted, const char *name, const 
         return set_phys_bits(cpu, value);
     }
     if (option && option->kind == OPT_U32) {
+        wanted->level |= option->offset == offsetof(X86Cpu, cpuid_level);
+        wanted->xlevel |= option->offset == offsetof(X86Cpu, cpuid_xlevel);
         return set_number(cpu, option, value);
     }
     if (option && option->kind == OPT_STR) {
@@ -354,22 +357,24 @@ static void drop_dependent(X86Cpu *cpu)
     }
 }
 
-static void raise_levels(X86Cpu *cpu)
+/* By what was asked for, whether it can be offered or not. Leaf 7's EBX raises the level on old machines, too. */
+static void raise_levels(X86Cpu *cpu, const Wanted *wanted)
 {
     const uint32_t *f = cpu->features;
     uint32_t level = cpu->min_level, xlevel = cpu->min_xlevel;
     if (cpu->auto_level) {
         level = MAX(level, f[X86_FEAT_6_EAX] ? 6u : 0);
         level = MAX(level, f[X86_FEAT_7_EBX] | f[X86_FEAT_7_ECX] | f[X86_FEAT_7_EDX] ? 7u : 0);
-        level = MAX(level, x86_has(cpu, X86_FEAT_1_ECX, 26) ? 0xdu : 0);
+        level = MAX(level, f[X86_FEAT_D_1_EAX] || x86_has(cpu, X86_FEAT_1_ECX, 26) ? 0xdu : 0);
         xlevel = MAX(xlevel, f[X86_FEAT_8000_0001_EDX] | f[X86_FEAT_8000_0001_ECX] ? 0x80000001u : 0);
         xlevel = MAX(xlevel, f[X86_FEAT_8000_0007_EDX] ? 0x80000007u : 0);
         xlevel = MAX(xlevel, f[X86_FEAT_8000_0008_EBX] ? 0x80000008u : 0);
-        xlevel = MAX(xlevel, f[X86_FEAT_SVM] ? 0x8000000au : 0);
+        xlevel = MAX(xlevel, f[X86_FEAT_SVM] || x86_has(cpu, X86_FEAT_8000_0001_ECX, 2) ? 0x8000000au : 0);
         xlevel = MAX(xlevel, x86_has(cpu, X86_FEAT_8000_0001_ECX, 22) ? 0x8000001eu : 0);
     }
-    cpu->cpuid_level = MAX(cpu->cpuid_level, level);
-    cpu->cpuid_xlevel = MAX(cpu->cpuid_xlevel, xlevel);
+    level = MAX(level, f[X86_FEAT_7_EBX] ? 7u : 0);
+    cpu->cpuid_level = wanted->level ? cpu->cpuid_level : MAX(cpu->cpuid_level, level);
+    cpu->cpuid_xlevel = wanted->xlevel ? cpu->cpuid_xlevel : MAX(cpu->cpuid_xlevel, xlevel);
 }
 
 static uint8_t host_address_bits(void)
@@ -436,6 +441,8 @@ Error *x86_get_property(const X86Cpu *cpu, const char *name, char **ret_text)
         *ret_text = g_strdup(*(const bool *)((const char *)cpu + option->offset) ? "true" : "false");
     } else if (strcmp(name, "phys-bits") == 0) {
         *ret_text = g_strdup_printf("%u", cpu->phys_bits);
+    } else if (strcmp(name, "feature-words") == 0) {
+        *ret_text = x86_feature_words_json(cpu->features);
     } else if (x86_feature_find(name, strlen(name), &word, &bit)) {
         *ret_text = g_strdup(cpu->features[word] >> bit & 1 ? "true" : "false");
     } else {
@@ -444,7 +451,8 @@ Error *x86_get_property(const X86Cpu *cpu, const char *name, char **ret_text)
     return NULL;
 }
 
-Error *x86_apply_model(X86Cpu *cpu, const char *spec)
+/* The model as it was asked for, before what cannot be offered is taken away. */
+static Error *request_model(X86Cpu *cpu, const char *spec, Wanted *ret_wanted)
 {
     g_auto(GStrv) parts = g_strsplit(spec, ",", -1);
     const X86Model *m = parts[0] ? model_find(parts[0]) : NULL;
@@ -473,9 +481,31 @@ Error *x86_apply_model(X86Cpu *cpu, const char *spec)
     for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
         cpu->features[word] = (cpu->features[word] | wanted.on[word]) & ~wanted.off[word];
     }
+    *ret_wanted = wanted;
+    return NULL;
+}
+
+Error *x86_filtered_features(const X86Cpu *cpu, const char *spec, uint32_t ret_features[X86_FEAT_WORDS])
+{
+    X86Cpu *asked = g_aligned_alloc0(1, sizeof(X86Cpu), 64);
+    Wanted wanted;
+    Error *err = request_model(asked, spec, &wanted);
+
+    for (unsigned word = 0; !err && word < X86_FEAT_WORDS; word++) {
+        ret_features[word] = asked->features[word] & ~cpu->features[word];
+    }
+    g_aligned_free(asked);
+    return err;
+}
+
+Error *x86_apply_model(X86Cpu *cpu, const char *spec)
+{
+    Wanted wanted = { 0 };
+
+    TRY(request_model(cpu, spec, &wanted));
+    raise_levels(cpu, &wanted);
     TRY(limit_features(cpu, cpu->vcpu && cpu->vcpu->index != 0));
     drop_dependent(cpu);
-    raise_levels(cpu);
     set_address_width(cpu);
     cpu->fx.mxcsr_mask = 0xffff;
     if (cpu->mmu) {

@@ -57,6 +57,10 @@ Error *x86_unknown_model(const char *spec) MUST_USE;
 /* A property of the CPU that -cpu may set, as text. */
 Error *x86_get_property(const X86Cpu *cpu, const char *name, char **ret_text) MUST_USE;
 /* What this build can execute on this host, per feature word. */
+/* What `spec` asks for and the CPU does not have. */
+Error *x86_filtered_features(const X86Cpu *cpu, const char *spec, uint32_t ret_features[X86_FEAT_WORDS]) MUST_USE;
+/* Words of CPUID as QMP's X86CPUFeatureWordInfo list; caller frees. */
+char *x86_feature_words_json(const uint32_t features[X86_FEAT_WORDS]);
 void x86_supported_features(uint32_t ret_features[X86_FEAT_WORDS]);
 char *x86_models_help(void);
 /* Flag names of a word; NULL where a bit has none. */

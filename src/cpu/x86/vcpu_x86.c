@@ -127,12 +127,17 @@ static void clean_hook(void *opaque, RamBlock *block, uint64_t first, uint64_t c
     }
 }
 
+static char *spec_of(const Vcpu *vcpu)
+{
+    const MachineConfig *config = vcpu->machine->config;
+    return g_strconcat(config->cpu_model ? config->cpu_model : vcpu->machine->type->default_cpu, vcpu->options, NULL);
+}
+
 static Error *set_up(Vcpu *vcpu)
 {
     Machine *machine = vcpu->machine;
     const MachineConfig *config = machine->config;
-    const char *model = config->cpu_model ? config->cpu_model : machine->type->default_cpu;
-    g_autofree char *spec = g_strconcat(model, vcpu->options, NULL);
+    g_autofree char *spec = spec_of(vcpu);
     X86Cpu *cpu;
     TRY(x86_cpu_new(vcpu, &cpu));
     TRY(x86_apply_model(cpu, spec));
@@ -283,7 +288,15 @@ static Error *cpu_set_member(Object *obj, const char *name, const char *text)
 
 static Error *cpu_get_member(const Object *obj, const char *name, char **ret_text)
 {
-    return x86_get_property(x86_cpu_of((Vcpu *)obj), name, ret_text);
+    Vcpu *vcpu = (Vcpu *)obj;
+    if (vcpu->arch && !strcmp(name, "filtered-features")) {
+        g_autofree char *spec = spec_of(vcpu);
+        uint32_t words[X86_FEAT_WORDS] = { 0 };
+        TRY(x86_filtered_features(x86_cpu_of(vcpu), spec, words));
+        *ret_text = x86_feature_words_json(words);
+        return NULL;
+    }
+    return x86_get_property(x86_cpu_of(vcpu), name, ret_text);
 }
 
 static const Prop props[] = {

@@ -207,6 +207,10 @@ static const CompatProp compat_3_0[] = {
     ONE_BLOCK_QUEUE, { "VGA", "edid", "off" }, { "secondary-vga", "edid", "off" }, { 0 },
 };
 
+static const CompatProp compat_2_7[] = {
+    ONE_BLOCK_QUEUE, { "VGA", "edid", "off" }, { "secondary-vga", "edid", "off" }, { "x86_64-cpu", "full-cpuid-auto-level", "off" }, { 0 },
+};
+
 #define PC(ident, number, why, table, ...)                                                         \
     static const MachineType pc_##ident = {                                                        \
         .name = "pc-i440fx-" number, .desc = "Standard PC (i440FX + PIIX, 1996)", .max_cpus = 255, \
@@ -247,7 +251,7 @@ PC(2_11, "2.11", NULL, compat_3_0, .numa_mem = true);
 PC(2_10, "2.10", NULL, compat_3_0, .numa_mem = true);
 PC(2_9, "2.9", NULL, compat_3_0, .numa_mem = true);
 PC(2_8, "2.8", NULL, compat_3_0, .numa_mem = true);
-PC(2_7, "2.7", NULL, compat_3_0, .numa_mem = true);
-PC(2_6, "2.6", NULL, compat_3_0, .numa_mem = true);
-PC(2_5, "2.5", NULL, compat_3_0, .numa_mem = true);
-PC(2_4, "2.4", NULL, compat_3_0, .numa_mem = true);
+PC(2_7, "2.7", NULL, compat_2_7, .numa_mem = true);
+PC(2_6, "2.6", NULL, compat_2_7, .numa_mem = true);
+PC(2_5, "2.5", NULL, compat_2_7, .numa_mem = true);
+PC(2_4, "2.4", NULL, compat_2_7, .numa_mem = true);
