@@ -45,7 +45,7 @@ def boot_inside(emulator, cpu, outer=(), inner=''):
         arguments = ['-m', '1024', '-cpu', cpu, '-kernel', kernel, '-initrd', initrd, '-append', 'console=ttyS0', '-net',
                      'none', *outer]
         with Guest(emulator, arguments) as vm:
-            vm.wait_serial(r'INNER-OK \S+ (\d+) cpus', 900)
+            vm.wait_serial(r'INNER-OK \S+ (\d+) cpus', 2400)
             vm.wait_serial(r'Hypervisor detected: KVM', 60)
             vm.wait_serial(r'OUTER-OK', 120)
             vm.wait_exit(60)
