@@ -893,6 +893,7 @@ static Error *create_image_co(BlockGraph *graph, const char *filename, const Blo
     const BlockDriver *storage;
     TRY(block_driver_lookup(keyvalues_get(protocol, "driver"), &storage));
     const char *path = keyvalues_get(protocol, "filename");
+    path = path ? path : filename; /* ssh://... */
     if (driver->protocol) {
         return driver->create_co(graph, path, NULL, opts);
     }

@@ -212,6 +212,8 @@ struct BlockDriver {
     int (*write_zeroes_co)(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
     bool zeroes_parts; /* is asked about parts of limits.zeroes_align too, and may say -ENOTSUP */
     int (*discard_co)(BlockNode *node, uint64_t offset, uint64_t bytes);
+    /* Takes bytes of another node's storage, past user space; -ENOTSUP: read and write them. NULL: likewise. */
+    int (*copy_range_co)(BlockNode *node, uint64_t offset, BlockNode *from, uint64_t from_offset, uint64_t bytes);
     int (*flush_co)(BlockNode *node);      /* data and metadata to stable storage */
     int (*write_back_co)(BlockNode *node); /* caches to the child, no barrier needed; may be NULL */
     int (*status_co)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status);
@@ -472,6 +474,8 @@ int node_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void 
 int node_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
 int node_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes);
 int node_flush_co(BlockNode *node);
+/* The host copies from `from`, which nobody writes to; -ENOTSUP: it cannot between these two, nothing was done. */
+int node_copy_range_co(BlockNode *node, uint64_t offset, BlockNode *from, uint64_t from_offset, uint64_t bytes);
 /* Copies what the backing node shows in the range into the node itself; guests see no change. */
 int node_populate_co(BlockNode *node, uint64_t offset, uint64_t bytes);
 /* Of this node alone. */

@@ -528,6 +528,24 @@ int node_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsig
     return ret < 0 ? ret : finish_fua_co(node, flags, node->driver->zero_flags);
 }
 
+int node_copy_range_co(BlockNode *node, uint64_t offset, BlockNode *from, uint64_t from_offset, uint64_t bytes)
+{
+    NodeRequest req;
+    int ret = check_writable(node, offset, bytes);
+
+    if (ret == 0 && (!node->driver->copy_range_co || node->detect_zeroes != DETECT_ZEROES_OFF)) {
+        ret = -ENOTSUP;
+    }
+    if (ret < 0 || !bytes) {
+        return ret;
+    }
+    announce_write_co(node, offset, bytes);
+    request_begin(&req, node, offset, bytes, true, serialise_unit(node));
+    ret = node->driver->copy_range_co(node, offset, from, from_offset, bytes);
+    request_wrote(&req, offset, bytes);
+    return ret;
+}
+
 /* Whole units of the driver's discards, and what is before and behind them: below a filter that may be whole units again. */
 static int discard_cut_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 {

@@ -296,6 +296,12 @@ Error *luks_make_co(const LuksSpec *spec, const LuksStore *store, const char *pa
     return NULL;
 }
 
+Error *luks_set_payload_co(Luks *luks, const LuksStore *store, uint32_t payload)
+{
+    luks->payload = payload;
+    return luks_store_header_co(luks, store);
+}
+
 /* --- amending --- */
 
 static unsigned count_active(const Luks *luks)

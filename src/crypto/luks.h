@@ -80,6 +80,8 @@ Error *luks_slot_matches_co(const Luks *luks, const LuksStore *store, int slot, 
 /* A new volume with a random key and one slot; writes the whole header. iter_time: milliseconds a derivation takes. */
 Error *luks_make_co(const LuksSpec *spec, const LuksStore *store, const char *pass, unsigned iter_time, Luks *ret_luks,
                     uint8_t ret_key[LUKS_MAX_KEY]) MUST_USE;
+/* Where the data begin, in sectors; 0: in another image. Writes the header. */
+Error *luks_set_payload_co(Luks *luks, const LuksStore *store, uint32_t payload) MUST_USE;
 /* Puts the key under another pass phrase into a slot, and writes the header. */
 Error *luks_set_slot_co(Luks *luks, const LuksStore *store, int slot, const uint8_t *key, const char *pass,
                         unsigned iter_time) MUST_USE;

@@ -193,7 +193,7 @@ static Error *check_slot(const Luks *luks, unsigned n, const LuksStore *store)
 
 static Error *check(const Luks *luks, const LuksStore *store)
 {
-    if (luks->payload < (LUKS_HEADER + LUKS_SECTOR - 1) / LUKS_SECTOR) {
+    if (luks->payload && luks->payload < (LUKS_HEADER + LUKS_SECTOR - 1) / LUKS_SECTOR) {
         return error_new("the encrypted data begin inside the LUKS header");
     }
     TRY(check_iterations(luks->digest_iterations, "LUKS key"));

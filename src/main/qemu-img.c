@@ -34,7 +34,7 @@ static const ImgCommand commands[] = {
       img_compare },
     { "convert",
       "convert [--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] "
-      "[--bitmaps [--skip-broken-bitmaps]] [-U] [-c] [-p] "
+      "[--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] "
       "[-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F "
       "backing_fmt]] "
       "[-o options] [-l snapshot_param] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
@@ -145,6 +145,10 @@ int main(int argc, char **argv)
         if (!strcmp(argv[at], "-V") || !strcmp(argv[at], "--version")) {
             print_version();
             return 0;
+        }
+        if (g_str_has_prefix(argv[at], "-T") || g_str_has_prefix(argv[at], "--trace")) {
+            return img_usage_error(error_new("%s: trace events are accesses to devices, and this program has none: "
+                                             "leave it out", argv[at]));
         }
         return img_usage_error(error_new("unrecognized option '%s'", argv[at]));
     }

@@ -112,7 +112,7 @@ static Error *set_option(IoProgram *p, int letter, const char *value)
     case 'd':
         return io_opening_set_discard(p->opening, value);
     case 'T':
-        return error_new("--trace is not available in this program");
+        return error_new("--trace: trace events are accesses to devices, and this program has none: leave it out");
     case LONG_OBJECT:
         g_ptr_array_add(p->objects, (void *)value);
         return NULL;

@@ -152,6 +152,42 @@ def test_luks_cryptsetup():
         run(IO, *KEYS, "-c", "read -P 3 0 64k", *luks("c.luks"))
 
 
+def test_luks_detached():
+    """The header in one image, the data in another: as cryptsetup makes and reads them, and as a volume in one piece."""
+    run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", "key-secret=k,iter-time=10,detached-header=on", "h.luks", "0")
+    with open("data.raw", "wb") as f:
+        f.truncate(4 << 20)
+    both = ["--image-opts", "driver=luks,key-secret=k,file.driver=file,file.filename=data.raw,header.driver=file,"
+            "header.filename=h.luks"]
+    assert "failed" not in run(IO, *KEYS, "-c", "write -P 3 1M 64k", "-c", "read -P 3 1M 64k", *both)
+    with open("data.raw", "rb") as f:
+        assert f.seek(1 << 20) and f.read(64) != b"\x03" * 64
+    assert "detached" in run(IO, *KEYS, "-c", "read 0 512", *luks("h.luks"), code=1)
+    assert "size" in run(IMG, "create", *KEYS, "-f", "luks", "-o", "key-secret=k,detached-header=on", "x.luks", "1M", code=1)
+    # One piece, cut in two by hand.
+    run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", "key-secret=k,iter-time=10", "one.luks", "1M")
+    run(IO, *KEYS, "-c", "write -P 9 64k 64k", *luks("one.luks"))
+    with open("one.luks", "rb") as f:
+        whole = bytearray(f.read())
+    cut = int.from_bytes(whole[104:108], "big") * 512
+    with open("data.raw", "wb") as f:
+        f.write(whole[cut:])
+    whole[104:108] = bytes(4)
+    with open("h.luks", "wb") as f:
+        f.write(whole[:cut])
+    assert "failed" not in run(IO, *KEYS, "-c", "read -P 9 64k 64k", *both)
+    if CRYPTSETUP:
+        run(CRYPTSETUP, "luksDump", "h.luks")
+        with open("key", "w") as f:
+            f.write("open sesame")
+        for name, size in (("h.luks", 4 << 20), ("data.raw", 2 << 20)):
+            with open(name, "wb") as f:
+                f.truncate(size)
+        run(CRYPTSETUP, "luksFormat", "-q", "--type", "luks1", "--pbkdf-force-iterations", "1000", "--header", "h.luks",
+            "data.raw", "key")
+        assert "failed" not in run(IO, *KEYS, "-c", "write -P 5 0 64k", "-c", "read -P 5 0 64k", *both)
+
+
 AMENDMENTS = (
     ("state=active", "'new-secret'"), ("state=active,new-secret=n,keyslot=9", "between 0 and 7"),
     ("state=active,new-secret=n,keyslot=0", "Refusing to overwrite active keyslot 0"),

@@ -88,6 +88,20 @@ def test_backing_names():
         run(tool, "-f", "vmdk", "-c", "read 0 64k", "xo.vmdk", code=1)
 
 
+def test_copy_range():
+    """convert -C: the same bytes, whether the host can copy them or not."""
+    make_raw("x.raw", 6 * MIB, 7)
+    want = digest("x.raw", 6 * MIB)
+    run(IMG, "convert", "-f", "raw", "-O", "qcow2", "x.raw", "x.qcow2")
+    run(IMG, "convert", "-c", "-f", "raw", "-O", "qcow2", "x.raw", "xc.qcow2")
+    for source in ("x.raw", "x.qcow2", "xc.qcow2"):
+        run(IMG, "convert", "-C", "-O", "raw", source, "xo.raw")
+        assert digest("xo.raw", 6 * MIB) == want, source
+        run(IMG, "convert", "-C", "-O", "qcow2", source, "xo.qcow2")
+        run(PEER_IMG, "compare", "-q", "xo.qcow2", "x.raw")
+    run(IMG, "convert", "-C", "-S", "4k", "-O", "raw", "x.raw", "xo.raw", code=1)
+
+
 def test_large_vmdk():
     for maker, reader in ((IMG, PEER_IO), (PEER_IMG, IO)):
         clean()

@@ -99,6 +99,16 @@ def test_ssh():
         assert os.path.getsize("a.raw") == 4 << 20
         assert "shrinking" in run(IMG, "resize", "-q", "--shrink", "-f", "raw", f"{server.uri}/a.raw{trust}", "1M", code=1)
 
+        # New files, raw and with a format on them.
+        run(IMG, "create", "-q", "-f", "raw", f"{server.uri}/new.raw{trust}", "3M")
+        assert os.path.getsize("new.raw") == 3 << 20
+        run(IMG, "convert", "-f", "qcow2", "-O", "qcow2", "b.qcow2", f"{server.uri}/new.qcow2{trust}")
+        run(IMG, "compare", "-q", "b.qcow2", "new.qcow2")
+        run(IMG, "check", "-q", "new.qcow2")
+        assert "failed to create" in run(IMG, "create", "-q", "-f", "raw", f"{server.uri}/no/dir{trust}", "1M", code=1)
+        for port, why in (("0", "Failed to connect"), ("0.42", "expects a number"), ("99999", "expects a number")):
+            assert why in run(IMG, "info", "--image-opts", f"driver=ssh,host=localhost,port={port},path=/x", code=1)
+
         # Who the server is.
         with open("host.pub") as f:
             key = base64.b64decode(f.read().split()[1])

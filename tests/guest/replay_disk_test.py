@@ -118,7 +118,9 @@ def debian(emulator):
             return ['-m', '512', '-net', 'none', '-icount', f'shift=1,rr={mode},rrfile={tmp}/rr', '-no-shutdown',
                     '-drive', f'file={disk},if=virtio,format=qcow2,snapshot=on']
         with Guest(emulator, arguments('record')) as vm:
-            vm.wait_serial(r'[#$] ?$', 1800)
+            vm.wait_serial(r'guest login: ', 2400)
+            vm.send('root\n')
+            vm.wait_serial(r'# $', 600)
             vm.send('systemctl is-system-running --wait; dmesg | tail -3; md5sum /usr/bin/* | md5sum; poweroff\n')
             recorded = finish(vm, 1800)
             vm.qmp('quit')

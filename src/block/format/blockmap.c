@@ -199,6 +199,7 @@ static int read_piece_co(BlockMap *map, BlockNode *node, Piece *piece, uint64_t 
 int blockmap_preadv_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
                        const BlockVec *vec, size_t at)
 {
+    node_debug_event_co(node->file->node, BLOCK_EVENT_READ_AIO);
     return for_pieces_co(map, node, offset, bytes, (Transfer) { vec, at, 0 }, read_piece_co);
 }
 
@@ -295,6 +296,7 @@ static int write_piece_co(BlockMap *map, BlockNode *node, Piece *piece, uint64_t
 int blockmap_pwritev_co(BlockMap *map, BlockNode *node, uint64_t offset, uint64_t bytes,
                         const BlockVec *vec, size_t at)
 {
+    node_debug_event_co(node->file->node, BLOCK_EVENT_WRITE_AIO);
     return for_pieces_co(map, node, offset, bytes, (Transfer) { vec, at, 0 }, write_piece_co);
 }
 

@@ -2,6 +2,8 @@
  * Driver "luks": LUKS1 volumes, as cryptsetup and dm-crypt have them. The header and key slots are crypto/luks.h; behind them
  * lie the data, every sector encrypted with its number, counted from the payload's beginning.
  *
+ * With header=NODE the header lies in another image, and the data begin where it says, at 0 in images that are made so.
+ *
  * Missing: LUKS2.
  */
 #include <errno.h>
@@ -17,6 +19,7 @@ typedef struct LuksState {
     BlockCrypt *crypt; /* NULL: opened for its facts only */
     uint8_t key[LUKS_MAX_KEY];
     uint64_t payload; /* bytes */
+    bool detached;
 } LuksState;
 
 enum { PIECE = 1024 * 1024 };
@@ -42,9 +45,17 @@ static Error *open_co(BlockNode *node, KeyValues *opts)
 {
     LuksState *s = node->state;
     g_autofree char *secret = keyvalues_take(opts, "key-secret");
+    BlockEdge *header;
 
-    crypt_store_init(&s->store, node->file->node, 0, node->file->node->size);
+    TRY(node_open_child_co(node, opts, "header", NULL, &header));
+    BlockNode *store = header ? header->node : node->file->node;
+    crypt_store_init(&s->store, store, 0, store->size);
     TRY(luks_load_co(&s->store.luks, &s->luks));
+    s->detached = header != NULL;
+    if (!s->luks.payload && !s->detached && !node->no_io) {
+        return error_hint(error_new("The LUKS header is detached: its data lie in another image"),
+                          "Name both: driver=luks,file.filename=DATA,header.filename=HEADER");
+    }
     s->payload = (uint64_t)s->luks.payload * LUKS_SECTOR;
     TRY(set_size(node));
     node->limits.request_align = CRYPT_SECTOR;
@@ -115,13 +126,14 @@ static Error *truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc
         return error_new("The requested file size is too large");
     }
     TRY(node_truncate_co(node->file->node, s->payload + size, prealloc));
-    s->store.luks.size = node->file->node->size;
+    s->store.luks.size = s->store.node->size;
     return set_size(node);
 }
 
 /* --- creation --- */
 
-static Error *make_co(BlockGraph *graph, BlockNode *file, const CryptCreate *create, uint64_t size, Preallocation prealloc)
+static Error *make_co(BlockGraph *graph, BlockNode *file, const CryptCreate *create, uint64_t size, Preallocation prealloc,
+                      bool detached)
 {
     uint64_t header = luks_header_size(&create->spec);
     uint8_t key[LUKS_MAX_KEY];
@@ -138,6 +150,9 @@ static Error *make_co(BlockGraph *graph, BlockNode *file, const CryptCreate *cre
         crypt_store_init(&store, file, 0, header);
         err = luks_make_co(&create->spec, &store.luks, pass, create->iter_time, &luks, key);
     }
+    if (!err && detached) { /* the data begin at the beginning of another image */
+        err = luks_set_payload_co(&luks, &store.luks, 0);
+    }
     secret_free_text(pass);
     explicit_bzero(key, sizeof(key));
     return err;
@@ -148,14 +163,19 @@ static Error *create_co(BlockGraph *graph, const char *filename, BlockNode *file
     CryptCreate create;
     uint64_t size;
     Preallocation prealloc = PREALLOC_OFF;
+    bool detached;
 
     TRY(block_take_size(opts, "size", 0, &size));
+    TRY(block_take_bool(opts, "detached-header", false, &detached));
+    if (detached && size) {
+        return error_new("A detached header has no data: leave out the size, or give 0");
+    }
     g_autofree char *mode = keyvalues_take(opts, "preallocation");
     if (mode) {
         TRY(block_parse_preallocation(mode, &prealloc));
     }
     TRY(crypt_take_create(opts, "", &create));
-    Error *err = make_co(graph, file, &create, ALIGN_UP(size, (uint64_t)CRYPT_SECTOR), prealloc);
+    Error *err = make_co(graph, file, &create, ALIGN_UP(size, (uint64_t)CRYPT_SECTOR), prealloc, detached);
     crypt_create_clear(&create);
     return err;
 }
@@ -183,18 +203,20 @@ static void info(BlockNode *node, Value *data)
 }
 
 static const BlockOption options[] = {
+    { "header", OPT_STR, "The image that has the header, where it does not lie before the data" },
     { "key-secret", OPT_STR, "Id of the secret with the passphrase of the key slot" },
     { 0 },
 };
 static const BlockOption create_options[] = {
     CRYPT_LUKS_OPTIONS(""),
+    { "detached-header", OPT_BOOL, "Make a header only, for data in an image of their own" },
     { "key-secret", OPT_STR, "Id of the secret with the passphrase of the key slot" },
     { "size", OPT_SIZE, "Virtual disk size" },
     { 0 },
 };
 static const BlockOption amend_options[] = { CRYPT_AMEND_OPTIONS(""), { 0 } };
 
-BLOCK_DRIVER(luks, .name = "luks", .desc = "LUKS1 encrypted volume", .deciding = (const char *const[]) { "key-secret", NULL }, .state_size = sizeof(LuksState), .options = options,
+BLOCK_DRIVER(luks, .name = "luks", .desc = "LUKS1 encrypted volume", .deciding = (const char *const[]) { "key-secret", "header", "header.", NULL }, .state_size = sizeof(LuksState), .options = options,
              .create_options = create_options, .amend_options = amend_options, .probe = probe, .open_co = open_co,
              .close_co = close_co, .create_co = create_co, .preadv_co = preadv_co, .pwritev_co = pwritev_co,
              .truncate_co = truncate_co, .amend_co = amend_co, .measure = measure, .info = info, .write_flags = REQ_FUA);

@@ -123,6 +123,12 @@ static int raw_pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     return node_pwritev_co(node->file->node, s->offset + offset, bytes, vec, at, flags);
 }
 
+static int raw_copy_range_co(BlockNode *node, uint64_t offset, BlockNode *from, uint64_t from_offset, uint64_t bytes)
+{
+    const RawState *s = node->state;
+    return node_copy_range_co(node->file->node, s->offset + offset, from, from_offset, bytes);
+}
+
 static int raw_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     RawState *s = node->state;
@@ -187,6 +193,6 @@ BLOCK_DRIVER(raw, .name = "raw", .desc = "Raw image", .deciding = (const char *c
              .probe = raw_probe, .open_co = raw_open_co, .change_options_co = raw_change_options_co,
              .create_co = raw_create_co,
              .preadv_co = raw_preadv_co, .pwritev_co = raw_pwritev_co,
-             .write_zeroes_co = raw_write_zeroes_co, .discard_co = raw_discard_co,
+             .copy_range_co = raw_copy_range_co, .write_zeroes_co = raw_write_zeroes_co, .discard_co = raw_discard_co,
              .status_co = raw_status_co, .truncate_co = raw_truncate_co, .measure = raw_measure,
              .write_flags = REQ_FUA, .zero_flags = REQ_FUA);

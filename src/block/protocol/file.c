@@ -174,6 +174,45 @@ static int fallocate_co(FileState *s, int mode, uint64_t offset, uint64_t bytes)
     return co_blocking(call_fallocate, &call);
 }
 
+typedef struct CopyCall {
+    int from, to;
+    uint64_t from_offset, offset, bytes;
+} CopyCall;
+
+static int call_copy(void *opaque)
+{
+    CopyCall *call = opaque;
+    off_t in = (off_t)call->from_offset, out = (off_t)call->offset;
+
+    for (uint64_t left = call->bytes; left;) {
+        ssize_t done = copy_file_range(call->from, &in, call->to, &out, (size_t)MIN(left, 1u << 30), 0);
+        if (done <= 0 && errno == EINTR && done < 0) {
+            continue;
+        }
+        if (done <= 0) { /* another kind of file system, or the end of a file that is padded: reading knows */
+            return done == 0 || errno == EXDEV || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP || errno == EBADF
+                       ? -ENOTSUP : -errno;
+        }
+        left -= (uint64_t)done;
+    }
+    return 0;
+}
+
+static Error *file_open_co(BlockNode *node, KeyValues *opts);
+
+static int file_copy_range_co(BlockNode *node, uint64_t offset, BlockNode *from, uint64_t from_offset, uint64_t bytes)
+{
+    if (from->driver->open_co != file_open_co) {
+        return -ENOTSUP;
+    }
+    CopyCall call = { ((FileState *)from->state)->fd, ((FileState *)node->state)->fd, from_offset, offset, bytes };
+    int ret = co_blocking(call_copy, &call);
+    if (ret == 0) {
+        node->size = MAX(node->size, offset + bytes);
+    }
+    return ret;
+}
+
 static int file_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     FileState *s = node->state;
@@ -576,7 +615,7 @@ BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .deciding = (cons
              .create_options = file_create_options, .open_co = file_open_co,
              .close_co = file_close_co, .create_co = file_create_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
-             .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
+             .copy_range_co = file_copy_range_co, .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
              .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
              .allocated_size = file_allocated_size);
 

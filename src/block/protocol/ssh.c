@@ -1,8 +1,6 @@
 /*
  * Driver "ssh": a file of an SSH server, by the SFTP of libssh. A session is used by one request at a time, on a worker thread.
  * Who logs in proves it by a key: of the agent, or of the user's own files.
- *
- * Missing: creating files.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,7 +36,7 @@ typedef struct SshState {
     char *host, *port, *path, *user, *hash;
     HostCheck check;
     enum ssh_publickey_hash_type hash_type;
-    bool writes, warned;
+    bool writes, creates, warned;
     ssh_session session;
     sftp_session sftp;
     sftp_file file;
@@ -147,9 +145,11 @@ static Error *connect_steps(SshState *s)
     if (!s->sftp || lib->sftp_init(s->sftp) < 0) {
         return ssh_error(s, "failed to initialize sftp handle");
     }
-    s->file = lib->sftp_open(s->sftp, s->path, s->writes ? O_RDWR : O_RDONLY, 0);
+    s->file = lib->sftp_open(s->sftp, s->path, s->creates ? O_RDWR | O_CREAT | O_TRUNC : s->writes ? O_RDWR : O_RDONLY,
+                             0644);
     if (!s->file) {
-        g_autofree char *what = g_strdup_printf("failed to open remote file '%s'", s->path);
+        g_autofree char *what = g_strdup_printf("failed to %s remote file '%s'", s->creates ? "create" : "open",
+                                                 s->path);
         return ssh_error(s, what);
     }
     return NULL;
@@ -353,6 +353,17 @@ static Error *take_host_key_check(SshState *s, KeyValues *opts)
     return use_host_key_check(s, text);
 }
 
+/* iotests compare what it says. */
+static Error *check_port(const SshState *s)
+{
+    char *end;
+    unsigned long port = strtoul(s->port, &end, 10);
+    if (!g_ascii_isdigit(s->port[0]) || *end || port > 65535) {
+        return error_new("Parameter 'port' expects a number");
+    }
+    return port ? NULL : error_new("Failed to connect to '%s:%s': %s", s->host, s->port, g_strerror(ECONNREFUSED));
+}
+
 static Error *take_options(SshState *s, KeyValues *opts)
 {
     char *host = keyvalues_take(opts, "host"), *port = keyvalues_take(opts, "port");
@@ -375,6 +386,7 @@ static Error *take_options(SshState *s, KeyValues *opts)
     if (!s->host || !s->path) {
         return error_new("No %s was specified", s->host ? "path" : "hostname");
     }
+    TRY(check_port(s));
     return take_host_key_check(s, opts);
 }
 
@@ -453,6 +465,51 @@ static void close_co(BlockNode *node)
     release(node->state);
 }
 
+/* --- creating --- */
+
+typedef struct CreateCall {
+    SshState *s;
+    uint64_t size;
+    Error *err;
+} CreateCall;
+
+static int create_call(void *opaque)
+{
+    CreateCall *call = opaque;
+    SshState *s = call->s;
+    char zero = 0;
+
+    call->err = connect_steps(s);
+    if (!call->err && call->size &&
+        (s->lib.sftp_seek64(s->file, call->size - 1) < 0 || s->lib.sftp_write(s->file, &zero, 1) != 1)) {
+        call->err = ssh_error(s, "failed to give the remote file its size");
+    }
+    hang_up(s);
+    return 0;
+}
+
+static Error *create_steps_co(SshState *s, const char *filename, KeyValues *opts)
+{
+    CreateCall call = { .s = s };
+    g_autoptr(KeyValues) where = keyvalues_new();
+
+    TRY(block_take_size(opts, "size", 0, &call.size));
+    TRY(parse_filename(filename, where));
+    TRY(take_options(s, where));
+    TRY(library_open(&ssh_library, &s->lib));
+    co_blocking(create_call, &call);
+    return call.err;
+}
+
+static Error *create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts)
+{
+    g_autofree SshState *s = g_new0(SshState, 1);
+    s->creates = true;
+    Error *err = create_steps_co(s, filename, opts);
+    release(s);
+    return err;
+}
+
 static uint64_t allocated_size(BlockNode *node)
 {
     return UINT64_MAX;
@@ -470,7 +527,10 @@ static const BlockOption options[] = {
     { 0 },
 };
 
+static const BlockOption create_options[] = { { "size", OPT_SIZE, "Virtual disk size" }, { 0 } };
+
 BLOCK_DRIVER(ssh, .name = "ssh", .desc = "A file of an SSH server", .deciding = (const char *const[]) { "host", "port", "path", "user", "host_key_check", "host-key-check.", "server.", NULL }, .state_size = sizeof(SshState), .protocol = true,
-             .extends = true, .parse_filename = parse_filename, .options = options, .open_co = open_co, .close_co = close_co,
+             .extends = true, .parse_filename = parse_filename, .options = options,
+             .create_options = create_options, .create_co = create_co, .open_co = open_co, .close_co = close_co,
              .preadv_co = preadv_co, .pwritev_co = pwritev_co, .flush_co = flush_co, .truncate_co = truncate_co,
              .allocated_size = allocated_size);

@@ -37,6 +37,8 @@ typedef struct Convert {
     uint64_t write_turn; /* the piece that starts here may be written */
     CoQueue turns, finished;
     unsigned running;
+    bool copy_range;   /* -C: data that lie as they are need not be read; off once the host could not copy them */
+    bool sparse_given; /* -S */
     Error *err;
 } Convert;
 
@@ -59,6 +61,9 @@ static Error *convert_option(void *opaque, int letter, const char *value)
     case 'c':
         c->compress = true;
         return NULL;
+    case 'C':
+        c->copy_range = true;
+        return NULL;
     case 'n':
         c->no_create = true;
         return NULL;
@@ -66,6 +71,7 @@ static Error *convert_option(void *opaque, int letter, const char *value)
         c->out_of_order = true;
         return NULL;
     case 'S':
+        c->sparse_given = true;
         TRY(img_parse_size(value, &c->sparse));
         return c->sparse % 512 || c->sparse > 16 * MiB
                    ? error_new("Invalid buffer size for sparse output specified. Valid sizes are "
@@ -122,6 +128,8 @@ typedef struct Piece {
     uint64_t offset, bytes;
     bool data; /* else zeroes */
     bool skip; /* the backing image of the target has it */
+    BlockNode *from; /* where the data lie as they are; NULL: they do not */
+    uint64_t from_offset;
 } Piece;
 
 static BlockNode *source_at(Convert *c, uint64_t offset, uint64_t *ret_offset)
@@ -175,6 +183,8 @@ static int take_piece_co(Convert *c, Piece *piece)
         status = (BlockStatus) { .flags = STATUS_DATA, .bytes = left };
     }
     piece->offset = c->next;
+    piece->from = c->copy_range && (status.flags & STATUS_OFFSET) ? status.file : NULL;
+    piece->from_offset = status.map;
     /* With -S 0 zeroes are written, too. */
     piece->data = !c->sparse || (!(status.flags & STATUS_ZERO) && (status.flags & STATUS_DATA));
     piece->skip = c->backing && (depth > 0 || !(status.flags & STATUS_ALLOCATED));
@@ -299,6 +309,18 @@ static int write_piece_co(Convert *c, const Piece *piece, char *buffer)
                      : node_pwrite_co(c->target.node, piece->offset, piece->bytes, buffer, 0);
 }
 
+/* By the host; where it cannot do that, as ever, and from then on. */
+static int copy_piece_co(Convert *c, const Piece *piece, char *buffer)
+{
+    int ret = node_copy_range_co(c->target.node, piece->offset, piece->from, piece->from_offset, piece->bytes);
+    if (ret != -ENOTSUP) {
+        return ret;
+    }
+    c->copy_range = false;
+    ret = read_piece_co(c, piece, buffer);
+    return ret < 0 ? ret : write_piece_co(c, piece, buffer);
+}
+
 /* --- the coroutines --- */
 
 static void fail(Convert *c, int ret, const char *what, uint64_t offset)
@@ -332,7 +354,8 @@ static void worker_co(void *opaque)
             fail(c, ret, "reading block status", c->next);
             break;
         }
-        if (piece.data && !piece.skip) {
+        bool copies = piece.data && !piece.skip && piece.from;
+        if (piece.data && !piece.skip && !copies) {
             ret = read_piece_co(c, &piece, buffer);
         }
         if (ret < 0) {
@@ -343,7 +366,7 @@ static void worker_co(void *opaque)
         if (c->err) {
             break;
         }
-        ret = write_piece_co(c, &piece, buffer);
+        ret = copies ? copy_piece_co(c, &piece, buffer) : write_piece_co(c, &piece, buffer);
         if (ret < 0) {
             fail(c, ret, "writing", piece.offset);
             break;
@@ -593,7 +616,7 @@ int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **a
     };
     g_autoptr(KeyValues) opts = keyvalues_new();
     g_autofree Convert *c = g_new0(Convert, 1);
-    ImgParser parser = { command, ":hf:O:B:F:co:l:S:pt:T:qnm:r:WU", longs, convert_option, c };
+    ImgParser parser = { command, ":hf:O:B:F:cCo:l:S:pt:T:qnm:r:WU", longs, convert_option, c };
 
     c->opts = opts;
     c->sparse = 4096;
@@ -623,6 +646,10 @@ int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **a
     if (c->o.target_image_opts && !c->no_create) {
         return img_result(error_new("--target-image-opts describes an image that exists: it needs "
                                     "-n"));
+    }
+    if (c->copy_range && (c->compress || c->sparse_given)) {
+        return img_result(error_new("-C lets the host copy data as they are: it cannot be used with %s",
+                                    c->compress ? "-c" : "-S"));
     }
     if (c->skip_broken_bitmaps && !c->bitmaps) {
         return img_result(error_new("--skip-broken-bitmaps chooses among bitmaps: it needs "
