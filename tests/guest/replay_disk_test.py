@@ -127,8 +127,7 @@ def debian(emulator):
             vm.wait_exit(60)
         with Guest(emulator, arguments('replay')) as vm:
             replayed = finish(vm, 3600)
-            assert b'END-OF-WORK' in result[1], result[1]
-        assert 'differs' not in vm.stderr(), vm.stderr()
+            assert 'differs' not in vm.stderr(), vm.stderr()
         if recorded != replayed:
             raise GuestError(f'{recorded[0]} and {replayed[0]} instructions\n{recorded[1][-2000:].decode(errors="replace")}\n'
                              f'{replayed[1][-2000:].decode(errors="replace")}')
