@@ -432,13 +432,24 @@ typedef struct NameCall {
     const char *name;
 } NameCall;
 
+/* Images below the top one are open for reading; this one is opened for writing meanwhile. */
 static Error *backing_name_co(void *opaque)
 {
     NameCall *call = opaque;
-    BlockNode *backing = call->node->backing ? call->node->backing->node : NULL;
-    g_clear_pointer(&call->node->implied_backing, g_free);
-    return call->node->driver->set_backing_co(call->node, call->name,
-                                              backing ? backing->driver->name : NULL);
+    BlockNode *node = call->node, *backing = node->backing ? node->backing->node : NULL;
+    bool read_only = node->read_only;
+    if (read_only) {
+        TRY(node_set_read_only_co(node, false));
+    }
+    Error *err = node->driver->set_backing_co(node, call->name, backing ? backing->driver->name : NULL);
+    if (!err) {
+        g_clear_pointer(&node->implied_backing, g_free);
+    }
+    Error *back = read_only ? node_set_read_only_co(node, true) : NULL;
+    if (err) {
+        error_free(back);
+    }
+    return err ? err : back;
 }
 
 Error *qmp_change_backing_file(QmpContext *ctx, const QmpChangeBackingFileArgs *args, Value **ret)
@@ -450,7 +461,7 @@ Error *qmp_change_backing_file(QmpContext *ctx, const QmpChangeBackingFileArgs *
     if (!node_reaches(device, call.node)) {
         return error_new("'%s' is not in one chain with the image file", args->device);
     }
-    if (!call.node->driver->set_backing_co || call.node->read_only) {
+    if (!call.node->driver->set_backing_co) {
         return error_new("Node '%s' cannot record a backing file name", call.node->name);
     }
     return qmp_in_coroutine(ctx, backing_name_co, &call);

@@ -564,6 +564,22 @@ def test_quit_after_del():
         img("check", "-q", "s.qcow2")
 
 
+def test_change_backing_file():
+    """Of an image in the middle of a chain, which is open for reading."""
+    img("create", "-q", "-f", "qcow2", "cb.qcow2", "16M")
+    img("create", "-q", "-f", "qcow2", "-b", "cb.qcow2", "-F", "qcow2", "cm.qcow2")
+    img("create", "-q", "-f", "qcow2", "-b", "cm.qcow2", "-F", "qcow2", "ct.qcow2")
+    m = Machine("-blockdev", "driver=qcow2,node-name=t,file.driver=file,file.filename=ct.qcow2,backing.driver=qcow2,"
+                "backing.node-name=m,backing.file.driver=file,backing.file.filename=cm.qcow2")
+    m.ok("change-backing-file", device="t", image_node_name="m", backing_file="elsewhere.qcow2")
+    assert [n["ro"] for n in m.ok("query-named-block-nodes") if n["node-name"] == "m"] == [True]
+    m.fails("is too long", "change-backing-file", device="t", image_node_name="m", backing_file="x" * 5000)
+    assert [n["ro"] for n in m.ok("query-named-block-nodes") if n["node-name"] == "m"] == [True]
+    m.quit()
+    assert json.loads(subprocess.run([OURS, "info", "--output=json", "cm.qcow2"], capture_output=True, text=True,
+                                     check=True).stdout)["backing-filename"] == "elsewhere.qcow2"
+
+
 def test_grouped():
     """Jobs of one transaction end well together or not at all."""
     for good in (True, False):
