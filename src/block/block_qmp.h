@@ -19,8 +19,6 @@ Error *qmp_find_either(QmpContext *ctx, const char *device, const char *node_nam
 /* Runs fn in a coroutine, and returns its error. */
 typedef Error *QmpBlockFn(void *opaque);
 Error *qmp_in_coroutine(QmpContext *ctx, QmpBlockFn *fn, void *opaque) MUST_USE;
-/* Makes the image of a command that names a file, and announces it on standard output, as the tools do. */
-Error *qmp_create_image_co(BlockGraph *graph, const char *filename, const BlockDriver *driver, KeyValues *opts) MUST_USE;
 /* After the size of a node has changed: the devices that show it learn of it. */
 void qmp_node_resized(BlockGraph *graph, const BlockNode *node);
 

@@ -152,14 +152,6 @@ Error *qmp_blockdev_snapshot(QmpContext *ctx, const QmpBlockdevSnapshotArgs *arg
     return NULL;
 }
 
-Error *qmp_create_image_co(BlockGraph *graph, const char *filename, const BlockDriver *driver, KeyValues *opts)
-{
-    g_autofree char *line = block_create_text(driver, filename, opts);
-    puts(line);
-    fflush(stdout);
-    return block_create_co(graph, filename, driver, opts);
-}
-
 static Error *create_overlay_co(OverlayCall *call)
 {
     const BlockDriver *driver;
@@ -171,7 +163,7 @@ static Error *create_overlay_co(OverlayCall *call)
     keyvalues_set(opts, "size", size);
     keyvalues_set(opts, "backing_file", name);
     keyvalues_set(opts, "backing_fmt", call->old->driver->name);
-    return qmp_create_image_co(call->graph, call->file, driver, opts);
+    return block_create_co(call->graph, call->file, driver, opts);
 }
 
 static Error *snapshot_sync_co(void *opaque)

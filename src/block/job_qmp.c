@@ -243,7 +243,7 @@ static Error *create_target_co(TargetCall *call)
         keyvalues_set(opts, "backing_file", name);
         keyvalues_set(opts, "backing_fmt", backing->driver->name);
     }
-    return qmp_create_image_co(call->graph, call->file, driver, opts);
+    return block_create_co(call->graph, call->file, driver, opts);
 }
 
 static Error *open_target_co(void *opaque)
