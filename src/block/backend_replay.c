@@ -138,12 +138,22 @@ static void take_completion(Machine *machine, const char *id, const uint8_t *dat
     complete(req);
 }
 
+static BlkRequest *first_finished(BlockBackend *blk)
+{
+    LIST_FOREACH (req, &blk->requests, BlkRequest, node) {
+        if (req->finished) {
+            return req;
+        }
+    }
+    return NULL;
+}
+
 /* The recording has ended: nothing waits for its place any more. */
 static void complete_finished(BlockGraph *graph)
 {
     for (BlockBackend *blk = first_backend(graph); blk; blk = blk_next(graph, blk)) {
         blk_ref(blk);
-        for (BlkRequest *req; (req = LIST_FIRST(&blk->requests, BlkRequest, node)) && req->finished;) {
+        for (BlkRequest *req; (req = first_finished(blk));) {
             complete(req);
         }
         blk_unref(blk);
