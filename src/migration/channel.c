@@ -188,10 +188,15 @@ Error *channel_read(void *opaque, void *data, size_t length)
     return NULL;
 }
 
+bool channel_has_input_within(const Channel *channel, int ms)
+{
+    struct pollfd fds[] = { { .fd = channel->fd, .events = POLLIN }, { .fd = channel->cancel[0], .events = POLLIN } };
+    return !channel->tls && poll(fds, ARRAY_SIZE(fds), ms) > 0 && (fds[0].revents & POLLIN);
+}
+
 bool channel_has_input(const Channel *channel)
 {
-    struct pollfd fd = { .fd = channel->fd, .events = POLLIN };
-    return !channel->tls && poll(&fd, 1, 0) > 0 && (fd.revents & POLLIN);
+    return channel_has_input_within(channel, 0);
 }
 
 Error *channel_accept(Channel *first, int listener, Channel **ret_channel)

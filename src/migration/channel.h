@@ -38,6 +38,8 @@ Error *channel_write(void *opaque, const void *data, size_t length) MUST_USE;
 Error *channel_read(void *opaque, void *data, size_t length) MUST_USE;
 /* Whether the other side has said something that was not read yet; false where that cannot be known (TLS). */
 bool channel_has_input(const Channel *channel);
+/* The same, waiting for it no longer than that; not once it is cancelled. */
+bool channel_has_input_within(const Channel *channel, int ms);
 /* Waits for one more connection; fails when `first`, the one that it belongs to, is cancelled or is closed by the other side. */
 Error *channel_accept(Channel *first, int listener, Channel **ret_channel) MUST_USE;
 /* Reads and forgets what comes until the other side closes. */

@@ -372,11 +372,30 @@ static MUST_USE Error *send_all(MigrationOut *out)
     return channel_finish(out->channel);
 }
 
+/* Why the destination refuses says more than that it has closed a connection; it may come a moment later. */
+static Error *prefer_refusal(MigrationOut *out, Error *err)
+{
+    uint8_t message = 0;
+
+    if (out->cancelled || !out->channel || postcopy_out_asked(out->postcopy) || !channel_two_way(out->channel) ||
+        !channel_has_input_within(out->channel, 1000)) {
+        return err;
+    }
+    Error *unread = channel_read(out->channel, &message, 1);
+    if (unread || message != MSG_FAILED) {
+        error_free(unread);
+        return err;
+    }
+    error_free(err);
+    return out_read_refusal(out, message);
+}
+
 static void *thread_main(void *opaque)
 {
     MigrationOut *out = opaque;
     Error *err = send_all(out);
 
+    err = err ? prefer_refusal(out, err) : NULL;
     if (err) {
         error_free(out->err);
         out->err = err;
