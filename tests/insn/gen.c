@@ -9,8 +9,6 @@
 #include "base/endian.h"
 #include "x86_ops.h"
 
-enum { LOOP_COUNTER = 15 };
-
 struct FuzzGen {
     bool code32, xsave, loops;
     unsigned ac_percent;
@@ -455,38 +453,6 @@ bool gen_follow_flags(FuzzCase *c)
     return true;
 }
 
-/* What moves a pointer by a constant: in a loop its accesses are checked beforehand. */
-static unsigned build_step(Rng *rng, uint8_t *bytes)
-{
-    static const uint8_t regs[] = { X86_RBX, X86_RBP, X86_RSI, X86_RDI, 8, 9, 10, 11, 12, 13 };
-    static const uint8_t steps[] = { 1, 2, 4, 8, 16, 32, 64, 3, 24, 0xff, 0xfe, 0xf8, 0xf0, 0x80 };
-    unsigned reg = regs[rng_below(rng, ARRAY_SIZE(regs))], step = steps[rng_below(rng, ARRAY_SIZE(steps))];
-    switch (rng_below(rng, 3)) {
-    case 0: /* lea */
-        bytes[0] = 0x48 | (reg >> 3) * 5;
-        bytes[1] = 0x8d;
-        bytes[2] = (uint8_t)(0x40 | (reg & 7) << 3 | (reg & 7));
-        if ((reg & 7) == 4) {
-            bytes[3] = 0x24;
-            bytes[4] = (uint8_t)step;
-            return 5;
-        }
-        break;
-    case 1: /* inc, dec */
-        bytes[0] = 0x48 | reg >> 3;
-        bytes[1] = 0xff;
-        bytes[2] = (uint8_t)(0xc0 | (step & 1) << 3 | (reg & 7));
-        return 3;
-    default: /* add, sub */
-        bytes[0] = 0x48 | reg >> 3;
-        bytes[1] = 0x83;
-        bytes[2] = (uint8_t)((step & 2 ? 0xe8 : 0xc0) | (reg & 7));
-        break;
-    }
-    bytes[3] = (uint8_t)step;
-    return 4;
-}
-
 static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *skip_to, XsavePhase *phase)
 {
     FuzzInsn *f = &c->insn[index];
@@ -499,7 +465,7 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *s
         uint8_t bytes[48];
         bool step = gen->loops && rng_chance(rng, 35);
         Build b = { .gen = gen, .rng = rng, .edge = c->edge, .flags_open = c->flags_open, .xsave_area = is_xsave(&x86_insn_descs[row]) };
-        step ? (void)build_step(rng, bytes) : build_row(&b, row, bytes);
+        step ? (void)loop_step(rng, bytes) : build_row(&b, row, bytes);
         X86Insn insn;
         if (x86_decode(&insn, bytes, 15, gen->mode) != DECODE_OK || (!step && !wanted(&b, &insn, c->undefined, *phase))) {
             continue;
@@ -516,18 +482,6 @@ static void gen_insn(FuzzGen *gen, Rng *rng, FuzzCase *c, unsigned index, int *s
         *phase = next_phase(*phase, insn.desc);
         return;
     }
-}
-
-/* A branch back to the first instruction, and what it counts. */
-static void append_loop(FuzzCase *c)
-{
-    uint8_t *p = c->code + c->length;
-    memcpy(p, c->by_dec ? "\x41\xff\xcf" : "\x41\x83\xef\x01", c->by_dec ? 3 : 4);
-    p += c->by_dec ? 3 : 4;
-    memcpy(p, "\x0f\x85", 2);
-    p += 6;
-    c->length = (uint16_t)(p - c->code);
-    st32_le(p - 4, 0u - c->length);
 }
 
 static void append_exit(FuzzCase *c)
@@ -575,7 +529,7 @@ void gen_assemble(FuzzCase *c, unsigned slot)
         }
     }
     if (c->loop) {
-        append_loop(c);
+        loop_append(c);
     }
     append_exit(c);
 }

@@ -110,6 +110,13 @@ void gen_set_loops(FuzzGen *gen);
 /* Names of --class; bits are BIT(X86Class). 0 when unknown. */
 uint32_t gen_class_of(const char *name);
 
+/* --- loop.c --- */
+enum { LOOP_COUNTER = 15 }; /* register; no instruction of such a case writes it */
+/* An instruction that moves a pointer by a constant: in a loop its accesses are checked beforehand. Returns its length. */
+unsigned loop_step(Rng *rng, uint8_t *bytes);
+/* A branch back to the first instruction, and what it counts. */
+void loop_append(FuzzCase *c);
+
 /* --- native.c: the host's processor, in a child process --- */
 /* Where a case goes at its end. The guest has nothing there: a page fault that stands for the end. */
 uint64_t fuzz_exit_address(bool code32);
