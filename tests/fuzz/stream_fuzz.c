@@ -467,6 +467,15 @@ static void shorten_streams(void)
     }
 }
 
+/* A guest may have put a card out: streams are for the machine as it was. */
+static bool new_machine(void)
+{
+    test_pc_tear_down(&run.pc);
+    run.pc = (TestPc) { .everything = true, .keeps_cards = true, .rand = run.pc.rand };
+    run.now = 0;
+    return test_pc_setup(&run.pc);
+}
+
 static uint64_t run_many(uint64_t count, uint64_t first)
 {
     uint64_t loaded = 0, failed = 0;
@@ -485,7 +494,7 @@ static uint64_t run_many(uint64_t count, uint64_t first)
             failed++;
         }
         if (n % CHECK_EVERY == 0 && !seeds_load()) {
-            failed++;
+            failed += !(new_machine() && seeds_load());
         }
     }
     printf("# %lu streams, %lu of them were loaded; the slowest took %.2f s; %ld MiB at most\n", (unsigned long)count,

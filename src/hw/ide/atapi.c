@@ -282,6 +282,8 @@ static void packet(IdeDrive *drive)
     drive->atapi.byte_limit = drive->lba_mid.now | drive->lba_high.now << 8;
     drive->atapi.blocks = 0;
     set_reason(drive, ATAPI_CD);
+    /* What the command before left would make no sense in a state that is saved while the drive waits. */
+    drive->next = drive->filled = 0;
     ide_pio(drive, 0, sizeof(drive->atapi.packet), false, true, packet_given);
 }
 
