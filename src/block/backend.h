@@ -158,6 +158,8 @@ Error *block_graph_flush(BlockGraph *graph) MUST_USE;
  * it may be tried again.
  */
 Error *block_graph_set_active(BlockGraph *graph, bool active) MUST_USE;
+/* From now on every write fails, also one that has begun above: what the guest would write is not its own any more. Any thread. */
+void block_graph_freeze(BlockGraph *graph);
 /* The images belong to another process until they are taken. Before any is opened. */
 void block_graph_begin_inactive(BlockGraph *graph);
 /* Takes one image, and what it is made of, before the others; nothing to do in an active graph. */

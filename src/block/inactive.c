@@ -9,6 +9,7 @@
 #include "block/bitmap.h"
 #include "block/node_priv.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 /* A driver's work on a node as if it were read-only, which it is for the storage but not for the node's users. */
@@ -198,6 +199,11 @@ Error *block_graph_set_active(BlockGraph *graph, bool active)
         error_free(back.err);
     }
     return call.err;
+}
+
+void block_graph_freeze(BlockGraph *graph)
+{
+    atomic_store(&graph->frozen, true);
 }
 
 void block_graph_begin_inactive(BlockGraph *graph)

@@ -226,6 +226,7 @@ struct BlockDriver {
      * has changed. NULL: what was given at first stays. */
     Error *(*change_options_co)(BlockNode *node, KeyValues *opts);
     Error *(*set_claims)(BlockNode *node, unsigned used, unsigned shared); /* may be NULL */
+    int (*open_again)(BlockNode *node); /* another descriptor of the file, for reading; -errno. May be NULL */
     uint64_t (*allocated_size)(BlockNode *node); /* bytes on the host; NULL: the file child's */
     /* Facts for info: adds members to `data` ({"type":..., "data":{...}} is made around it). */
     void (*info)(BlockNode *node, Value *data);
@@ -247,6 +248,12 @@ struct BlockDriver {
 
     int (*vmstate_pread_co)(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer);
     int (*vmstate_pwrite_co)(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer);
+    /*
+     * For who reads the state beside the block layer: where a piece of it lies in the file of vmstate_open(), which gives a
+     * descriptor of its own, or -errno. Both are valid until the state is written or its snapshot deleted. May be NULL.
+     */
+    int (*vmstate_map_co)(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_host, uint64_t *ret_bytes);
+    int (*vmstate_open)(BlockNode *node);
     /* Where the state of a virtual machine would begin, in the disk's own counting. */
     uint64_t (*vmstate_offset)(BlockNode *node);
 
@@ -290,6 +297,7 @@ struct BlockNode {
     KeyValues *options; /* the driver's own, as given */
     char *filename; /* of the file below, as the user or the image named it; "" when there is none */
     char *implied_backing; /* the name of what was opened because backing_filename says so; NULL: nothing was */
+    bool vmstate_busy; /* somebody reads it beside the block layer: no snapshot may be deleted */
     bool inserted; /* put above another node by a job: goes by its name */
     unsigned refs;
     bool read_only, force_share, no_flush, direct, probed;

@@ -16,6 +16,7 @@ struct BlockGraph {
     List throttle_groups;
     unsigned next_name;
     bool lost;       /* see block_graph_lost() */
+    _Atomic bool frozen; /* nothing is written any more: the machine has lost its memory */
     bool inactive;   /* another process writes to the images; see inactive.c */
     void (*debug_say)(void *opaque, const char *text); /* what a debugging filter tells; NULL: nobody listens */
     void *debug_say_opaque;

@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -245,6 +246,9 @@ static int check_writable(const BlockNode *node, uint64_t offset, uint64_t bytes
 {
     if (node->read_only) {
         return -EPERM;
+    }
+    if (atomic_load_explicit(&node->graph->frozen, memory_order_relaxed)) {
+        return -EIO;
     }
     int ret = check_range(offset, bytes);
     if (ret < 0) {

@@ -125,6 +125,8 @@ struct StateLoader {
     GPtrArray *devices; /* LoadedDevice */
     GPtrArray *bitmaps; /* GByteArray */
     uint64_t device_bytes;
+    Error *(*skip)(void *opaque, StreamReader *r, bool *ret_skipped); /* may be NULL */
+    void *skip_opaque;
     int64_t virtual_ns;
     RunState state;
     bool machine_seen, clock_seen, answers, wants_bitmaps;
@@ -300,10 +302,28 @@ static MUST_USE Error *read_record(StateLoader *loader, StreamReader *r)
     return error_new("the saved state has a record of kind %u, which this program does not know", r->kind);
 }
 
+void state_loader_set_skip(StateLoader *loader, Error *(*skip)(void *opaque, StreamReader *r, bool *ret_skipped), void *opaque)
+{
+    loader->skip = skip;
+    loader->skip_opaque = opaque;
+}
+
+const GPtrArray *state_loader_blocks(const StateLoader *loader)
+{
+    return loader->ram.blocks;
+}
+
 Error *state_loader_read(StateLoader *loader, StreamReader *r)
 {
     TRY(stream_read_header(r));
     do {
+        bool skipped = false;
+        if (loader->skip) {
+            TRY(loader->skip(loader->skip_opaque, r, &skipped));
+        }
+        if (skipped) {
+            continue;
+        }
         TRY(stream_next(r));
         if (loader->more.check) {
             TRY(loader->more.check(loader->more.opaque));

@@ -95,6 +95,9 @@ StateLoader *state_loader_new(Machine *machine);
 void state_loader_free(StateLoader *loader);
 /* Reads header and records up to the end, or RECORD_RUN (r->kind tells). RAM is written as it comes; no lock is needed, the machine stands still. */
 Error *state_loader_read(StateLoader *loader, StreamReader *r) MUST_USE;
+/* Asked before each record: whether it was taken, by whoever reads the stream, together with its number, and is not read here. */
+void state_loader_set_skip(StateLoader *loader, Error *(*skip)(void *opaque, StreamReader *r, bool *ret_skipped), void *opaque);
+const GPtrArray *state_loader_blocks(const StateLoader *loader); /* RamBlock *, by the stream's numbers; none before the first record */
 /* Devices take over what was read. Machine lock; on failure the machine is in no usable state. */
 Error *state_loader_finish(StateLoader *loader, RunState *ret_state) MUST_USE;
 /* Payloads of RECORD_BITMAP that were read (GByteArray *); borrowed. Before, they must be wanted; otherwise they are an error. */

@@ -2,6 +2,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "migration/lazy_load.h"
 #include "migration/lazy_ram.h"
 #include "migration/migration_priv.h"
 #include "migration/snapshot.h"
@@ -75,6 +76,7 @@ void migration_free(Machine *machine)
     }
     lock_acquire(&machine->lock);
     migration_in_free(migration);
+    lazy_load_finish(machine);
     memory_snapshot_free(g_steal_pointer(&migration->memory));
     machine_set_service(machine, MIGRATION_SERVICE, NULL);
     list_remove(&migration->notifier.node);

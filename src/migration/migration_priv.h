@@ -81,6 +81,7 @@ typedef struct Migration {
     int lazy_host; /* for lazy_ram_new(); -1: this host has nothing for it */
     MachineNotifier notifier;
     bool snapshot; /* one is being made or loaded */
+    struct LazyLoad *lazy_load;    /* lazy_load.c: memory that is still to be loaded; NULL: none */
     struct MemorySnapshot *memory; /* memory_snapshot.c; NULL: none */
 } Migration;
 

@@ -5,6 +5,7 @@
 
 #include "block/node.h"
 #include "event/coroutine.h"
+#include "migration/lazy_load.h"
 #include "migration/snapshot_priv.h"
 
 Error *snapshot_check_free(Machine *machine)
@@ -13,6 +14,7 @@ Error *snapshot_check_free(Machine *machine)
     if ((migration && migration_busy(migration)) || machine->state == RUN_STATE_INMIGRATE) {
         return error_new("A migration is under way: wait for its end, or cancel it");
     }
+    lazy_load_finish(machine); /* of the snapshot that was loaded last */
     return NULL;
 }
 
@@ -86,6 +88,10 @@ Error *snapshot_save(Machine *machine, const char *tag)
 
 static MUST_USE Error *read_state(Machine *machine, BlockNode *node, uint64_t size, RunState *ret_state)
 {
+    Error *lazy_err;
+    if (lazy_load_state(machine, node, size, ret_state, &lazy_err)) {
+        return lazy_err;
+    }
     ImageStream s;
     StateLoader *loader = state_loader_new(machine);
     StreamReader r;
@@ -185,6 +191,7 @@ Error *snapshot_delete(Machine *machine, const char *tag)
     SnapshotSet set;
     bool found = false;
 
+    lazy_load_finish(machine);
     TRY(snapshot_set_all(machine, &set));
     Error *err = snapshot_delete_set(&set, tag, &found);
     snapshot_set_clear(&set);

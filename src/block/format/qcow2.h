@@ -421,6 +421,8 @@ GPtrArray *qcow2_snapshots(BlockNode *node);
 Error *qcow2_snapshot_show_co(Qcow2 *q, const char *id) MUST_USE;
 uint64_t qcow2_vmstate_offset(BlockNode *node);
 int qcow2_vmstate_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer);
+int qcow2_vmstate_map_co(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_host, uint64_t *ret_bytes);
+int qcow2_vmstate_open(BlockNode *node);
 int qcow2_vmstate_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer);
 Error *qcow2_snapshot_create_co(BlockNode *node, const BlockSnapshot *snapshot);
 Error *qcow2_snapshot_apply_co(BlockNode *node, const char *id);

@@ -908,4 +908,5 @@ BLOCK_DRIVER(qcow2, .name = "qcow2", .desc = "qcow2 image, versions 2 and 3", .d
               .can_store_bitmap = qcow2_can_store_bitmap,
              .vmstate_pread_co = qcow2_vmstate_pread_co,
              .vmstate_pwrite_co = qcow2_vmstate_pwrite_co,
+             .vmstate_map_co = qcow2_vmstate_map_co, .vmstate_open = qcow2_vmstate_open,
              .vmstate_offset = qcow2_vmstate_offset, .write_flags = REQ_COMPRESSED);

@@ -403,6 +403,31 @@ int qcow2_vmstate_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, voi
     return q->crypt ? read_sectors_co(q, at, bytes, buffer) : qcow2_preadv_co(node, at, bytes, &vec, 0);
 }
 
+int qcow2_vmstate_map_co(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_host, uint64_t *ret_bytes)
+{
+    Qcow2 *q = node->state;
+    Qcow2Map map;
+
+    if (q->crypt || !q->data->driver->open_again) {
+        return -ENOTSUP;
+    }
+    co_mutex_lock(&q->lock);
+    int ret = qcow2_map_co(q, vmstate_base(q) + offset, bytes, &map);
+    co_mutex_unlock(&q->lock);
+    if (ret < 0 || map.kind != KIND_DATA || map.bytes == 0) {
+        return ret < 0 ? ret : -ENOTSUP;
+    }
+    *ret_host = map.host;
+    *ret_bytes = MIN(map.bytes, bytes);
+    return 0;
+}
+
+int qcow2_vmstate_open(BlockNode *node)
+{
+    BlockNode *data = ((Qcow2 *)node->state)->data;
+    return data->driver->open_again(data);
+}
+
 int qcow2_vmstate_pwrite_co(BlockNode *node, uint64_t offset, uint64_t bytes, const void *buffer)
 {
     Qcow2 *q = node->state;
@@ -598,6 +623,10 @@ static Error *delete_locked_co(Qcow2 *q, const char *id)
 Error *qcow2_snapshot_delete_co(BlockNode *node, const char *id)
 {
     Qcow2 *q = node->state;
+    if (node->vmstate_busy) {
+        return error_hint(error_new("the machine's memory is still being loaded from '%s'", node->name),
+                          "Snapshots of the image can be deleted when that is done, in some seconds.");
+    }
     co_mutex_lock(&q->lock);
     Error *err = delete_locked_co(q, id);
     co_mutex_unlock(&q->lock);

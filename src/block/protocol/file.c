@@ -610,6 +610,15 @@ static const BlockOption file_create_options[] = {
     { 0 },
 };
 
+/* A description of its own: without O_DIRECT, for somebody who only reads. */
+static int file_open_again(BlockNode *node)
+{
+    const FileState *f = node->state;
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", f->fd);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
 BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .deciding = (const char *const[]) { "filename", NULL }, .state_size = sizeof(FileState),
              .protocol = true, .extends = true, .options = file_options,
              .create_options = file_create_options, .open_co = file_open_co,
@@ -617,7 +626,7 @@ BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .deciding = (cons
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
              .copy_range_co = file_copy_range_co, .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
              .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
-             .allocated_size = file_allocated_size);
+             .open_again = file_open_again, .allocated_size = file_allocated_size);
 
 BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the host", .deciding = (const char *const[]) { "filename", NULL },
              .state_size = sizeof(FileState), .protocol = true, .options = file_options,
