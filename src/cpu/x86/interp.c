@@ -33,7 +33,7 @@ typedef struct Decoded {
 } Decoded;
 
 typedef struct Run {
-    uint64_t key; /* ram address of the first byte; RUN_NONE */
+    uint64_t key; /* ram address of the first byte + 1; RUN_NONE */
     uint32_t mode;
     uint32_t gen; /* of page */
     CodePage *page;
@@ -41,7 +41,7 @@ typedef struct Run {
     uint64_t place; /* pool_head when it was made: overwritten when POOL_SIZE more were made */
     uint16_t count, bytes;
 } Run;
-#define RUN_NONE (~0ull)
+#define RUN_NONE 0 /* fresh memory need not be touched for it */
 
 /* Bits of the mode word that do not change what an instruction does here. */
 #define MODE_KEY (~(uint32_t)(X86_MODE_TF | X86_MODE_AC | X86_MODE_FLAT))
@@ -251,7 +251,7 @@ static Run *find_run(X86Cpu *cpu, Interp *it, uint64_t pc)
     unsigned in_page = pc & (MEM_PAGE_SIZE - 1);
     const uint8_t *host = f->host;
     RamBlock *block = f->block;
-    uint64_t offset = f->offset + in_page, key = block->id + offset;
+    uint64_t offset = f->offset + in_page, key = block->id + offset + 1;
     Run *run = &it->run[(key ^ key >> 12) & (RUN_SLOTS - 1)];
     if (likely(run->key == key && run->mode == (x86_hot(cpu)->mode & MODE_KEY) &&
                it->pool_head + RUN_MAX - run->place <= POOL_SIZE)) {
@@ -481,9 +481,6 @@ void x86_interp_new(X86Cpu *cpu)
 {
     if (cpu->interp == NULL) {
         Interp *it = g_malloc0(sizeof(*it));
-        for (unsigned i = 0; i < RUN_SLOTS; i++) {
-            it->run[i].key = RUN_NONE;
-        }
         for (unsigned i = 0; i < FETCHED_SLOTS; i++) {
             it->fetched[i].page = 1;
         }
