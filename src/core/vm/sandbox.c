@@ -36,7 +36,7 @@ static const char *const machine_calls[] = {
     "poll", "epoll_pwait2", "epoll_ctl", "epoll_create1", "timerfd_create", "timerfd_settime",   /* the loops */
     "eventfd2",
     "clock_gettime", "clock_nanosleep", "sched_yield",
-    "futex", "clone3", "set_robust_list", "rseq", "gettid", "getpid", "exit", "exit_group", "wait4", /* threads */
+    "futex", "clone3", "set_robust_list", "rseq", "gettid", "getpid", "exit", "exit_group", "wait4", "kill", /* threads; programs that were started before */
     "prctl", "seccomp", "tgkill", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "getpgrp",
     "socket", "connect", "bind", "listen", "accept", "accept4", "sendto", "recvfrom",     /* sockets */
     "sendmsg", "recvmsg", "shutdown", "getsockname", "getpeername", "setsockopt", "getsockopt",
@@ -62,7 +62,7 @@ static const char *const resource_calls[] = { "setpriority", "sched_setparam", "
                                               "sched_setattr", "sched_getattr", "sched_getaffinity", "ioprio_set", "setrlimit",
                                               "prlimit64", "set_mempolicy" };
 
-enum { MACHINE_CALLS_MAX = 76, VCPU_CALLS_MAX = 38 };
+enum { MACHINE_CALLS_MAX = 77, VCPU_CALLS_MAX = 38 };
 G_STATIC_ASSERT(G_N_ELEMENTS(machine_calls) <= MACHINE_CALLS_MAX);
 G_STATIC_ASSERT(G_N_ELEMENTS(vcpu_calls) <= VCPU_CALLS_MAX);
 
