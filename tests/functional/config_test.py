@@ -100,8 +100,7 @@ def test_image_is_locked():
             holder.stdin.flush()
             holder.stdout.readline()
             result = call('-display', 'none', '-drive', f'file={image},format=raw')
-            # Who holds it is said on terminals.
-            assert result.returncode == 1 and 'lock' in result.stderr and 'Is another process' in result.stderr, result.stderr
+            assert result.returncode == 1 and 'lock' in result.stderr and str(holder.pid) in result.stderr, result.stderr
         finally:
             holder.kill()
             holder.communicate()

@@ -44,8 +44,6 @@ class Qmp:
 
     def read(self):
         line = self.process.stdout.readline()
-        while line and not line.startswith(b'{'):  # images that are made for jobs are announced on standard output
-            line = self.process.stdout.readline()
         return json.loads(line) if line else None
 
     def send(self, text):

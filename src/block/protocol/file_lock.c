@@ -89,7 +89,7 @@ static Error *conflict(int fd, const char *filename, bool shared, unsigned bit)
     Error *err =
         error_new("Failed to get %s\"%s\" lock", shared ? "shared " : "", block_claim_name(bit));
     err = error_hint(err, "Is another process using the image [%s]?", filename);
-    return holder && isatty(STDERR_FILENO) ? error_hint(err, "It is open in %s.", holder) : err; /* programs get one text */
+    return holder ? error_hint(err, "It is open in %s.", holder) : err;
 }
 
 static void unlock_bits(int fd, off_t base, unsigned bits)
