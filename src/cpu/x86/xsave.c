@@ -323,7 +323,7 @@ static void xsave_standard(X86Cpu *cpu, const X86Insn *insn, bool optimized)
     uint64_t rfbm = requested(cpu) & cpu->xcr0;
     unsigned size = x86_xsave_area_size(rfbm, false);
     uint64_t va = xsave_address(cpu, insn, size, true, size - 1);
-    unsigned first = rfbm & X_X87 ? 0 : AREA_MXCSR;
+    unsigned first = rfbm & X_X87 ? 0 : rfbm & (X_SSE | X_AVX) ? AREA_MXCSR : AREA_HEADER;
     x86_check(cpu, va + first, size - first, X86_WRITE, X86_AS_CPL);
     uint64_t used = in_use(cpu), old = x86_load(cpu, va + AREA_HEADER, 8);
     store_components(cpu, insn, va, optimized ? rfbm & used : rfbm, 0);
