@@ -215,6 +215,7 @@ static MUST_USE Error *wait_for_configuration(Plan *plan, Machine *machine, bool
         return error_new("-preconfig and -incoming exclude each other, but for -incoming defer");
     }
     machine->preconfig = true;
+    monitors_serve(machine);
     lock_release(&machine->lock);
     loop_run(machine->loop);
     lock_acquire(&machine->lock);
@@ -529,6 +530,8 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
         log_printf("%s", map);
     }
     machine_launch_vcpus(machine);
+    monitors_serve(machine);
+    qtest_serve(machine);
     machine_set_service(machine, "gdbserver", gdb_start);
     if (plan->gdb) {
         TRY(gdb_start(machine, plan->gdb));

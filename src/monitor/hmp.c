@@ -576,7 +576,7 @@ static const ReadlineOps session_ops = {
 static size_t session_can_receive(void *opaque)
 {
     Monitor *monitor = opaque;
-    return !monitor->waits && char_pending(&monitor->front) < 1 << 20 ? 1024 : 0;
+    return monitor_serves(monitor) && !monitor->waits && char_pending(&monitor->front) < 1 << 20 ? 1024 : 0;
 }
 
 static void session_receive(void *opaque, const uint8_t *buf, size_t length)

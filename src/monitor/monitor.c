@@ -94,6 +94,19 @@ void monitors_set_daemon(Machine *machine)
     monitors_of(machine)->daemon = true;
 }
 
+bool monitor_serves(const Monitor *monitor)
+{
+    const Machine *machine = monitor->set->machine;
+    return machine->launched || machine->preconfig || monitor->set->daemon;
+}
+
+void monitors_serve(Machine *machine)
+{
+    LIST_FOREACH (monitor, &monitors_of(machine)->list, Monitor, node) {
+        char_accept_input(&monitor->front);
+    }
+}
+
 static void monitor_free(Monitor *monitor)
 {
     list_remove(&monitor->node);

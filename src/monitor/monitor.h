@@ -13,6 +13,9 @@
 Error *monitors_init(Machine *machine) MUST_USE;
 /* Of a program that has no guest: there are only the commands for such, and "quit" ends its loop. */
 void monitors_set_daemon(Machine *machine);
+/* Commands are read from now on: the machine is made, or -preconfig waits for them. While it is being made what comes is left where it
+ * is, although opening a disk runs the loop. */
+void monitors_serve(Machine *machine);
 void monitors_free(Machine *machine); /* nothing to do when there are none */
 /* On a chardev that exists (service "chardevs"). control: QMP. */
 Error *monitor_add(Machine *machine, const char *chardev, bool control, bool pretty) MUST_USE;

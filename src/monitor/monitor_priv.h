@@ -40,6 +40,7 @@ struct Monitor {
 };
 
 Monitors *monitors_of(Machine *machine);
+bool monitor_serves(const Monitor *monitor);
 /* qmp.c */
 void qmp_monitor_open(Monitor *monitor);
 void qmp_monitor_close(Monitor *monitor);

@@ -211,7 +211,7 @@ static size_t qmp_can_receive(void *opaque)
     const Monitor *monitor = opaque;
     bool waits = monitor->dispatching && (!monitor->oob || monitor->requests.length >= QUEUE_HIGH);
 
-    return !waits && char_pending(&monitor->front) < OUTPUT_HIGH ? 4096 : 0;
+    return monitor_serves(monitor) && !waits && char_pending(&monitor->front) < OUTPUT_HIGH ? 4096 : 0;
 }
 
 static void session_begin(Monitor *monitor);

@@ -17,6 +17,7 @@
 
 /* device: as -qtest has it. log: a file for what is said, NULL: standard error, "none" or "/dev/null": nowhere. */
 Error *qtest_start(Machine *machine, const char *device, const char *log) MUST_USE;
+void qtest_serve(Machine *machine); /* the machine is made: what was sent is carried out from now on; accepts a machine without */
 void qtest_stop(Machine *machine); /* accepts a machine without */
 
 #endif

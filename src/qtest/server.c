@@ -29,7 +29,8 @@ void qtest_send(Qtest *qtest, const char *fmt, ...)
 
 static size_t can_receive(void *opaque)
 {
-    return 65536;
+    const Qtest *qtest = opaque;
+    return qtest->machine->launched ? 65536 : 0;
 }
 
 static void end_line(Qtest *qtest)
@@ -149,6 +150,14 @@ Error *qtest_start(Machine *machine, const char *device, const char *log)
     machine_set_service(machine, QTEST_SERVICE, qtest);
     char_front_open(&qtest->front, &front_ops, qtest);
     return NULL;
+}
+
+void qtest_serve(Machine *machine)
+{
+    Qtest *qtest = machine_service(machine, QTEST_SERVICE);
+    if (qtest) {
+        char_accept_input(&qtest->front);
+    }
 }
 
 void qtest_stop(Machine *machine)

@@ -272,7 +272,7 @@ def test_luks_hostile():
     run(IMG, "create", "-q", *KEYS, "-f", "luks", "-o", "key-secret=k,iter-time=10", "good.luks", "64k")
     with open("good.luks", "rb") as f:
         good = f.read()
-    cases = [(104, ">I", 0, "begin inside the LUKS header"), (104, ">I", 0xffffffff, "cut off"), (104, ">I", 8, "reaches into the encrypted data"),
+    cases = [(104, ">I", 0, "header is detached"), (104, ">I", 1, "begin inside the LUKS header"), (104, ">I", 0xffffffff, "cut off"), (104, ">I", 8, "reaches into the encrypted data"),
              (108, ">I", 0, "key size 0"), (108, ">I", 0x7fffffff, "key size"), (164, ">I", 0, "is zero"),
              (164, ">I", 0xffffffff, "iteration count"), (208, ">I", 7, "neither active nor inactive"), (212, ">I", 0, "is zero"),
              (212, ">I", 0xffffffff, "iteration count"), (248, ">I", 0, "lies in the LUKS header"),
