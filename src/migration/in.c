@@ -240,8 +240,9 @@ static void connected(void *opaque, unsigned events)
         stop_listening(in);
     }
     in->channel = channel_of_fd(fd);
-    in->err = begin(in);
-    if (in->err) {
+    Error *err = begin(in);
+    if (err) { /* there is no thread; when there is, in->err is its to set */
+        in->err = err;
         fail(in);
     }
 }
