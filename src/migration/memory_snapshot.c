@@ -154,34 +154,12 @@ static void page_back(CopiedBlock *copied, uint64_t page)
 
 /* --- devices --- */
 
-static Error *to_array(void *opaque, const void *data, size_t length)
-{
-    g_byte_array_append(opaque, data, (guint)length);
-    return NULL;
-}
-
-typedef struct Source {
-    const GByteArray *bytes;
-    size_t at;
-} Source;
-
-static Error *from_array(void *opaque, void *data, size_t length)
-{
-    Source *source = opaque;
-    if (source->bytes->len - source->at < length) {
-        return error_new("the saved state ends too early");
-    }
-    memcpy(data, source->bytes->data + source->at, length);
-    source->at += length;
-    return NULL;
-}
-
 static MUST_USE Error *save_devices(Machine *machine, RunState state, GByteArray **ret_bytes)
 {
     g_autoptr(GByteArray) bytes = g_byte_array_new();
     StreamWriter w;
 
-    stream_writer_init(&w, to_array, bytes);
+    stream_writer_init_array(&w, bytes);
     Error *err = stream_write_header(&w);
     err = err ? err : state_write_machine(machine, &w);
     err = err ? err : state_write_devices(machine, state, &w);
@@ -195,11 +173,11 @@ static MUST_USE Error *save_devices(Machine *machine, RunState state, GByteArray
 
 static MUST_USE Error *load_devices(MemorySnapshot *snapshot, RunState *ret_state)
 {
-    Source source = { snapshot->devices, 0 };
+    StreamBytes source = { .data = snapshot->devices->data, .length = snapshot->devices->len };
     StateLoader *loader = state_loader_new(snapshot->machine);
     StreamReader r;
 
-    stream_reader_init(&r, from_array, &source);
+    stream_reader_init_bytes(&r, &source);
     Error *err = state_loader_read(loader, &r);
     err = err ? err : state_loader_finish(loader, ret_state);
     stream_reader_fini(&r);
@@ -237,12 +215,15 @@ static MUST_USE Error *memory_error(const MemorySnapshot *snapshot)
 /* Both are of the same machine, record by record. */
 static MUST_USE Error *same_devices(const GByteArray *before, const GByteArray *after)
 {
-    Source sources[2] = { { before, 0 }, { after, 0 } };
+    StreamBytes sources[2] = {
+        { .data = before->data, .length = before->len },
+        { .data = after->data, .length = after->len },
+    };
     StreamReader readers[2];
     Error *err = NULL;
 
     for (unsigned n = 0; n < 2; n++) {
-        stream_reader_init(&readers[n], from_array, &sources[n]);
+        stream_reader_init_bytes(&readers[n], &sources[n]);
         err = err ? err : stream_read_header(&readers[n]);
     }
     do {

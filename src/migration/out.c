@@ -225,13 +225,6 @@ static void stop_machine(void *opaque)
     out->state = machine_hold(machine, RUN_STATE_FINISH_MIGRATE);
 }
 
-static Error *collect(void *opaque, const void *data, size_t length)
-{
-    MigrationOut *out = opaque;
-    g_byte_array_append(out->devices, data, (guint)length);
-    return NULL;
-}
-
 static void save_devices(void *opaque)
 {
     MigrationOut *out = opaque;
@@ -241,7 +234,7 @@ static void save_devices(void *opaque)
         return;
     }
     out->devices = g_byte_array_new();
-    stream_writer_init(&writer, collect, out);
+    stream_writer_init_array(&writer, out->devices);
     writer.number = out->writer.number;
     out->err = ram_saver_check(out->saver);
     out->err = out->err ? out->err : state_write_devices(out->machine, out->state, &writer);

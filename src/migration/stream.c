@@ -22,6 +22,17 @@ void stream_writer_init(StreamWriter *w, Error *(*write)(void *opaque, const voi
     *w = (StreamWriter) { .write = write, .opaque = opaque, .record = g_byte_array_new() };
 }
 
+static Error *append(void *opaque, const void *data, size_t length)
+{
+    g_byte_array_append(opaque, data, (guint)length);
+    return NULL;
+}
+
+void stream_writer_init_array(StreamWriter *w, GByteArray *bytes)
+{
+    stream_writer_init(w, append, bytes);
+}
+
 void stream_writer_fini(StreamWriter *w)
 {
     g_clear_pointer(&w->record, g_byte_array_unref);
@@ -96,6 +107,22 @@ Error *stream_end(StreamWriter *w)
 void stream_reader_init(StreamReader *r, Error *(*read)(void *opaque, void *data, size_t length), void *opaque)
 {
     *r = (StreamReader) { .read = read, .opaque = opaque, .record = g_byte_array_new() };
+}
+
+static Error *take(void *opaque, void *data, size_t length)
+{
+    StreamBytes *bytes = opaque;
+    if (bytes->length - bytes->at < length) {
+        return error_new("the saved state ends too early");
+    }
+    memcpy(data, bytes->data + bytes->at, length);
+    bytes->at += length;
+    return NULL;
+}
+
+void stream_reader_init_bytes(StreamReader *r, StreamBytes *bytes)
+{
+    stream_reader_init(r, take, bytes);
 }
 
 void stream_reader_fini(StreamReader *r)

@@ -48,6 +48,8 @@ typedef struct StreamWriter {
 } StreamWriter;
 
 void stream_writer_init(StreamWriter *w, Error *(*write)(void *opaque, const void *data, size_t length), void *opaque);
+/* Appends to bytes, which stay the caller's. */
+void stream_writer_init_array(StreamWriter *w, GByteArray *bytes);
 void stream_writer_fini(StreamWriter *w);
 Error *stream_write_header(StreamWriter *w) MUST_USE;
 void stream_begin(StreamWriter *w, RecordKind kind);
@@ -71,6 +73,12 @@ typedef struct StreamReader {
 } StreamReader;
 
 void stream_reader_init(StreamReader *r, Error *(*read)(void *opaque, void *data, size_t length), void *opaque);
+/* A stream in memory, borrowed while it is read. */
+typedef struct StreamBytes {
+    const uint8_t *data;
+    size_t length, at;
+} StreamBytes;
+void stream_reader_init_bytes(StreamReader *r, StreamBytes *bytes);
 void stream_reader_fini(StreamReader *r);
 Error *stream_read_header(StreamReader *r) MUST_USE;
 Error *stream_next(StreamReader *r) MUST_USE; /* reads one record */

@@ -6,8 +6,6 @@
  */
 #include "replay/reverse.h"
 
-#include <string.h>
-
 #include "block/backend.h"
 #include "core/vm/icount.h"
 #include "migration/machine_state.h"
@@ -22,33 +20,11 @@ typedef struct Saved {
     GByteArray *state;
 } Saved;
 
-typedef struct Reader {
-    const GByteArray *state;
-    size_t at;
-} Reader;
-
 static void saved_free(void *opaque)
 {
     Saved *saved = opaque;
     g_byte_array_unref(saved->state);
     g_free(saved);
-}
-
-static Error *append(void *opaque, const void *data, size_t length)
-{
-    g_byte_array_append(opaque, data, (guint)length);
-    return NULL;
-}
-
-static Error *take(void *opaque, void *data, size_t length)
-{
-    Reader *reader = opaque;
-    if (reader->state->len - reader->at < length) {
-        return error_new("a saved state is too short");
-    }
-    memcpy(data, reader->state->data + reader->at, length);
-    reader->at += length;
-    return NULL;
 }
 
 /* --- states --- */
@@ -57,7 +33,7 @@ static MUST_USE Error *write_state(Machine *machine, GByteArray *state)
 {
     StreamWriter w;
     RamSaver *ram = ram_saver_new(machine, false);
-    stream_writer_init(&w, append, state);
+    stream_writer_init_array(&w, state);
     Error *err = stream_write_header(&w);
     err = err ? err : state_write_machine(machine, &w);
     err = err ? err : state_write_devices(machine, RUN_STATE_PAUSED, &w);
@@ -102,11 +78,11 @@ static MUST_USE Error *restore(Replay *replay, const Saved *saved)
 {
     Machine *machine = replay->inlet.machine;
     StreamReader r;
-    Reader reader = { saved->state, 0 };
+    StreamBytes bytes = { .data = saved->state->data, .length = saved->state->len };
     RunState state;
     machine_reset(machine, SHUTDOWN_NONE);
     StateLoader *loader = state_loader_new(machine);
-    stream_reader_init(&r, take, &reader);
+    stream_reader_init_bytes(&r, &bytes);
     Error *err = state_loader_read(loader, &r);
     err = err ? err : state_loader_finish(loader, &state);
     stream_reader_fini(&r);

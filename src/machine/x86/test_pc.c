@@ -257,36 +257,13 @@ void test_pc_tear_down(TestPc *pc)
     machine_free(pc->machine);
 }
 
-
 /* --- state --- */
-
-static Error *to_array(void *opaque, const void *data, size_t length)
-{
-    g_byte_array_append(opaque, data, (guint)length);
-    return NULL;
-}
-
-typedef struct Source {
-    const GByteArray *bytes;
-    size_t at;
-} Source;
-
-static Error *from_array(void *opaque, void *data, size_t length)
-{
-    Source *source = opaque;
-    if (source->bytes->len - source->at < length) {
-        return error_new("the saved state ends too early");
-    }
-    memcpy(data, source->bytes->data + source->at, length);
-    source->at += length;
-    return NULL;
-}
 
 GByteArray *test_pc_save(Machine *machine)
 {
     GByteArray *out = g_byte_array_new();
     StreamWriter w;
-    stream_writer_init(&w, to_array, out);
+    stream_writer_init_array(&w, out);
     must(stream_write_header(&w));
     must(state_write_machine(machine, &w));
     must(state_write_devices(machine, RUN_STATE_PAUSED, &w));
@@ -300,11 +277,11 @@ GByteArray *test_pc_save(Machine *machine)
 
 Error *test_pc_load(Machine *machine, const GByteArray *bytes)
 {
-    Source source = { bytes, 0 };
+    StreamBytes source = { .data = bytes->data, .length = bytes->len };
     StreamReader r;
     RunState state;
     StateLoader *loader = state_loader_new(machine);
-    stream_reader_init(&r, from_array, &source);
+    stream_reader_init_bytes(&r, &source);
     Error *err = state_loader_read(loader, &r);
     if (!err) {
         err = state_loader_finish(loader, &state);
