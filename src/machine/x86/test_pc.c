@@ -245,6 +245,8 @@ void test_pc_tear_down(TestPc *pc)
     g_rmdir(pc->dir);
     g_free(pc->disk);
     g_free(pc->dir);
+    /* What the last accesses asked for is not carried out on half a machine. */
+    machine_hold(pc->machine, RUN_STATE_SHUTDOWN);
     /* Devices first, then the back ends that they used, then the loop that those ran on. */
     mem_update_begin(pc->machine->mem);
     for (Device *dev; (dev = g_queue_peek_tail(pc->machine->device_order));) {
