@@ -1,7 +1,6 @@
 /* A stream that was cut or altered anywhere is refused. */
 #include "migration/stream.h"
 
-
 static GByteArray *make(void)
 {
     GByteArray *out = g_byte_array_new();
