@@ -282,11 +282,7 @@ static void socket_input_decrypted(SocketBack *s)
 
 static void socket_connect_done(SocketBack *s)
 {
-    int err = 0;
-    socklen_t length = sizeof(err);
-
-    getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &length);
-    if (err) {
+    if (net_connect_result(s->fd) < 0) {
         socket_lost(s);
     } else {
         socket_connected(s);

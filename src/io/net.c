@@ -304,6 +304,14 @@ Error *net_udp(const NetAddress *local, const NetAddress *remote, int *ret_fd)
     return NULL;
 }
 
+int net_connect_result(int fd)
+{
+    int err = 0;
+    socklen_t length = sizeof(err);
+
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &length) < 0 ? -errno : -err;
+}
+
 char *net_name(int fd, bool peer)
 {
     struct sockaddr_storage storage;

@@ -22,6 +22,8 @@ typedef struct NetAddress {
 Error *net_listen(const NetAddress *address, int *ret_fd) MUST_USE;
 /* Blocks until connected unless async: then the connection may still be under way (poll for writing). */
 Error *net_connect(const NetAddress *address, bool async, int *ret_fd) MUST_USE;
+/* 0 or -errno: how the connection that was under way ended, once the socket can be written. */
+int net_connect_result(int fd);
 Error *net_udp(const NetAddress *local, const NetAddress *remote, int *ret_fd) MUST_USE;
 /*
  * A datagram socket that is bound but not connected; *ret_to is where to send. Both addresses are unix paths, or neither

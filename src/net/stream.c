@@ -194,6 +194,10 @@ static void stream_write(StreamPort *s)
 {
     ssize_t put = send(s->fd, s->out + s->out_at, s->out_length - s->out_at, MSG_DONTWAIT | MSG_NOSIGNAL);
 
+    if (put < 0 && errno != EAGAIN && errno != EINTR) {
+        stream_disconnected(s); /* nobody reads while the guest takes nothing: this side has to see it */
+        return;
+    }
     if (put > 0) {
         s->out_at += (size_t)put;
     }
@@ -205,11 +209,7 @@ static void stream_write(StreamPort *s)
 
 static void finish_connect(StreamPort *s)
 {
-    int err = 0;
-    socklen_t length = sizeof(err);
-
-    getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &length);
-    if (err) {
+    if (net_connect_result(s->fd) < 0) {
         stream_disconnected(s);
     } else {
         stream_connected(s);
@@ -229,7 +229,7 @@ static void stream_ready(void *opaque, unsigned events)
     if (events & LOOP_WRITE && s->out_length) {
         stream_write(s);
     }
-    if (events & (LOOP_READ | LOOP_HANGUP)) {
+    if (s->source && events & (LOOP_READ | LOOP_HANGUP)) {
         stream_read(s);
     }
     stream_update(s);
