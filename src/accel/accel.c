@@ -13,6 +13,33 @@ const AccelType *accel_type_find(const char *name)
     return NULL;
 }
 
+Accel *accel_new(Machine *machine, const AccelType *type)
+{
+    Accel *accel = g_malloc0(type->size);
+
+    accel->type = type;
+    accel->machine = machine;
+    for (const Prop *prop = type->props; prop && prop->name; prop++) {
+        prop->kind->set_default((Object *)accel, prop);
+    }
+    return accel;
+}
+
+Error *accel_start(Accel *accel)
+{
+    Machine *machine = accel->machine;
+
+    machine->accel = accel;
+    machine->accel_type = accel->type;
+    Error *err = accel->type->init(accel);
+    if (err) {
+        machine->accel = NULL;
+        machine->accel_type = NULL;
+        g_free(accel);
+    }
+    return err;
+}
+
 static int by_name(const void *a, const void *b)
 {
     const AccelType *const *x = a, *const *y = b;

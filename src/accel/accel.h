@@ -37,6 +37,10 @@ struct AccelType {
 SECTION_DECLARE(accel_types, AccelType);
 #define ACCEL_REGISTER(type) SECTION_ENTRY(accel_types, AccelType, type)
 const AccelType *accel_type_find(const char *name);
+/* Its properties have their defaults. accel_start() takes it. */
+Accel *accel_new(Machine *machine, const AccelType *type);
+/* Makes it the machine's, which frees it; on failure it is freed here. */
+Error *accel_start(Accel *accel) MUST_USE;
 /* Text of -accel help. Caller frees. */
 char *accel_types_help(void);
 

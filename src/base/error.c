@@ -135,6 +135,13 @@ static void print_decoration(void)
     }
 }
 
+void error_never(Error *err)
+{
+    if (err) {
+        g_error("%s", error_message(err));
+    }
+}
+
 void error_report(Error *err)
 {
     print_decoration();

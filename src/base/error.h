@@ -44,6 +44,9 @@ ErrorClass error_class(const Error *err);
 int error_errno(const Error *err); /* 0 when no errno was given */
 void error_free(Error *err);       /* accepts NULL */
 
+/* For what only a mistake in the program can make fail: ends it with the message. Accepts NULL. */
+void error_never(Error *err);
+
 /* Prints "program: message" and the hint to stderr and frees err. For main/, the monitor and tools only. */
 void error_report(Error *err);
 void error_set_program(const char *name);

@@ -70,24 +70,13 @@ static MUST_USE Error *try_accel(Machine *machine, KeyValues *kv)
     if (machine->icount && strcmp(type->name, "tcg")) {
         return error_new("-icount counts instructions of -accel tcg only");
     }
-    Accel *accel = g_malloc0(type->size);
-    accel->type = type;
-    accel->machine = machine;
-    for (const Prop *prop = type->props; prop && prop->name; prop++) {
-        prop->kind->set_default((Object *)accel, prop);
-    }
+    Accel *accel = accel_new(machine, type);
     Error *err = set_props(accel, type->props, kv, "accel", type->name);
-    if (!err) {
-        machine->accel = accel;
-        machine->accel_type = type;
-        err = type->init(accel);
-    }
     if (err) {
-        machine->accel = NULL;
-        machine->accel_type = NULL;
         g_free(accel);
+        return err;
     }
-    return err;
+    return accel_start(accel);
 }
 
 static void add_default_accels(Plan *plan)

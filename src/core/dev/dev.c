@@ -110,23 +110,16 @@ Error *device_set(Device *dev, const char *prop, const char *text)
     return object_set(&dev->object, prop, text);
 }
 
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
-
 void device_set_u64(Device *dev, const char *prop, uint64_t value)
 {
     char text[24];
     g_snprintf(text, sizeof(text), "%" G_GUINT64_FORMAT, value);
-    must(device_set(dev, prop, text));
+    error_never(device_set(dev, prop, text));
 }
 
 void device_set_str(Device *dev, const char *prop, const char *text)
 {
-    must(device_set(dev, prop, text));
+    error_never(device_set(dev, prop, text));
 }
 
 static Error *check_required(Device *dev)
@@ -285,7 +278,7 @@ Device *device_add_builtin(Machine *machine, const char *name, Bus *bus)
         g_error("the board needs the device type '%s', which is not built in", name);
     }
     Device *dev = device_new(machine, type, NULL);
-    must(device_plug(dev, bus));
+    error_never(device_plug(dev, bus));
     return dev;
 }
 

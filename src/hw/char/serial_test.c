@@ -6,13 +6,6 @@ typedef struct Fixture {
     Chardevs *set;
 } Fixture;
 
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
-
 static void setup(Fixture *f, gconstpointer unused)
 {
     KeyValues *kv;
@@ -20,12 +13,12 @@ static void setup(Fixture *f, gconstpointer unused)
     Machine *machine = f->isa.machine;
     f->set = chardevs_new(object_container_at(machine->root, "/chardevs"), machine->loop);
     machine_set_service(machine, "chardevs", f->set);
-    must(keyvalues_parse("null,id=c", "backend", &kv));
-    must(chardev_add(f->set, kv, NULL));
+    error_never(keyvalues_parse("null,id=c", "backend", &kv));
+    error_never(chardev_add(f->set, kv, NULL));
     keyvalues_free(kv);
     Device *dev = device_new(machine, device_type_find("isa-serial"), NULL);
     device_set_str(dev, "chardev", "c");
-    must(device_plug(dev, &f->isa.isa.bus));
+    error_never(device_plug(dev, &f->isa.isa.bus));
     device_reset(dev);
 }
 

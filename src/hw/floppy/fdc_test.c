@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "bus/isa_test_util.h"
+#include "hw/test_util.h"
 
 enum { SECTORS = 2880, DMA_ADDRESS = 0x8000 };
 
@@ -13,13 +14,6 @@ typedef struct Fixture {
     BlockBackend *blk;
     char *path;
 } Fixture;
-
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
 
 static uint8_t pattern(unsigned sector, unsigned i)
 {
@@ -38,24 +32,18 @@ static void make_image(Fixture *f)
 
 static void setup(Fixture *f, gconstpointer unused)
 {
-    BlockNode *node;
     Machine *machine;
     make_image(f);
     isa_fixture_setup(&f->isa, NULL);
     machine = f->isa.machine;
     f->graph = block_graph_new(machine->loop);
     machine_set_service(machine, BLOCK_SERVICE, f->graph);
-    f->blk = blk_new(f->graph, "fd0");
-    lock_release(&machine->lock);
-    must(block_open_file(f->graph, f->path, "raw", OPEN_WRITE, NULL, &node));
-    must(blk_insert(f->blk, node));
-    lock_acquire(&machine->lock);
-    node_unref(node);
+    f->blk = test_drive(machine, f->graph, "fd0", f->path, OPEN_WRITE);
     isa_fixture_add(&f->isa, "i8257");
     isa_fixture_add(&f->isa, "isa-fdc");
     Device *drive = device_new(machine, device_type_find("floppy"), "floppy");
     device_set_str(drive, "drive", "fd0");
-    must(device_plug(drive, bus_find(machine, "floppy-bus.0")));
+    error_never(device_plug(drive, bus_find(machine, "floppy-bus.0")));
 }
 
 static void teardown(Fixture *f, gconstpointer unused)

@@ -6,15 +6,11 @@
 #include "base/endian.h"
 #include "hw/ide/ide.h"
 #include "hw/isa/piix.h"
-#include "hw/pci_host/i440fx.h"
+#include "hw/test_util.h"
 
 /* A machine with memory, the PIIX south bridge, a disk on ide.0 and a CD on ide.1. */
 typedef struct Fixture {
-    Machine *machine;
-    BlockGraph *graph;
-    RamBlock *block;
-    MemRegion ram;
-    PciBus *pci;
+    PciFixture pc;
     IsaBus *isa;
     Device *ide;
     int irq[16];
@@ -23,48 +19,17 @@ typedef struct Fixture {
 
 enum { RAM_SIZE = 4 << 20, DISK_SECTORS = 4096, CD_BLOCKS = 512, BM_BASE = 0xc000 };
 
-static const MachineType test_machine = { .name = "test", .desc = "test machine" };
-
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
-
 static void gsi_set(void *opaque, int n, int level)
 {
     ((Fixture *)opaque)->irq[n] = level;
 }
 
-static char *make_image(Fixture *f, const char *name, size_t size)
-{
-    char *path = g_build_filename(f->dir, name, NULL);
-    g_autofree uint8_t *data = g_malloc(size);
-    for (size_t i = 0; i < size; i++) {
-        data[i] = (uint8_t)(i / 512 * 3 + i);
-    }
-    g_assert_true(g_file_set_contents(path, (char *)data, (gssize)size, NULL));
-    return path;
-}
-
-static uint8_t pattern(size_t i)
-{
-    return (uint8_t)(i / 512 * 3 + i);
-}
-
 static void add_named(Fixture *f, const char *type, const char *id, const char *bus, const char *path, unsigned flags)
 {
-    BlockNode *node;
-    BlockBackend *blk = blk_new(f->graph, id);
-    lock_release(&f->machine->lock);
-    must(block_open_file(f->graph, path, "raw", flags, NULL, &node));
-    must(blk_insert(blk, node));
-    lock_acquire(&f->machine->lock);
-    node_unref(node);
-    Device *dev = device_new(f->machine, device_type_find(type), id);
+    BlockBackend *blk = test_drive(f->pc.machine, f->pc.graph, id, path, flags);
+    Device *dev = device_new(f->pc.machine, device_type_find(type), id);
     device_set_str(dev, "drive", id);
-    must(device_plug(dev, bus_find(f->machine, bus)));
+    error_never(device_plug(dev, bus_find(f->pc.machine, bus)));
     blk_unref(blk);
 }
 
@@ -75,13 +40,13 @@ static void add_drive(Fixture *f, const char *type, const char *bus, const char 
 
 static void out(Fixture *f, uint16_t port, uint32_t value, unsigned size)
 {
-    (void)mem_store(f->machine->io_as, port, size, value);
+    (void)mem_store(f->pc.machine->io_as, port, size, value);
 }
 
 static uint32_t in(Fixture *f, uint16_t port, unsigned size)
 {
     uint64_t value = 0;
-    (void)mem_load(f->machine->io_as, port, size, &value);
+    (void)mem_load(f->pc.machine->io_as, port, size, &value);
     return (uint32_t)value;
 }
 
@@ -95,23 +60,16 @@ static void setup(Fixture *f, gconstpointer data)
 {
     IrqLine gsi[16];
     f->dir = g_dir_make_tmp("ide-test-XXXXXX", NULL);
-    f->disk = make_image(f, "disk", DISK_SECTORS * 512);
-    f->cd = make_image(f, "cd", CD_BLOCKS * 2048);
-    f->machine = machine_new(&test_machine, machine_config_new());
-    lock_acquire(&f->machine->lock);
-    f->graph = block_graph_new(f->machine->loop);
-    machine_set_service(f->machine, BLOCK_SERVICE, f->graph);
-    must(ram_block_new(f->machine->mem, "ram", RAM_SIZE, NULL, &f->block));
-    mem_region_init_ram(&f->ram, "ram", f->block, 0, RAM_SIZE);
-    MemRegion *pci_memory;
-    must(i440fx_create(f->machine, &f->ram, RAM_SIZE, &f->pci, &pci_memory));
+    f->disk = test_image(f->dir, "disk", DISK_SECTORS * 512);
+    f->cd = test_image(f->dir, "cd", CD_BLOCKS * 2048);
+    pci_fixture_setup(&f->pc, RAM_SIZE);
     for (unsigned n = 0; n < 16; n++) {
         irq_line_init(&gsi[n], gsi_set, f, (int)n);
     }
-    must(piix3_create(f->machine, f->pci, gsi, &f->isa));
-    f->ide = device_new(f->machine, device_type_find("piix3-ide"), NULL);
+    error_never(piix3_create(f->pc.machine, f->pc.pci, gsi, &f->isa));
+    f->ide = device_new(f->pc.machine, device_type_find("piix3-ide"), NULL);
     device_set_str(f->ide, "addr", "1.1");
-    must(device_plug(f->ide, &f->pci->bus));
+    error_never(device_plug(f->ide, &f->pc.pci->bus));
     add_drive(f, "ide-hd", "ide.0", f->disk, OPEN_WRITE);
     add_drive(f, "ide-cd", "ide.1", f->cd, 0);
     pci_out(f, PCI_DEVFN(1, 1), 0x20, BM_BASE, 4);
@@ -120,15 +78,7 @@ static void setup(Fixture *f, gconstpointer data)
 
 static void teardown(Fixture *f, gconstpointer data)
 {
-    /* The board's bridge goes with everything on it. */
-    bus_fini(&f->pci->bus);
-    lock_release(&f->machine->lock);
-    block_graph_free(f->graph);
-    lock_acquire(&f->machine->lock);
-    device_unplug(f->pci->bus.parent);
-    mem_region_fini(&f->ram);
-    lock_release(&f->machine->lock);
-    machine_free(f->machine);
+    pci_fixture_teardown(&f->pc);
     g_unlink(f->disk);
     g_unlink(f->cd);
     g_rmdir(f->dir);
@@ -145,9 +95,9 @@ static uint8_t wait_ready(Fixture *f, uint16_t base)
         if (!(status & ATA_BSY)) {
             return status;
         }
-        lock_release(&f->machine->lock);
-        loop_run_once(f->machine->loop, 10 * NS_PER_MS);
-        lock_acquire(&f->machine->lock);
+        lock_release(&f->pc.machine->lock);
+        loop_run_once(f->pc.machine->loop, 10 * NS_PER_MS);
+        lock_acquire(&f->pc.machine->lock);
     }
     g_error("the drive stays busy");
 }
@@ -205,7 +155,7 @@ static void test_pio(Fixture *f, gconstpointer data)
             }
             uint32_t value = in(f, 0x1f0, 4);
             for (unsigned i = 0; i < 4; i++) {
-                g_assert_cmphex((uint8_t)(value >> (8 * i)), ==, pattern(100 * 512 + at + i));
+                g_assert_cmphex((uint8_t)(value >> (8 * i)), ==, test_pattern(100 * 512 + at + i));
             }
         }
         g_assert_cmphex(in(f, 0x1f7, 1), ==, 0x50);
@@ -226,7 +176,7 @@ static void test_pio(Fixture *f, gconstpointer data)
     for (unsigned at = 0; at < 3 * 512; at += 2) {
         g_assert_cmphex(ld16_le(content + 7 * 512 + at), ==, (uint16_t)(at * 7));
     }
-    g_assert_cmphex((uint8_t)content[10 * 512], ==, pattern(10 * 512));
+    g_assert_cmphex((uint8_t)content[10 * 512], ==, test_pattern(10 * 512));
     /* Beyond the end. */
     command28(f, DISK_SECTORS - 1, 2, 0x20);
     g_assert_cmphex(wait_ready(f, 0x1f0), ==, 0x51);
@@ -235,7 +185,7 @@ static void test_pio(Fixture *f, gconstpointer data)
 
 static void prd(Fixture *f, unsigned n, uint32_t addr, uint32_t length, bool last)
 {
-    uint8_t *at = f->block->host + 0x1000 + n * 8;
+    uint8_t *at = f->pc.block->host + 0x1000 + n * 8;
     st32_le(at, addr);
     st16_le(at + 4, (uint16_t)length);
     st16_le(at + 6, last ? 0x8000 : 0);
@@ -255,18 +205,18 @@ static void test_dma(Fixture *f, gconstpointer data)
     out(f, BM_BASE, 0x09, 1);
     g_assert_cmphex(in(f, BM_BASE + 2, 1) & 1, ==, 1);
     while (!f->irq[14]) {
-        lock_release(&f->machine->lock);
-        loop_run_once(f->machine->loop, 10 * NS_PER_MS);
-        lock_acquire(&f->machine->lock);
+        lock_release(&f->pc.machine->lock);
+        loop_run_once(f->pc.machine->loop, 10 * NS_PER_MS);
+        lock_acquire(&f->pc.machine->lock);
     }
     g_assert_cmphex(in(f, BM_BASE + 2, 1) & 7, ==, 4);
     g_assert_cmphex(in(f, 0x1f7, 1), ==, 0x50);
     g_assert_false(f->irq[14]);
     out(f, BM_BASE, 0, 1);
-    const uint8_t *ram = f->block->host;
+    const uint8_t *ram = f->pc.block->host;
     for (unsigned i = 0; i < 5120; i++) {
         uint8_t got = i < 1000 ? ram[0x10002 + i] : i < 4000 ? ram[0x20000 + i - 1000] : ram[0x30000 + i - 4000];
-        g_assert_cmphex(got, ==, pattern(50 * 512 + i));
+        g_assert_cmphex(got, ==, test_pattern(50 * 512 + i));
     }
     /* Back to another place. */
     out(f, BM_BASE + 2, 0x06, 1);
@@ -295,8 +245,8 @@ static void test_dma(Fixture *f, gconstpointer data)
     out(f, BM_BASE, 0x09, 1);
     g_assert_cmphex(wait_ready(f, 0x1f0), ==, 0x50);
     out(f, BM_BASE, 0, 1);
-    g_assert_cmphex(ram[0x40002], ==, pattern(2));
-    g_assert_cmphex(ram[0x40000 + 4001 * 2], ==, pattern(4001 * 2));
+    g_assert_cmphex(ram[0x40002], ==, test_pattern(2));
+    g_assert_cmphex(ram[0x40000 + 4001 * 2], ==, test_pattern(4001 * 2));
 }
 
 static void send_packet(Fixture *f, const uint8_t packet[12], uint16_t limit)
@@ -348,7 +298,7 @@ static void test_atapi(Fixture *f, gconstpointer data)
     send_packet(f, (uint8_t[12]) { 0x28, 0, 0, 0, 0, 5, 0, 0, 100 }, 3000);
     g_assert_cmpuint(take_data(f, buffer, 400 * 2352), ==, 100 * 2048);
     for (unsigned i = 0; i < 100 * 2048; i++) {
-        g_assert_cmphex(buffer[i], ==, pattern(5 * 2048 + i));
+        g_assert_cmphex(buffer[i], ==, test_pattern(5 * 2048 + i));
     }
     /* Raw blocks. */
     send_packet(f, (uint8_t[12]) { 0xbe, 0, 0, 0, 0, 7, 0, 0, 70, 0xf8 }, 0xfffe);
@@ -357,7 +307,7 @@ static void test_atapi(Fixture *f, gconstpointer data)
         const uint8_t *raw = buffer + n * 2352;
         g_assert_cmphex(raw[15], ==, 1);
         g_assert_cmphex(raw[13], ==, 0x02 + (n + 7) / 75);
-        g_assert_cmphex(raw[16 + 9], ==, pattern((7 + n) * 2048 + 9));
+        g_assert_cmphex(raw[16 + 9], ==, test_pattern((7 + n) * 2048 + 9));
     }
     /* Beyond the end, and what the drive says then. */
     send_packet(f, (uint8_t[12]) { 0x28, 0, 0, 0, 2, 0, 0, 0, 1 }, 0xfffe);
@@ -392,13 +342,13 @@ static void test_reset_in_flight(Fixture *f, gconstpointer data)
     g_assert_cmphex(in(f, 0x1f7, 1), ==, 0x50);
     command28(f, 3, 1, 0x20);
     g_assert_cmphex(wait_ready(f, 0x1f0), ==, 0x58);
-    g_assert_cmphex(in(f, 0x1f0, 2) & 0xff, ==, pattern(3 * 512));
+    g_assert_cmphex(in(f, 0x1f0, 2) & 0xff, ==, test_pattern(3 * 512));
 }
 
 /* The engine is stopped under one drive's transfer and started for the other: that one stalls, the first completes. */
 static void test_two_drives(Fixture *f, gconstpointer data)
 {
-    g_autofree char *second = make_image(f, "second", DISK_SECTORS * 512);
+    g_autofree char *second = test_image(f->dir, "second", DISK_SECTORS * 512);
     add_named(f, "ide-hd", "second", "ide.0", second, OPEN_WRITE);
     g_unlink(second);
     prd(f, 0, 0x10000, 0, true);
@@ -414,7 +364,7 @@ static void test_two_drives(Fixture *f, gconstpointer data)
     out(f, 0x1f6, 0xe0, 1);
     g_assert_cmphex(wait_ready(f, 0x1f0), ==, 0x50);
     for (unsigned i = 0; i < 65536; i++) {
-        g_assert_cmphex(f->block->host[0x10000 + i], ==, pattern(64 * 512 + i));
+        g_assert_cmphex(f->pc.block->host[0x10000 + i], ==, test_pattern(64 * 512 + i));
     }
     out(f, BM_BASE, 0, 1);
 }
@@ -422,7 +372,7 @@ static void test_two_drives(Fixture *f, gconstpointer data)
 /* Saved in the middle of a PIO transfer, of a disk and a CD. */
 static void test_state(Fixture *f, gconstpointer data)
 {
-    Device *disk = device_find(f->machine, "ide-hd"), *cd = device_find(f->machine, "ide-cd");
+    Device *disk = device_find(f->pc.machine, "ide-hd"), *cd = device_find(f->pc.machine, "ide-cd");
     g_autoptr(GByteArray) of_disk = g_byte_array_new(), of_cd = g_byte_array_new(), of_ide = g_byte_array_new();
     command28(f, 200, 40, 0xc4);
     wait_ready(f, 0x1f0);
@@ -439,17 +389,17 @@ static void test_state(Fixture *f, gconstpointer data)
     device_save(f->ide, of_ide);
     device_reset(f->ide);
     g_assert_cmphex(in(f, 0x1f7, 1), ==, 0x50);
-    must(device_load(f->ide, of_ide->data, of_ide->len));
-    must(device_load(disk, of_disk->data, of_disk->len));
-    must(device_load(cd, of_cd->data, of_cd->len));
+    error_never(device_load(f->ide, of_ide->data, of_ide->len));
+    error_never(device_load(disk, of_disk->data, of_disk->len));
+    error_never(device_load(cd, of_cd->data, of_cd->len));
     for (unsigned i = 512 * 17; i < 512 * 40; i += 4) {
         g_assert_cmphex(wait_ready(f, 0x1f0), ==, 0x58);
-        g_assert_cmphex(in(f, 0x1f0, 4) & 0xff, ==, pattern(200 * 512 + i));
+        g_assert_cmphex(in(f, 0x1f0, 4) & 0xff, ==, test_pattern(200 * 512 + i));
     }
     g_assert_cmphex(in(f, 0x1f7, 1), ==, 0x50);
     for (unsigned i = 1000; i < 100 * 2048; i += 4) {
         g_assert_cmphex(wait_ready(f, 0x170) & ATA_DRQ, ==, ATA_DRQ);
-        g_assert_cmphex(in(f, 0x170, 4) & 0xff, ==, pattern(5 * 2048 + i));
+        g_assert_cmphex(in(f, 0x170, 4) & 0xff, ==, test_pattern(5 * 2048 + i));
     }
     g_assert_cmphex(wait_ready(f, 0x170) & (ATA_DRQ | ATA_ERR), ==, 0);
     /* Streams that somebody damaged never lead outside the buffer. */
@@ -476,7 +426,7 @@ static void test_noise(Fixture *f, gconstpointer data)
     static const uint8_t commands[] = { 0xa0, 0x20, 0x30, 0xc8, 0xca, 0xc4, 0xc5, 0x25, 0x35, 0xec, 0xa1, 0xb0, 0x06, 0x08, 0x90 };
     g_autoptr(GRand) rand = g_rand_new_with_seed(g_test_rand_int());
     for (unsigned i = 0; i < RAM_SIZE; i += 4) {
-        st32_le(f->block->host + i, g_rand_int(rand));
+        st32_le(f->pc.block->host + i, g_rand_int(rand));
     }
     for (unsigned i = 0; i < 60000; i++) {
         uint16_t base = bases[g_rand_int_range(rand, 0, 5)];
@@ -494,9 +444,9 @@ static void test_noise(Fixture *f, gconstpointer data)
             in(f, base + reg, size);
         }
         if (i % 5 == 0) {
-            lock_release(&f->machine->lock);
-            loop_run_once(f->machine->loop, 0);
-            lock_acquire(&f->machine->lock);
+            lock_release(&f->pc.machine->lock);
+            loop_run_once(f->pc.machine->loop, 0);
+            lock_acquire(&f->pc.machine->lock);
         }
     }
     device_reset(f->ide);

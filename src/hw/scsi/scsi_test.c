@@ -4,6 +4,7 @@
 
 #include "base/endian.h"
 #include "hw/scsi/scsi_disk.h"
+#include "hw/test_util.h"
 
 /* A machine with a SCSI bus whose host adapter is this test: a disk at 0:0, a CD at 1:0. */
 typedef struct Fixture {
@@ -25,50 +26,15 @@ typedef struct Call {
 
 static const MachineType test_machine = { .name = "test", .desc = "test machine" };
 
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
-
-static uint8_t pattern(size_t i)
-{
-    return (uint8_t)(i / 512 * 3 + i);
-}
-
-static char *make_image(Fixture *f, const char *name, size_t size)
-{
-    char *path = g_build_filename(f->dir, name, NULL);
-    g_autofree uint8_t *data = g_malloc(size);
-    for (size_t i = 0; i < size; i++) {
-        data[i] = pattern(i);
-    }
-    g_assert_true(g_file_set_contents(path, (char *)data, (gssize)size, NULL));
-    return path;
-}
-
-static BlockNode *open_node(Fixture *f, const char *path, unsigned flags)
-{
-    BlockNode *node;
-    lock_release(&f->machine->lock);
-    must(block_open_file(f->graph, path, "raw", flags, NULL, &node));
-    lock_acquire(&f->machine->lock);
-    return node;
-}
-
 static ScsiDisk *add_unit(Fixture *f, const char *type, const char *id, const char *path, unsigned flags, uint32_t target, uint32_t lun)
 {
-    BlockBackend *blk = blk_new(f->graph, id);
-    BlockNode *node = open_node(f, path, flags);
-    must(blk_insert(blk, node));
-    node_unref(node);
+    BlockBackend *blk = test_drive(f->machine, f->graph, id, path, flags);
     Device *dev = device_new(f->machine, device_type_find(type), id);
     device_set_str(dev, "drive", id);
     device_set_str(dev, "serial", "S1");
     device_set_u64(dev, "scsi-id", target);
     device_set_u64(dev, "lun", lun);
-    must(device_plug(dev, &f->bus.bus));
+    error_never(device_plug(dev, &f->bus.bus));
     blk_unref(blk);
     return container_of(dev, ScsiDisk, scsi.dev);
 }
@@ -87,8 +53,8 @@ static const ScsiHostOps host_ops = { .plugged = unit_event, .unplugged = unit_e
 static void setup(Fixture *f, gconstpointer data)
 {
     f->dir = g_dir_make_tmp("scsi-test-XXXXXX", NULL);
-    f->disk_path = make_image(f, "disk", DISK_BLOCKS * BLOCK);
-    f->cd_path = make_image(f, "cd", CD_BLOCKS * CD_BLOCK);
+    f->disk_path = test_image(f->dir, "disk", DISK_BLOCKS * BLOCK);
+    f->cd_path = test_image(f->dir, "cd", CD_BLOCKS * CD_BLOCK);
     f->machine = machine_new(&test_machine, machine_config_new());
     lock_acquire(&f->machine->lock);
     f->graph = block_graph_new(f->machine->loop);
@@ -248,14 +214,14 @@ static void test_read_write(Fixture *f, gconstpointer data)
     assert_good(call);
     g_assert_cmpuint(call.req.moved, ==, 3 * BLOCK);
     for (unsigned i = 0; i < 3 * BLOCK; i++) {
-        g_assert_cmphex(buffer[i], ==, pattern(256 * BLOCK + i));
+        g_assert_cmphex(buffer[i], ==, test_pattern(256 * BLOCK + i));
     }
     memset(buffer, 0x5a, 64 * BLOCK);
     assert_good(WRITE_(f, 0, 0, buffer, 2 * BLOCK, 0x8a, 8, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0));
     assert_good(READ_(f, 0, 0, buffer, BLOCK, 0x08, 0, 0, 8, 1, 0));
     g_assert_cmphex(buffer[0], ==, 0x5a);
     assert_good(READ_(f, 0, 0, buffer, BLOCK, 0xa8, 8, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0));
-    g_assert_cmphex(buffer[1], ==, pattern(9 * BLOCK + 1));
+    g_assert_cmphex(buffer[1], ==, test_pattern(9 * BLOCK + 1));
     /* The last block, and behind it. */
     assert_good(READ_(f, 0, 0, buffer, BLOCK, 0x28, 0, 0, 0, 0x0f, 0xff, 0, 0, 1, 0));
     assert_sense(READ_(f, 0, 0, buffer, 2 * BLOCK, 0x28, 0, 0, 0, 0x0f, 0xff, 0, 0, 2, 0), SENSE_ILLEGAL, ASC_LBA_RANGE, 0);
@@ -282,7 +248,7 @@ static void test_verify(Fixture *f, gconstpointer data)
     g_autofree uint8_t *buffer = g_malloc(1200 * BLOCK);
     clear_attention(f, 0);
     for (size_t i = 0; i < 1200 * BLOCK; i++) {
-        buffer[i] = pattern(16 * BLOCK + i);
+        buffer[i] = test_pattern(16 * BLOCK + i);
     }
     /* 1200 blocks: more than the buffer of a step. */
     Call call = WRITE_(f, 0, 0, buffer, 1200 * BLOCK, 0x2f, 2, 0, 0, 0, 16, 0, 1200 >> 8, 1200 & 255, 0);
@@ -306,7 +272,7 @@ static void test_same_and_unmap(Fixture *f, gconstpointer data)
     assert_good(READ_(f, 0, 0, back, BLOCK, 0x28, 0, 0, 0, 1379 >> 8, 1379 & 255, 0, 0, 1, 0));
     g_assert_cmpint(memcmp(block, back, BLOCK), ==, 0);
     assert_good(READ_(f, 0, 0, back, BLOCK, 0x28, 0, 0, 0, 1380 >> 8, 1380 & 255, 0, 0, 1, 0));
-    g_assert_cmphex(back[0], ==, pattern(1380 * BLOCK));
+    g_assert_cmphex(back[0], ==, test_pattern(1380 * BLOCK));
     assert_good(WRITE_(f, 0, 0, NULL, 0, 0x93, 0x09, 0, 0, 0, 0, 0, 0, 0, 100, 0, 0, 0, 4, 0, 0)); /* NDOB, UNMAP */
     assert_good(READ_(f, 0, 0, back, BLOCK, 0x28, 0, 0, 0, 0, 103, 0, 0, 1, 0));
     g_assert_cmphex(back[0], ==, 0);
@@ -352,12 +318,12 @@ static void test_cd(Fixture *f, gconstpointer data)
     assert_good(READ_(f, 1, 0, buffer, 8, 0x25));
     g_assert_cmpuint(ld32_be(buffer), ==, CD_BLOCKS - 1);
     assert_good(READ_(f, 1, 0, buffer, 2 * CD_BLOCK, 0x28, 0, 0, 0, 1, 0, 0, 0, 2, 0));
-    g_assert_cmphex(buffer[5], ==, pattern(256 * CD_BLOCK + 5));
+    g_assert_cmphex(buffer[5], ==, test_pattern(256 * CD_BLOCK + 5));
     /* READ CD with everything: 70 blocks take two rounds. */
     Call call = READ_(f, 1, 0, buffer, 70 * CD_RAW_BLOCK, 0xbe, 0, 0, 0, 0, 10, 0, 0, 70, 0xf8);
     assert_good(call);
     g_assert_cmpuint(call.req.moved, ==, 70 * CD_RAW_BLOCK);
-    g_assert_cmphex(buffer[69 * CD_RAW_BLOCK + 16 + 7], ==, pattern(79 * CD_BLOCK + 7));
+    g_assert_cmphex(buffer[69 * CD_RAW_BLOCK + 16 + 7], ==, test_pattern(79 * CD_BLOCK + 7));
     g_assert_cmphex(buffer[69 * CD_RAW_BLOCK + 13], ==, 0x03); /* seconds of block 79 */
     assert_sense(WRITE_(f, 1, 0, buffer, CD_BLOCK, 0x2a, 0, 0, 0, 0, 0, 0, 0, 1), SENSE_DATA_PROTECT, ASC_WRITE_PROTECTED, 0);
     /* Prevent removal, try to eject, allow, eject; the monitor puts it back. */
@@ -417,11 +383,11 @@ static void test_places(Fixture *f, gconstpointer data)
     }
     /* The next target, and the next unit of a target. */
     Device *dev = device_new(f->machine, device_type_find("scsi-cd"), NULL);
-    must(device_plug(dev, &f->bus.bus));
+    error_never(device_plug(dev, &f->bus.bus));
     g_assert_cmpuint(container_of(dev, ScsiDevice, dev)->id, ==, 2);
     dev = device_new(f->machine, device_type_find("scsi-cd"), NULL);
     device_set_str(dev, "scsi-id", "2");
-    must(device_plug(dev, &f->bus.bus));
+    error_never(device_plug(dev, &f->bus.bus));
     g_assert_cmpuint(container_of(dev, ScsiDevice, dev)->lun, ==, 1);
 }
 
@@ -431,7 +397,7 @@ static void test_state(Fixture *f, gconstpointer data)
     blk_set_write_cache(disk_blk(&f->disk->conf), false);
     device_save(&f->disk->scsi.dev, saved);
     device_reset(&f->disk->scsi.dev);
-    must(device_load(&f->disk->scsi.dev, saved->data, saved->len));
+    error_never(device_load(&f->disk->scsi.dev, saved->data, saved->len));
     g_assert_false(blk_write_cache(disk_blk(&f->disk->conf)));
     device_save(&f->disk->scsi.dev, again);
     g_assert_cmpmem(saved->data, saved->len, again->data, again->len);

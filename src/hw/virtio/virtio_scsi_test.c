@@ -5,15 +5,11 @@
 #include "bus/scsi.h"
 #include "bus/virtio.h"
 #include "hw/block/disk_conf.h"
-#include "hw/pci_host/i440fx.h"
+#include "hw/test_util.h"
 
 /* A machine with memory and a virtio-scsi adapter; the test is the driver, with its rings at fixed places. */
 typedef struct Fixture {
-    Machine *machine;
-    BlockGraph *graph;
-    RamBlock *block;
-    MemRegion ram;
-    PciBus *pci;
+    PciFixture pc;
     VirtioDevice *vdev;
     uint8_t *mem;
     uint16_t avail[3];
@@ -21,15 +17,6 @@ typedef struct Fixture {
 
 enum { RAM_SIZE = 1 << 20, RING = 0x10000, DATA = 0x80000, ENTRIES = 64, CONTROL = 0, EVENTS = 1, REQUESTS = 2 };
 enum { NEXT = 1, WRITE = 2, INDIRECT = 4, HEADER = 51, RESPONSE = 108 };
-
-static const MachineType test_machine = { .name = "test", .desc = "test machine" };
-
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
 
 static uint64_t desc_at(unsigned queue)
 {
@@ -49,12 +36,12 @@ static void add_disk(Fixture *f, const char *id)
     keyvalues_set(options, "node-name", id);
     keyvalues_set(options, "size", "1M");
     keyvalues_set(options, "read-zeroes", "on");
-    lock_release(&f->machine->lock);
-    must(block_open_options(f->graph, options, &node));
-    lock_acquire(&f->machine->lock);
-    Device *dev = device_new(f->machine, device_type_find("scsi-hd"), id);
+    lock_release(&f->pc.machine->lock);
+    error_never(block_open_options(f->pc.graph, options, &node));
+    lock_acquire(&f->pc.machine->lock);
+    Device *dev = device_new(f->pc.machine, device_type_find("scsi-hd"), id);
     device_set_str(dev, "drive", id);
-    must(device_plug(dev, NULL));
+    error_never(device_plug(dev, NULL));
 }
 
 /* As a driver of virtio 1.0 does, without the registers. */
@@ -80,22 +67,15 @@ static void start_driver(Fixture *f)
 
 static void setup(Fixture *f, gconstpointer unused)
 {
-    MemRegion *pci_memory;
-    f->machine = machine_new(&test_machine, machine_config_new());
-    lock_acquire(&f->machine->lock);
-    f->graph = block_graph_new(f->machine->loop);
-    machine_set_service(f->machine, BLOCK_SERVICE, f->graph);
-    must(ram_block_new(f->machine->mem, "ram", RAM_SIZE, NULL, &f->block));
-    mem_region_init_ram(&f->ram, "ram", f->block, 0, RAM_SIZE);
-    must(i440fx_create(f->machine, &f->ram, RAM_SIZE, &f->pci, &pci_memory));
-    Device *dev = device_new(f->machine, device_type_find("virtio-scsi-pci"), "s");
-    must(device_plug(dev, &f->pci->bus));
+    pci_fixture_setup(&f->pc, RAM_SIZE);
+    Device *dev = device_new(f->pc.machine, device_type_find("virtio-scsi-pci"), "s");
+    error_never(device_plug(dev, &f->pc.pci->bus));
     f->vdev = container_of(dev, VirtioDevice, dev);
     /* Bus master. */
-    (void)mem_store(f->machine->io_as, 0xcf8, 4, 0x80000000 | f->vdev->pci.devfn << 8 | PCI_COMMAND);
-    (void)mem_store(f->machine->io_as, 0xcfc, 2, 4);
+    (void)mem_store(f->pc.machine->io_as, 0xcf8, 4, 0x80000000 | f->vdev->pci.devfn << 8 | PCI_COMMAND);
+    (void)mem_store(f->pc.machine->io_as, 0xcfc, 2, 4);
     uint64_t length = RAM_SIZE;
-    f->mem = mem_map(f->machine->as, 0, &length, true);
+    f->mem = mem_map(f->pc.machine->as, 0, &length, true);
     g_assert_nonnull(f->mem);
     add_disk(f, "d0");
     start_driver(f);
@@ -103,14 +83,7 @@ static void setup(Fixture *f, gconstpointer unused)
 
 static void teardown(Fixture *f, gconstpointer unused)
 {
-    bus_fini(&f->pci->bus);
-    lock_release(&f->machine->lock);
-    block_graph_free(f->graph);
-    lock_acquire(&f->machine->lock);
-    device_unplug(f->pci->bus.parent);
-    mem_region_fini(&f->ram);
-    lock_release(&f->machine->lock);
-    machine_free(f->machine);
+    pci_fixture_teardown(&f->pc);
 }
 
 /* --- the driver's side --- */
@@ -138,9 +111,9 @@ static uint16_t used(Fixture *f, unsigned queue)
 
 static void turn(Fixture *f)
 {
-    lock_release(&f->machine->lock);
-    loop_run_once(f->machine->loop, NS_PER_MS);
-    lock_acquire(&f->machine->lock);
+    lock_release(&f->pc.machine->lock);
+    loop_run_once(f->pc.machine->loop, NS_PER_MS);
+    lock_acquire(&f->pc.machine->lock);
 }
 
 static void wait_used(Fixture *f, unsigned queue, uint16_t count)
@@ -235,7 +208,7 @@ static void test_events(Fixture *f, gconstpointer unused)
     g_assert_cmphex(event[5], ==, 1); /* target */
     g_assert_cmphex(ld32_le(event + 12), ==, 1);
     /* No buffer: the next one tells that something was missed. */
-    device_unplug(device_find(f->machine, "d1"));
+    device_unplug(device_find(f->pc.machine, "d1"));
     offer(f, EVENTS, 0);
     virtio_queue_notified(f->vdev, EVENTS);
     wait_used(f, EVENTS, 2);

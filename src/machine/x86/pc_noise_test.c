@@ -11,13 +11,6 @@
 
 enum { ROUNDS = 400000, HOSTILE_TURNS = 10000 };
 
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
-
 /* Large pictures take long and prove nothing more. */
 static void look(TestPc *noise)
 {
@@ -111,7 +104,7 @@ static void test_saved(void)
         lock_release(&one.machine->lock);
         g_assert_true(test_pc_setup(&two));
         unplug_what_went(one.machine, two.machine);
-        must(test_pc_load(two.machine, first));
+        error_never(test_pc_load(two.machine, first));
         g_autoptr(GByteArray) second = test_pc_save(two.machine);
         unsigned devices = compare_devices(one.machine, two.machine);
         if (first->len != second->len || memcmp(first->data, second->data, first->len)) {

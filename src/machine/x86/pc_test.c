@@ -7,16 +7,8 @@
 
 typedef struct Fixture {
     Machine *machine;
-    Accel *accel;
     char *dir;
 } Fixture;
-
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
 
 /* A firmware image whose first byte is its number of 64 KiB units and whose last is 0x5a. */
 static void make_bios(Fixture *f, const char *name, unsigned units)
@@ -32,7 +24,7 @@ static void build(Fixture *f, const char *type_name, uint64_t ram, unsigned cpus
 {
     const MachineType *type;
     MachineConfig *config = machine_config_new();
-    must(machine_type_lookup(type_name, &type));
+    error_never(machine_type_lookup(type_name, &type));
     f->dir = g_dir_make_tmp("pc-test-XXXXXX", NULL);
     make_bios(f, "bios-256k.bin", 4);
     make_bios(f, "bios.bin", 2);
@@ -41,19 +33,10 @@ static void build(Fixture *f, const char *type_name, uint64_t ram, unsigned cpus
     config->cpus = config->max_cpus = config->sockets = cpus;
     f->machine = machine_new(type, config);
     lock_acquire(&f->machine->lock);
-    const AccelType *accel = accel_type_find("tcg");
-    f->accel = g_malloc0(accel->size);
-    f->accel->type = accel;
-    f->accel->machine = f->machine;
-    for (const Prop *prop = accel->props; prop->name; prop++) {
-        prop->kind->set_default((Object *)f->accel, prop);
-    }
-    must(accel->init(f->accel));
-    f->machine->accel = f->accel;
-    f->machine->accel_type = accel;
-    must(type->build(f->machine));
+    error_never(accel_start(accel_new(f->machine, accel_type_find("tcg"))));
+    error_never(type->build(f->machine));
     if (type->finish) {
-        must(type->finish(f->machine));
+        error_never(type->finish(f->machine));
     }
     machine_reset(f->machine, SHUTDOWN_NONE);
 }

@@ -18,13 +18,6 @@ typedef struct Fixture {
     bool ready;
 } Fixture;
 
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
-
 static void set_up(Fixture *f, gconstpointer unused)
 {
     f->ready = test_pc_setup(&f->pc);
@@ -108,7 +101,7 @@ static void go_through_a_stream(Fixture *f)
     machine_stop(f->machine, RUN_STATE_PAUSED);
     g_autoptr(GByteArray) bytes = test_pc_save(f->machine);
     machine_reset(f->machine, SHUTDOWN_HOST_QMP_SYSTEM_RESET);
-    must(test_pc_load(f->machine, bytes));
+    error_never(test_pc_load(f->machine, bytes));
     g_assert_false(f->apic->ops->pending(f->apic));
     machine_start(f->machine);
 }

@@ -6,6 +6,7 @@
 #include "accel/accel.h"
 #include "bus/pci.h"
 #include "chardev/chardev.h"
+#include "hw/test_util.h"
 #include "migration/machine_state.h"
 
 enum { DISK_SIZE = 1 << 20, PCI_EJECT = 0xae00 };
@@ -16,40 +17,13 @@ static const uint16_t ports[] = {
     0x3c0, 0x3d0, 0x3f0, 0x510, 0x600, 0x700, 0xcf8, 0xae00, 0xafe0, 0xc000,
 };
 
-static void must(Error *err)
-{
-    if (err) {
-        g_error("%s", error_message(err));
-    }
-}
-
-static void add_accel(Machine *machine)
-{
-    const AccelType *type = accel_type_find("tcg");
-    Accel *accel = g_malloc0(type->size);
-    accel->type = type;
-    accel->machine = machine;
-    for (const Prop *prop = type->props; prop && prop->name; prop++) {
-        prop->kind->set_default((Object *)accel, prop);
-    }
-    machine->accel = accel;
-    machine->accel_type = type;
-    must(type->init(accel));
-}
-
 static void add_disk(TestPc *pc, const char *type, const char *bus, unsigned flags)
 {
-    BlockNode *node;
-    BlockBackend *blk = blk_new(pc->graph, type);
-    lock_release(&pc->machine->lock);
-    must(block_open_file(pc->graph, pc->disk, "raw", flags, NULL, &node));
-    must(blk_insert(blk, node));
-    lock_acquire(&pc->machine->lock);
-    node_unref(node);
+    BlockBackend *blk = test_drive(pc->machine, pc->graph, type, pc->disk, flags);
     Device *dev = device_new(pc->machine, device_type_find(type), NULL);
     device_set_str(dev, "drive", type);
     device_set_str(dev, "share-rw", "on");
-    must(device_plug(dev, bus_find(pc->machine, bus)));
+    error_never(device_plug(dev, bus_find(pc->machine, bus)));
     blk_unref(blk);
 }
 
@@ -70,7 +44,7 @@ static void add_null_chardev(Machine *machine, const char *id)
     g_autoptr(KeyValues) kv = keyvalues_new();
     keyvalues_add(kv, "backend", "null");
     keyvalues_add(kv, "id", id);
-    must(chardev_add(machine_service(machine, "chardevs"), kv, NULL));
+    error_never(chardev_add(machine_service(machine, "chardevs"), kv, NULL));
 }
 
 static void add_with_back_ends(TestPc *pc)
@@ -96,11 +70,11 @@ static void add_with_back_ends(TestPc *pc)
                 device_set_str(dev, name, id);
             }
         }
-        must(device_plug(dev, NULL));
+        error_never(device_plug(dev, NULL));
     }
     for (unsigned n = 0; n < G_N_ELEMENTS(isa); n++) {
         if (device_type_find(isa[n])) {
-            must(device_plug(device_new(machine, device_type_find(isa[n]), NULL), NULL));
+            error_never(device_plug(device_new(machine, device_type_find(isa[n]), NULL), NULL));
         }
     }
 }
@@ -112,7 +86,7 @@ bool test_pc_setup(TestPc *pc)
     g_autofree char *bios = NULL;
     config->ram_size = 16 * MiB;
     g_ptr_array_add(config->data_dirs, g_strdup("/usr/share/seabios"));
-    must(machine_type_lookup("pc", &type));
+    error_never(machine_type_lookup("pc", &type));
     pc->machine = machine_new(type, config);
     g_autoptr(Error) missing = machine_find_file(pc->machine, "bios-256k.bin", &bios);
     if (missing) {
@@ -131,8 +105,8 @@ bool test_pc_setup(TestPc *pc)
     machine_set_service(pc->machine, BLOCK_SERVICE, pc->graph);
     machine_set_service(pc->machine, "chardevs",
                         chardevs_new(object_container_at(pc->machine->root, "/chardevs"), pc->machine->loop));
-    add_accel(pc->machine);
-    must(type->build(pc->machine));
+    error_never(accel_start(accel_new(pc->machine, accel_type_find("tcg"))));
+    error_never(type->build(pc->machine));
     add_devices(pc->machine);
     add_disk(pc, "ide-hd", "ide.0", OPEN_WRITE);
     if (pc->everything) {
@@ -266,13 +240,13 @@ GByteArray *test_pc_save(Machine *machine)
     GByteArray *out = g_byte_array_new();
     StreamWriter w;
     stream_writer_init_array(&w, out);
-    must(stream_write_header(&w));
-    must(state_write_machine(machine, &w));
-    must(state_write_devices(machine, RUN_STATE_PAUSED, &w));
+    error_never(stream_write_header(&w));
+    error_never(state_write_machine(machine, &w));
+    error_never(state_write_devices(machine, RUN_STATE_PAUSED, &w));
     RamSaver *ram = ram_saver_new(machine, false);
-    must(ram_saver_send(ram, &w, UINT32_MAX));
+    error_never(ram_saver_send(ram, &w, UINT32_MAX));
     ram_saver_free(ram);
-    must(state_write_end(&w, false));
+    error_never(state_write_end(&w, false));
     stream_writer_fini(&w);
     return out;
 }
