@@ -467,7 +467,9 @@ void uart_loaded(Uart *uart)
 {
     uart_set_line(uart);
     uart_arm_timeout(uart);
-    uart_transmit(uart);
+    if (uart->tx.count) { /* else nothing changes, and the line, which others may drive as well, has its level from the controllers */
+        uart_transmit(uart);
+    }
     char_accept_input(&uart->chr); /* what was here before may have been full */
 }
 

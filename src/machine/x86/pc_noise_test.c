@@ -70,7 +70,8 @@ static unsigned compare_devices(Machine *a, Machine *b)
             for (guint i = at > 60 ? at - 60 : 0; i < MIN(at + 20, x->len); i++) {
                 g_string_append_c(near, g_ascii_isprint(x->data[i]) ? (char)x->data[i] : ' ');
             }
-            g_error("%s: saved again, byte %u of %u differs: near '%s'", dev->object.type->name, at, x->len, near->str);
+            g_error("%s: saved again, byte %u of %u differs (%02x, %02x): near '%s'", dev->object.type->name, at, x->len,
+                    at < x->len ? x->data[at] : 0, at < y->len ? y->data[at] : 0, near->str);
         }
         devices++;
     }
