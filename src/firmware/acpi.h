@@ -47,6 +47,15 @@ enum { ACPI_NOTIFY_DEVICE_CHECK = 1, ACPI_NOTIFY_EJECT_REQUEST = 3 };
 /* A MADT entry of a CPU, as its _MAT gives it, too; returns its length. */
 enum { ACPI_LOCAL_APIC_MAX = 16 };
 unsigned acpi_local_apic(uint8_t ret_entry[ACPI_LOCAL_APIC_MAX], uint32_t uid, uint32_t apic_id, bool enabled);
+/* Registers behind a mutex show the place whose number is in one of them. */
+typedef struct AcpiPlaces {
+    const char *mutex, *select, *enabled; /* enabled: the bit that says whether something is there */
+    const char *name;                     /* of a place's device, a format for its number */
+} AcpiPlaces;
+/* METHOD(place): what its _STA gives. */
+void acpi_status_method(Aml *a, const AcpiPlaces *places, const char *method);
+/* METHOD(place, what): notifies its device. */
+void acpi_notify_method(Aml *a, const AcpiPlaces *places, const char *method, unsigned count);
 /* Processors, and what their hot-plug event runs inside \_GPE. */
 void acpi_cpus(Aml *a, Machine *machine);
 void acpi_cpus_event(Aml *a, Machine *machine);

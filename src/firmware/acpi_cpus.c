@@ -9,10 +9,7 @@
 
 enum { ACPI_CPU_HOTPLUG_PORT = 0xaf00, COMMAND_NEXT_EVENT = 0, COMMAND_OST_SOURCE = 1, COMMAND_OST_STATUS = 2 };
 
-static void cpu_name(char name[5], unsigned index)
-{
-    g_snprintf(name, 5, "C%03X", index);
-}
+static const AcpiPlaces cpu_places = { .mutex = "CLCK", .select = "CSEL", .enabled = "CPEN", .name = "C%03X" };
 
 static void registers(Aml *a)
 {
@@ -31,68 +28,17 @@ static void registers(Aml *a)
     aml_field_entry(a, NULL, 32);
     aml_field_entry(a, "CDAT", 32);
     aml_end(a);
-    aml_op(a, AML_MUTEX);
-    aml_path(a, "CLCK");
-    aml_byte(a, 0);
-}
-
-static void store_int(Aml *a, uint64_t value, const char *name)
-{
-    aml_op(a, AML_STORE);
-    aml_int(a, value);
-    aml_path(a, name);
-}
-
-static void store_op(Aml *a, unsigned op, const char *name)
-{
-    aml_op(a, AML_STORE);
-    aml_op(a, op);
-    aml_path(a, name);
-}
-
-static void acquire(Aml *a)
-{
-    aml_op(a, AML_ACQUIRE);
-    aml_path(a, "CLCK");
-    aml_byte(a, 0xff);
-    aml_byte(a, 0xff);
-}
-
-static void release(Aml *a)
-{
-    aml_op(a, AML_RELEASE);
-    aml_path(a, "CLCK");
-}
-
-/* CSTA(cpu): what _STA gives. */
-static void status_method(Aml *a)
-{
-    aml_method(a, "CSTA", 1, true);
-    acquire(a);
-    store_op(a, AML_ARG0, "CSEL");
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ZERO);
-    aml_op(a, AML_LOCAL0);
-    aml_if(a);
-    aml_path(a, "CPEN");
-    aml_op(a, AML_STORE);
-    aml_int(a, 0xf);
-    aml_op(a, AML_LOCAL0);
-    aml_end(a);
-    release(a);
-    aml_op(a, AML_RETURN);
-    aml_op(a, AML_LOCAL0);
-    aml_end(a);
+    aml_mutex(a, "CLCK");
 }
 
 /* CEJE(cpu): ejects it. */
 static void eject_method(Aml *a)
 {
     aml_method(a, "CEJE", 1, true);
-    acquire(a);
-    store_op(a, AML_ARG0, "CSEL");
-    store_int(a, 1, "CEJ0");
-    release(a);
+    aml_acquire(a, "CLCK");
+    aml_store(a, AML_ARG0, "CSEL");
+    aml_store_int(a, 1, "CEJ0");
+    aml_release(a, "CLCK");
     aml_end(a);
 }
 
@@ -100,32 +46,13 @@ static void eject_method(Aml *a)
 static void report_method(Aml *a)
 {
     aml_method(a, "COST", 3, true);
-    acquire(a);
-    store_op(a, AML_ARG0, "CSEL");
-    store_int(a, COMMAND_OST_SOURCE, "CCMD");
-    store_op(a, AML_ARG1, "CDAT");
-    store_int(a, COMMAND_OST_STATUS, "CCMD");
-    store_op(a, AML_ARG2, "CDAT");
-    release(a);
-    aml_end(a);
-}
-
-/* CTFY(cpu, what): notifies its device. */
-static void notify_method(Aml *a, unsigned places)
-{
-    aml_method(a, "CTFY", 2, false);
-    for (unsigned index = 0; index < places; index++) {
-        char name[5];
-        cpu_name(name, index);
-        aml_if(a);
-        aml_op(a, AML_LEQUAL);
-        aml_op(a, AML_ARG0);
-        aml_int(a, index);
-        aml_op(a, AML_NOTIFY);
-        aml_path(a, name);
-        aml_op(a, AML_ARG1);
-        aml_end(a);
-    }
+    aml_acquire(a, "CLCK");
+    aml_store(a, AML_ARG0, "CSEL");
+    aml_store_int(a, COMMAND_OST_SOURCE, "CCMD");
+    aml_store(a, AML_ARG1, "CDAT");
+    aml_store_int(a, COMMAND_OST_STATUS, "CCMD");
+    aml_store(a, AML_ARG2, "CDAT");
+    aml_release(a, "CLCK");
     aml_end(a);
 }
 
@@ -137,10 +64,8 @@ static void take_event(Aml *a, const char *event, unsigned what)
     aml_path(a, "CTFY");
     aml_path(a, "CDAT");
     aml_int(a, what);
-    store_int(a, 1, event);
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ONE);
-    aml_op(a, AML_LOCAL0);
+    aml_store_int(a, 1, event);
+    aml_set_local0(a, 1);
     aml_end(a);
 }
 
@@ -148,21 +73,17 @@ static void take_event(Aml *a, const char *event, unsigned what)
 static void scan_method(Aml *a)
 {
     aml_method(a, "CSCN", 0, true);
-    acquire(a);
-    store_int(a, 0, "CSEL");
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ONE);
-    aml_op(a, AML_LOCAL0);
+    aml_acquire(a, "CLCK");
+    aml_store_int(a, 0, "CSEL");
+    aml_set_local0(a, 1);
     aml_while(a);
     aml_op(a, AML_LOCAL0);
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ZERO);
-    aml_op(a, AML_LOCAL0);
-    store_int(a, COMMAND_NEXT_EVENT, "CCMD");
+    aml_set_local0(a, 0);
+    aml_store_int(a, COMMAND_NEXT_EVENT, "CCMD");
     take_event(a, "CINS", ACPI_NOTIFY_DEVICE_CHECK);
     take_event(a, "CRMV", ACPI_NOTIFY_EJECT_REQUEST);
     aml_end(a);
-    release(a);
+    aml_release(a, "CLCK");
     aml_end(a);
 }
 
@@ -205,13 +126,13 @@ void acpi_cpus(Aml *a, Machine *machine)
     aml_name_eisaid(a, "_CID", "PNP0A05");
     if (changing) {
         registers(a);
-        status_method(a);
+        acpi_status_method(a, &cpu_places, "CSTA");
         eject_method(a);
         report_method(a);
     }
     for (unsigned index = 0; index < places; index++) {
         char name[5];
-        cpu_name(name, index);
+        g_snprintf(name, sizeof(name), cpu_places.name, index);
         aml_device(a, name);
         aml_name_string(a, "_HID", "ACPI0007");
         aml_name_int(a, "_UID", index);
@@ -224,7 +145,7 @@ void acpi_cpus(Aml *a, Machine *machine)
         aml_end(a);
     }
     if (changing) {
-        notify_method(a, places);
+        acpi_notify_method(a, &cpu_places, "CTFY", places);
         scan_method(a);
         aml_device(a, "CRES");
         aml_name_eisaid(a, "_HID", "PNP0A06");

@@ -9,6 +9,7 @@
 #include "firmware/acpi.h"
 
 enum { ACPI_PCI_HOTPLUG_PORT = 0xae00 };
+#define LOCK "\\_SB.PCI0.BLCK"
 
 static void slot_name(char name[5], unsigned slot)
 {
@@ -51,35 +52,19 @@ static void region(Aml *a, const char *name, unsigned offset, const char *first,
     aml_end(a);
 }
 
-static void acquire(Aml *a)
-{
-    aml_op(a, AML_ACQUIRE);
-    aml_path(a, "\\_SB.PCI0.BLCK");
-    aml_byte(a, 0xff);
-    aml_byte(a, 0xff);
-}
-
-static void release(Aml *a)
-{
-    aml_op(a, AML_RELEASE);
-    aml_path(a, "\\_SB.PCI0.BLCK");
-}
-
 /* PCEJ(bus, slot): ejects what is in the slot. */
 static void eject_method(Aml *a)
 {
     aml_method(a, "PCEJ", 2, true);
-    acquire(a);
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ARG0);
-    aml_path(a, "BNUM");
+    aml_acquire(a, LOCK);
+    aml_store(a, AML_ARG0, "BNUM");
     aml_op(a, AML_STORE);
     aml_op(a, AML_SHIFT_LEFT);
     aml_op(a, AML_ONE);
     aml_op(a, AML_ARG1);
     aml_op(a, AML_ZERO);
     aml_path(a, "B0EJ");
-    release(a);
+    aml_release(a, LOCK);
     aml_return_int(a, 0);
     aml_end(a);
 }
@@ -107,17 +92,13 @@ static void index_method(Aml *a)
     aml_buffer(a, uuid, sizeof(uuid));
     return_buffer(a, 0);
     aml_end(a);
-    acquire(a);
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ARG3);
-    aml_path(a, "BNUM");
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ARG4);
-    aml_path(a, "PIDX");
+    aml_acquire(a, LOCK);
+    aml_store(a, AML_ARG3, "BNUM");
+    aml_store(a, AML_ARG4, "PIDX");
     aml_op(a, AML_STORE);
     aml_path(a, "PIDX");
     aml_op(a, AML_LOCAL0);
-    release(a);
+    aml_release(a, LOCK);
     aml_if(a); /* a device without a number */
     aml_op(a, AML_LEQUAL);
     aml_op(a, AML_LOCAL0);
@@ -262,9 +243,7 @@ void acpi_pci_hotplug_root(Aml *a, Machine *machine)
     region(a, "PCST", 0x00, "PCIU", "PCID");
     region(a, "SEJ", 0x08, "B0EJ", NULL);
     region(a, "BNMR", 0x10, "BNUM", "PIDX");
-    aml_op(a, AML_MUTEX);
-    aml_path(a, "BLCK");
-    aml_byte(a, 0);
+    aml_mutex(a, "BLCK");
     eject_method(a);
     index_method(a);
     bus_slots(a, root);
@@ -287,8 +266,8 @@ void acpi_pci_hotplug_event(Aml *a, Machine *machine)
         return;
     }
     aml_method(a, "_E01", 0, false);
-    acquire(a);
+    aml_acquire(a, LOCK);
     aml_path(a, "\\_SB.PCI0.PCNT");
-    release(a);
+    aml_release(a, LOCK);
     aml_end(a);
 }

@@ -5,10 +5,7 @@
 #include "firmware/acpi.h"
 #include "hw/acpi/memory_hotplug.h"
 
-static void slot_name(char name[5], unsigned slot)
-{
-    g_snprintf(name, 5, "MP%02X", slot);
-}
+static const AcpiPlaces slot_places = { .mutex = "MLCK", .select = "MSEL", .enabled = "MENA", .name = "MP%02X" };
 
 static void registers(Aml *a)
 {
@@ -32,56 +29,14 @@ static void registers(Aml *a)
     aml_field_entry(a, "MOSR", 32);
     aml_field_entry(a, "MOST", 32);
     aml_end(a);
-    aml_op(a, AML_MUTEX);
-    aml_path(a, "MLCK");
-    aml_byte(a, 0);
-}
-
-static void store(Aml *a, unsigned op, const char *name)
-{
-    aml_op(a, AML_STORE);
-    aml_op(a, op);
-    aml_path(a, name);
-}
-
-/* Takes the registers for the slot that the first argument says. */
-static void acquire(Aml *a)
-{
-    aml_op(a, AML_ACQUIRE);
-    aml_path(a, "MLCK");
-    aml_byte(a, 0xff);
-    aml_byte(a, 0xff);
-}
-
-static void release(Aml *a)
-{
-    aml_op(a, AML_RELEASE);
-    aml_path(a, "MLCK");
+    aml_mutex(a, "MLCK");
 }
 
 static void begin(Aml *a, const char *name, unsigned arguments)
 {
     aml_method(a, name, arguments, true);
-    acquire(a);
-    store(a, AML_ARG0, "MSEL");
-}
-
-static void status_method(Aml *a)
-{
-    begin(a, "MSTA", 1);
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ZERO);
-    aml_op(a, AML_LOCAL0);
-    aml_if(a);
-    aml_path(a, "MENA");
-    aml_op(a, AML_STORE);
-    aml_int(a, 0xf);
-    aml_op(a, AML_LOCAL0);
-    aml_end(a);
-    release(a);
-    aml_op(a, AML_RETURN);
-    aml_op(a, AML_LOCAL0);
-    aml_end(a);
+    aml_acquire(a, "MLCK");
+    aml_store(a, AML_ARG0, "MSEL");
 }
 
 static void node_method(Aml *a)
@@ -90,7 +45,7 @@ static void node_method(Aml *a)
     aml_op(a, AML_STORE);
     aml_path(a, "MNOD");
     aml_op(a, AML_LOCAL0);
-    release(a);
+    aml_release(a, "MLCK");
     aml_op(a, AML_RETURN);
     aml_op(a, AML_LOCAL0);
     aml_end(a);
@@ -99,17 +54,17 @@ static void node_method(Aml *a)
 static void eject_method(Aml *a)
 {
     begin(a, "MEJE", 1);
-    store(a, AML_ONE, "MEJT");
-    release(a);
+    aml_store(a, AML_ONE, "MEJT");
+    aml_release(a, "MLCK");
     aml_end(a);
 }
 
 static void report_method(Aml *a)
 {
     begin(a, "MOSM", 3);
-    store(a, AML_ARG1, "MOSR");
-    store(a, AML_ARG2, "MOST");
-    release(a);
+    aml_store(a, AML_ARG1, "MOSR");
+    aml_store(a, AML_ARG2, "MOST");
+    aml_release(a, "MLCK");
     aml_end(a);
 }
 
@@ -174,27 +129,9 @@ static void resources_method(Aml *a)
     aml_path(a, "MAXL");
     aml_op(a, AML_ONE);
     aml_path(a, "MAXL");
-    release(a);
+    aml_release(a, "MLCK");
     aml_op(a, AML_RETURN);
     aml_path(a, "MR64");
-    aml_end(a);
-}
-
-static void notify_method(Aml *a, unsigned slots)
-{
-    aml_method(a, "MTFY", 2, false);
-    for (unsigned slot = 0; slot < slots; slot++) {
-        char name[5];
-        slot_name(name, slot);
-        aml_if(a);
-        aml_op(a, AML_LEQUAL);
-        aml_op(a, AML_ARG0);
-        aml_int(a, slot);
-        aml_op(a, AML_NOTIFY);
-        aml_path(a, name);
-        aml_op(a, AML_ARG1);
-        aml_end(a);
-    }
     aml_end(a);
 }
 
@@ -205,7 +142,7 @@ static void take_event(Aml *a, const char *event, unsigned what)
     aml_path(a, "MTFY");
     aml_op(a, AML_LOCAL0);
     aml_int(a, what);
-    store(a, AML_ONE, event);
+    aml_store(a, AML_ONE, event);
     aml_end(a);
 }
 
@@ -213,21 +150,19 @@ static void take_event(Aml *a, const char *event, unsigned what)
 static void scan_method(Aml *a, unsigned slots)
 {
     aml_method(a, "MSCN", 0, true);
-    acquire(a);
-    aml_op(a, AML_STORE);
-    aml_op(a, AML_ZERO);
-    aml_op(a, AML_LOCAL0);
+    aml_acquire(a, "MLCK");
+    aml_set_local0(a, 0);
     aml_while(a);
     aml_op(a, AML_LLESS);
     aml_op(a, AML_LOCAL0);
     aml_int(a, slots);
-    store(a, AML_LOCAL0, "MSEL");
+    aml_store(a, AML_LOCAL0, "MSEL");
     take_event(a, "MINS", ACPI_NOTIFY_DEVICE_CHECK);
     take_event(a, "MRMV", ACPI_NOTIFY_EJECT_REQUEST);
     aml_op(a, AML_INCREMENT);
     aml_op(a, AML_LOCAL0);
     aml_end(a);
-    release(a);
+    aml_release(a, "MLCK");
     aml_end(a);
 }
 
@@ -243,7 +178,7 @@ static void returning(Aml *a, const char *name, const char *method, unsigned slo
 static void slot_device(Aml *a, unsigned slot)
 {
     char name[5];
-    slot_name(name, slot);
+    g_snprintf(name, sizeof(name), slot_places.name, slot);
     aml_device(a, name);
     aml_name_eisaid(a, "_HID", "PNP0C80");
     aml_name_int(a, "_UID", slot);
@@ -283,7 +218,7 @@ void acpi_memory(Aml *a, Machine *machine)
     aml_res_io(a, ACPI_MEMORY_HOTPLUG_PORT, ACPI_MEMORY_HOTPLUG_PORT, 1, ACPI_MEMORY_HOTPLUG_SIZE);
     aml_resources_end(a);
     registers(a);
-    status_method(a);
+    acpi_status_method(a, &slot_places, "MSTA");
     node_method(a);
     eject_method(a);
     report_method(a);
@@ -291,7 +226,7 @@ void acpi_memory(Aml *a, Machine *machine)
     for (unsigned slot = 0; slot < memory->slots; slot++) {
         slot_device(a, slot);
     }
-    notify_method(a, memory->slots);
+    acpi_notify_method(a, &slot_places, "MTFY", memory->slots);
     scan_method(a, memory->slots);
     aml_end(a);
 }

@@ -235,6 +235,48 @@ void aml_return_int(Aml *a, uint64_t value)
     aml_int(a, value);
 }
 
+void aml_store(Aml *a, unsigned source, const char *name)
+{
+    aml_op(a, AML_STORE);
+    aml_op(a, source);
+    aml_path(a, name);
+}
+
+void aml_store_int(Aml *a, uint64_t value, const char *name)
+{
+    aml_op(a, AML_STORE);
+    aml_int(a, value);
+    aml_path(a, name);
+}
+
+void aml_set_local0(Aml *a, uint64_t value)
+{
+    aml_op(a, AML_STORE);
+    aml_int(a, value);
+    aml_op(a, AML_LOCAL0);
+}
+
+void aml_mutex(Aml *a, const char *name)
+{
+    aml_op(a, AML_MUTEX);
+    aml_path(a, name);
+    aml_byte(a, 0);
+}
+
+void aml_acquire(Aml *a, const char *mutex)
+{
+    aml_op(a, AML_ACQUIRE);
+    aml_path(a, mutex);
+    aml_byte(a, 0xff);
+    aml_byte(a, 0xff);
+}
+
+void aml_release(Aml *a, const char *mutex)
+{
+    aml_op(a, AML_RELEASE);
+    aml_path(a, mutex);
+}
+
 void aml_op_region(Aml *a, const char *name, unsigned space, uint64_t offset, uint64_t length)
 {
     aml_op(a, 0x5b80);

@@ -47,6 +47,12 @@ void aml_name_int(Aml *a, const char *name, uint64_t value);
 void aml_name_string(Aml *a, const char *name, const char *text);
 void aml_name_eisaid(Aml *a, const char *name, const char *id);
 void aml_return_int(Aml *a, uint64_t value);
+void aml_store(Aml *a, unsigned source, const char *name); /* source: an opcode, AML_ARG0 for one */
+void aml_store_int(Aml *a, uint64_t value, const char *name);
+void aml_set_local0(Aml *a, uint64_t value);
+void aml_mutex(Aml *a, const char *name);
+void aml_acquire(Aml *a, const char *mutex); /* waits for as long as it takes */
+void aml_release(Aml *a, const char *mutex);
 
 enum { AML_SYSTEM_MEMORY = 0, AML_SYSTEM_IO = 1, AML_PCI_CONFIG = 2 };
 void aml_op_region(Aml *a, const char *name, unsigned space, uint64_t offset, uint64_t length);
