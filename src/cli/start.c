@@ -205,6 +205,7 @@ static MUST_USE Error *wait_for_configuration(Plan *plan, Machine *machine, bool
     }
     machine->preconfig = true;
     monitors_serve(machine);
+    qtest_serve(machine);
     lock_release(&machine->lock);
     loop_run(machine->loop);
     lock_acquire(&machine->lock);

@@ -304,10 +304,12 @@ static void call_done(void *opaque, int result)
 
 int co_blocking(int (*fn)(void *opaque), void *opaque)
 {
+    return running->in_place ? fn(opaque) : co_blocking_long(fn, opaque);
+}
+
+int co_blocking_long(int (*fn)(void *opaque), void *opaque)
+{
     CoWait wait = { .co = running, .fn = fn, .opaque = opaque };
-    if (running->in_place) {
-        return fn(opaque);
-    }
     loop_submit_blocking(running->loop, call_blocking, call_done, &wait);
     wait_for(&wait);
     return wait.result;

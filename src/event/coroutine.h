@@ -36,6 +36,11 @@ void co_wake(Coroutine *co);
 void co_sleep_ns(ClockId clock, int64_t ns);
 /* Runs a blocking call on a worker thread, yields meanwhile, returns its result. */
 int co_blocking(int (*fn)(void *opaque), void *opaque);
+/*
+ * The same for what may take for ever. (What a callback of the loop waits for by co_run() is a matter of milliseconds and is
+ * called in place by co_blocking(); this lets the loop, and with it QMP out of band, go on in any case.)
+ */
+int co_blocking_long(int (*fn)(void *opaque), void *opaque);
 /* Waits until fd is ready for LOOP_READ or LOOP_WRITE. */
 void co_wait_fd(int fd, unsigned events);
 

@@ -278,6 +278,10 @@ void qtest_command(Qtest *qtest, char *line)
     }
     for (size_t n = 0; n < ARRAY_SIZE(commands); n++) {
         if (!strcmp(words.at[0], commands[n].name)) {
+            if (qtest->machine->preconfig && commands[n].run != endianness) {
+                qtest_send(qtest, "FAIL the machine is not made yet");
+                return;
+            }
             commands[n].run(qtest, &words);
             return;
         }

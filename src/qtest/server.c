@@ -29,8 +29,8 @@ void qtest_send(Qtest *qtest, const char *fmt, ...)
 
 static size_t can_receive(void *opaque)
 {
-    const Qtest *qtest = opaque;
-    return qtest->machine->launched ? 65536 : 0;
+    const Machine *machine = ((const Qtest *)opaque)->machine;
+    return machine->launched || machine->preconfig ? 65536 : 0;
 }
 
 static void end_line(Qtest *qtest)

@@ -144,6 +144,22 @@ def test_out_of_band():
         same(q.run('query-yank'), [])
 
 
+def test_out_of_band_while_a_file_blocks():
+    """A file of options that is a pipe nobody has written to: only its command waits."""
+    with tempfile.TemporaryDirectory() as tmp, Qmp(*NONE, negotiate=False) as q:
+        path = os.path.join(tmp, 'fifo')
+        os.mkfifo(path)
+        q.run('qmp_capabilities', enable=['oob'])
+        q.send(json.dumps({'execute': 'blockdev-add', 'id': 'add', 'arguments': {
+            'driver': 'blkdebug', 'node-name': 'n', 'config': path, 'image': {'driver': 'null-co', 'read-zeroes': True}}}))
+        time.sleep(.3)  # so that it does not come in one piece with what follows
+        q.send('{"exec-oob": "query-yank", "id": "list"}')
+        same(q.answer(), {'id': 'list', 'return': []})
+        with open(path, 'w'):
+            pass
+        same(q.answer(), {'id': 'add', 'return': {}})
+
+
 def test_yank_chardev():
     with tempfile.TemporaryDirectory() as tmp, socket.socket(socket.AF_UNIX) as server:
         path = os.path.join(tmp, 'chr')

@@ -71,4 +71,14 @@ def no_cpu_runs():
         same(m.number('clock_step 0'), 0)
 
 
-tap.run([ports, memory, time_and_interrupts, no_cpu_runs])
+def before_the_machine():
+    """-preconfig: the peer learns the byte order; there is nothing else to ask yet."""
+    with Machine('-preconfig') as m:
+        same(m.ok('endianness'), 'little')
+        assert 'not made yet' in ' '.join(m.ask('readb 0x1000'))
+        m.run('x-exit-preconfig')
+        m.event('RESUME')
+        same(m.number('inw 0x1234'), 0xffff)
+
+
+tap.run([before_the_machine, ports, memory, time_and_interrupts, no_cpu_runs])

@@ -235,17 +235,32 @@ static Error *parse_config(DebugState *s, char **lines)
     return fn ? take_section(s, fn, opts) : NULL;
 }
 
-static Error *read_config(DebugState *s, const char *path)
-{
-    g_autofree char *text = NULL;
-    g_autoptr(GError) gerr = NULL;
+typedef struct ConfigFile {
+    const char *path;
+    char *text;
     gsize size;
+    GError *error;
+} ConfigFile;
 
-    if (!g_file_get_contents(path, &text, &size, &gerr)) {
+static int load_config(void *opaque)
+{
+    ConfigFile *file = opaque;
+    return g_file_get_contents(file->path, &file->text, &file->size, &file->error);
+}
+
+/* On a worker, because the file may be a pipe that nobody writes to. */
+static Error *read_config_co(DebugState *s, const char *path)
+{
+    ConfigFile file = { .path = path };
+
+    bool ok = co_blocking_long(load_config, &file);
+    g_autofree char *text = file.text;
+    g_autoptr(GError) gerr = file.error;
+    if (!ok) {
         return error_new_errno(g_error_matches(gerr, G_FILE_ERROR, G_FILE_ERROR_NOENT) ? -ENOENT : -EIO,
                                "The configuration file of blkdebug cannot be read");
     }
-    if (size > CONFIG_MAX) {
+    if (file.size > CONFIG_MAX) {
         return error_new("The blkdebug config file '%s' is too long", path);
     }
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
@@ -496,13 +511,13 @@ static Error *take_claims(KeyValues *opts, const char *name, unsigned *ret)
     }
 }
 
-static Error *take_options(BlockNode *node, KeyValues *opts)
+static Error *take_options_co(BlockNode *node, KeyValues *opts)
 {
     DebugState *s = node->state;
     g_autofree char *config = keyvalues_take(opts, "config");
     TRY(filter_open(node));
     if (config && *config) {
-        TRY(read_config(s, config));
+        TRY(read_config_co(s, config));
     }
     TRY(take_inline(s, opts, "inject-error"));
     TRY(take_inline(s, opts, "set-state"));
@@ -517,7 +532,7 @@ static Error *open_co(BlockNode *node, KeyValues *opts)
     list_init(&s->rules);
     list_init(&s->stopped);
     s->state = 1;
-    Error *err = take_options(node, opts);
+    Error *err = take_options_co(node, opts);
     if (err) {
         rules_free(s);
         return err;
