@@ -73,9 +73,17 @@ static void acquire_starved(Lock *lock)
     pthread_mutex_unlock(&lock->gate);
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 static void acquire_contended(Lock *lock)
 {
     struct timespec starved;
+    uint64_t began = lock_profile_is_on() ? now_ns() : 0;
 
     if (atomic_load(&lock->starving)) {
         pthread_mutex_lock(&lock->gate);
@@ -85,6 +93,9 @@ static void acquire_contended(Lock *lock)
     /* Not clocklock, which ThreadSanitizer does not see; when somebody sets the clock the wait is longer or shorter. */
     if (pthread_mutex_timedlock(&lock->mutex, &starved) == ETIMEDOUT) {
         acquire_starved(lock);
+    }
+    if (began) {
+        lock_profile_note(lock->name, now_ns() - began);
     }
 }
 

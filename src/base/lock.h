@@ -47,4 +47,21 @@ bool lock_held(const Lock *lock);
 /* Waits on cond with the lock released meanwhile; the lock must be the innermost one held. */
 void lock_wait(Lock *lock, pthread_cond_t *cond);
 
+/*
+ * How often, and how long, threads waited for locks, by the locks' names. Of the whole process, off at first; what is taken
+ * without waiting costs and counts nothing. Any thread.
+ */
+enum { LOCK_PROFILE_MAX = 64 };
+typedef struct LockProfile {
+    const char *name;
+    uint64_t waits, wait_ns;
+} LockProfile;
+void lock_profile_set(bool on);
+bool lock_profile_is_on(void);
+void lock_profile_reset(void);
+/* ret_rows has LOCK_PROFILE_MAX rows; how many were filled. */
+size_t lock_profile_read(LockProfile *ret_rows);
+/* lock.c: a wait that ended. */
+void lock_profile_note(const char *name, uint64_t wait_ns);
+
 #endif

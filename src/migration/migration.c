@@ -2,6 +2,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "migration/dirty_rate.h"
 #include "migration/lazy_load.h"
 #include "migration/lazy_ram.h"
 #include "migration/migration_priv.h"
@@ -18,6 +19,11 @@ const char *migration_status_name(MigrationStatus status)
 Migration *migration_of(Machine *machine)
 {
     return machine_service(machine, MIGRATION_SERVICE);
+}
+
+DirtyRate *dirty_rate_of(Machine *machine)
+{
+    return migration_of(machine)->dirty_rate;
 }
 
 void migration_set_status(Migration *migration, MigrationStatus status)
@@ -54,6 +60,7 @@ Error *migration_init(Machine *machine)
     migration->machine = machine;
     migration_params_init(&migration->params);
     migration->lazy_host = lazy_ram_open_host();
+    migration->dirty_rate = dirty_rate_new(machine);
     migration->notifier.fn = machine_ends;
     machine_notifier_add(machine, &migration->notifier);
     machine_set_service(machine, MIGRATION_SERVICE, migration);
@@ -77,6 +84,7 @@ void migration_free(Machine *machine)
     lock_acquire(&machine->lock);
     migration_in_free(migration);
     lazy_load_finish(machine);
+    dirty_rate_free(migration->dirty_rate);
     memory_snapshot_free(g_steal_pointer(&migration->memory));
     machine_set_service(machine, MIGRATION_SERVICE, NULL);
     list_remove(&migration->notifier.node);

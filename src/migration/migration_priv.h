@@ -83,6 +83,7 @@ typedef struct Migration {
     bool snapshot; /* one is being made or loaded */
     struct LazyLoad *lazy_load;    /* lazy_load.c: memory that is still to be loaded; NULL: none */
     struct MemorySnapshot *memory; /* memory_snapshot.c; NULL: none */
+    struct DirtyRate *dirty_rate;
 } Migration;
 
 Migration *migration_of(Machine *machine);

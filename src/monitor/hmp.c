@@ -11,9 +11,11 @@
 #include "input/keys.h"
 #include "monitor/hmp_priv.h"
 
-static const HmpCommand *const info_tables[] = { hmp_info_commands, hmp_info_more, hmp_info_migrate, hmp_info_block };
+static const HmpCommand *const info_tables[] = { hmp_info_commands, hmp_info_more, hmp_info_migrate, hmp_info_block,
+                                                 hmp_info_virtio, hmp_info_debug };
 static const HmpCommand *const tables[] = { hmp_commands_monitor, hmp_commands_machine, hmp_commands_device,
-                                            hmp_commands_memory,  hmp_commands_migrate, hmp_commands_block };
+                                            hmp_commands_memory,  hmp_commands_migrate, hmp_commands_block,
+                                            hmp_commands_debug };
 
 /* --- for the commands --- */
 

@@ -190,9 +190,39 @@ static void info_trace_events(Hmp *hmp, const HmpArgs *args)
     }
 }
 
+static void info_sev(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) info = NULL;
+
+    if (hmp_qmp(hmp, "query-sev", NULL, &info)) {
+        hmp_printf(hmp, value_find_bool(info, "enabled", false) ? "SEV is enabled\n" : "SEV is not enabled\n");
+    }
+}
+
+static void info_sgx(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "query-sgx", NULL, NULL);
+}
+
+/* What a provider of statistics counted, of the machine or of the selected CPU. */
+static void info_stats(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) list = NULL;
+
+    hmp_qmp(hmp, "query-stats", hmp_dict("target", args->text[0], NULL), &list);
+    for (size_t n = 0; list && n < value_length(list); n++) {
+        const Value *item = value_at(list, n), *stats = value_find(item, "stats");
+        hmp_printf(hmp, "provider: %s\n", value_find_str(item, "provider"));
+        for (size_t i = 0; i < value_length(stats); i++) {
+            g_autofree char *value = json_write(value_find(value_at(stats, i), "value"), false);
+            hmp_printf(hmp, "    %s: %s\n", value_find_str(value_at(stats, i), "name"), value);
+        }
+    }
+}
+
 static void info_usb(Hmp *hmp, const HmpArgs *args)
 {
-    hmp_error(hmp, error_new("USB support not enabled"));
+    hmp_qmp(hmp, "x-query-usb", NULL, NULL);
 }
 
 static void info_vm_generation_id(Hmp *hmp, const HmpArgs *args)
@@ -222,6 +252,9 @@ const HmpCommand hmp_info_more[] = {
     { "numa", "", "", "show NUMA information", info_numa },
     { "qdm", "", "", "show the device types", info_qdm },
     { "replay", "", "", "show record and replay information", info_replay },
+    { "sev", "", "", "whether the guest's memory is encrypted (AMD SEV)", info_sev },
+    { "sgx", "", "", "memory for enclaves (Intel SGX)", info_sgx },
+    { "stats", "s", "vm|vcpu", "statistics of the accelerator", info_stats },
     { "tpm", "", "", "show the TPM device", info_nothing },
     { "trace-events", "?s", "[name]", "show the trace events and their state", info_trace_events },
     { "usb", "", "", "show guest USB devices", info_usb },
@@ -231,6 +264,11 @@ const HmpCommand hmp_info_more[] = {
 };
 
 /* --- the same text for programs --- */
+
+Error *qmp_x_query_usb(QmpContext *ctx, const QmpXQueryUsbArgs *args, Value **ret)
+{
+    return error_new("the machine has no USB");
+}
 
 static MUST_USE Error *human_text(QmpContext *ctx, const char *line, Value **ret)
 {

@@ -72,6 +72,11 @@ static void hmp_exit_preconfig(Hmp *hmp, const HmpArgs *args)
     hmp_qmp(hmp, "x-exit-preconfig", NULL, NULL);
 }
 
+static void hmp_dumpdtb(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "dumpdtb", hmp_dict("filename", args->text[0], NULL), NULL);
+}
+
 static void hmp_watchdog_action(Hmp *hmp, const HmpArgs *args)
 {
     hmp_qmp(hmp, "set-action", hmp_dict("watchdog", args->text[0], NULL), NULL);
@@ -232,6 +237,7 @@ const HmpCommand hmp_commands_machine[] = {
     { "balloon", "e", "target", "ask the guest to change its memory to so many MiB", hmp_balloon },
     { "exit_preconfig", "", "", "make the machine as configured (ends --preconfig)",
                                 hmp_exit_preconfig },
+    { "dumpdtb", "s", "filename", "write the device tree to a file", hmp_dumpdtb, 'f' },
     { "watchdog_action", "s", "action", "change what a watchdog does", hmp_watchdog_action },
     { "nmi", "", "", "inject an NMI", hmp_nmi },
     { "cpu", "e", "index", "set the default CPU", hmp_cpu_select },

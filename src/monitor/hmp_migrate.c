@@ -194,6 +194,82 @@ static void info_snapshots(Hmp *hmp, const HmpArgs *args)
     hmp_printf(hmp, "%s", text);
 }
 
+/* --- how fast the guest writes --- */
+
+static void hmp_calc_dirty_rate(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = value_dict();
+
+    value_put(request, "calc-time", value_uint(args->number[0]));
+    if (args->text[1]) {
+        value_put(request, "sample-pages", value_uint(args->number[1]));
+    }
+    value_put_str(request, "mode", args->flag['r'] ? "dirty-ring" : args->flag['b'] ? "dirty-bitmap" : "page-sampling");
+    if (hmp_qmp(hmp, "calc-dirty-rate", request, NULL)) {
+        hmp_printf(hmp, "measuring for %" G_GINT64_FORMAT " s; 'info dirty_rate' shows what was found\n", (gint64)args->number[0]);
+    }
+}
+
+static void info_dirty_rate(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) info = NULL;
+
+    if (!hmp_qmp(hmp, "query-dirty-rate", NULL, &info)) {
+        return;
+    }
+    const Value *rate = value_find(info, "dirty-rate");
+    hmp_printf(hmp, "Status: %s\nStart Time: %" G_GINT64_FORMAT " (ms)\n", value_find_str(info, "status"),
+               value_find_int(info, "start-time", 0) * 1000);
+    if (!strcmp(value_find_str(info, "mode"), "page-sampling")) {
+        hmp_printf(hmp, "Sample Pages: %" G_GINT64_FORMAT " (per GB)\n", value_find_int(info, "sample-pages", 0));
+    }
+    hmp_printf(hmp, "Period: %" G_GINT64_FORMAT " (sec)\nMode: %s\n", value_find_int(info, "calc-time", 0),
+               value_find_str(info, "mode"));
+    if (rate) {
+        hmp_printf(hmp, "Dirty rate: %" G_GINT64_FORMAT " (MB/s)\n", value_find_int(info, "dirty-rate", 0));
+    } else {
+        hmp_printf(hmp, "Dirty rate: (not ready)\n");
+    }
+}
+
+static Value *limit_request(const HmpArgs *args, unsigned index)
+{
+    Value *request = value_dict();
+    if (args->text[index]) {
+        value_put(request, "cpu-index", value_uint(args->number[index]));
+    }
+    return request;
+}
+
+static void hmp_set_dirty_limit(Hmp *hmp, const HmpArgs *args)
+{
+    Value *request = limit_request(args, 1);
+    value_put(request, "dirty-rate", value_uint(args->number[0]));
+    hmp_qmp(hmp, "set-vcpu-dirty-limit", request, NULL);
+}
+
+static void hmp_cancel_dirty_limit(Hmp *hmp, const HmpArgs *args)
+{
+    hmp_qmp(hmp, "cancel-vcpu-dirty-limit", limit_request(args, 0), NULL);
+}
+
+static void info_dirty_limit(Hmp *hmp, const HmpArgs *args)
+{
+    g_autoptr(Value) list = NULL;
+
+    if (!hmp_qmp(hmp, "query-vcpu-dirty-limit", NULL, &list)) {
+        return;
+    }
+    if (value_length(list) == 0) {
+        hmp_printf(hmp, "no CPU has a limit\n");
+    }
+    for (size_t n = 0; n < value_length(list); n++) {
+        const Value *item = value_at(list, n);
+        hmp_printf(hmp, "vcpu[%" G_GINT64_FORMAT "], limit rate %" G_GINT64_FORMAT " (MB/s), current rate %" G_GINT64_FORMAT " (MB/s)\n",
+                   value_find_int(item, "cpu-index", 0), value_find_int(item, "limit-rate", 0), value_find_int(item, "current-rate", 0));
+    }
+}
+
 /* --- info --- */
 
 static void print_ram(Hmp *hmp, const Value *ram)
@@ -316,6 +392,8 @@ const HmpCommand hmp_info_migrate[] = {
     { "migrate_capabilities", "", "", "which abilities of migration are on",
                                       info_migrate_capabilities },
     { "migrate_parameters", "", "", "settings of migration", info_migrate_parameters },
+    { "dirty_rate", "", "", "how fast the guest writes memory, as calc_dirty_rate found", info_dirty_rate },
+    { "vcpu_dirty_limit", "", "", "limits of how fast CPUs may write memory", info_dirty_limit },
     { 0 },
 };
 
@@ -332,5 +410,9 @@ const HmpCommand hmp_commands_migrate[] = {
     { "migrate_start_postcopy", "", "", "let the machine run at the destination before its memory is there", hmp_migrate_start_postcopy },
     { "migrate_set_capability", "ss", "capability state", "switch a migration capability on or off", hmp_set_capability },
     { "migrate_set_parameter", "ss", "parameter value", "set a parameter of migration", hmp_set_parameter },
+    { "calc_dirty_rate", "-r-be?e", "[-r] [-b] seconds [pages]", "measure how fast the guest writes memory, by samples of so many "
+                                    "pages a GiB (-b: by counting all; -r: by KVM's dirty ring)", hmp_calc_dirty_rate },
+    { "set_vcpu_dirty_limit", "e?e", "rate [cpu]", "limit how many MiB a second a CPU may write, or all", hmp_set_dirty_limit },
+    { "cancel_vcpu_dirty_limit", "?e", "[cpu]", "end that limit", hmp_cancel_dirty_limit },
     { 0 },
 };

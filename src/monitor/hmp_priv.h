@@ -40,7 +40,8 @@ typedef struct HmpCommand {
 extern const HmpCommand hmp_info_more[];
 extern const HmpCommand hmp_info_commands[]; /* NULL name ends */
 extern const HmpCommand hmp_commands_memory[], hmp_commands_machine[], hmp_commands_device[], hmp_commands_monitor[],
-    hmp_commands_migrate[], hmp_info_migrate[], hmp_commands_block[], hmp_info_block[];
+    hmp_commands_migrate[], hmp_info_migrate[], hmp_commands_block[], hmp_info_block[], hmp_info_virtio[], hmp_commands_debug[],
+    hmp_info_debug[];
 
 void hmp_printf(Hmp *hmp, const char *fmt, ...) PRINTF(2, 3);
 /* Prints "Error: ..." and frees err. */

@@ -10,6 +10,7 @@
 
 #include "core/vm/machine.h"
 #include "value/keyvalues.h"
+#include "value/value.h"
 
 typedef struct NetPort NetPort;
 
@@ -24,6 +25,7 @@ typedef struct NetPortOps {
     void (*link_changed)(NetPort *port); /* port->link_down is set; may be NULL */
     const uint8_t *(*mac)(NetPort *port); /* cards: the address in use; NULL: no card */
     void (*announce)(NetPort *port);     /* cards: asks the driver to announce itself, if it can; may be NULL */
+    Value *(*rx_filter)(NetPort *port);  /* cards: what they take in, as query-rx-filter tells it; NULL: they do not say */
     char *(*describe)(NetPort *port);    /* the rest of its line in info network; may be NULL */
     void (*destroy)(NetPort *port);      /* frees a back end; NULL for ports that are embedded */
 } NetPortOps;

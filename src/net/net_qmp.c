@@ -44,3 +44,23 @@ Error *qmp_announce_self(QmpContext *ctx, const QmpAnnounceSelfArgs *args, Value
     net_announce(ctx->machine, &conf, args->has_id ? args->id : NULL, args->has_interfaces ? (const char *const *)cards->pdata : NULL);
     return NULL;
 }
+
+Error *qmp_query_rx_filter(QmpContext *ctx, const QmpQueryRxFilterArgs *args, Value **ret)
+{
+    g_autoptr(Value) list = value_list();
+    NetPort *only = args->has_name ? net_port_find(ctx->machine, args->name) : NULL;
+
+    if (args->has_name && !only) {
+        return error_new("there is no network card '%s'", args->name);
+    }
+    if (only && !only->ops->rx_filter) {
+        return error_new("'%s' does not tell its filter: virtio cards do", args->name);
+    }
+    for (NetPort *port = NULL; (port = net_port_next(ctx->machine, port));) {
+        if (port->ops->rx_filter && (!only || port == only)) {
+            value_append(list, port->ops->rx_filter(port));
+        }
+    }
+    *ret = g_steal_pointer(&list);
+    return NULL;
+}

@@ -47,6 +47,7 @@ enum {
     RAM_DIRTY_DISPLAY = 1 << 0,
     RAM_DIRTY_MIGRATION = 1 << 1,
     RAM_DIRTY_SNAPSHOT = 1 << 2, /* snapshots in memory */
+    RAM_DIRTY_RATE = 1 << 3,     /* how fast the guest writes */
     RAM_CODE = 1 << 7, /* holds bytes that were translated */
 };
 

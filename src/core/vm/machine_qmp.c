@@ -225,6 +225,11 @@ Error *qmp_query_vm_generation_id(QmpContext *ctx, const QmpQueryVmGenerationIdA
     return error_new("this machine has no vmgenid device");
 }
 
+Error *qmp_dumpdtb(QmpContext *ctx, const QmpDumpdtbArgs *args, Value **ret)
+{
+    return error_new("this machine describes itself by ACPI tables: it has no device tree to write");
+}
+
 /* --- memory to files --- */
 
 typedef struct Dump {

@@ -14,6 +14,7 @@
 
 #include "bus/isa.h"
 #include "hw/acpi/pm.h"
+#include "schema/qmp_commands.h"
 
 enum {
     R_SECONDS = 0, R_SECONDS_ALARM = 1, R_MINUTES = 2, R_MINUTES_ALARM = 3, R_HOURS = 4, R_HOURS_ALARM = 5,
@@ -397,6 +398,15 @@ static bool is_time_byte(uint8_t index)
 {
     return index == R_SECONDS || index == R_MINUTES || index == R_HOURS ||
            (index >= R_WEEKDAY && index <= R_YEAR) || index == R_CENTURY;
+}
+
+Error *qmp_rtc_reset_reinjection(QmpContext *ctx, const QmpRtcResetReinjectionArgs *args, Value **ret)
+{
+    Rtc *rtc = rtc_of(ctx->machine);
+    if (rtc) {
+        rtc->missed = 0;
+    }
+    return NULL;
 }
 
 void rtc_ack(Rtc *rtc)

@@ -8,6 +8,7 @@
 #include "base/endian.h"
 #include "bus/virtio.h"
 #include "net/net.h"
+#include "value/json.h"
 
 enum { F_MAC = 5, F_MRG_RXBUF = 15, F_STATUS = 16, F_CTRL_VQ = 17, F_CTRL_RX = 18, F_CTRL_VLAN = 19, F_CTRL_RX_EXTRA = 20,
        F_GUEST_ANNOUNCE = 21, F_CTRL_MAC_ADDR = 23, F_MTU = 3, F_SPEED_DUPLEX = 63 };
@@ -36,6 +37,7 @@ typedef struct VirtioNet {
     uint8_t promisc, allmulti, alluni, nomulti, nouni, nobcast;
     MacList unicast, multicast;
     uint32_t vlans[VLANS / 32];
+    bool filter_watched; /* query-rx-filter told it, and it has not changed since */
     uint8_t frame[NET_FRAME_MAX]; /* one that is going out */
 } VirtioNet;
 
@@ -180,8 +182,77 @@ static void announce(NetPort *port)
     }
 }
 
+/* --- what is taken in, for people --- */
+
+static const char *taken(bool all, bool none)
+{
+    return none ? "none" : all ? "all" : "normal";
+}
+
+static Value *mac_value(const uint8_t *m)
+{
+    return value_strf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
+}
+
+static Value *mac_list_value(const MacList *list)
+{
+    Value *value = value_list();
+    for (uint32_t i = 0; i < list->count; i++) {
+        value_append(value, mac_value(list->mac[i]));
+    }
+    return value;
+}
+
+static Value *vlans_value(const VirtioNet *net)
+{
+    Value *value = value_list();
+    for (unsigned vlan = 0; vlan < VLANS; vlan++) {
+        if (net->vlans[vlan / 32] & BIT(vlan % 32)) {
+            value_append(value, value_int(vlan));
+        }
+    }
+    return value;
+}
+
+static Value *rx_filter(NetPort *port)
+{
+    VirtioNet *net = port->opaque;
+    Value *value = value_dict();
+
+    value_put_str(value, "name", port->name);
+    value_put_bool(value, "promiscuous", net->promisc);
+    value_put_str(value, "multicast", taken(net->allmulti, net->nomulti));
+    value_put_str(value, "unicast", taken(net->alluni, net->nouni));
+    value_put_str(value, "vlan", taken(!virtio_has(&net->vdev, F_CTRL_VLAN), false));
+    value_put_bool(value, "broadcast-allowed", !net->nobcast);
+    value_put_bool(value, "multicast-overflow", net->multicast.overflow);
+    value_put_bool(value, "unicast-overflow", net->unicast.overflow);
+    value_put(value, "main-mac", mac_value(net->mac));
+    value_put(value, "vlan-table", vlans_value(net));
+    value_put(value, "unicast-table", mac_list_value(&net->unicast));
+    value_put(value, "multicast-table", mac_list_value(&net->multicast));
+    net->filter_watched = true;
+    return value;
+}
+
+/* One event until somebody looks, since a guest may change its filter all the time. */
+static void filter_changed(VirtioNet *net)
+{
+    Device *dev = &net->vdev.dev;
+    g_autoptr(Value) data = value_dict();
+
+    if (!net->filter_watched) {
+        return;
+    }
+    net->filter_watched = false;
+    value_put_str(data, "name", net->nic.port.name);
+    value_put(data, "path", value_take_str(object_path(&dev->object)));
+    g_autofree char *json = json_write(data, false);
+    machine_emit(dev->machine, "NIC_RX_FILTER_CHANGED", json);
+}
+
 static const NetPortOps port_ops = { .kind = "nic", .receive = receive, .link_changed = link_changed, .mac = current_mac,
-                                     .announce = announce, .describe = describe };
+                                     .announce = announce, .rx_filter = rx_filter, .describe = describe };
 
 /* --- transmitting: on the main loop, so that a burst goes out at once --- */
 
@@ -293,12 +364,8 @@ static bool control_announce(VirtioNet *net, uint8_t command)
     return true;
 }
 
-static bool control(VirtioNet *net, const VirtqElement *elem)
+static bool carry_out(VirtioNet *net, const uint8_t *head, const VirtqElement *elem)
 {
-    uint8_t head[2];
-    if (iov_to_buf(elem->out, elem->out_count, 0, head, 2) != 2) {
-        return false;
-    }
     switch (head[0]) {
     case CTRL_RX:
         return control_rx(net, head[1], elem);
@@ -311,6 +378,18 @@ static bool control(VirtioNet *net, const VirtqElement *elem)
     default:
         return false;
     }
+}
+
+static bool control(VirtioNet *net, const VirtqElement *elem)
+{
+    uint8_t head[2];
+    if (iov_to_buf(elem->out, elem->out_count, 0, head, 2) != 2 || !carry_out(net, head, elem)) {
+        return false;
+    }
+    if (head[0] != CTRL_ANNOUNCE) {
+        filter_changed(net);
+    }
+    return true;
 }
 
 static void ctrl_notified(VirtioDevice *vdev, Virtqueue *vq)
@@ -444,7 +523,7 @@ static const StateField state[] = {
     STATE_U8(VirtioNet, alluni), STATE_U8(VirtioNet, nomulti), STATE_U8(VirtioNet, nouni), STATE_U8(VirtioNet, nobcast),
     STATE_STRUCT(VirtioNet, unicast, mac_list_state), STATE_STRUCT(VirtioNet, multicast, mac_list_state),
     STATE_U32_ARRAY(VirtioNet, vlans), STATE_U8(VirtioNet, announcing), STATE_NOT(VirtioNet, frame, "used inside one call"),
-    STATE_NOT(VirtioNet, transmit, "rescheduled when the machine runs"),
+    STATE_NOT(VirtioNet, filter_watched, "of the monitor"), STATE_NOT(VirtioNet, transmit, "rescheduled when the machine runs"),
     STATE_NOT(VirtioNet, nic, "configuration"), STATE_NOT(VirtioNet, rx, "a queue"), STATE_NOT(VirtioNet, tx, "a queue"),
     STATE_NOT(VirtioNet, ctrl, "a queue"), { 0 },
 };
