@@ -117,6 +117,7 @@ static void serve(int socket)
 Error *spawner_new(Spawner **ret_spawner)
 {
     int pair[2];
+    char ready = 0;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return error_new_errno(errno, "cannot make a socket pair");
@@ -128,12 +129,20 @@ Error *spawner_new(Spawner **ret_spawner)
             close_range(3, (unsigned)pair[1] - 1, 0);
         }
         close_range((unsigned)pair[1] + 1, ~0u, 0);
-        serve(pair[1]);
+        if (write(pair[1], &ready, 1) == 1) {
+            serve(pair[1]);
+        }
+        _exit(1);
     }
+    int problem = pid < 0 ? errno : ECHILD;
     close(pair[1]);
-    if (pid < 0) {
+    ssize_t got;
+    do { /* until then it holds the locks of images, too */
+        got = read(pair[0], &ready, 1);
+    } while (got < 0 && errno == EINTR);
+    if (got != 1) {
         close(pair[0]);
-        return error_new_errno(errno, "cannot fork");
+        return error_new_errno(problem, "cannot start the process that starts programs");
     }
     *ret_spawner = g_new0(Spawner, 1);
     **ret_spawner = (Spawner) { pair[0], pid };
