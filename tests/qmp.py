@@ -8,6 +8,7 @@
 
 Underscores in names of arguments stand for hyphens. `events` has what came and was not waited for, as the program sent it;
 `text` what it printed besides (qemu-io commands of the monitor do)."""
+import atexit
 import json
 import subprocess
 
@@ -16,6 +17,7 @@ class Program:
     def __init__(self, argv, **popen):
         self.events, self.text = [], ""
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **popen)
+        atexit.register(self.end)  # a test that failed leaves none behind, which would keep our own output open
         try:
             assert "QMP" in self.read()
             self.ok("qmp_capabilities")
@@ -31,6 +33,7 @@ class Program:
 
     def end(self):
         """Kills it, if it still runs."""
+        atexit.unregister(self.end)
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
