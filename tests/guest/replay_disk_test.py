@@ -136,4 +136,4 @@ def debian(emulator):
 
 
 run([disks('virtio'), disks('virtio', ('-smp', '2')), disks('ide'), disks('scsi'), filtered, slow_replay, no_sleep,
-     *([debian] if 'debian' in sys.argv else [])])  # differs in the firmware: docs/hacking/icount.md
+     debian])

@@ -32,7 +32,7 @@ struct Icount {
     Vcpu *_Atomic holder;
     uint64_t slice_left;
     bool yielded;
-    uint64_t ran_at; /* count when a vCPU began to run last */
+    uint64_t ran_at; /* count when a vCPU began to run last, or took an interrupt since */
     uint64_t random;
     int64_t host_start, virtual_start; /* shift=auto, align: where both clocks were together */
     int64_t adjusted;                  /* host time of the last look */
@@ -418,6 +418,12 @@ void icount_end(Vcpu *vcpu)
         }
     }
     account(icount);
+}
+
+void icount_note_event(Vcpu *vcpu)
+{
+    Icount *icount = vcpu->machine->icount;
+    icount->ran_at = icount_count(icount);
 }
 
 void icount_yield(Vcpu *vcpu)

@@ -70,6 +70,9 @@ uint64_t icount_begin(Vcpu *vcpu);
 void icount_end(Vcpu *vcpu);
 /* The instruction under way waits for another vCPU: the turn ends behind it. */
 void icount_yield(Vcpu *vcpu);
+/* The vCPU took an interrupt at this count: what comes from outside comes behind another instruction, since a replay, whose turn ends
+ * at the count of what is next, has it before the interrupt. */
+void icount_note_event(Vcpu *vcpu);
 /* The vCPU's thread ends. */
 void icount_leave(Vcpu *vcpu);
 

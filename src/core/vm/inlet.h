@@ -41,7 +41,7 @@ struct Inlet {
     bool blocked;     /* set by deliver(): what belongs here is not there yet, no instruction may follow */
     void *block; /* of INLET_BLOCK */
     bool replays;
-    bool fresh; /* set before deliver(): the vCPU did not begin to run at this count, so no interrupt was taken at it either */
+    bool fresh; /* set before deliver(): no vCPU began to run at this count or took an interrupt at it */
     bool fresh_runs; /* likewise: the vCPU can run, so no other one has the turn at this count */
     bool delivering;
 };

@@ -4,6 +4,7 @@
  */
 #include <stdatomic.h>
 
+#include "core/vm/icount.h"
 #include "core/vm/machine.h"
 #include "cpu/x86/apic.h"
 #include "cpu/x86/exc.h"
@@ -178,7 +179,7 @@ static bool take_system(X86Cpu *cpu, uint32_t requests)
     return false;
 }
 
-bool x86_take_events(X86Cpu *cpu)
+static bool take_events(X86Cpu *cpu)
 {
     uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req);
     if (unlikely(cpu->svm.gif_off)) { /* one that comes from now on is seen by the next look */
@@ -221,6 +222,15 @@ bool x86_take_events(X86Cpu *cpu)
         }
     }
     return false;
+}
+
+bool x86_take_events(X86Cpu *cpu)
+{
+    bool moved = take_events(cpu);
+    if (moved && cpu->counted) {
+        icount_note_event(cpu->vcpu);
+    }
+    return moved;
 }
 
 static bool has_work(X86Cpu *cpu)

@@ -490,13 +490,13 @@ void dbt_run(Dbt *d)
     }
     cpu->fault_jmp = &d->jmp;
     for (;;) {
+        if (unlikely(cpu->counted && cpu->jit.budget <= 0)) {
+            break; /* before an interrupt is taken: what the turn's end is for comes first at this count */
+        }
         if (unlikely(atomic_load_explicit(&x86_hot(cpu)->exit_req, memory_order_relaxed) != 0) && !handle_requests(d)) {
             break;
         }
         if (unlikely(atomic_load_explicit(&cpu->vcpu->halted, memory_order_relaxed))) {
-            break;
-        }
-        if (unlikely(cpu->counted && cpu->jit.budget <= 0)) {
             break;
         }
         if (unlikely(d->stress != 0)) {
