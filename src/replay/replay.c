@@ -271,6 +271,14 @@ static void stop_replay(Replay *replay, const char *why)
     machine_request_stop(replay->inlet.machine, RUN_STATE_PAUSED);
 }
 
+static void differs(Replay *replay, const ReplayEvent *recorded, const ReplayEvent *now)
+{
+    g_autofree char *why = g_strdup_printf("this run is not the recorded one: CPU %u is at 0x%" PRIx64 ", recorded was CPU %u at 0x%"
+                                           PRIx64 " behind instruction %" PRIu64 ", so it differs", now->cpu, now->pc, recorded->cpu,
+                                           recorded->pc, recorded->count);
+    stop_replay(replay, why);
+}
+
 /* A request of a disk may take longer than when it was recorded. */
 static bool event_ready(const Replay *replay, const ReplayEvent *event)
 {
@@ -306,7 +314,7 @@ static void deliver_recorded(Replay *replay)
             return; /* another CPU looks at this count, too */
         }
         if (now.count != event->count || (now.cpu != event->cpu && event->kind != KIND_END) || now.ns != event->ns || now.pc != event->pc) {
-            stop_replay(replay, event->kind == KIND_END ? "the recording ends" : "this run is not the recorded one: it differs");
+            event->kind == KIND_END ? stop_replay(replay, "the recording ends") : differs(replay, event, &now);
             return;
         }
         if (!event_ready(replay, event)) {

@@ -79,7 +79,7 @@ def breaks(emulator):
                     vm.qmp('cont')
                     vm.wait_event('STOP', 120)
                     assert vm.qmp('query-replay')['icount'] == count, vm.qmp('query-replay')
-                    seen.append(re.sub('EFL=.*?\\]', '', vm.monitor('info registers')))
+                    seen.append(re.sub('[ER]FL=.*?\\]', '', vm.monitor('info registers')))
                 try:
                     vm.qmp('replay-break', icount=5)
                     raise GuestError('a break in the past is taken')
