@@ -430,6 +430,17 @@ struct Value *channel_address(int listener)
     return value;
 }
 
+void channel_close_listener(int listener)
+{
+    struct sockaddr_un name = { 0 };
+    socklen_t length = sizeof(name) - 1;
+
+    if (getsockname(listener, (struct sockaddr *)&name, &length) == 0 && name.sun_family == AF_UNIX && name.sun_path[0]) {
+        unlink(name.sun_path);
+    }
+    close(listener);
+}
+
 Error *channel_open_in(Machine *machine, const char *uri, Channel **ret_channel, int *ret_listener)
 {
     Scheme scheme;

@@ -21,6 +21,8 @@ Error *channel_open_out(Machine *machine, const char *uri, Channel **ret_channel
 /* What can be opened at once; for tcp: and unix: a listening descriptor instead of a channel. */
 Error *channel_open_in(Machine *machine, const char *uri, Channel **ret_channel, int *ret_listener) MUST_USE;
 Channel *channel_of_fd(int fd); /* takes it */
+/* A socket in the file system goes with it. */
+void channel_close_listener(int listener);
 struct Value *channel_address(int listener); /* as QMP's SocketAddress; NULL: it cannot be had */
 /*
  * Encrypts what follows; on the thread that moves the stream, waits for the handshake. The machine's lock is taken for the

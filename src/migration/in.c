@@ -10,8 +10,19 @@
 #include "block/backend.h"
 #include "migration/in_priv.h"
 #include "migration/multifd.h"
+#include "net/announce.h"
 
 /* --- the end: main loop --- */
+
+/* Switches learn where the machine is now, even when it does not run yet: nobody else runs it any more. */
+static void announce(const MigrationIn *in)
+{
+    const MigrationParams *params = &in->migration->params;
+    AnnounceConf conf = { .initial = (uint64_t)params->announce_initial, .max = (uint64_t)params->announce_max,
+                          .step = (uint64_t)params->announce_step, .rounds = (uint64_t)params->announce_rounds };
+
+    net_announce(in->machine, &conf, NULL, NULL);
+}
 
 void migration_in_run_machine(MigrationIn *in)
 {
@@ -30,6 +41,7 @@ void migration_in_run_machine(MigrationIn *in)
     } else {
         machine_set_state(machine, in->state);
     }
+    announce(in);
 }
 
 static void fail(MigrationIn *in)
@@ -197,6 +209,10 @@ static MUST_USE Error *begin(MigrationIn *in)
 {
     in->loader = state_loader_new(in->machine);
     state_loader_set_more(in->loader, &(StateLoaderMore) { read_more, check_more, in });
+    blocktime_free(g_steal_pointer(&in->migration->blocktime));
+    if (in->migration->caps.postcopy && in->migration->caps.postcopy_blocktime) {
+        in->migration->blocktime = blocktime_new(in->machine);
+    }
     if (in->migration->caps.dirty_bitmaps) {
         state_loader_want_bitmaps(in->loader);
     }
@@ -221,7 +237,7 @@ static void stop_listening(MigrationIn *in)
 {
     stop_waiting(in);
     if (in->listener >= 0) {
-        close(in->listener);
+        channel_close_listener(in->listener);
         in->listener = -1;
     }
 }

@@ -83,6 +83,9 @@ Error *qmp_query_migrate(QmpContext *ctx, const QmpQueryMigrateArgs *args, Value
     if (listening) {
         value_put(*ret, "socket-address", listening);
     }
+    if (!migration->outgoing && migration->blocktime) {
+        blocktime_show(migration->blocktime, *ret);
+    }
     if (migration->error && migration->status == MIGRATION_FAILED) {
         value_put_str(*ret, "error-desc", migration->error);
     }

@@ -262,7 +262,7 @@ static MUST_USE Error *load_record(LazyLoad *load, guint index)
     return err;
 }
 
-static void want(void *opaque, LazyRam *ram, RamBlock *block, uint64_t page)
+static void want(void *opaque, LazyRam *ram, RamBlock *block, uint64_t page, pid_t thread)
 {
     LazyLoad *load = opaque;
     uint32_t record = pages_of(load, block)->record[page];
@@ -307,7 +307,7 @@ static void ended(void *opaque)
     work_schedule(&load->ended);
 }
 
-static const LazyRamProvider provider = { want, fill, failed, ended };
+static const LazyRamProvider provider = { .want = want, .fill = fill, .failed = failed, .ended = ended };
 
 /* --- life --- */
 

@@ -38,7 +38,7 @@ struct LazyRam {
 
 int lazy_ram_open_host(void)
 {
-    struct uffdio_api hello = { .api = UFFD_API };
+    struct uffdio_api hello = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID };
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
     if (fd < 0) { /* the device's permissions say who may */
@@ -191,6 +191,9 @@ static void place(LazyRam *ram, RamBlock *block, uint64_t first, uint64_t count,
         for (int64_t n = 0; n < done; n++) {
             atomic_store_explicit(&lazy->present[first + (uint64_t)n], 1, memory_order_release);
         }
+        if (ram->provider->placed) {
+            ram->provider->placed(ram->opaque, block, first, (uint64_t)done);
+        }
         first += (uint64_t)done;
         count -= (uint64_t)done;
         data = data ? data + (uint64_t)done * MEM_PAGE_SIZE : NULL;
@@ -209,7 +212,7 @@ void lazy_ram_place_zero(LazyRam *ram, RamBlock *block, uint64_t first, uint64_t
 
 /* --- threads --- */
 
-static void missing_page(LazyRam *ram, uintptr_t address)
+static void missing_page(LazyRam *ram, uintptr_t address, pid_t thread)
 {
     for (guint n = 0; n < ram->blocks->len; n++) {
         LazyBlock *lazy = lazy_block_at(ram, n);
@@ -222,7 +225,7 @@ static void missing_page(LazyRam *ram, uintptr_t address)
             place(ram, lazy->block, page, 1, NULL); /* rule 1; or it came while this one began to wait */
         } else {
             atomic_fetch_add_explicit(&ram->faults, 1, memory_order_relaxed);
-            ram->provider->want(ram->opaque, ram, lazy->block, page);
+            ram->provider->want(ram->opaque, ram, lazy->block, page, thread);
         }
         return;
     }
@@ -244,7 +247,7 @@ static void *fault_main(void *opaque)
         ssize_t got = read(ram->fd, messages, sizeof(messages));
         for (ssize_t n = 0; n < got / (ssize_t)sizeof(messages[0]); n++) {
             if (messages[n].event == UFFD_EVENT_PAGEFAULT) {
-                missing_page(ram, messages[n].arg.pagefault.address);
+                missing_page(ram, messages[n].arg.pagefault.address, (pid_t)messages[n].arg.pagefault.feat.ptid);
             }
         }
     }

@@ -25,8 +25,8 @@
 typedef struct LazyRam LazyRam;
 
 typedef struct LazyRamProvider {
-    /* Somebody waits for the page: it should be placed soon, by this call or later. On the fault thread. */
-    void (*want)(void *opaque, LazyRam *ram, RamBlock *block, uint64_t page);
+    /* The thread waits for the page: it should be placed soon, by this call or later. On the fault thread. */
+    void (*want)(void *opaque, LazyRam *ram, RamBlock *block, uint64_t page, pid_t thread);
     /*
      * Places everything, on a thread of its own, and returns early once lazy_ram_is_over(). Then lazy_ram_end() or, with an error,
      * lazy_ram_fail() follows. NULL: the owner does that in its own way.
@@ -34,6 +34,8 @@ typedef struct LazyRamProvider {
     Error *(*fill)(void *opaque, LazyRam *ram);
     /* See rule 3. err is borrowed. Any thread; once at most. */
     void (*failed)(void *opaque, const Error *err);
+    /* Pages were placed, whoever did it. May be NULL. */
+    void (*placed)(void *opaque, RamBlock *block, uint64_t first, uint64_t count);
     /* The last act of the thread of fill(): the owner may free now. May be NULL. */
     void (*ended)(void *opaque);
 } LazyRamProvider;

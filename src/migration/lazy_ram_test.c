@@ -47,7 +47,7 @@ static void bring(Fixture *f, LazyRam *ram, RamBlock *block, uint64_t page)
     }
 }
 
-static void want(void *opaque, LazyRam *ram, RamBlock *block, uint64_t page)
+static void want(void *opaque, LazyRam *ram, RamBlock *block, uint64_t page, pid_t thread)
 {
     Fixture *f = opaque;
     f->wanted++;
@@ -80,7 +80,7 @@ static void ended(void *opaque)
     ((Fixture *)opaque)->ended++;
 }
 
-static const LazyRamProvider provider = { want, fill, failed, ended };
+static const LazyRamProvider provider = { .want = want, .fill = fill, .failed = failed, .ended = ended };
 
 static bool begin(Fixture *f, const uint8_t *missing)
 {

@@ -85,6 +85,7 @@ void migration_free(Machine *machine)
     migration_in_free(migration);
     lazy_load_finish(machine);
     dirty_rate_free(migration->dirty_rate);
+    blocktime_free(migration->blocktime);
     memory_snapshot_free(g_steal_pointer(&migration->memory));
     machine_set_service(machine, MIGRATION_SERVICE, NULL);
     list_remove(&migration->notifier.node);

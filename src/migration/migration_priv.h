@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "migration/blocktime.h"
 #include "migration/channel.h"
 #include "migration/machine_state.h"
 #include "migration/migration.h"
@@ -37,6 +38,7 @@ typedef struct MigrationParams {
     int64_t multifd_channels, multifd_zlib_level, multifd_zstd_level;
     int64_t xbzrle_cache_size;      /* bytes, a power of two */
     int64_t max_postcopy_bandwidth; /* bytes a second that nobody asked for, 0: no limit */
+    int64_t announce_initial, announce_max, announce_rounds, announce_step; /* of the cards at the destination; net/announce.h */
     Value *bitmap_mapping; /* of the capability dirty-bitmaps; NULL: by their names */
 } MigrationParams;
 
@@ -44,6 +46,7 @@ typedef struct MigrationCaps {
     bool auto_converge, events, return_path, pause_before_switchover, late_block_activate, dirty_bitmaps, validate_uuid, compress;
     bool multifd, xbzrle, postcopy, ignore_shared;
     bool postcopy_preempt; /* wanted pages go ahead of all others in any case */
+    bool postcopy_blocktime; /* how long CPUs wait for pages is measured */
 } MigrationCaps;
 
 typedef struct MigrationOut MigrationOut;
@@ -81,6 +84,7 @@ typedef struct Migration {
     int lazy_host; /* for lazy_ram_new(); -1: this host has nothing for it */
     MachineNotifier notifier;
     bool snapshot; /* one is being made or loaded */
+    Blocktime *blocktime; /* main loop, while no thread runs; of the last post-copy migration to here; NULL: none was measured */
     struct LazyLoad *lazy_load;    /* lazy_load.c: memory that is still to be loaded; NULL: none */
     struct MemorySnapshot *memory; /* memory_snapshot.c; NULL: none */
     struct DirtyRate *dirty_rate;

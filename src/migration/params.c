@@ -8,6 +8,7 @@
 #include "migration/migration_priv.h"
 #include "migration/multifd.h"
 #include "migration/postcopy.h"
+#include "net/announce.h"
 #include "schema/qmp_commands.h"
 
 /* --- capabilities --- */
@@ -34,7 +35,7 @@ static const struct {
     CAP("pause-before-switchover", pause_before_switchover),
     CAP("multifd", multifd),
     CAP("dirty-bitmaps", dirty_bitmaps),
-    NONE("postcopy-blocktime", "it is not measured how long CPUs wait for pages"),
+    CAP("postcopy-blocktime", postcopy_blocktime),
     CAP("late-block-activate", late_block_activate),
     CAP("x-ignore-shared", ignore_shared),
     CAP("validate-uuid", validate_uuid),
@@ -152,9 +153,11 @@ static const struct {
     PARAM("multifd-zstd-level", multifd_zstd_level, 1, 0, 20),
     PARAM("xbzrle-cache-size", xbzrle_cache_size, 64 * MiB, MEM_PAGE_SIZE, INT64_MAX),
     PARAM("max-postcopy-bandwidth", max_postcopy_bandwidth, 0, 0, INT64_MAX),
+    PARAM("announce-initial", announce_initial, 50, 0, ANNOUNCE_MS_MAX),
+    PARAM("announce-max", announce_max, 550, 0, ANNOUNCE_MS_MAX),
+    PARAM("announce-rounds", announce_rounds, 5, 0, ANNOUNCE_ROUNDS_MAX),
+    PARAM("announce-step", announce_step, 100, 0, ANNOUNCE_STEP_MAX),
 };
-
-#define NOT_ANNOUNCED "the network is not told where the machine is now; its next packet tells it"
 
 /* Shown, but what they would change is not there. */
 static const struct {
@@ -167,10 +170,6 @@ static const struct {
     { "decompress-threads", false, 2, "records are unpacked on the migration's thread; multifd unpacks on several" },
     { "compress-wait-thread", true, true, "records are packed on the migration's thread; multifd packs on several" },
     { "x-checkpoint-delay", false, 20000, "there are no pairs of machines in lockstep here" },
-    { "announce-initial", false, 50, NOT_ANNOUNCED },
-    { "announce-max", false, 550, NOT_ANNOUNCED },
-    { "announce-rounds", false, 5, NOT_ANNOUNCED },
-    { "announce-step", false, 100, NOT_ANNOUNCED },
     { "block-incremental", true, false, "disks are not moved with the machine" },
 };
 

@@ -11,6 +11,7 @@
 
 #include "base/checked.h"
 #include "base/endian.h"
+#include "migration/blocktime.h"
 #include "migration/in_priv.h"
 
 enum { WAITING_MAX = 4096 };
@@ -110,12 +111,34 @@ static gboolean is_here(gpointer key, gpointer value, gpointer opaque)
     return lazy_ram_is_present(post->lazy, block, number & (BIT64(40) - 1));
 }
 
+/* It may have come before the wait was noted. */
+static void note_wait(Blocktime *blocktime, LazyRam *lazy, const RamBlock *block, uint64_t page, pid_t thread)
+{
+    blocktime_wait(blocktime, thread, block, page);
+    if (lazy_ram_is_present(lazy, block, page)) {
+        blocktime_came(blocktime, block, page, 1);
+    }
+}
+
+static void placed(void *opaque, RamBlock *block, uint64_t first, uint64_t count)
+{
+    const PostcopyIn *post = opaque;
+
+    if (post->in->migration->blocktime) {
+        blocktime_came(post->in->migration->blocktime, block, first, count);
+    }
+}
+
 /* The thread of lazy_ram. */
-static void want(void *opaque, LazyRam *lazy, RamBlock *block, uint64_t page)
+static void want(void *opaque, LazyRam *lazy, RamBlock *block, uint64_t page, pid_t thread)
 {
     PostcopyIn *post = opaque;
+    Blocktime *blocktime = post->in->migration->blocktime;
     gint64 key = (gint64)((uint64_t)number_of(post, block) << 40 | page);
 
+    if (blocktime) {
+        note_wait(blocktime, lazy, block, page, thread);
+    }
     pthread_mutex_lock(&post->send);
     if (g_hash_table_size(post->waiting) >= WAITING_MAX) {
         g_hash_table_foreach_remove(post->waiting, is_here, post);
@@ -131,7 +154,7 @@ static void failed(void *opaque, const Error *err)
 {
 }
 
-static const LazyRamProvider provider = { .want = want, .failed = failed };
+static const LazyRamProvider provider = { .want = want, .placed = placed, .failed = failed };
 
 /* --- the main loop's part --- */
 
@@ -373,7 +396,7 @@ static MUST_USE Error *greet_again(PostcopyIn *post, Channel *channel)
     pthread_mutex_lock(&post->mutex);
     post->paused = false;
     if (post->listener >= 0) {
-        close(post->listener);
+        channel_close_listener(post->listener);
         post->listener = -1;
     }
     pthread_mutex_unlock(&post->mutex);
@@ -510,7 +533,7 @@ Error *postcopy_in_recover(PostcopyIn *post, const char *uri)
     if (again) {
         channel_free(channel);
         if (listener >= 0) {
-            close(listener);
+            channel_close_listener(listener);
         }
         return error_new("The post-copy migration waits for its new connection already");
     }
@@ -543,7 +566,7 @@ void postcopy_in_free(PostcopyIn *post)
     g_hash_table_unref(post->waiting);
     channel_free(post->recovered);
     if (post->listener >= 0) {
-        close(post->listener);
+        channel_close_listener(post->listener);
     }
     if (post->wake >= 0) {
         close(post->wake);

@@ -150,12 +150,18 @@ static void hmp_ringbuf_read(Hmp *hmp, const HmpArgs *args)
 /* [INTERFACE,...] [ID]; the pauses are those after a migration. */
 static void hmp_announce_self(Hmp *hmp, const HmpArgs *args)
 {
-    Value *request = value_dict();
+    static const char *const names[] = { "initial", "max", "rounds", "step" };
+    Value *params = NULL;
 
-    value_put_int(request, "initial", 50);
-    value_put_int(request, "max", 550);
-    value_put_int(request, "rounds", 5);
-    value_put_int(request, "step", 100);
+    if (!hmp_qmp(hmp, "query-migrate-parameters", NULL, &params)) {
+        return;
+    }
+    Value *request = value_dict();
+    for (size_t n = 0; n < ARRAY_SIZE(names); n++) {
+        g_autofree char *name = g_strconcat("announce-", names[n], NULL);
+        value_put_int(request, names[n], value_find_int(params, name, 0));
+    }
+    value_free(params);
     if (args->text[0]) {
         g_auto(GStrv) names = g_strsplit(args->text[0], ",", -1);
         Value *list = value_list();

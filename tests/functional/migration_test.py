@@ -267,6 +267,38 @@ def test_deltas():
         memory.close()
 
 
+def test_announced():
+    """The cards are made known at the destination, as often as the parameters there say; the source says nothing."""
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    heard.bind("heard")
+    heard.settimeout(10)
+    macs = {"e1000": "525400000001", "virtio-net-pci": "525400000002"}
+    cards = []
+    for n, (card, mac) in enumerate(macs.items()):
+        cards += ["-netdev", f"dgram,id=n{n},local.type=unix,local.path=card{n},remote.type=unix,remote.path=heard",
+                  "-device", f"{card},netdev=n{n},romfile=,mac={':'.join(mac[i:i + 2] for i in range(0, 12, 2))}"]
+    quiet = [option.replace("path=heard", "path=nobody").replace("path=card", "path=quiet") for option in cards]
+    source, target = pair(quiet, cards)
+    with source, target:
+        shown = target.ok("query-migrate-parameters")
+        assert [shown[f"announce-{name}"] for name in ("initial", "max", "rounds", "step")] == [50, 550, 5, 100], shown
+        target.fails("between 0 and 1000", "migrate-set-parameters", announce_rounds=1001)
+        target.ok("migrate-set-parameters", announce_rounds=3, announce_initial=10, announce_step=20, announce_max=20)
+        move(source, target)
+        count = dict.fromkeys(macs.values(), 0)
+        for _ in range(6):
+            frame = heard.recv(2000)
+            assert frame[:6] == b"\xff" * 6 and frame[12:14] == b"\x80\x35" and frame[6:12] == frame[22:28] == frame[32:38], frame
+            count[frame[6:12].hex()] += 1
+        assert set(count.values()) == {3}, count
+        heard.settimeout(0.3)
+        try:
+            assert not heard.recv(2000), "a fourth round"
+        except TimeoutError:
+            pass
+    heard.close()
+
+
 def status_becomes(machine, *wanted):
     for _ in range(3000):
         info = machine.ok("query-migrate")
