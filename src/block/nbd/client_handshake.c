@@ -357,7 +357,8 @@ static Error *list_names_co(IoStream *ch, Reply *r, GPtrArray *infos)
 
 static Error *list_steps_co(IoStream *ch, const TlsUse *tls, Reply *r, GPtrArray *infos)
 {
-    bool fixed = false, old = false, no_zeroes, structured = false, extended, unknown = false;
+    bool fixed = false, old = false, no_zeroes, structured = false, extended = false,
+         unknown = false;
     NbdInfo first = { 0 };
 
     TRY(greet_co(ch, &fixed, &old, &no_zeroes, &first));
@@ -370,6 +371,7 @@ static Error *list_steps_co(IoStream *ch, const TlsUse *tls, Reply *r, GPtrArray
     for (guint i = 0; i < infos->len && !unknown; i++) {
         NbdInfo *info = g_ptr_array_index(infos, i);
         info->structured = structured;
+        info->extended = extended;
         TRY(go_co(ch, r, NBD_OPT_INFO, info->name, info, &unknown));
         if (structured && !unknown) {
             TRY(meta_context_co(ch, r, info->name, NULL, info));

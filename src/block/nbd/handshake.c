@@ -142,7 +142,7 @@ static int send_info_co(NbdClient *c, const Option *o, const NbdExport *e)
         ret = info_co(c, o, NBD_INFO_BLOCK_SIZE, sizes, sizeof(sizes));
     }
     st64_be(facts, nbd_export_size(e));
-    st16_be(facts + 8, nbd_export_flags(e, c));
+    st16_be(facts + 8, nbd_export_flags(e, c, o->id == NBD_OPT_INFO));
     return ret == 0 ? info_co(c, o, NBD_INFO_EXPORT, facts, sizeof(facts)) : ret;
 }
 
@@ -186,7 +186,7 @@ static int export_name_co(NbdClient *c, const Option *o)
     }
     choose(c, e);
     st64_be(reply, nbd_export_size(e));
-    st16_be(reply + 8, nbd_export_flags(e, c));
+    st16_be(reply + 8, nbd_export_flags(e, c, false));
     int ret = stream_write_co(c->stream, reply, c->no_zeroes ? 10 : sizeof(reply));
     return ret < 0 ? ret : 1;
 }

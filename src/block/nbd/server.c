@@ -233,10 +233,10 @@ uint64_t nbd_export_size(const NbdExport *e)
     return e->export.node->size;
 }
 
-uint16_t nbd_export_flags(const NbdExport *e, const NbdClient *client)
+uint16_t nbd_export_flags(const NbdExport *e, const NbdClient *client, bool only_info)
 {
     const NbdServer *s = client->server;
-    bool contexts = false;
+    bool contexts = only_info;
     unsigned flags =
         NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
     if (e->export.writable) {

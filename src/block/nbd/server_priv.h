@@ -56,7 +56,8 @@ typedef struct NbdClient {
 } NbdClient;
 
 /* What this client is told of the export. */
-uint16_t nbd_export_flags(const NbdExport *export, const NbdClient *client);
+/* only_info: the client has not chosen the export, so it may still choose contexts. */
+uint16_t nbd_export_flags(const NbdExport *export, const NbdClient *client, bool only_info);
 /* NULL: the export does not have it. Caller frees. */
 char *nbd_context_name(const NbdExport *export, unsigned context);
 /* 0: the client has chosen an export. Negative: it is to be dropped. */

@@ -45,7 +45,8 @@ static void print_flags(uint16_t flags)
 {
     static const char *const names[] = { NULL,         "readonly", "flush",  "fua",
                                          "rotational", "trim",     "zeroes", "df",
-                                         "multi",      "resize",   "cache",  "fast-zero" };
+                                         "multi",      "resize",   "cache",  "fast-zero",
+                                         "block-status-payload" };
     printf("  flags: 0x%x (", flags);
     for (size_t i = 1; i < ARRAY_SIZE(names); i++) {
         if (flags & BIT(i)) {
@@ -68,6 +69,9 @@ static void print_info(const NbdInfo *info)
     if (info->min_block) {
         printf("  min block: %u\n  opt block: %u\n  max block: %u\n", info->min_block,
                info->preferred_block, info->max_block);
+    }
+    if (info->extended) {
+        printf("  transaction size: 64-bit\n");
     }
     if (info->contexts->len) {
         printf("  available meta contexts: %u\n", info->contexts->len);
