@@ -62,7 +62,9 @@ static void ended(void *opaque)
     MigrationIn *in = opaque;
     Migration *migration = in->migration;
 
-    if (in->err) {
+    if (in->err && loop_is_quitting(in->machine->loop)) {
+        migration_set_status(migration, MIGRATION_FAILED); /* the user has ended the machine that was to get it */
+    } else if (in->err) {
         fail(in);
     } else {
         migration_set_status(migration, MIGRATION_COMPLETED);
@@ -205,6 +207,25 @@ static void *thread_main(void *opaque)
 
 /* --- life --- */
 
+static void source_speaks(void *opaque)
+{
+    MigrationIn *in = opaque;
+    migration_set_status(in->migration, MIGRATION_ACTIVE);
+}
+
+/* A program or a pipe may be there long before its first byte: until then the migration is being set up. */
+static Error *read_first(void *opaque, void *data, size_t length)
+{
+    MigrationIn *in = opaque;
+
+    TRY(channel_read(in->channel, data, length));
+    if (!in->heard) {
+        in->heard = true;
+        main_call(&in->call, source_speaks, in);
+    }
+    return NULL;
+}
+
 static MUST_USE Error *begin(MigrationIn *in)
 {
     in->loader = state_loader_new(in->machine);
@@ -216,8 +237,7 @@ static MUST_USE Error *begin(MigrationIn *in)
     if (in->migration->caps.dirty_bitmaps) {
         state_loader_want_bitmaps(in->loader);
     }
-    stream_reader_init(&in->reader, channel_read, in->channel);
-    migration_set_status(in->migration, MIGRATION_ACTIVE);
+    stream_reader_init(&in->reader, read_first, in);
     int rc = pthread_create(&in->thread, NULL, thread_main, in);
     if (rc) {
         return error_new_errno(rc, "cannot make the migration's thread");
@@ -242,6 +262,17 @@ static void stop_listening(MigrationIn *in)
     }
 }
 
+static void begin_or_fail(void *opaque)
+{
+    MigrationIn *in = opaque;
+    Error *err = begin(in);
+
+    if (err) { /* there is no thread; when there is, in->err is its to set */
+        in->err = err;
+        fail(in);
+    }
+}
+
 static void connected(void *opaque, unsigned events)
 {
     MigrationIn *in = opaque;
@@ -256,11 +287,7 @@ static void connected(void *opaque, unsigned events)
         stop_listening(in);
     }
     in->channel = channel_of_fd(fd);
-    Error *err = begin(in);
-    if (err) { /* there is no thread; when there is, in->err is its to set */
-        in->err = err;
-        fail(in);
-    }
+    begin_or_fail(in);
 }
 
 Error *migration_in_start(Migration *migration, const char *uri)
@@ -271,6 +298,7 @@ Error *migration_in_start(Migration *migration, const char *uri)
     in->machine = migration->machine;
     in->listener = -1;
     pthread_mutex_init(&in->mutex, NULL);
+    work_init(&in->begin, in->machine->loop, begin_or_fail, in);
     work_init(&in->done, in->machine->loop, ended, in);
     main_call_init(&in->call, in->machine->loop);
     migration->in = in;
@@ -282,8 +310,8 @@ Error *migration_in_start(Migration *migration, const char *uri)
         migration_set_status(migration, MIGRATION_SETUP);
         if (in->listener >= 0) {
             in->source = loop_add_fd(in->machine->loop, in->listener, LOOP_READ, connected, in);
-        } else {
-            err = begin(in);
+        } else { /* what ends at once must not end the machine before its monitors are heard */
+            work_schedule(&in->begin);
         }
     }
     if (err) {
@@ -372,6 +400,7 @@ void migration_in_free(Migration *migration)
         pthread_join(in->thread, NULL);
         lock_acquire(&in->machine->lock);
     }
+    work_fini(&in->begin);
     work_fini(&in->done);
     main_call_fini(&in->call);
     multifd_in_free(in->multifd);

@@ -20,8 +20,10 @@ struct MigrationIn {
     PostcopyIn *postcopy; /* NULL: all comes before the machine runs. Made under the mutex */
     pthread_t thread;
     bool thread_made, cancelled, refused;
+    bool heard; /* the thread: the source has said something */
     bool started; /* main loop: the machine is what the source had */
     MainCall call;
+    Work begin; /* without a listener: once the main loop runs */
     Work done; /* scheduled by the thread as its last act */
     Error *err;
     RunState state;

@@ -314,8 +314,8 @@ static MUST_USE Error *switch_over(MigrationOut *out)
     TRY(out_check_cancelled(out));
     if (out->migration->caps.pause_before_switchover) {
         TRY(await_continue(out));
-        out_set_status(out, MIGRATION_DEVICE); /* clients know this state as what follows the pause */
     }
+    out_set_status(out, MIGRATION_DEVICE);
     main_call(&out->call, save_devices, out);
     TRY(g_steal_pointer(&out->err));
     TRY(out_check_cancelled(out));
@@ -481,6 +481,9 @@ Error *migration_out_start_postcopy(Migration *migration)
 
     if (!out) {
         return error_new("No migration is under way that could become a post-copy one");
+    }
+    if (!out->postcopy && migration->caps.dirty_bitmaps) {
+        return NULL; /* bitmaps move while the machine is stopped: nothing is left for later */
     }
     if (!out->postcopy) {
         return error_hint(error_new("The migration was started without post-copy"),

@@ -235,7 +235,7 @@ def test_option_groups():
 
 def test_run_state():
     with Qmp(*PC) as q:
-        same(q.run('query-status'), {'status': 'prelaunch', 'singlestep': False, 'running': False})
+        same(q.run('query-status'), {'status': 'prelaunch', 'running': False})
         q.run('cont')
         same(q.run('query-status')['status'], 'running')
         q.run('stop')

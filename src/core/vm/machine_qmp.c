@@ -12,7 +12,6 @@ Error *qmp_query_status(QmpContext *ctx, const QmpQueryStatusArgs *args, Value *
 {
     *ret = value_dict();
     value_put_str(*ret, "status", run_state_name(ctx->machine->state));
-    value_put_bool(*ret, "singlestep", false);
     value_put_bool(*ret, "running", machine_running(ctx->machine));
     return NULL;
 }
