@@ -464,6 +464,11 @@ void loop_run(Loop *loop)
     atomic_store(&loop->quit, false);
 }
 
+bool loop_is_quitting(const Loop *loop)
+{
+    return atomic_load(&loop->quit);
+}
+
 void loop_quit(Loop *loop)
 {
     atomic_store(&loop->quit, true);

@@ -33,6 +33,7 @@ void loop_run(Loop *loop);
 bool loop_run_once(Loop *loop, int64_t timeout_ns);
 /* Any thread, also from a signal handler. */
 void loop_quit(Loop *loop);
+bool loop_is_quitting(const Loop *loop);
 bool loop_is_mine(const Loop *loop); /* whether the calling thread runs it */
 /* The calling thread will run the loop, which another one made. */
 void loop_claim(Loop *loop);

@@ -522,7 +522,7 @@ static void session_line(void *opaque, const char *line)
     monitor->cpu_index = hmp.cpu_index;
     session_print(monitor, hmp.out->str);
     g_string_free(hmp.out, TRUE);
-    if (hmp.machine->requested_shutdown == SHUTDOWN_NONE && !monitor->waits) {
+    if (!loop_is_quitting(hmp.machine->loop) && !monitor->waits) {
         readline_show_prompt(monitor->readline);
     }
 }
