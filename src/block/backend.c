@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "block/backend_priv.h"
+#include "block/export/export.h"
 #include "block/throttle.h"
 
 BlockBackend *blk_new(BlockGraph *graph, const char *name)
@@ -95,22 +96,35 @@ static unsigned shared_claims(const BlockBackend *blk)
     return blk->device && !blk->share_rw ? CLAIM_ALL & ~(unsigned)CLAIM_WRITE : CLAIM_ALL;
 }
 
+/* The source of a migration may still write to its copy here when the machine begins to run: it goes soon, and then
+ * export.c asks for what is due. */
+static unsigned shared_with_exports(const BlockBackend *blk)
+{
+    unsigned shared = shared_claims(blk);
+    return export_writes(blk->root->node) ? shared | CLAIM_WRITE : shared;
+}
+
 Error *blk_claims_update_all(BlockGraph *graph)
 {
     LIST_FOREACH (blk, &graph->backends, BlockBackend, node_in_graph) {
         if (blk->root) {
-            TRY(block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node), shared_claims(blk)));
+            TRY(block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node), shared_with_exports(blk)));
         }
     }
     return NULL;
+}
+
+/* What messages call the backend. */
+static const char *edge_name(const BlockBackend *blk)
+{
+    return blk->device ? blk->device : blk->name[0] ? blk->name : "block device";
 }
 
 Error *blk_insert(BlockBackend *blk, BlockNode *node)
 {
     BlockEdge *edge = NULL;
     if (node) {
-        const char *what = blk->device ? blk->device : blk->name[0] ? blk->name : "block device";
-        TRY(block_root_attach(node, what, wanted_claims(blk, node), shared_claims(blk), &edge));
+        TRY(block_root_attach(node, edge_name(blk), wanted_claims(blk, node), shared_claims(blk), &edge));
         Error *err = block_root_set_loop(edge, blk->loop);
         if (err) {
             block_root_detach(edge);
@@ -118,8 +132,12 @@ Error *blk_insert(BlockBackend *blk, BlockNode *node)
         }
     }
     /* Requests under way hold the old node until they are through. */
+    bool had_medium = blk->root != NULL;
     block_root_detach(blk->root);
     blk->root = edge;
+    if (had_medium) {
+        exports_medium_gone(blk->graph, blk);
+    }
     return NULL;
 }
 
@@ -206,10 +224,12 @@ Error *blk_attach_device(BlockBackend *blk, const char *label, const BlkDeviceOp
     blk->writes = writes;
     blk->share_rw = share_rw;
     if (blk->root) {
+        block_root_rename(blk->root, label);
         Error *err = block_root_set_claims(blk->root, wanted_claims(blk, blk->root->node),
                                            shared_claims(blk));
         if (err) {
             g_clear_pointer(&blk->device, g_free);
+            block_root_rename(blk->root, edge_name(blk));
             return err;
         }
     }
@@ -236,6 +256,28 @@ void blk_detach_device(BlockBackend *blk)
 const char *blk_device(const BlockBackend *blk)
 {
     return blk->device;
+}
+
+/* Whether the path, or the end of it, is what the text says. */
+static bool ends_with_path(const char *path, size_t length, const char *text)
+{
+    size_t part = strlen(text);
+    return part && part <= length && !memcmp(path + length - part, text, part) &&
+           (part == length || path[length - part - 1] == '/');
+}
+
+BlockBackend *blk_find_device(BlockGraph *graph, const char *text)
+{
+    static const char virtio_part[] = "/virtio-backend"; /* of a virtio disk on a transport: this is how clients know it */
+
+    for (BlockBackend *blk = NULL; (blk = blk_next(graph, blk));) {
+        size_t length = blk->device ? strlen(blk->device) : 0;
+        size_t whole = length && g_str_has_suffix(blk->device, virtio_part) ? length - strlen(virtio_part) : length;
+        if (length && (ends_with_path(blk->device, length, text) || ends_with_path(blk->device, whole, text))) {
+            return blk;
+        }
+    }
+    return NULL;
 }
 
 const char *blk_device_id(const BlockBackend *blk)

@@ -78,6 +78,8 @@ Error *blk_attach_device(BlockBackend *blk, const char *label, const BlkDeviceOp
 /* Waits for its requests, so call it from the main loop. */
 void blk_detach_device(BlockBackend *blk);
 const char *blk_device(const BlockBackend *blk); /* label; NULL: no device */
+/* By the device's path, the end of it (the id), or those of the part that has the drive. */
+BlockBackend *blk_find_device(BlockGraph *graph, const char *text);
 /* As clients know it: the id of a device that has one, else the label. NULL: no device. */
 const char *blk_device_id(const BlockBackend *blk);
 bool blk_has_tray(const BlockBackend *blk);

@@ -10,7 +10,6 @@
 #include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
 
-#define VIRTIO_PART "/virtio-backend" /* of a virtio disk on a transport: this is how clients know it */
 
 static BlockGraph *graph_of(QmpContext *ctx)
 {
@@ -257,20 +256,6 @@ Error *qmp_blockdev_del(QmpContext *ctx, const QmpBlockdevDelArgs *args, Value *
 
 /* --- media --- */
 
-/* Whether the text names the device: its path, its id, or the path of the part of it that has the drive. */
-static bool names_device(const char *label, const char *text)
-{
-    size_t length = strlen(label), part = strlen(VIRTIO_PART);
-
-    if (!strcmp(label, text)) {
-        return true;
-    }
-    length -= g_str_has_suffix(label, VIRTIO_PART) ? part : 0;
-    g_autofree char *device = g_strndup(label, length);
-    const char *slash = strrchr(device, '/');
-    return !strcmp(device, text) || (slash && !strcmp(slash + 1, text));
-}
-
 /* By the device's id or path, or by the drive's name. */
 static MUST_USE Error *find_backend(QmpContext *ctx, const char *device, const char *id, BlockBackend **ret_blk)
 {
@@ -279,12 +264,9 @@ static MUST_USE Error *find_backend(QmpContext *ctx, const char *device, const c
     if (!name || (id && device)) {
         return error_new("Give either 'device' or 'id', and not both");
     }
-    for (BlockBackend *blk = NULL; (blk = blk_next(graph_of(ctx), blk));) {
-        const char *label = blk_device(blk);
-        if (id ? label && names_device(label, name) : !strcmp(blk_name(blk), name)) {
-            *ret_blk = blk;
-            return NULL;
-        }
+    *ret_blk = id ? blk_find_device(graph_of(ctx), id) : blk_find(graph_of(ctx), device);
+    if (*ret_blk) {
+        return NULL;
     }
     return error_new_class(id ? ERROR_GENERIC : ERROR_DEVICE_NOT_FOUND, id ? "Cannot find device '%s'" : "Device '%s' not found",
                            name);

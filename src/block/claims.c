@@ -209,6 +209,12 @@ Error *block_root_attach(BlockNode *node, const char *what, unsigned used, unsig
     return NULL;
 }
 
+void block_root_rename(BlockEdge *edge, const char *what)
+{
+    g_free(edge->name);
+    edge->name = g_strdup(what);
+}
+
 Error *block_root_set_claims(BlockEdge *edge, unsigned used, unsigned shared)
 {
     BlockNode *node = edge->node;

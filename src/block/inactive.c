@@ -81,10 +81,11 @@ static Error *reread_co(BlockNode *node)
 {
     const BlockDriver *driver = node->driver;
     g_autoptr(KeyValues) opts = keyvalues_copy(node->options);
+    bool read_only = node->read_only; /* it may have become a backing image meanwhile */
 
     node->read_only = true;
     driver->close_co(node);
-    node->read_only = false;
+    node->read_only = read_only;
     detach_own_children_co(node);
     drop_stored_bitmaps(node);
     g_clear_pointer(&node->backing_filename, g_free);

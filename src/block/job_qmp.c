@@ -450,6 +450,7 @@ static Error *take_file_co(Job *job, const char *driver, KeyValues *opts, BlockN
     if (!node) {
         return error_new("Cannot find device='%s' nor node-name='%s'", name, name);
     }
+    TRY(block_node_activate(node)); /* after a migration: what is made new is nobody else's */
     *ret_node = node_ref(node);
     return NULL;
 }

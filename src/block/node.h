@@ -427,6 +427,7 @@ Error *node_open_role_co(BlockNode *node, KeyValues *opts, const char *name, Chi
 Error *block_root_attach(BlockNode *node, const char *what, unsigned used, unsigned shared,
                          BlockEdge **ret_edge) MUST_USE;
 Error *block_root_set_claims(BlockEdge *edge, unsigned used, unsigned shared) MUST_USE;
+void block_root_rename(BlockEdge *edge, const char *what); /* what messages call the user */
 void block_root_detach(BlockEdge *edge); /* accepts NULL */
 
 /*

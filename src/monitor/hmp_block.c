@@ -69,8 +69,8 @@ static void io_command_run_co(void *opaque)
 static void hmp_qemu_io(Hmp *hmp, const HmpArgs *args)
 {
     BlockBackend *blk = blk_find(graph_of(hmp), args->text[0]);
-    for (BlockBackend *it = NULL; args->flag['d'] && !blk && (it = blk_next(graph_of(hmp), it));) {
-        blk = !g_strcmp0(blk_device(it), args->text[0]) ? it : NULL;
+    if (args->flag['d'] && !blk) {
+        blk = blk_find_device(graph_of(hmp), args->text[0]);
     }
     BlockNode *node = blk ? blk_node(blk) : block_node_find(graph_of(hmp), args->text[0]);
     if (!node) {

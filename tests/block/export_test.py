@@ -33,7 +33,8 @@ def main():
         sock = os.path.abspath("sock")
         address = {"type": "unix", "data": {"path": sock}}
         subprocess.run([IMG, "create", "-q", "-f", "qcow2", "a.qcow2", "4M"], check=True)
-        m = Machine("-blockdev", "driver=qcow2,node-name=disk,file.driver=file,file.filename=a.qcow2")
+        m = Machine("-blockdev", "driver=qcow2,node-name=disk,file.driver=file,file.filename=a.qcow2",
+                    "-drive", "if=none,media=cdrom,id=cd,driver=null-co")
         atexit.register(m.process.kill)
         m.fails("NBD server not running", "block-export-add", type="nbd", id="e0", node_name="disk")
         m.fails("NBD server not running", "nbd-server-stop")
@@ -45,8 +46,8 @@ def main():
         m.fails("There is an NBD export", "block-export-add", type="nbd", id="e1", node_name="disk", name="rw")
         m.ok("nbd-server-add", device="disk", name="ro", description="text")
         assert m.ok("query-block-exports") == [
-            {"node-name": "disk", "shutting-down": False, "type": "nbd", "id": "e0"},
-            {"node-name": "disk", "shutting-down": False, "type": "nbd", "id": "ro"}]
+            {"node-name": "disk", "shutting-down": False, "type": "nbd", "id": "ro"},
+            {"node-name": "disk", "shutting-down": False, "type": "nbd", "id": "e0"}]
         m.fails("in use", "blockdev-del", node_name="disk")
         rw, ro = f"nbd+unix:///rw?socket={sock}", f"nbd+unix:///ro?socket={sock}"
         io(rw, "write -P 9 1M 64k", "flush")
@@ -68,6 +69,14 @@ def main():
         m.ok("nbd-server-stop")
         assert m.ok("query-block-exports") == []
         assert sorted(d["id"] for d in m.seen("BLOCK_EXPORT_DELETED")) == ["e0", "ro"], m.events
+        # What a drive's medium was exported as goes with the medium.
+        m.ok("nbd-server-start", addr=address)
+        m.ok("nbd-server-add", device="cd")
+        m.ok("nbd-server-add", device="disk", name="stays")
+        m.ok("eject", device="cd")
+        m.wait_event("BLOCK_EXPORT_DELETED", id="cd")
+        assert [e["id"] for e in m.ok("query-block-exports")] == ["stays"]
+        m.ok("nbd-server-stop")
         # The server and its exports go with the machine.
         m.ok("nbd-server-start", addr={"type": "inet", "data": {"host": "127.0.0.1", "port": "0"}})
         m.ok("block-export-add", type="nbd", id="e2", node_name="disk")

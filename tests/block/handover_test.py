@@ -177,6 +177,73 @@ def test_storage_goes_too():
         assert "failed" not in run(IO, "-r", "-f", fmt, "-c", "read -P 77 22M 64k", "other")
 
 
+def test_mirror_outlives_migration():
+    """The source ends its mirror only after the migration: until then its writes are let in beside those of the machine."""
+    for name in ("mig", "nbd"):
+        if os.path.exists(name):
+            os.unlink(name)
+    paths = {name: os.path.abspath(name) for name in ("mig", "nbd")}
+    for name in ("disk", "other"):
+        run(IMG, "create", "-q", "-f", "qcow2", name, "32M")
+    device = ("-device", "virtio-blk-pci,drive=d,id=vda")
+    with Machine("disk", "qcow2", *device) as source, Machine("other", "qcow2", *device, "-incoming", f"unix:{paths['mig']}") as target:
+        writes(source)
+        target.ok("nbd-server-start", addr={"type": "unix", "data": {"path": paths["nbd"]}})
+        target.ok("nbd-server-add", device="d", writable=True)
+        source.ok("drive-mirror", device="d", target=f"nbd+unix:///d?socket={paths['nbd']}", sync="full", format="raw",
+                  mode="existing", job_id="copy")
+        source.wait_event("BLOCK_JOB_READY", device="copy")
+        for m in (source, target):
+            m.ok("migrate-set-capabilities", capabilities=[{"capability": "dirty-bitmaps", "state": True}])
+        source.ok("migrate", uri=f"unix:{paths['mig']}")
+        source.ok("migrate-start-postcopy")  # bitmaps could move so: nothing to do here
+        while source.ok("query-migrate")["status"] not in ("completed", "failed"):
+            pass
+        assert source.ok("query-migrate")["status"] == "completed", source.ok("query-migrate")
+        while target.ok("query-status")["status"] != "running":
+            pass
+        source.ok("block-job-cancel", device="copy")
+        source.wait_event("BLOCK_JOB_COMPLETED")
+        target.ok("nbd-server-stop")
+        target.fails("Permission conflict", "block-export-add", type="fuse", id="f", node_name="disk", mountpoint="other", writable=True)
+        for at, byte in expectation().items():
+            assert "failed" not in target.io(f"read -P {byte} {at}k 4k")
+        source.quit()
+        target.quit()
+    run(IMG, "check", "-q", "other")
+
+
+def test_overlay_after_migration():
+    """A machine that was moved away gets an overlay, goes on here, and commits it: its image became a backing image meanwhile."""
+    create("qcow2")
+    with Machine("disk", "qcow2", "-device", "virtio-blk-pci,drive=d,id=vda") as m:
+        m.write(1, "0")
+        m.ok("migrate", uri="exec:cat > /dev/null")
+        while m.ok("query-migrate")["status"] not in ("completed", "failed"):
+            pass
+        for options in ({"driver": "file", "filename": "over", "size": 0}, {"driver": "qcow2", "file": "over-file", "size": 32 << 20}):
+            if options["driver"] == "qcow2":
+                m.ok("blockdev-add", driver="file", filename="over", node_name="over-file")
+            m.ok("blockdev-create", job_id="make", options=options)
+            while (job := m.ok("query-jobs")[0])["status"] != "concluded":
+                pass
+            assert "error" not in job, job
+            m.ok("job-dismiss", id="make")
+        m.ok("blockdev-add", driver="qcow2", file="over-file", node_name="over")
+        m.ok("blockdev-snapshot", node="disk", overlay="over")
+        m.ok("cont")
+        m.write(2, "1M")
+        assert "wrote" in m.io("write -P 3 2M 64k")
+        m.ok("block-commit", device="over", job_id="down")
+        m.wait_event("BLOCK_JOB_READY", device="down")
+        m.ok("block-job-complete", device="down")
+        assert "error" not in m.wait_event("BLOCK_JOB_COMPLETED", device="down")
+        m.quit()
+    run(IMG, "check", "-q", "disk")
+    out = run(IO, "-r", "-f", "qcow2", *(x for n in (1, 2, 3) for x in ("-c", f"read -P {n} {n - 1}M 64k")), "disk")
+    assert "failed" not in out, out
+
+
 def test_flush_by_guest_is_durable():
     """The emulator is killed after a flush."""
     for name in FORMATS:

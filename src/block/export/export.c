@@ -91,10 +91,12 @@ static Error *take_iothread(Export *e, KeyValues *opts)
     return NULL;
 }
 
+/* Devices that came by migration tolerated its writes. */
 static void detach(Export *e)
 {
     block_root_detach(e->root);
     iothread_put(e->iothread);
+    error_free(blk_claims_update_all(e->graph)); /* nobody else writes who could be told */
 }
 
 /* Everything but the registration. */
@@ -106,9 +108,12 @@ static Error *export_start(Export *e, KeyValues *opts)
         return error_new("Cannot export read-only node as writable");
     }
     TRY(block_node_activate(e->node)); /* the source of a migration may write here, or wait for us to */
-    TRY(block_root_attach(e->node, "export", CLAIM_READ | (e->writable ? CLAIM_WRITE : 0),
-                          CLAIM_ALL & ~CLAIM_RESIZE, &e->root));
+    TRY(block_root_attach(e->node, "export", 0, CLAIM_ALL, &e->root));
     Error *err = take_iothread(e, opts);
+    if (!err) {
+        err = block_root_set_claims(e->root, CLAIM_READ | (e->writable ? CLAIM_WRITE : 0),
+                                    CLAIM_ALL & ~CLAIM_RESIZE);
+    }
     if (!err) {
         err = e->kind->start(e, opts);
     }
@@ -197,6 +202,33 @@ void export_stop(Export *e)
         e->stopping = true;
         e->kind->stop(e);
         export_unref(e);
+    }
+}
+
+bool export_writes(const BlockNode *node)
+{
+    LIST_FOREACH (e, &node->graph->exports, Export, in_graph) {
+        if (e->node == node && e->writable) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static Export *on_medium_of(BlockGraph *graph, const BlockBackend *blk)
+{
+    for (Export *e = NULL; (e = export_next(graph, e));) {
+        if (e->medium_of == blk && !e->stopping) {
+            return e;
+        }
+    }
+    return NULL;
+}
+
+void exports_medium_gone(BlockGraph *graph, const BlockBackend *blk)
+{
+    for (Export *e; (e = on_medium_of(graph, blk));) {
+        export_stop(e);
     }
 }
 

@@ -26,6 +26,7 @@ struct Export {
     char *id;
     BlockNode *node; /* counted */
     BlockEdge *root;
+    const struct BlockBackend *medium_of; /* it goes when the medium leaves this backend; NULL: it stays. Only compared */
     struct IoThread *iothread; /* counted; NULL: none was given */
     bool writable, writethrough;
     bool stopping;
@@ -46,6 +47,9 @@ void export_ref(Export *export);
 void export_unref(Export *export);
 bool export_is_used(const Export *export); /* by a client */
 void export_stop(Export *export);          /* it may be gone afterwards */
+bool export_writes(const BlockNode *node); /* whether one may write to it */
+/* The backend's medium has left it. */
+void exports_medium_gone(BlockGraph *graph, const struct BlockBackend *blk);
 /* All of them, and waits until they are gone. In a coroutine. */
 void exports_stop_all_co(BlockGraph *graph);
 

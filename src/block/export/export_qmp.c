@@ -113,7 +113,9 @@ Error *qmp_nbd_server_add(QmpContext *ctx, const QmpNbdServerAddArgs *args, Valu
     if (args->has_bitmap) {
         keyvalues_set(opts, "bitmaps.0", args->bitmap);
     }
-    return export_add(graph, opts, &export);
+    TRY(export_add(graph, opts, &export));
+    export->medium_of = blk;
+    return NULL;
 }
 
 static Error *stop_export(Export *export, const char *mode)
@@ -149,8 +151,13 @@ Error *qmp_nbd_server_remove(QmpContext *ctx, const QmpNbdServerRemoveArgs *args
 
 Error *qmp_query_block_exports(QmpContext *ctx, const QmpQueryBlockExportsArgs *args, Value **ret)
 {
-    *ret = value_list();
+    g_autoptr(GPtrArray) exports = g_ptr_array_new();
     for (Export *e = NULL; (e = export_next(graph_of(ctx), e));) {
+        g_ptr_array_add(exports, e);
+    }
+    *ret = value_list();
+    for (guint n = exports->len; n-- > 0;) { /* the newest first: image tests compare it */
+        const Export *e = g_ptr_array_index(exports, n);
         Value *info = value_dict();
         value_put_str(info, "node-name", e->node->name);
         value_put_bool(info, "shutting-down", e->stopping);
