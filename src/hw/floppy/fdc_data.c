@@ -249,6 +249,9 @@ bool fdc_locate(Fdc *fdc, uint8_t cylinder, uint8_t head, uint8_t sector, uint8_
     fdc->cylinder = cylinder;
     fdc->sector = sector;
     FloppyDrive *drive = fdc_drive(fdc, fdc->unit);
+    if (drive && !floppy_has_medium(drive)) {
+        floppy_seek(drive, cylinder); /* as QEMU does: the next medium is noticed by a step from there */
+    }
     if (!drive || !floppy_has_medium(drive) || drive->rate != fdc->rate) {
         fdc_finish(fdc, ST0_ABNORMAL, ST1_MISSING_MARK, 0, 0);
         return false;
