@@ -214,4 +214,32 @@ def queues():
         assert f'vring-desc: 0x{RING:016x}' in text, text
 
 
-tap.run([dirty_rate, machine_checks, locks, absent, filters, queues])
+# --- CPU models ---
+
+def cpu_expansion():
+    def expand(vm, name, kind='full', **props):
+        return vm.ok('query-cpu-model-expansion', type=kind, model={'name': name, 'props': props})['model']
+
+    with Writer() as vm:
+        static, full = expand(vm, 'Haswell', 'static'), expand(vm, 'Haswell')
+        same((static['name'], full['name']), ('base', 'Haswell'))
+        assert set(static['props']) < set(full['props'])
+        same({n: static['props'][n] for n in ('family', 'model', 'vendor', 'min-level', 'avx2', 'vmx-ept', 'kvm-pv-eoi', 'xstore')},
+             {'family': 6, 'model': 60, 'vendor': 'GenuineIntel', 'min-level': 13, 'avx2': True, 'vmx-ept': False, 'kvm-pv-eoi': False,
+              'xstore': False})
+        same((full['props']['sse4.1'], full['props']['sse4_1']), (True, True))
+        same((expand(vm, 'Haswell', avx2=False)['props']['avx2'], expand(vm, 'Haswell', level=5)['props']['level']), (False, 5))
+        for name, props in (('Haswel', {}), ('Haswell', {'colour': True}), ('Haswell', {'level': 'high'}), ('a,b=c', {})):
+            assert 'error' in vm.command('query-cpu-model-expansion', type='full', model={'name': name, 'props': props}), name
+        vm.quit()
+    # "-name" before "+name" before "name=", with a warning; what no CPU here has may be turned off.
+    with Machine('-cpu', 'pentium,-fpu,+fpu,-mce,mce=on,+cx8,cx8=off,vmx-ept=off,xstore=on') as vm:
+        path = vm.run('query-cpus-fast')[0]['qom-path']
+        same([vm.run('qom-get', path=path, property=p) for p in ('fpu', 'mce', 'cx8', 'xstore', 'xlevel2')],
+             [False, False, True, False, 0xc0000001])
+        vm.run('quit')
+        text = vm.process.communicate(timeout=60)[1].decode()
+        assert '"-mce" and "mce=on"' in text and '"+cx8" and "cx8=off"' in text, text
+
+
+tap.run([cpu_expansion, dirty_rate, machine_checks, locks, absent, filters, queues])

@@ -394,7 +394,7 @@ def test_cpu_models():
         same((full['name'], full['props']['fpu'], full['props']['sse2']), ('max', True, True))
         static = q.run('query-cpu-model-expansion', type='static', model={'name': 'base'})['model']
         same(static['props']['fpu'], False)
-        matches('not a known CPU type', q.error('query-cpu-model-expansion', type='full', model={'name': 'x'})[1])
+        matches('unable to find CPU model', q.error('query-cpu-model-expansion', type='full', model={'name': 'x'})[1])
 
 
 def test_cpu_properties():

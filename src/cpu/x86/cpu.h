@@ -219,7 +219,10 @@ enum {
     X86_FEAT_1_EDX, X86_FEAT_1_ECX, X86_FEAT_7_EBX, X86_FEAT_7_ECX, X86_FEAT_7_EDX, X86_FEAT_7_1_EAX,
     X86_FEAT_8000_0001_EDX, X86_FEAT_8000_0001_ECX, X86_FEAT_8000_0007_EDX, X86_FEAT_8000_0008_EBX,
     X86_FEAT_D_1_EAX, X86_FEAT_6_EAX, X86_FEAT_SVM, X86_FEAT_KVM, X86_FEAT_HV, X86_FEAT_ARCH_CAPS,
-    X86_FEAT_WORDS = 20,
+    X86_FEAT_KVM_HINTS, X86_FEAT_C000_0001_EDX, X86_FEAT_12_0_EAX, X86_FEAT_12_0_EBX, X86_FEAT_12_1_EAX, X86_FEAT_CORE_CAPS,
+    X86_FEAT_14_0_ECX, X86_FEAT_PERF_CAPS, X86_FEAT_VMX_PIN, X86_FEAT_VMX_PROC, X86_FEAT_VMX_PROC2, X86_FEAT_VMX_EXIT,
+    X86_FEAT_VMX_ENTRY, X86_FEAT_VMX_MISC, X86_FEAT_VMX_EPT, X86_FEAT_VMX_VPID, X86_FEAT_VMX_BASIC, X86_FEAT_VMX_VMFUNC,
+    X86_FEAT_WORDS,
 };
 
 /* What #VMEXIT gives back to the host. */
@@ -306,9 +309,9 @@ struct X86Cpu {
     uint8_t phys_bits;
     bool bsp;                /* bootstrap processor */
     uint8_t phys_bits_wanted; /* models: -cpu options */
-    uint32_t min_level, min_xlevel;
+    uint32_t min_level, min_xlevel, min_xlevel2, cpuid_xlevel2;
     bool legacy_cache, l3_cache, check_cpuid, enforce_cpuid, host_phys_bits, kvm_signature, tcg_signature;
-    bool leaf_b, auto_level, migratable, pmu;
+    bool leaf_b, auto_level, migratable, pmu, lmce;
     bool smi_in_halt;        /* smm: SMI interrupted HLT */
     bool smm_in_nmi;         /* smm: NMIs were blocked when it came */
     bool shutdown;           /* after a triple fault: only NMI, SMI, INIT and RESET wake it */

@@ -5,6 +5,7 @@
 #include "cpu/x86/cpu.h"
 #include "cpu/x86/sys.h"
 #include "schema/qmp_commands.h"
+#include "value/json.h"
 
 static const X86Model *model_named(const char *name)
 {
@@ -102,88 +103,93 @@ Error *qmp_query_cpu_definitions(QmpContext *ctx, const QmpQueryCpuDefinitionsAr
     return NULL;
 }
 
-/* --- expansion: a model as the features it stands for --- */
+/* --- expansion: a model as the properties it stands for --- */
 
-static const X86Model *model_by_any_name(const char *name)
+/* The properties beside features that a static expansion has; a full one has all. */
+static bool is_static(const char *name)
 {
-    g_autofree char *first = g_strconcat(name, "-v1", NULL);
-
-    for (const X86Model *model = x86_models; model->name; model++) {
-        if (!strcmp(model->name, name) || !strcmp(model->name, first) || !g_strcmp0(model->alias, name)) {
-            return model;
-        }
-    }
-    return NULL;
+    static const char *const names[] = { "family", "model", "stepping", "vendor", "model-id", "min-level", "min-xlevel", "lmce", NULL };
+    return g_strv_contains(names, name);
 }
 
-/* max and host have what this host can give, base nothing. */
-static Value *features_value(const char *name, const X86Model *model, const uint32_t words[X86_FEAT_WORDS])
+static void put_property(Value *props, const X86Cpu *cpu, const char *name, bool number, bool text)
 {
-    g_autoptr(GHashTable) flags = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    bool all = !strcmp(name, "max") || !strcmp(name, "host");
-    Value *props = value_dict();
+    g_autofree char *value = NULL;
+    Error *err = x86_get_property(cpu, name, &value);
 
-    if (model) {
-        collect_flags(model, flags, 0);
+    assert(!err);
+    if (number) {
+        value_put(props, name, value_uint(g_ascii_strtoull(value, NULL, 0)));
+    } else if (text) {
+        value_put_str(props, name, value);
+    } else {
+        value_put_bool(props, name, !strcmp(value, "true"));
     }
+}
+
+static Value *properties_of(const X86Cpu *cpu, bool full)
+{
+    Value *props = value_dict();
+    bool number, text;
+    const char *name;
+
     for (unsigned word = 0; word < X86_FEAT_WORDS; word++) {
         for (unsigned bit = 0; bit < 32; bit++) {
-            const char *feature = x86_feature_name(word, bit);
-            if (feature) {
-                bool offered = words[word] & BIT(bit);
-                value_put_bool(props, feature, offered && (all || g_hash_table_contains(flags, feature)));
+            g_auto(GStrv) names = x86_feature_names(word, bit);
+            for (char **at = names; at && *at && (full || at == names); at++) {
+                value_put_bool(props, *at, cpu->features[word] & BIT(bit));
             }
         }
+    }
+    for (unsigned n = 0; (name = x86_option_name(n, &number, &text)); n++) {
+        if (full || is_static(name)) {
+            put_property(props, cpu, name, number, text);
+        }
+    }
+    if (full) {
+        put_property(props, cpu, "phys-bits", true, false);
     }
     return props;
 }
 
-static void put_numbers(Value *props, const X86Model *model)
+/* "model,name=value,...", as -cpu takes it. */
+static MUST_USE Error *spec_of(const Value *model, char **ret_spec)
 {
-    const X86Model *at = model;
-    uint32_t family = 0, number = 0, stepping = 0;
-    const char *vendor = NULL, *model_name = NULL;
+    const Value *given = value_find(model, "props");
+    g_autoptr(GString) spec = g_string_new(value_find_str(model, "name"));
 
-    for (unsigned depth = 0; at && depth < 16; depth++) {
-        family = family ? family : at->family;
-        number = number ? number : at->model;
-        stepping = stepping ? stepping : at->stepping;
-        vendor = vendor ? vendor : at->vendor;
-        model_name = model_name ? model_name : at->model_name;
-        at = at->like ? model_named(at->like) : NULL;
+    if (given && value_kind(given) != VALUE_DICT) {
+        return error_new("Invalid parameter type for 'model.props', expected: object");
     }
-    if (model) {
-        value_put_int(props, "family", family);
-        value_put_int(props, "model", number);
-        value_put_int(props, "stepping", stepping);
-        value_put_str(props, "vendor", vendor);
-        value_put_str(props, "model-id", model_name);
+    if (strchr(spec->str, ',')) {
+        return error_new("a CPU model has no comma in its name: '%s'", spec->str);
     }
+    for (size_t n = 0; given && n < value_length(given); n++) {
+        const char *name = value_key_at(given, n), *text = value_get_str(value_item_at(given, n));
+        g_autofree char *written = text ? g_strdup(text) : json_write(value_item_at(given, n), false);
+        bool truth = value_kind(value_item_at(given, n)) == VALUE_BOOL;
+        if (strpbrk(name, ",=") || strchr(written, ',')) {
+            return error_new("CPU property '%s': a comma cannot be part of it", name);
+        }
+        g_string_append_printf(spec, ",%s=%s", name, truth ? (!strcmp(written, "true") ? "on" : "off") : written);
+    }
+    *ret_spec = g_string_free(g_steal_pointer(&spec), FALSE);
+    return NULL;
 }
 
 Error *qmp_query_cpu_model_expansion(QmpContext *ctx, const QmpQueryCpuModelExpansionArgs *args, Value **ret)
 {
-    static const char *const special[] = { "max", "base", "host", NULL };
-    const char *name = value_find_str(args->model, "name");
-    const X86Model *model = model_by_any_name(name);
-    const Value *given = value_find(args->model, "props");
-    uint32_t words[X86_FEAT_WORDS];
+    bool full = !strcmp(args->type, "full");
+    g_autofree char *spec = NULL;
+    Value *info = value_dict();
+    X86Cpu *cpu = NULL;
 
-    if (!model && !g_strv_contains(special, name)) {
-        return error_new("The CPU type '%s' is not a known CPU type", name);
-    }
-    if (given && value_kind(given) != VALUE_DICT) {
-        return error_new("Invalid parameter type for 'model.props', expected: object");
-    }
-    x86_supported_features(words);
-    Value *props = features_value(name, model, words), *info = value_dict();
-    put_numbers(props, model);
-    for (size_t n = 0; given && n < value_length(given); n++) {
-        value_put(props, value_key_at(given, n), value_copy(value_item_at(given, n)));
-    }
-    value_put_str(info, "name", !strcmp(args->type, "static") ? "base" : name);
-    value_put(info, "props", props);
+    value_put_str(info, "name", full ? value_find_str(args->model, "name") : "base");
     *ret = value_dict();
     value_put(*ret, "model", info);
+    TRY(spec_of(args->model, &spec));
+    TRY(x86_expand_model(spec, &cpu));
+    value_put(info, "props", properties_of(cpu, full));
+    g_aligned_free(cpu);
     return NULL;
 }

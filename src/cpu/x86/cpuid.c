@@ -350,6 +350,10 @@ void x86_cpuid(const X86Cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ret_
     if (leaf >= 0x40000000 && leaf < 0x50000000 && hypervisor_leaf(cpu, leaf, ret_regs)) {
         return;
     }
+    if (leaf >= 0xc0000000 && leaf <= cpu->cpuid_xlevel2) { /* VIA's; none of its features */
+        ret_regs[A] = leaf == 0xc0000000 ? cpu->cpuid_xlevel2 : 0;
+        return;
+    }
     bool extended = leaf >= 0x80000000;
     uint32_t limit = extended ? cpu->cpuid_xlevel : cpu->cpuid_level;
     if (leaf > limit) { /* beyond the end: Intel repeats the last basic leaf, others give zeros */

@@ -40,6 +40,57 @@ static const char *const words[X86_FEAT_WORDS] = {
                      "vgif . . . . . . . . . . . svme-addr-chk . . .",
     [X86_FEAT_ARCH_CAPS] = "rdctl-no ibrs-all rsba skip-l1dfl-vmentry ssb-no mds-no pschange-mc-no tsx-ctrl taa-no "
                            ". . . . . . . . . . . . . . . . . . . . . . .",
+    /* Known by name, so that who turns them off is not refused; no CPU here has any of them. */
+    [X86_FEAT_KVM] = 
+        "kvmclock kvm-nopiodelay/kvm_nopiodelay kvm-mmu/kvm_mmu . kvm-asyncpf/kvm_asyncpf "
+        "kvm-steal-time/kvm_steal_time kvm-pv-eoi/kvm_pv_eoi kvm-pv-unhalt/kvm_pv_unhalt . "
+        "kvm-pv-tlb-flush . kvm-pv-ipi kvm-poll-control/kvm_poll_control kvm-pv-sched-yield "
+        "kvm-asyncpf-int/kvm_asyncpf_int kvm-msi-ext-dest-id . . . . . . . . kvmclock-stable-bit",
+    [X86_FEAT_KVM_HINTS] = "kvm-hint-dedicated",
+    [X86_FEAT_C000_0001_EDX] = 
+        ". . xstore xstore-en . . xcrypt xcrypt-en ace2 ace2-en phe phe-en pmm pmm-en",
+    [X86_FEAT_12_0_EAX] = "sgx1 sgx2",
+    [X86_FEAT_12_0_EBX] = "sgx-exinfo",
+    [X86_FEAT_12_1_EAX] = ". sgx-debug sgx-mode64 . sgx-provisionkey sgx-tokenkey . sgx-kss",
+    [X86_FEAT_CORE_CAPS] = ". . . . . split-lock-detect",
+    [X86_FEAT_14_0_ECX] = 
+        ". . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . intel-pt-lip",
+    [X86_FEAT_PERF_CAPS] = ". . . . . . . . . . . . . full-width-write",
+    [X86_FEAT_VMX_PIN] = 
+        "vmx-intr-exit . . vmx-nmi-exit . vmx-vnmi vmx-preemption-timer vmx-posted-intr",
+    [X86_FEAT_VMX_PROC] = 
+        ". . vmx-vintr-pending vmx-tsc-offset . . . vmx-hlt-exit . vmx-invlpg-exit vmx-mwait-exit "
+        "vmx-rdpmc-exit vmx-rdtsc-exit . . vmx-cr3-load-noexit vmx-cr3-store-noexit . . "
+        "vmx-cr8-load-exit vmx-cr8-store-exit vmx-flexpriority vmx-vnmi-pending vmx-movdr-exit "
+        "vmx-io-exit vmx-io-bitmap . vmx-mtf vmx-msr-bitmap vmx-monitor-exit vmx-pause-exit "
+        "vmx-secondary-ctls",
+    [X86_FEAT_VMX_PROC2] = 
+        "vmx-apicv-xapic vmx-ept vmx-desc-exit vmx-rdtscp-exit vmx-apicv-x2apic vmx-vpid "
+        "vmx-wbinvd-exit vmx-unrestricted-guest vmx-apicv-register vmx-apicv-vid vmx-ple "
+        "vmx-rdrand-exit vmx-invpcid-exit vmx-vmfunc vmx-shadow-vmcs vmx-encls-exit "
+        "vmx-rdseed-exit vmx-pml . . vmx-xsaves . . . . vmx-tsc-scaling",
+    [X86_FEAT_VMX_EXIT] = 
+        ". . vmx-exit-nosave-debugctl . . . . . . . . . vmx-exit-load-perf-global-ctrl . . "
+        "vmx-exit-ack-intr . . vmx-exit-save-pat vmx-exit-load-pat vmx-exit-save-efer "
+        "vmx-exit-load-efer vmx-exit-save-preemption-timer vmx-exit-clear-bndcfgs . "
+        "vmx-exit-clear-rtit-ctl . . . vmx-exit-load-pkrs",
+    [X86_FEAT_VMX_ENTRY] = 
+        ". . vmx-entry-noload-debugctl . . . . . . vmx-entry-ia32e-mode . . . "
+        "vmx-entry-load-perf-global-ctrl vmx-entry-load-pat vmx-entry-load-efer "
+        "vmx-entry-load-bndcfgs . vmx-entry-load-rtit-ctl . . . vmx-entry-load-pkrs",
+    [X86_FEAT_VMX_MISC] = 
+        ". . . . . vmx-store-lma vmx-activity-hlt vmx-activity-shutdown vmx-activity-wait-sipi . "
+        ". . . . . . . . . . . . . . . . . . . vmx-vmwrite-vmexit-fields vmx-zero-len-inject",
+    [X86_FEAT_VMX_EPT] = 
+        "vmx-ept-execonly . . . . . vmx-page-walk-4 vmx-page-walk-5 . . . . . . . . vmx-ept-2mb "
+        "vmx-ept-1gb . . vmx-invept vmx-eptad vmx-ept-advanced-exitinfo . . "
+        "vmx-invept-single-context vmx-invept-all-context",
+    [X86_FEAT_VMX_VPID] = 
+        "vmx-invvpid . . . . . . . vmx-invvpid-single-addr . vmx-invvpid-all-context "
+        "vmx-invept-single-context-noglobals",
+    [X86_FEAT_VMX_BASIC] = 
+        ". . . . . . . . . . . . . . . . . . . . . . vmx-ins-outs vmx-true-ctls",
+    [X86_FEAT_VMX_VMFUNC] = "vmx-eptp-switching",
 };
 
 /* Features whose state this program keeps and whose instructions it runs. The rest is left to fpu.c. */
@@ -97,6 +148,16 @@ const char *x86_feature_name(unsigned word, unsigned bit)
     }
     g_autofree char *name = g_strndup(at, token_length(at));
     return g_intern_string(name);
+}
+
+char **x86_feature_names(unsigned word, unsigned bit)
+{
+    const char *at = word < X86_FEAT_WORDS ? names_of(word, bit) : NULL;
+    if (!at) {
+        return NULL;
+    }
+    g_autofree char *all = g_strndup(at, strcspn(at, " "));
+    return g_strsplit(all, "/", -1);
 }
 
 void x86_features_parse(const char *text, uint32_t features[X86_FEAT_WORDS])

@@ -138,6 +138,8 @@ static const CpuOption options[] = {
     { "stepping", OPT_U32, FIELD(stepping), 0xf },
     { "min-level", OPT_U32, FIELD(min_level), UINT32_MAX },
     { "min-xlevel", OPT_U32, FIELD(min_xlevel), UINT32_MAX },
+    { "xlevel2", OPT_U32, FIELD(cpuid_xlevel2), UINT32_MAX },
+    { "min-xlevel2", OPT_U32, FIELD(min_xlevel2), UINT32_MAX },
     { "vendor", OPT_STR, FIELD(vendor), 12, sizeof(((X86Cpu *)0)->vendor) },
     { "model-id", OPT_STR, FIELD(model_name), 48, sizeof(((X86Cpu *)0)->model_name) },
     { "check", OPT_BOOL, FIELD(check_cpuid) },
@@ -151,6 +153,7 @@ static const CpuOption options[] = {
     { "tcg-cpuid", OPT_BOOL, FIELD(tcg_signature) },
     { "migratable", OPT_BOOL, FIELD(migratable) },
     { "pmu", OPT_BOOL, FIELD(pmu) },
+    { "lmce", OPT_BOOL, FIELD(lmce) },
 };
 
 static Error *set_number(X86Cpu *cpu, const CpuOption *option, const char *value)
@@ -219,7 +222,7 @@ static Error *unknown_property(const char *name)
 /* Features that the user named, to be told from those of the model. */
 typedef struct Wanted {
     uint32_t on[X86_FEAT_WORDS], off[X86_FEAT_WORDS];
-    bool level, xlevel; /* given: they stay as they are */
+    bool level, xlevel, xlevel2; /* given: they stay as they are */
 } Wanted;
 
 static Error *set_feature(Wanted *wanted, const char *name, bool on)
@@ -247,6 +250,7 @@ static Error *set_property(X86Cpu *cpu, Wanted *wanted, const char *name, const 
     if (option && option->kind == OPT_U32) {
         wanted->level |= option->offset == offsetof(X86Cpu, cpuid_level);
         wanted->xlevel |= option->offset == offsetof(X86Cpu, cpuid_xlevel);
+        wanted->xlevel2 |= option->offset == offsetof(X86Cpu, cpuid_xlevel2);
         return set_number(cpu, option, value);
     }
     if (option && option->kind == OPT_STR) {
@@ -260,6 +264,9 @@ static Error *set_property(X86Cpu *cpu, Wanted *wanted, const char *name, const 
     if (option && option->offset == offsetof(X86Cpu, pmu) && on) {
         return error_new("CPU property 'pmu': there is no performance monitoring unit");
     }
+    if (option && option->offset == offsetof(X86Cpu, lmce) && on) {
+        return error_new("CPU property 'lmce': machine checks of one CPU alone are not there");
+    }
     if (option && option->offset == offsetof(X86Cpu, legacy_cache) && !on) {
         return error_new("CPU property 'legacy-cache': the models have no other description of their caches");
     }
@@ -272,15 +279,44 @@ static Error *set_property(X86Cpu *cpu, Wanted *wanted, const char *name, const 
 
 static Error *set_option(X86Cpu *cpu, Wanted *wanted, const char *text)
 {
-    if (text[0] == '+' || text[0] == '-') {
-        return set_feature(wanted, text + 1, text[0] == '+');
-    }
     const char *equals = strchr(text, '=');
     if (!equals) {
         return set_property(cpu, wanted, text, "on");
     }
     g_autofree char *name = g_strndup(text, (size_t)(equals - text));
     return set_property(cpu, wanted, name, equals + 1);
+}
+
+/* "+name" and "-name" in the words that QEMU has for it: its test program looks for them. */
+static void warn_if_said_twice(char *const *parts, const char *text)
+{
+    size_t length = strlen(text + 1);
+    for (; *parts; parts++) {
+        if (!strncmp(*parts, text + 1, length) && (*parts)[length] == '=') {
+            warn_report("Ambiguous CPU model string. Don't mix both \"%s\" and \"%s\"", text, *parts);
+        }
+    }
+}
+
+/* Assignments in their order; "+name" goes before them and "-name" before both, wherever they stand. */
+static Error *set_options(X86Cpu *cpu, Wanted *wanted, char *const *parts, bool quiet)
+{
+    for (char *const *part = parts; *part; part++) {
+        if (**part && **part != '+' && **part != '-') {
+            TRY(set_option(cpu, wanted, *part));
+        }
+    }
+    for (const char *sign = "+-"; *sign; sign++) {
+        for (char *const *part = parts; *part; part++) {
+            if (**part == *sign) {
+                if (!quiet) {
+                    warn_if_said_twice(parts, *part);
+                }
+                TRY(set_feature(wanted, *part + 1, *sign == '+'));
+            }
+        }
+    }
+    return NULL;
 }
 
 /* --- limits --- */
@@ -373,8 +409,12 @@ static void raise_levels(X86Cpu *cpu, const Wanted *wanted)
         xlevel = MAX(xlevel, x86_has(cpu, X86_FEAT_8000_0001_ECX, 22) ? 0x8000001eu : 0);
     }
     level = MAX(level, f[X86_FEAT_7_EBX] ? 7u : 0);
-    cpu->cpuid_level = wanted->level ? cpu->cpuid_level : MAX(cpu->cpuid_level, level);
-    cpu->cpuid_xlevel = wanted->xlevel ? cpu->cpuid_xlevel : MAX(cpu->cpuid_xlevel, xlevel);
+    cpu->min_level = wanted->level ? level : MAX(cpu->cpuid_level, level);
+    cpu->cpuid_level = wanted->level ? cpu->cpuid_level : cpu->min_level;
+    uint32_t xlevel2 = MAX(cpu->min_xlevel2, cpu->auto_level && f[X86_FEAT_C000_0001_EDX] ? 0xc0000001u : 0);
+    cpu->cpuid_xlevel2 = wanted->xlevel2 ? cpu->cpuid_xlevel2 : MAX(cpu->cpuid_xlevel2, xlevel2);
+    cpu->min_xlevel = wanted->xlevel ? xlevel : MAX(cpu->cpuid_xlevel, xlevel);
+    cpu->cpuid_xlevel = wanted->xlevel ? cpu->cpuid_xlevel : cpu->min_xlevel;
 }
 
 static uint8_t host_address_bits(void)
@@ -409,10 +449,10 @@ static void set_defaults(X86Cpu *cpu)
     memset(cpu->features, 0, sizeof(cpu->features));
     memset(cpu->vendor, 0, sizeof(cpu->vendor));
     memset(cpu->model_name, 0, sizeof(cpu->model_name));
-    cpu->cpuid_level = cpu->cpuid_xlevel = cpu->min_level = cpu->min_xlevel = 0;
+    cpu->cpuid_level = cpu->cpuid_xlevel = cpu->cpuid_xlevel2 = cpu->min_level = cpu->min_xlevel = cpu->min_xlevel2 = 0;
     cpu->check_cpuid = cpu->leaf_b = cpu->auto_level = cpu->tcg_signature = cpu->l3_cache = true;
     cpu->legacy_cache = cpu->migratable = cpu->kvm_signature = true;
-    cpu->enforce_cpuid = cpu->host_phys_bits = cpu->pmu = false;
+    cpu->enforce_cpuid = cpu->host_phys_bits = cpu->pmu = cpu->lmce = false;
     cpu->phys_bits_wanted = 0;
 }
 
@@ -452,7 +492,7 @@ Error *x86_get_property(const X86Cpu *cpu, const char *name, char **ret_text)
 }
 
 /* The model as it was asked for, before what cannot be offered is taken away. */
-static Error *request_model(X86Cpu *cpu, const char *spec, Wanted *ret_wanted)
+static Error *request_model(X86Cpu *cpu, const char *spec, bool quiet, Wanted *ret_wanted)
 {
     g_auto(GStrv) parts = g_strsplit(spec, ",", -1);
     const X86Model *m = parts[0] ? model_find(parts[0]) : NULL;
@@ -470,11 +510,7 @@ static Error *request_model(X86Cpu *cpu, const char *spec, Wanted *ret_wanted)
         apply_base(cpu);
     }
     Wanted wanted = { 0 };
-    for (unsigned n = 1; parts[n]; n++) {
-        if (*parts[n]) {
-            TRY(set_option(cpu, &wanted, parts[n]));
-        }
-    }
+    TRY(set_options(cpu, &wanted, parts + 1, quiet));
     if (max && cpu->migratable) { /* an invariant rate is lost by moving to another host */
         cpu->features[X86_FEAT_8000_0007_EDX] &= ~BIT(8);
     }
@@ -489,7 +525,7 @@ Error *x86_filtered_features(const X86Cpu *cpu, const char *spec, uint32_t ret_f
 {
     X86Cpu *asked = g_aligned_alloc0(1, sizeof(X86Cpu), 64);
     Wanted wanted;
-    Error *err = request_model(asked, spec, &wanted);
+    Error *err = request_model(asked, spec, true, &wanted);
 
     for (unsigned word = 0; !err && word < X86_FEAT_WORDS; word++) {
         ret_features[word] = asked->features[word] & ~cpu->features[word];
@@ -498,13 +534,13 @@ Error *x86_filtered_features(const X86Cpu *cpu, const char *spec, uint32_t ret_f
     return err;
 }
 
-Error *x86_apply_model(X86Cpu *cpu, const char *spec)
+static Error *apply_model(X86Cpu *cpu, const char *spec, bool quiet)
 {
     Wanted wanted = { 0 };
 
-    TRY(request_model(cpu, spec, &wanted));
+    TRY(request_model(cpu, spec, quiet, &wanted));
     raise_levels(cpu, &wanted);
-    TRY(limit_features(cpu, cpu->vcpu && cpu->vcpu->index != 0));
+    TRY(limit_features(cpu, quiet));
     drop_dependent(cpu);
     set_address_width(cpu);
     cpu->fx.mxcsr_mask = 0xffff;
@@ -512,6 +548,34 @@ Error *x86_apply_model(X86Cpu *cpu, const char *spec)
         x86_tlb_flush_all(cpu);
     }
     return NULL;
+}
+
+Error *x86_expand_model(const char *spec, X86Cpu **ret_cpu)
+{
+    X86Cpu *cpu = g_aligned_alloc0(1, sizeof(X86Cpu), 64);
+    Error *err = apply_model(cpu, spec, true);
+
+    if (err) {
+        g_aligned_free(cpu);
+        return err;
+    }
+    *ret_cpu = cpu;
+    return NULL;
+}
+
+const char *x86_option_name(unsigned n, bool *ret_number, bool *ret_text)
+{
+    if (n >= ARRAY_SIZE(options)) {
+        return NULL;
+    }
+    *ret_number = options[n].kind == OPT_U32;
+    *ret_text = options[n].kind == OPT_STR;
+    return options[n].name;
+}
+
+Error *x86_apply_model(X86Cpu *cpu, const char *spec)
+{
+    return apply_model(cpu, spec, cpu->vcpu && cpu->vcpu->index != 0);
 }
 
 /* --- help --- */

@@ -52,6 +52,10 @@ struct X86Model {
 extern const X86Model x86_models[]; /* ends with a NULL name */
 /* "qemu64,+avx,-sse3,level=7": sets the model's fields of cpu. Features that cannot be offered are masked with a warning, or refused with enforce. */
 Error *x86_apply_model(X86Cpu *cpu, const char *spec) MUST_USE;
+/* A CPU of no machine with the model's fields, without warnings; g_aligned_free(). */
+Error *x86_expand_model(const char *spec, X86Cpu **ret_cpu) MUST_USE;
+/* The n-th property that is no feature, and whether its value is a number, or text, or a truth; NULL: there are no more. */
+const char *x86_option_name(unsigned n, bool *ret_number, bool *ret_text);
 /* Why a model of that name (up to a comma) is not to be had. */
 Error *x86_unknown_model(const char *spec) MUST_USE;
 /* A property of the CPU that -cpu may set, as text. */
@@ -65,5 +69,6 @@ void x86_supported_features(uint32_t ret_features[X86_FEAT_WORDS]);
 char *x86_models_help(void);
 /* Flag names of a word; NULL where a bit has none. */
 const char *x86_feature_name(unsigned word, unsigned bit);
+char **x86_feature_names(unsigned word, unsigned bit); /* with its other names; NULL: none */
 
 #endif
