@@ -3,9 +3,9 @@
  * found nothing to do for a while ends, unless it is one of those to be kept.
  */
 #include <errno.h>
-#include <signal.h>
 #include <time.h>
 
+#include "base/thread.h"
 #include "event/loop_priv.h"
 
 enum { IDLE_SECONDS = 10 };
@@ -105,13 +105,8 @@ static void *worker_main(void *opaque)
 static bool pool_grow(WorkerPool *pool)
 {
     pthread_t thread;
-    sigset_t all, old;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&thread, NULL, worker_main, pool);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (err) {
+    if (thread_create(&thread, worker_main, pool)) {
         return false;
     }
     pthread_detach(thread);

@@ -1,10 +1,11 @@
 /* -object iothread: see iothread.h. */
 #include "io/iothread.h"
 
-#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "base/thread.h"
 
 enum { WORKERS_MOST = 1024, POLL_DEFAULT_NS = 32768, WORKERS_DEFAULT = 64 };
 
@@ -32,12 +33,7 @@ static void *thread_main(void *opaque)
 /* Returns when the thread has taken the loop over. Signals stay with the threads that handle them. */
 static int start_thread(IoThread *iothread)
 {
-    sigset_t all, old;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&iothread->thread, NULL, thread_main, iothread);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int err = thread_create(&iothread->thread, thread_main, iothread);
     if (err) {
         return -err;
     }

@@ -67,7 +67,7 @@ typedef struct User {
     GPtrArray *sources; /* UserSource, by the index that libslirp knows */
     GHashTable *by_fd;  /* fd -> UserSource */
     List timers, guestfwds;
-    Work refresh_work;
+    Work refresh_work, ready_work;
     Timer timeout;
     char *smb_dir;
     struct in_addr net, mask;
@@ -232,9 +232,19 @@ static const SlirpCb callbacks = {
 
 /* --- the port --- */
 
+static void ready(void *opaque)
+{
+    net_port_ready(&((User *)opaque)->port);
+}
+
+/* Not on a CPU's thread: the library opens connections, which the system call filter leaves to the main loop. */
 static bool user_receive(NetPort *port, const uint8_t *frame, size_t length)
 {
     User *user = container_of(port, User, port);
+    if (vcpu_self()) {
+        work_schedule(&user->ready_work);
+        return false;
+    }
     user->lib.slirp_input(user->slirp, frame, (int)length);
     work_schedule(&user->refresh_work);
     return true;
@@ -274,6 +284,7 @@ static void user_destroy(NetPort *port)
         g_free(fwd);
     }
     work_fini(&user->refresh_work);
+    work_fini(&user->ready_work);
     timer_fini(&user->timeout);
     g_hash_table_unref(user->by_fd);
     g_ptr_array_unref(user->sources);
@@ -654,6 +665,7 @@ static Error *user_create(Machine *machine, const char *id, KeyValues *kv, NetPo
     list_init(&user->timers);
     list_init(&user->guestfwds);
     work_init(&user->refresh_work, machine->loop, refresh, user);
+    work_init(&user->ready_work, machine->loop, ready, user);
     timer_init(&user->timeout, machine->loop, CLOCK_REALTIME_NS, timed_out, user);
     Error *err = set_up(user, kv);
     if (err) {

@@ -76,6 +76,36 @@ def test_ordinary_use():
         assert 'filter' not in text, text
 
 
+def test_calls_done_by_others():
+    """What is not in the lists and has a stand-in or an answer there: access, pread, pwrite, getpid, gettid, getrandom, sleeps."""
+    with Machine('-sandbox', 'on', '-netdev', 'user,id=u', '-device', 'e1000,netdev=u') as m:
+        m.run('netdev_add', type='user', id='t', tftp=m.dir.name)
+        assert 'cannot' in m.error('netdev_add', type='user', id='w', tftp='/nowhere')
+        disk = os.path.join(m.dir.name, 'fat')
+        os.mkdir(disk)
+        with open(os.path.join(disk, 'hello.txt'), 'w') as f:
+            f.write('hello\n' * 1000)
+        m.run('blockdev-add', driver='vvfat', node_name='v', dir=disk, rw=True)
+        m.run('device_add', driver='virtio-blk-pci', drive='v', id='dv')
+        m.run('human-monitor-command', command_line='qemu-io v "read 0 4M"')
+        image = os.path.join(m.dir.name, 'image')
+        with open(image, 'wb') as f:
+            f.truncate(1 << 20)
+        m.run('blockdev-add', driver='raw', node_name='n', file={'driver': 'file', 'filename': image}, cache={'direct': True})
+        m.run('block_resize', node_name='n', size=1536 * 1024)
+        m.run('object-add', qom_type='iothread', id='io')
+        thread = m.run('query-iothreads')[0]['thread-id']
+        assert os.path.exists(f'/proc/{m.process.pid}/task/{thread}'), thread
+        m.run('human-monitor-command', command_line=f'logfile {m.dir.name}/log-%d')
+        m.run('object-add', qom_type='rng-random', id='r', filename='/dev/urandom')
+        m.run('device_add', driver='virtio-rng-pci', rng='r', id='dr')
+        m.run('object-add', qom_type='secret', id='s', data='c2VjcmV0', format='base64')
+        m.run('chardev-add', id='c', backend={'type': 'socket', 'data': {'addr': {'type': 'inet', 'data': {
+            'host': 'localhost', 'port': '0'}}, 'server': True, 'wait': False}})
+        text = errors_of(m)
+        assert 'filter' not in text, text
+
+
 def test_command_that_fails():
     with Machine('-sandbox', 'on') as m:
         same(migrated(m, 'exec:exit 3')['status'], 'failed')

@@ -8,11 +8,11 @@
 #include "core/vm/vcpu.h"
 
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
 #include "accel/accel.h"
+#include "base/thread.h"
 #include "core/vm/icount.h"
 #include "core/vm/machine.h"
 #include "core/vm/sandbox.h"
@@ -245,17 +245,8 @@ static void *vcpu_main(void *opaque)
 {
     Vcpu *vcpu = opaque;
     g_autofree char *name = g_strdup_printf("CPU %u", vcpu->index);
-    sigset_t all;
 
-    /* Signals are the main thread's, but for those that a fault of this thread itself raises. */
-    sigfillset(&all);
-    sigdelset(&all, SIGSEGV);
-    sigdelset(&all, SIGBUS);
-    sigdelset(&all, SIGFPE);
-    sigdelset(&all, SIGILL);
-    sigdelset(&all, SIGTRAP);
-    sigdelset(&all, SIGSYS);
-    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    thread_keep_own_signals(NULL);
     pthread_setname_np(pthread_self(), name);
     current = vcpu;
     vcpu->thread_id = gettid();
