@@ -1,5 +1,6 @@
 /* Connections of a test program: lines in, answers out, the log of both. See qtest.h. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -12,6 +13,16 @@ static void note(Qtest *qtest, char who, const char *text)
     if (qtest->log) {
         int64_t ns = clock_now(qtest->machine->clocks, CLOCK_REALTIME_NS) - qtest->started;
         fprintf(qtest->log, "[%c +%d.%06d] %s\n", who, (int)(ns / NS_PER_SEC), (int)(ns % NS_PER_SEC / 1000), text);
+        fflush(qtest->log);
+    }
+}
+
+/* What later lines count from: the time of the day. */
+static void note_beginning(Qtest *qtest)
+{
+    if (qtest->log) {
+        int64_t us = g_get_real_time();
+        fprintf(qtest->log, "[I %" PRId64 ".%06d] OPENED\n", us / G_USEC_PER_SEC, (int)(us % G_USEC_PER_SEC));
         fflush(qtest->log);
     }
 }
@@ -72,7 +83,7 @@ static void connection(void *opaque, CharEvent event)
     if (event == CHAR_EVENT_OPENED) {
         g_string_truncate(qtest->line, 0);
         qtest->started = clock_now(qtest->machine->clocks, CLOCK_REALTIME_NS);
-        note(qtest, 'I', "OPENED");
+        note_beginning(qtest);
     } else if (event == CHAR_EVENT_CLOSED) {
         note(qtest, 'I', "CLOSED");
         qtest_forget(qtest);
