@@ -52,9 +52,25 @@ static void on_machine_event(void *opaque, const char *event, const char *json)
     monitor_emit(((Monitors *)opaque)->machine, event, data);
 }
 
+static bool on_virtio_transport(const Device *dev)
+{
+    const ObjectType *type = dev->object.type;
+    while (type && strcmp(type->name, "virtio-pci")) {
+        type = type->parent;
+    }
+    return type != NULL;
+}
+
+/* Clients know the part of a virtio device that is behind the transport as a device without an id. */
 static void emit_device_deleted(Machine *machine, Device *dev)
 {
     g_autofree char *path = object_path(&dev->object);
+    if (on_virtio_transport(dev)) {
+        g_autofree char *part = g_strconcat(path, "/virtio-backend", NULL);
+        Value *before = value_dict();
+        value_put_str(before, "path", part);
+        monitor_emit(machine, "DEVICE_DELETED", before);
+    }
     Value *data = value_dict();
 
     if (dev->object.parent && g_strcmp0(dev->object.parent->id, "peripheral") == 0) {
