@@ -72,7 +72,7 @@ char *block_size_text(uint64_t bytes)
 char *block_snapshots_text(GPtrArray *snapshots)
 {
     GString *out = g_string_new(NULL);
-    g_string_append_printf(out, "%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
+    g_string_append_printf(out, "%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT");
     for (guint i = 0; i < snapshots->len; i++) {
         const BlockSnapshot *sn = g_ptr_array_index(snapshots, i);
         g_autofree char *size = block_size_text(sn->vm_state_size);
@@ -81,11 +81,11 @@ char *block_snapshots_text(GPtrArray *snapshots)
             date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
         uint64_t seconds = sn->vm_clock_ns / (uint64_t)NS_PER_SEC;
         g_autofree char *clock = g_strdup_printf(
-            "%02u:%02u:%02u.%03u", (unsigned)(seconds / 3600), (unsigned)(seconds / 60 % 60),
+            "%04u:%02u:%02u.%03u", (unsigned)(seconds / 3600), (unsigned)(seconds / 60 % 60),
             (unsigned)(seconds % 60), (unsigned)(sn->vm_clock_ns / 1000000 % 1000));
         g_autofree char *icount =
-            sn->icount == UINT64_MAX ? g_strdup("") : g_strdup_printf("%" PRIu64, sn->icount);
-        g_string_append_printf(out, "%-10s%-17s%8s%20s%13s%11s\n", sn->id, sn->name, size, when, clock, icount);
+            sn->icount == UINT64_MAX ? g_strdup("--") : g_strdup_printf("%" PRIu64, sn->icount);
+        g_string_append_printf(out, "%-7s %-16s %8s %19s %15s %10s\n", sn->id, sn->name, size, when, clock, icount);
     }
     return g_string_free(out, FALSE);
 }

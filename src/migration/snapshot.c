@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "block/info.h"
 #include "block/node.h"
 #include "event/coroutine.h"
 #include "migration/lazy_load.h"
@@ -198,46 +199,25 @@ Error *snapshot_delete(Machine *machine, const char *tag)
     return err ? err : found ? NULL : error_new("Snapshot '%s' not found", tag);
 }
 
-static char *size_text(uint64_t bytes)
+/* Those of the first image, under no id: each image has its own. */
+Error *snapshot_describe(Machine *machine, char **ret_text)
 {
-    static const char units[] = "BKMGTPE";
-    double value = (double)bytes;
-    unsigned n = 0;
-    while (value >= 1000 && n < sizeof(units) - 2) {
-        value /= 1024;
-        n++;
-    }
-    return n == 0 ? g_strdup_printf("%d B", (int)value) : g_strdup_printf("%.3g %ciB", value, units[n]);
-}
+    SnapshotSet set;
+    Error *err = snapshot_set_all(machine, &set);
 
-char *snapshot_describe(Machine *machine)
-{
-    g_autoptr(GPtrArray) nodes = snapshot_written_nodes(machine);
-    GString *text = g_string_new(NULL);
-
-    for (guint i = 0; i < nodes->len; i++) {
-        BlockNode *node = g_ptr_array_index(nodes, i);
-        if (!node->driver->snapshots) {
-            continue;
-        }
-        g_autoptr(GPtrArray) all = node->driver->snapshots(node);
-        if (all->len && text->len == 0) {
-            g_string_append_printf(text, "List of snapshots present on all disks:\n%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG",
-                                   "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-        }
-        for (guint n = 0; n < all->len && i == 0; n++) {
-            const BlockSnapshot *one = g_ptr_array_index(all, n);
-            g_autoptr(GDateTime) date = g_date_time_new_from_unix_local((gint64)one->date_sec);
-            g_autofree char *when = date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
-            g_autofree char *size = size_text(one->vm_state_size);
-            uint64_t ms = one->vm_clock_ns / (uint64_t)NS_PER_MS;
-            g_string_append_printf(text, "%-10s%-17s%8s%20s   %02u:%02u:%02u.%03u\n", one->id, one->name, size, when,
-                                   (unsigned)(ms / 3600000), (unsigned)(ms / 60000 % 60), (unsigned)(ms / 1000 % 60),
-                                   (unsigned)(ms % 1000));
-        }
+    if (err) {
+        error_free(err);
+        return error_new(SNAPSHOT_NOWHERE);
     }
-    if (text->len == 0) {
-        g_string_append(text, "No image has a snapshot.\n");
+    g_autoptr(GPtrArray) all = set.state_node->driver->snapshots(set.state_node);
+    snapshot_set_clear(&set);
+    for (guint n = 0; n < all->len; n++) {
+        BlockSnapshot *one = g_ptr_array_index(all, n);
+        g_free(one->id);
+        one->id = g_strdup("--");
     }
-    return g_string_free(text, FALSE);
+    g_autofree char *table = block_snapshots_text(all);
+    *ret_text = all->len ? g_strconcat("List of snapshots present on all disks:\n", table, NULL)
+                         : g_strdup("No image has a snapshot.\n");
+    return NULL;
 }

@@ -15,6 +15,6 @@ Error *snapshot_save(Machine *machine, const char *tag) MUST_USE;
 Error *snapshot_load(Machine *machine, const char *tag) MUST_USE;
 Error *snapshot_delete(Machine *machine, const char *tag) MUST_USE;
 /* Text of info snapshots. Caller frees. */
-char *snapshot_describe(Machine *machine);
+Error *snapshot_describe(Machine *machine, char **ret_text) MUST_USE;
 
 #endif

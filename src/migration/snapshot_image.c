@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "block/backend.h"
+#include "block/export/export.h"
 #include "block/node.h"
 #include "event/coroutine.h"
 #include "migration/snapshot_priv.h"
@@ -24,15 +26,32 @@ GPtrArray *snapshot_written_nodes(Machine *machine)
     return nodes;
 }
 
+/* Below filters. Of a drive the user knows the name. */
 static MUST_USE Error *add_node(SnapshotSet *set, BlockNode *node)
 {
+    const char *name = node->name;
+
+    node = node_skip_filters(node);
     if (!node->driver->snapshot_create_co || !node->driver->vmstate_pwrite_co || node->read_only) {
-        return error_new("Device '%s' is writable but does not support snapshots", node->name);
+        for (BlockBackend *blk = NULL; (blk = blk_next(node->graph, blk));) {
+            name = blk_node(blk) == node && *blk_name(blk) ? blk_name(blk) : name;
+        }
+        return error_new("Device '%s' is writable but does not support snapshots", name);
     }
     if (!g_ptr_array_find(set->nodes, node, NULL)) {
         g_ptr_array_add(set->nodes, node_ref(node));
     }
     return NULL;
+}
+
+/* What lies over everything else, and what others write to through exports. */
+static void add_others(BlockGraph *graph, GPtrArray *nodes)
+{
+    for (BlockNode *node = NULL; graph && (node = block_node_next(graph, node));) {
+        if ((list_empty(&node->parents) || export_writes(node)) && !node->read_only && !g_ptr_array_find(nodes, node, NULL)) {
+            g_ptr_array_add(nodes, node);
+        }
+    }
 }
 
 static void release_node(void *opaque)
@@ -44,7 +63,8 @@ Error *snapshot_set_all(Machine *machine, SnapshotSet *ret_set)
 {
     g_autoptr(GPtrArray) nodes = snapshot_written_nodes(machine);
     SnapshotSet set = { .nodes = g_ptr_array_new_with_free_func(release_node) };
-    Error *err = nodes->len ? NULL : error_new("No block device can accept snapshots");
+    add_others(machine_service(machine, BLOCK_SERVICE), nodes);
+    Error *err = nodes->len ? NULL : error_new(SNAPSHOT_NOWHERE);
 
     for (guint n = 0; n < nodes->len && !err; n++) {
         err = add_node(&set, g_ptr_array_index(nodes, n));

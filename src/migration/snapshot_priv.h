@@ -13,7 +13,10 @@ typedef struct SnapshotSet {
     BlockNode *state_node; /* one of them: has the machine's state */
 } SnapshotSet;
 
-/* Every image that the guest may write; the first one has the state. */
+/* Image tests compare it. */
+#define SNAPSHOT_NOWHERE "no block device can store vmstate for snapshot"
+
+/* Every image that the guest may write, or that is open for nobody yet, or exported; the first one has the state. */
 Error *snapshot_set_all(Machine *machine, SnapshotSet *ret_set) MUST_USE;
 /* The nodes with these names; state_name NULL: the state is not asked for. */
 Error *snapshot_set_named(Machine *machine, const Value *names, const char *state_name, SnapshotSet *ret_set) MUST_USE;

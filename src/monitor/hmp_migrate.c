@@ -190,7 +190,12 @@ static void hmp_delvm(Hmp *hmp, const HmpArgs *args)
 
 static void info_snapshots(Hmp *hmp, const HmpArgs *args)
 {
-    g_autofree char *text = snapshot_ops(hmp)->describe(hmp->machine);
+    g_autofree char *text = NULL;
+    Error *err = snapshot_ops(hmp)->describe(hmp->machine, &text);
+    if (err) {
+        hmp_error(hmp, err);
+        return;
+    }
     hmp_printf(hmp, "%s", text);
 }
 

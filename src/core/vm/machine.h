@@ -198,7 +198,7 @@ typedef struct SnapshotOps {
     Error *(*save)(Machine *machine, const char *tag);
     Error *(*load)(Machine *machine, const char *tag);
     Error *(*remove)(Machine *machine, const char *tag);
-    char *(*describe)(Machine *machine); /* caller frees */
+    Error *(*describe)(Machine *machine, char **ret_text); /* caller frees */
 } SnapshotOps;
 
 /* The loop of what belongs to the guest's time: virtual timers, deferred work of devices. */
