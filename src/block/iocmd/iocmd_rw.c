@@ -376,7 +376,7 @@ static int flush_co(IoSession *io, const IoCommand *c, const IoArgs *args)
     " -q, -- no statistics\n"
 
 const IoCommand io_commands_rw[] = {
-    { "read", "r", "abCl:pP:qs:v", 2, IO_UNLIMITED,
+    { "read", "r", "abCl:pP:qrs:v", 2, IO_UNLIMITED,
       "[-abCqv] [-P pattern [-s off] [-l len]] off len",
       "read some bytes from an offset on",
       "\n Reads a range of the disk, and shows it with -v.\n\n"
@@ -385,6 +385,7 @@ const IoCommand io_commands_rw[] = {
       " -l, -- how many bytes are compared with the pattern\n"
       " -p, -- accepted, without effect\n"
       " -P, -- compare what was read with this byte\n"
+      " -r, -- accepted: nothing wants to know buffers beforehand\n"
       " -s, -- where the comparison begins\n"
       " -v, -- show the data\n" HELP_REPORT "\n",
       read_co, .min_plain = 2, .max_plain = 2 },
@@ -395,7 +396,7 @@ const IoCommand io_commands_rw[] = {
       " -P, -- compare what was read with this byte\n"
       " -v, -- show the data\n" HELP_REPORT "\n",
       readv_co, .min_plain = 2 },
-    { "write", "w", "bcCfnpP:qs:uz", 2, IO_UNLIMITED,
+    { "write", "w", "bcCfnpP:qrs:uz", 2, IO_UNLIMITED,
       "[-bcCfnquz] [-P pattern | -s source_file] off len",
       "write some bytes from an offset on",
       "\n Writes a range of the disk, with the byte 0xcd unless told otherwise.\n\n"
@@ -406,6 +407,7 @@ const IoCommand io_commands_rw[] = {
       " -n, -- with -z: fail rather than write zero bytes\n"
       " -p, -- accepted, without effect\n"
       " -P, -- fill with this byte\n"
+      " -r, -- accepted: nothing wants to know buffers beforehand\n"
       " -s, -- fill with the contents of this file\n"
       " -u, -- with -z: the space may be freed\n"
       " -z, -- make the range read as zeroes\n" HELP_REPORT "\n",
