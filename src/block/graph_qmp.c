@@ -6,6 +6,7 @@
 #include "block/block_qmp.h"
 #include "block/info.h"
 #include "block/filter/quorum.h"
+#include "block/job.h"
 #include "io/iothread.h"
 
 Error *qmp_find_node(QmpContext *ctx, const char *name, BlockNode **ret)
@@ -457,4 +458,61 @@ Error *qmp_change_backing_file(QmpContext *ctx, const QmpChangeBackingFileArgs *
         return error_new("Node '%s' cannot record a backing file name", call.node->name);
     }
     return qmp_in_coroutine(ctx, backing_name_co, &call);
+}
+
+/* --- the whole graph --- */
+
+static Value *claim_list(unsigned claims)
+{
+    Value *list = value_list();
+    for (unsigned bit = 0; bit < CLAIM_BITS; bit++) {
+        if (claims & BIT(bit)) {
+            g_autofree char *name = g_strdelimit(g_strdup(block_claim_name(bit)), " ", '-');
+            value_append(list, value_str(name));
+        }
+    }
+    return list;
+}
+
+/* Everything gets a number when it is first met. */
+static uint64_t graph_id(GHashTable *ids, Value *nodes, const void *what, const char *type, const char *name)
+{
+    uint64_t id = GPOINTER_TO_SIZE(g_hash_table_lookup(ids, what));
+    if (id) {
+        return id;
+    }
+    id = g_hash_table_size(ids) + 1;
+    g_hash_table_insert(ids, (void *)what, GSIZE_TO_POINTER(id));
+    Value *entry = value_dict();
+    value_put(entry, "id", value_uint(id));
+    value_put_str(entry, "type", type);
+    value_put_str(entry, "name", name);
+    value_append(nodes, entry);
+    return id;
+}
+
+Error *qmp_x_debug_query_block_graph(QmpContext *ctx, const QmpXDebugQueryBlockGraphArgs *args, Value **ret)
+{
+    g_autoptr(GHashTable) ids = g_hash_table_new(NULL, NULL);
+    Value *nodes = value_list(), *edges = value_list();
+
+    for (BlockNode *node = NULL; (node = block_node_next(qmp_graph(ctx), node));) {
+        uint64_t child = graph_id(ids, nodes, node, "block-driver", node->name);
+        LIST_FOREACH (edge, &node->parents, BlockEdge, in_child) {
+            Value *entry = value_dict();
+            /* Who is no node: a job under its id, or a backend. */
+            const char *type = job_find(qmp_graph(ctx), edge->name) ? "block-job" : "block-backend";
+            value_put(entry, "parent", value_uint(edge->parent ? graph_id(ids, nodes, edge->parent, "block-driver", edge->parent->name)
+                                                               : graph_id(ids, nodes, edge, type, edge->name)));
+            value_put(entry, "child", value_uint(child));
+            value_put_str(entry, "name", edge->parent ? edge->name : "root");
+            value_put(entry, "perm", claim_list(edge->used));
+            value_put(entry, "shared-perm", claim_list(edge->shared));
+            value_append(edges, entry);
+        }
+    }
+    *ret = value_dict();
+    value_put(*ret, "nodes", nodes);
+    value_put(*ret, "edges", edges);
+    return NULL;
 }

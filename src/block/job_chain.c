@@ -19,35 +19,35 @@ typedef struct ChainJob {
     ChainSpec spec;
     char *backing_file;
     BlockEdge *active_edge, *base_edge;
-    BlockNode *filter; /* above the active node; NULL: none */
-    bool base_was_read_only, overlay_was_read_only;
+    BlockNode *filter; /* above the active node, or commit's top; NULL: none */
+    BlockNode *bottom; /* of stream: the lowest image that is copied; what is below it may change, with another job. NULL: all are */
+    bool base_was_read_only, active_was_read_only;
 } ChainJob;
 
-static BlockNode *below(const BlockNode *node)
-{
-    return node->backing ? node->backing->node : NULL;
-}
-
-/* The node right above `node` in the chain of `active`. */
+/* The image right above `node` in the chain of `active`, where filters do not count. */
 static BlockNode *overlay_of(BlockNode *active, const BlockNode *node)
 {
-    while (active && below(active) != node) {
-        active = below(active);
+    BlockNode *overlay = NULL;
+
+    while (active && active != node) {
+        overlay = node_is_filter(active) ? overlay : active;
+        active = node_below(active);
     }
-    return active;
+    return active ? overlay : NULL;
 }
 
 /* From now on `overlay` backs onto base, in memory and in its header. */
 static Error *rebase_co(ChainJob *c, BlockNode *overlay, BlockNode *base)
 {
-    g_autofree char *name = c->backing_file ? g_strdup(c->backing_file) : base ? node_filename(base) : NULL;
+    BlockNode *image = base ? node_skip_filters(base) : NULL;
+    g_autofree char *name = c->backing_file ? g_strdup(c->backing_file) : image ? node_filename(image) : NULL;
     bool read_only = overlay->read_only;
     TRY(node_set_read_only_co(overlay, false));
     node_close_gate_co(overlay);
     Error *err = NULL;
     if (overlay->driver->set_backing_co) {
         g_clear_pointer(&overlay->implied_backing, g_free);
-        err = overlay->driver->set_backing_co(overlay, name, base ? base->driver->name : NULL);
+        err = overlay->driver->set_backing_co(overlay, name, image ? image->driver->name : NULL);
     }
     if (!err) {
         err = node_set_backing_co(overlay, base);
@@ -132,13 +132,22 @@ static void chain_clean_co(Job *job)
     if (c->base_was_read_only) {
         error_free(node_set_read_only_co(c->spec.base, true));
     }
+    node_unref_co(c->bottom);
     node_unref_co(c->spec.top);
     node_unref_co(c->spec.base);
+    if (c->active_was_read_only) {
+        error_free(node_set_read_only_co(c->spec.active, true));
+    }
     block_root_detach(c->active_edge);
     g_free(c->backing_file);
 }
 
 /* --- stream --- */
+
+static BlockNode *stream_base(const ChainJob *c)
+{
+    return c->bottom ? node_below(c->bottom) : NULL;
+}
 
 static Error *stream_run_co(Job *job)
 {
@@ -146,6 +155,8 @@ static Error *stream_run_co(Job *job)
     BlockNode *node = c->spec.active;
     uint64_t size = node->size;
     job->total = size;
+    c->active_was_read_only = node->read_only; /* a backing image */
+    TRY(node_set_read_only_co(node, false));
     if (!node->backing) {
         job->done = size;
         return NULL;
@@ -155,7 +166,7 @@ static Error *stream_run_co(Job *job)
         unsigned depth = 0;
         bool ignore = false;
         int ret =
-            node_status_above_co(node, c->spec.base, at, MIN(CHUNK, size - at), &status, &depth);
+            node_status_above_co(node, stream_base(c), at, MIN(CHUNK, size - at), &status, &depth);
         if (ret >= 0 && depth && (status.flags & STATUS_ALLOCATED)) {
             ret = node_populate_co(node, at, status.bytes);
         }
@@ -177,7 +188,7 @@ static Error *stream_run_co(Job *job)
 static Error *stream_commit_co(Job *job)
 {
     ChainJob *c = (ChainJob *)job;
-    return c->spec.active->backing ? rebase_co(c, c->spec.active, c->spec.base) : NULL;
+    return c->spec.active->backing ? rebase_co(c, c->spec.active, stream_base(c)) : NULL;
 }
 
 static const JobDriver commit_driver = { .type = "commit",
@@ -204,7 +215,7 @@ static Error *chain_start(BlockGraph *graph, const JobDriver *driver, const Chai
         err = block_root_attach(spec->base, job->id, base_claims, CLAIM_ALL, &c->base_edge);
     }
     if (!err && spec->filter_name) {
-        err = job_filter_insert(spec->active, driver == &stream_driver ? JOB_FILTER_STREAM : JOB_FILTER_COMMIT,
+        err = job_filter_insert(spec->top ? spec->top : spec->active, driver == &stream_driver ? JOB_FILTER_STREAM : JOB_FILTER_COMMIT,
                                 spec->filter_name, NULL, &c->filter);
     }
     if (err) {
@@ -219,16 +230,28 @@ static Error *chain_start(BlockGraph *graph, const JobDriver *driver, const Chai
     }
     if (spec->base) {
         node_ref(spec->base);
+        c->bottom = driver == &stream_driver ? node_ref(overlay_of(spec->active, spec->base)) : NULL;
     }
     c->backing_file = g_strdup(spec->backing_file);
     job_start(job);
     return NULL;
 }
 
+/* Opened for reading since it lies below, and not because the user wants that. */
+static bool is_backing(const BlockNode *node)
+{
+    LIST_FOREACH (edge, &node->parents, BlockEdge, in_child) {
+        if (edge->parent && edge->role == CHILD_BACKING) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool in_chain(BlockNode *node, const BlockNode *wanted)
 {
     while (node && node != wanted) {
-        node = below(node);
+        node = node_below(node);
     }
     return node != NULL;
 }
@@ -264,7 +287,7 @@ Error *job_stream(BlockGraph *graph, const ChainSpec *spec)
         return error_new("Node '%s' is not a backing image of '%s'", spec->base->name,
                          spec->active->name);
     }
-    if (!spec->active->driver->supports_backing || spec->active->read_only) {
+    if (!spec->active->driver->supports_backing || (spec->active->read_only && !is_backing(spec->active))) {
         return error_new("Node '%s' cannot be streamed into", spec->active->name);
     }
     return chain_start(graph, &stream_driver, spec, CLAIM_READ);

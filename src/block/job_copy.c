@@ -40,6 +40,21 @@ static size_t buffer_bytes(const CopyJob *c)
     return MAX((size_t)CHUNK, (size_t)c->todo->granularity);
 }
 
+/* Whether the target shows zeroes there as it is: a file that was made sparse stays so though it does not unmap. */
+static bool target_is_zero_co(CopyJob *c, uint64_t offset, uint64_t bytes)
+{
+    while (bytes) {
+        BlockStatus status;
+        unsigned depth;
+        if (node_status_above_co(c->spec.target, NULL, offset, bytes, &status, &depth) < 0 || !(status.flags & STATUS_ZERO)) {
+            return false;
+        }
+        offset += status.bytes;
+        bytes -= MIN(bytes, status.bytes);
+    }
+    return true;
+}
+
 static int copy_data_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t bytes, bool *ret_read)
 {
     BlockStatus status;
@@ -52,6 +67,9 @@ static int copy_data_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t byte
     }
     if ((status.flags & STATUS_ZERO) && status.bytes >= bytes && bytes % align == 0) {
         *ret_read = false;
+        if (!c->spec.keep_allocated && !c->spec.target->backing && target_is_zero_co(c, offset, bytes)) {
+            return 0;
+        }
         return node_write_zeroes_co(c->spec.target, offset, bytes, c->spec.keep_allocated ? 0 : REQ_MAY_UNMAP);
     }
     ret = node_pread_co(c->spec.source, offset, bytes, buffer);

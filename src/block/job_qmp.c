@@ -355,7 +355,7 @@ static MUST_USE Error *find_in_chain(QmpContext *ctx, BlockNode *active, const c
     if (node_name && file) {
         return error_new("'%s' and '%s' cannot be given at the same time", node_name, file);
     }
-    for (BlockNode *node = active; node; node = node->backing ? node->backing->node : NULL) {
+    for (BlockNode *node = active; node; node = node_below(node)) {
         g_autofree char *name = node_filename(node);
         bool named = file && (!strcmp(name, file) || !strcmp(node->filename, file));
         if ((node_name && !strcmp(node->name, node_name)) || named) {
@@ -384,8 +384,8 @@ Error *qmp_block_commit(QmpContext *ctx, const QmpBlockCommitArgs *args, Value *
     if (args->has_base || args->has_base_node) {
         TRY(find_in_chain(ctx, spec.active, args->base_node, args->base, &spec.base));
     } else {
-        for (spec.base = spec.top; spec.base->backing;) {
-            spec.base = spec.base->backing->node;
+        for (spec.base = spec.top; node_below(spec.base);) {
+            spec.base = node_below(spec.base);
         }
     }
     return job_commit(qmp_graph(ctx), &spec);

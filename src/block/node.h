@@ -169,6 +169,7 @@ typedef struct BlockLimits {
     uint64_t max_zeroes;    /* bytes a call, 0: no limit */
     uint64_t max_discard;   /* likewise */
     uint32_t cluster_size;  /* for info and copying; 0: none */
+    uint32_t own_size;      /* the least that can be its own above a backing node; 0: cluster_size */
     bool compressed_only;   /* writes must be REQ_COMPRESSED, and a cluster is written once */
 } BlockLimits;
 

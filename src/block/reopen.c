@@ -58,6 +58,13 @@ static Error *find_child(BlockGraph *graph, const char *name, BlockNode **ret)
     return NULL;
 }
 
+static void inherit(KeyValues *opts, const char *key, const char *value)
+{
+    if (!keyvalues_has(opts, key)) {
+        keyvalues_set(opts, key, value);
+    }
+}
+
 /* Options of a child inline: of the child that is there. */
 static Error *prepare_inline(BlockNode *child, const char *name, KeyValues *sub, const BlockNode *flags,
                              GPtrArray *list)
@@ -70,6 +77,9 @@ static Error *prepare_inline(BlockNode *child, const char *name, KeyValues *sub,
         return error_new("Cannot change the option '%s.node-name'", name);
     }
     keyvalues_remove(sub, "node-name");
+    if (strcmp(name, "backing")) { /* storage is written to when what lies over it is */
+        inherit(sub, "read-only", flags->read_only ? "on" : "off");
+    }
     for (guint i = 0; i < list->len; i++) { /* asked for by itself */
         if (((Reopen *)g_ptr_array_index(list, i))->node == child) {
             return NULL;
@@ -158,13 +168,6 @@ static Error *check_driver_options(const Reopen *r)
         }
     }
     return NULL;
-}
-
-static void inherit(KeyValues *opts, const char *key, const char *value)
-{
-    if (!keyvalues_has(opts, key)) {
-        keyvalues_set(opts, key, value);
-    }
 }
 
 static Error *prepare_co(KeyValues *opts, BlockNode *node, const BlockNode *inherits, GPtrArray *list)

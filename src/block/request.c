@@ -414,7 +414,8 @@ int node_populate_co(BlockNode *node, uint64_t offset, uint64_t bytes)
         node->driver->status_co(node, offset, bytes, &below) >= 0 && (below.flags & STATUS_RAW)) {
         return node_populate_co(below.file, below.map, MIN(bytes, below.bytes)); /* raw over a format that has one */
     }
-    uint64_t unit = MAX(node->limits.cluster_size, node->limits.request_align);
+    const BlockLimits *limits = &node->limits;
+    uint64_t unit = MAX(limits->own_size ? limits->own_size : limits->cluster_size, limits->request_align);
     uint64_t from = offset - offset % unit, end = MIN(node->size, (offset + bytes + unit - 1) / unit * unit);
     int ret = check_writable(node, from, end - from);
     if (ret < 0) {

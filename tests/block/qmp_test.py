@@ -28,6 +28,11 @@ class Machine(qmp.Program):
     def __init__(self, *args):
         super().__init__([SYSTEM, "-M", "pc", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio", *args])
 
+    def monitor(self, line):
+        """What the command answers, and what qemu-io prints meanwhile."""
+        self.text = ""
+        return self.ok("human-monitor-command", command_line=line) + self.text
+
 
 def guest(m, node, *commands, writable=True):
     """Another program's qemu-io, over NBD, in the guest's place."""
@@ -471,6 +476,91 @@ def test_job_filters():
         m.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
         assert "jf" not in nodes(m)
         m.quit()
+
+
+def test_jobs_side_by_side():
+    """A commit of an image and a stream over it: the stream's base is the commit's node, and in the end what is below that."""
+    for first in ("commit", "stream"):
+        m = fresh()
+        for n in range(1, 4):
+            m.ok("blockdev-snapshot-sync", device="d0", snapshot_file=f"o{n}.qcow2", snapshot_node_name=f"o{n}")
+            m.monitor(f'qemu-io d0 "write -P {n} {n}M 1M"')
+        m.ok("block-commit", job_id="commit", device="d0", top_node="o1", base_node="n0", filter_node_name="cf", auto_finalize=False)
+        m.wait_event("BLOCK_JOB_PENDING", id="commit")
+        m.ok("block-stream", job_id="stream", device="o2", base_node="cf", auto_finalize=False)
+        m.wait_event("BLOCK_JOB_PENDING", id="stream")
+        for job in (first, "stream" if first == "commit" else "commit"):
+            m.ok("job-finalize", id=job)
+            m.wait_event("JOB_STATUS_CHANGE", id=job, status="null")
+        graph = m.ok("x-debug-query-block-graph")
+        names = {node["id"]: node["name"] for node in graph["nodes"]}
+        edges = {(names[e["parent"]], e["name"]): names[e["child"]] for e in graph["edges"]}
+        assert edges["o2", "backing"] == "n0" and edges["o3", "backing"] == "o2" and "cf" not in names.values(), edges
+        assert [n["ro"] for n in m.ok("query-named-block-nodes") if n["node-name"] in ("o2", "n0")] == [True, True]
+        for n in range(1, 4):
+            assert "failed" not in m.monitor(f'qemu-io d0 "read -P {n} {n}M 1M"')
+        m.quit()
+        assert img("info", "o2.qcow2").count("backing file: base.qcow2") == 1
+        for name in ("base.qcow2", "o2.qcow2", "o3.qcow2"):
+            img("check", name)
+
+
+def test_sparse_stays_sparse():
+    """A mirror writes no zeroes where its target shows them already, whether or not it may unmap."""
+    m = fresh()
+    with open("sparse.raw", "wb") as f:
+        f.truncate(16 * MIB)
+    m.ok("blockdev-add", driver="file", node_name="t", filename="sparse.raw", discard="ignore")
+    m.monitor('qemu-io d0 "write -P 5 1M 64k"')
+    m.ok("blockdev-mirror", job_id="m", device="d0", target="t", sync="full")
+    m.wait_event("BLOCK_JOB_READY", device="m")
+    m.ok("block-job-cancel", device="m")
+    m.wait_event("BLOCK_JOB_COMPLETED", device="m")
+    m.quit()
+    img("compare", "-F", "raw", "base.qcow2", "sparse.raw")
+    assert os.stat("sparse.raw").st_blocks * 512 < 8 * MIB
+
+
+def test_reopen_storage_follows():
+    """What was opened for reading is reopened for writing with its file, which the options name inline."""
+    img("create", "-f", "qcow2", "r.qcow2", "4M")
+    m = fresh()
+    file = {"driver": "file", "filename": os.path.abspath("r.qcow2")}
+    m.ok("blockdev-add", driver="qcow2", node_name="r", read_only=True, file=file)
+    m.ok("blockdev-reopen", options=[{"driver": "qcow2", "node-name": "r", "read-only": False, "file": file}])
+    assert "failed" not in m.monitor('qemu-io r "write 0 64k"')
+    m.quit()
+
+
+def test_copy_on_read_of_subclusters():
+    img("create", "-f", "qcow2", "cb.qcow2", "64k")
+    img("create", "-f", "qcow2", "-o", "extended_l2=on", "-b", "cb.qcow2", "-F", "qcow2", "ct.qcow2")
+    m = fresh()
+    m.ok("blockdev-add", driver="qcow2", node_name="cb", file={"driver": "file", "filename": "cb.qcow2"})
+    m.monitor('qemu-io cb "write -P 7 0 64k"')
+    m.quit()
+    m = fresh()
+    m.ok("blockdev-add", driver="copy-on-read", node_name="c",
+         file={"driver": "qcow2", "file": {"driver": "file", "filename": "ct.qcow2"}})
+    assert "failed" not in m.monitor('qemu-io c "read -P 7 30k 4k"')
+    m.quit()
+    own = [(e["start"], e["length"]) for e in json.loads(img("map", "--output=json", "ct.qcow2")) if e["depth"] == 0]
+    assert own == [(28 << 10, 8 << 10)], own
+
+
+def test_snapshots_of_free_nodes():
+    """savevm has the images that no device uses, too, below their filters."""
+    img("create", "-f", "qcow2", "s.qcow2", "4M")
+    m = fresh()
+    m.ok("blockdev-add", driver="copy-on-read", node_name="cor",
+         file={"driver": "qcow2", "node-name": "s", "file": {"driver": "file", "filename": "s.qcow2"}})
+    m.monitor("savevm one")
+    assert "one" in m.monitor("info snapshots")
+    m.ok("blockdev-add", driver="null-co", node_name="nothing")
+    assert "Device 'nothing' is writable but does not support snapshots" in m.monitor("savevm two")
+    m.quit()
+    for name in ("s.qcow2", "base.qcow2"):
+        assert "one" in img("snapshot", "-l", name)
 
 
 def test_error_policies():

@@ -32,7 +32,7 @@ static Error *cor_open_co(BlockNode *node, KeyValues *opts)
     CorState *s = node->state;
     g_autofree char *bottom = keyvalues_take(opts, "bottom");
     TRY(filter_open(node));
-    if (node->read_only) { /* it writes */
+    if (node->read_only && !node->inactive) { /* it writes */
         return error_new("Block node is read-only");
     }
     if (bottom) {

@@ -489,6 +489,7 @@ static Error *open_steps_co(BlockNode *node, Qcow2 *q, KeyValues *opts)
     TRY(show_snapshot_co(q, opts));
     q->fresh = ALIGN_UP(q->file->size, q->cluster_size);
     node->limits.cluster_size = (uint32_t)q->cluster_size;
+    node->limits.own_size = (uint32_t)q->unit_size;
     node->limits.zeroes_align = (uint32_t)q->cluster_size;
     node->limits.discard_align = (uint32_t)q->cluster_size;
     node->limits.max_transfer = 64 << 20;
