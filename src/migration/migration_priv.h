@@ -111,8 +111,8 @@ Error *migration_tls_prepare(const Migration *migration, const char *uri, bool s
 Error *migration_tls_begin(const MigrationTls *tls, Machine *machine, Channel *channel) MUST_USE;
 void migration_tls_clear(MigrationTls *tls);
 
-/* throttle.c: the guest gets less of the CPUs' time. Percent of it that is taken; *last_ns is the caller's, at first 0. */
-void migration_throttle(Machine *machine, int64_t *last_ns, unsigned percent);
+/* throttle.c: the guest gets less of the CPUs' time. Percent of it that is taken; *next_ns is the caller's, at first 0. */
+void migration_throttle(Machine *machine, int64_t *next_ns, unsigned percent);
 
 /* bitmaps.c. The machine stands still. */
 Error *migration_bitmaps_write(Migration *migration, StreamWriter *w) MUST_USE;

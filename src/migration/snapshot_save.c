@@ -13,6 +13,7 @@
 enum { PAUSE_MS = 20, PASSES_MAX = 40, THROTTLE_MAX = 99 };
 #define SLICE      (1 * MiB)
 #define ALWAYS_FIT (256 * KiB)
+#define NAP_LOOK_NS (2 * NS_PER_MS)
 
 typedef struct Save {
     Machine *machine;
@@ -24,6 +25,7 @@ typedef struct Save {
     RamSaver *ram;
     unsigned throttle;
     int64_t naps;
+    Timer napping; /* also while the host writes its cache to the disk, which may take seconds */
     double bandwidth; /* bytes a second */
     Error *err;
 } Save;
@@ -39,7 +41,6 @@ static MUST_USE Error *copy_pending_co(Save *save)
 {
     while (save->ram->left > 0) {
         uint64_t before = save->writer.bytes;
-        migration_throttle(save->machine, &save->naps, save->throttle);
         TRY(ram_saver_send(save->ram, &save->writer, SLICE));
         if (save->job) {
             if (!job_progress_co(save->job, save->writer.bytes - before)) {
@@ -77,10 +78,19 @@ static MUST_USE Error *one_pass_co(Save *save)
     return NULL;
 }
 
+static void nap(void *opaque)
+{
+    Save *save = opaque;
+
+    migration_throttle(save->machine, &save->naps, save->throttle);
+    timer_set(&save->napping, now_ns(save) + NAP_LOOK_NS);
+}
+
 /* Of the CPUs' time that the guest still has, half is taken. */
 static void slow_down(Save *save)
 {
     save->throttle = MIN(save->throttle + (100 - save->throttle + 1) / 2, THROTTLE_MAX);
+    nap(save);
 }
 
 static MUST_USE Error *copy_live_co(Save *save)
@@ -179,7 +189,9 @@ Error *snapshot_save_co(Machine *machine, const SnapshotSet *set, const char *ta
     if (job) {
         job->total = save.ram->total * MEM_PAGE_SIZE;
     }
+    timer_init(&save.napping, machine->loop, CLOCK_REALTIME_NS, nap, &save);
     Error *err = save_all_co(&save);
+    timer_fini(&save.napping);
     ram_saver_free(save.ram);
     stream_writer_fini(&save.writer);
     image_stream_fini(&save.image);
