@@ -298,6 +298,9 @@ static void release_all(LazyRam *ram)
         const RamBlock *block = lazy_block_at(ram, n)->block;
         struct uffdio_range range = range_of(block, 0, block->size >> MEM_PAGE_BITS);
         ioctl(ram->fd, UFFDIO_UNREGISTER, &range);
+        /* Linux wakes first and waits for faults under the lock of a mapping afterwards: one that was just beginning would sleep for ever. */
+        range = range_of(block, 0, block->size >> MEM_PAGE_BITS);
+        ioctl(ram->fd, UFFDIO_WAKE, &range);
     }
     atomic_store_explicit(&ram->over, true, memory_order_release);
     pthread_cond_broadcast(&ram->ended);

@@ -137,7 +137,9 @@ static void test_threads(void)
     for (unsigned n = 0; n < THREADS; n++) {
         g_assert_cmpint(pthread_create(&threads[n], NULL, toucher, &f), ==, 0);
     }
-    g_usleep(2000);
+    while (f.wanted == 0) {
+        g_usleep(100);
+    }
     f.may_fill = true;
     for (unsigned n = 0; n < THREADS; n++) {
         pthread_join(threads[n], NULL);
