@@ -6,14 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/checked.h"
 #include "base/endian.h"
 #include "block/backend.h"
 #include "migration/migration_priv.h"
 #include "migration/state_priv.h"
 
 #define SMALL (16 * MiB) /* blocks below that are loaded at once */
-enum { RECORD_HEAD = 8, RECORD_SUM = 4, RUN_HEAD = 16 };
+enum { RECORD_HEAD = 8, RECORD_SUM = 4 };
 
 /* Where pieces of the stream lie in the file. */
 typedef struct Extent {
@@ -36,6 +35,7 @@ struct LazyLoad {
     int fd;
     GArray *extents;  /* Extent, by stream */
     GArray *blocks;   /* LazyPages, by the stream's number; block NULL: loaded at once */
+    GPtrArray *lazy_blocks; /* their blocks */
     GArray *records;  /* LazyRecord */
     _Atomic uint8_t *done; /* one a record */
     LazyRam *ram;
@@ -147,26 +147,26 @@ static void choose_blocks(LazyLoad *load, const GPtrArray *blocks)
             pages.record = g_new0(uint32_t, pages.block->size >> MEM_PAGE_BITS);
         }
         g_array_append_val(load->blocks, pages);
+        g_ptr_array_add(load->lazy_blocks, pages.block);
     }
 }
 
 static MUST_USE Error *note_runs(LazyLoad *load, const LazyPages *pages, uint64_t at, uint64_t end)
 {
-    const uint64_t count = pages->block->size >> MEM_PAGE_BITS;
     const uint32_t record = load->records->len; /* it is the last one: its index + 1 */
-    uint8_t head[RUN_HEAD];
+    uint8_t head[RAM_RUN_HEAD];
+    RamRun run = { 0 };
 
     while (at < end) {
         TRY(read_file(load, at, head, sizeof(head)));
-        uint64_t first = ld64_le(head), pages_here = ld32_le(head + 8);
-        uint32_t kind = ld32_le(head + 12);
-        if (kind > RUN_DATA || !range_inside(first, pages_here, count)) {
-            return error_new("the saved state is damaged: pages outside of '%s'", pages->block->name);
+        TRY(ram_run_next(&run, head, pages->block));
+        if (run.kind == RUN_DELTA) {
+            return error_new("the saved state is damaged: a delta where there can be none in '%s'", pages->block->name);
         }
-        for (uint64_t n = 0; n < pages_here; n++) {
-            pages->record[first + n] = kind == RUN_DATA ? record : 0;
+        for (uint64_t n = 0; n < run.count; n++) {
+            pages->record[run.first + n] = run.kind == RUN_DATA ? record : 0;
         }
-        at += RUN_HEAD + (kind == RUN_DATA ? pages_here * MEM_PAGE_SIZE : 0);
+        at += RAM_RUN_HEAD + (run.kind == RUN_DATA ? run.count * MEM_PAGE_SIZE : 0);
     }
     return at == end ? NULL : error_new("the saved state is damaged: a record of '%s' is too short", pages->block->name);
 }
@@ -209,52 +209,38 @@ static Error *skip_record(void *opaque, StreamReader *r, bool *ret_skipped)
 
 /* --- bringing pages --- */
 
+typedef struct Placing {
+    LazyLoad *load;
+    uint32_t record; /* index + 1 */
+} Placing;
+
 /* Those pages of a run that no later record has, in pieces that belong together. */
-static void place_run(LazyLoad *load, const LazyPages *pages, uint32_t record, uint64_t first, uint64_t count, const uint8_t *data)
+static void place_run(void *opaque, RamBlock *block, uint64_t first, uint64_t count, const uint8_t *data)
 {
-    for (uint64_t n = 0, end; n < count; n = end + 1) {
-        for (end = n; end < count && pages->record[first + end] == record; end++) {
+    const Placing *placing = opaque;
+    const LazyPages *pages = pages_of(placing->load, block);
+
+    for (uint64_t n = 0, end; pages && n < count; n = end + 1) {
+        for (end = n; end < count && pages->record[first + end] == placing->record; end++) {
         }
         if (end > n) {
-            lazy_ram_place(load->ram, pages->block, first + n, end - n, data + n * MEM_PAGE_SIZE);
+            lazy_ram_place(placing->load->ram, block, first + n, end - n, data + n * MEM_PAGE_SIZE);
         }
     }
-}
-
-static MUST_USE Error *place_record(LazyLoad *load, guint index, StreamReader *r)
-{
-    uint32_t number;
-
-    TRY(stream_get_u32(r, &number));
-    const LazyPages *pages = number < load->blocks->len ? &g_array_index(load->blocks, LazyPages, number) : NULL;
-    while (pages && pages->block && r->at < r->end) {
-        uint64_t first;
-        uint32_t count, kind;
-        const uint8_t *data;
-        TRY(stream_get_u64(r, &first));
-        TRY(stream_get_u32(r, &count));
-        TRY(stream_get_u32(r, &kind));
-        if (kind > RUN_DATA || !range_inside(first, count, pages->block->size >> MEM_PAGE_BITS)) {
-            break;
-        }
-        if (kind == RUN_DATA) {
-            TRY(stream_get(r, (size_t)count * MEM_PAGE_SIZE, &data));
-            place_run(load, pages, index + 1, first, count, data);
-        }
-    }
-    return r->at == r->end ? NULL : error_new("the saved state was changed while it was being loaded");
 }
 
 static MUST_USE Error *load_record(LazyLoad *load, guint index)
 {
     const LazyRecord *record = &g_array_index(load->records, LazyRecord, index);
+    const RamSink sink = { .data = place_run };
+    Placing placing = { load, index + 1 };
     Cursor cursor = { load, record->offset };
     StreamReader r;
 
     stream_reader_init(&r, read_cursor, &cursor);
     r.number = record->number;
     Error *err = stream_next(&r);
-    err = err ? err : place_record(load, index, &r);
+    err = err ? err : ram_record_read(&r, load->lazy_blocks, &sink, &placing);
     stream_reader_fini(&r);
     if (!err) {
         atomic_store(&load->done[index], 1);
@@ -322,6 +308,7 @@ static void lazy_load_free(LazyLoad *load)
         g_free(g_array_index(load->blocks, LazyPages, n).record);
     }
     g_array_unref(load->blocks);
+    g_ptr_array_unref(load->lazy_blocks);
     g_array_unref(load->extents);
     g_array_unref(load->records);
     g_free((void *)load->done);
@@ -347,6 +334,7 @@ static LazyLoad *lazy_load_new(Machine *machine, BlockNode *node)
     load->fd = -1;
     load->extents = g_array_new(FALSE, FALSE, sizeof(Extent));
     load->blocks = g_array_new(FALSE, FALSE, sizeof(LazyPages));
+    load->lazy_blocks = g_ptr_array_new();
     load->records = g_array_new(FALSE, FALSE, sizeof(LazyRecord));
     work_init(&load->ended, machine->loop, all_there, load);
     return load;

@@ -58,11 +58,10 @@ Error *postcopy_in_discard(PostcopyIn *post, StreamReader *r)
     if (!post->missing->pdata[number]) {
         post->missing->pdata[number] = g_malloc0(pages);
     }
-    while (r->at < r->end) {
-        uint64_t first, count;
+    for (uint64_t first, count, end = 0; r->at < r->end; end = first + count) {
         TRY(stream_get_u64(r, &first));
         TRY(stream_get_u64(r, &count));
-        if (!range_inside(first, count, pages)) {
+        if (first < end || !range_inside(first, count, pages)) {
             return error_new("the saved state is damaged: pages outside of '%s'", block->name);
         }
         memset((uint8_t *)post->missing->pdata[number] + first, 1, count);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/endian.h"
 #include "migration/pack.h"
 #include "migration/state_priv.h"
 #include "migration/xbzrle.h"
@@ -49,8 +50,65 @@ Error *ram_loader_blocks(RamLoader *loader, Machine *machine, StreamReader *r)
     return NULL;
 }
 
-static void load_zeroes(const RamLoader *loader, RamBlock *block, uint64_t first, uint64_t count)
+/* --- records --- */
+
+Error *ram_run_next(RamRun *run, const uint8_t *head, const RamBlock *block)
 {
+    uint64_t first = ld64_le(head), count = ld32_le(head + 8);
+    uint32_t kind = ld32_le(head + 12);
+
+    if (kind > RUN_DELTA || first < run->first + run->count || !range_inside(first, count, block->size >> MEM_PAGE_BITS)) {
+        return error_new("the saved state is damaged: pages outside of '%s'", block->name);
+    }
+    *run = (RamRun) { first, count, kind };
+    return NULL;
+}
+
+static MUST_USE Error *read_run(StreamReader *r, RamBlock *block, const RamRun *run, const RamSink *sink, void *opaque)
+{
+    const uint8_t *data;
+
+    switch (run->kind) {
+    case RUN_ZERO:
+        if (sink->zeroes) {
+            sink->zeroes(opaque, block, run->first, run->count);
+        }
+        return NULL;
+    case RUN_DATA:
+        TRY(stream_get(r, (size_t)run->count * MEM_PAGE_SIZE, &data));
+        sink->data(opaque, block, run->first, run->count, data);
+        return NULL;
+    default:
+        return sink->delta && run->count == 1 ? sink->delta(opaque, block, run->first, r)
+                                              : error_new("the saved state is damaged: a delta where there can be none in '%s'", block->name);
+    }
+}
+
+Error *ram_record_read(StreamReader *r, const GPtrArray *blocks, const RamSink *sink, void *opaque)
+{
+    RamRun run = { 0 };
+    const uint8_t *head;
+    uint32_t number;
+
+    TRY(stream_get_u32(r, &number));
+    RamBlock *block = number < blocks->len ? blocks->pdata[number] : NULL;
+    if (!block) {
+        return error_new("the saved state is damaged: memory number %u", number);
+    }
+    while (r->at < r->end) {
+        TRY(stream_get(r, RAM_RUN_HEAD, &head));
+        TRY(ram_run_next(&run, head, block));
+        TRY(read_run(r, block, &run, sink, opaque));
+    }
+    return NULL;
+}
+
+/* --- to RAM --- */
+
+static void load_zeroes(void *opaque, RamBlock *block, uint64_t first, uint64_t count)
+{
+    const RamLoader *loader = opaque;
+
     if (loader->lazy && lazy_ram_has(loader->lazy, block)) {
         lazy_ram_place_zero(loader->lazy, block, first, count);
         return;
@@ -64,8 +122,10 @@ static void load_zeroes(const RamLoader *loader, RamBlock *block, uint64_t first
     }
 }
 
-static void load_data(const RamLoader *loader, RamBlock *block, uint64_t first, uint64_t count, const uint8_t *data)
+static void load_data(void *opaque, RamBlock *block, uint64_t first, uint64_t count, const uint8_t *data)
 {
+    const RamLoader *loader = opaque;
+
     if (loader->lazy && lazy_ram_has(loader->lazy, block)) {
         lazy_ram_place(loader->lazy, block, first, count, data);
         return;
@@ -79,7 +139,7 @@ static void load_data(const RamLoader *loader, RamBlock *block, uint64_t first, 
     }
 }
 
-static MUST_USE Error *load_delta(const RamLoader *loader, RamBlock *block, uint64_t page, uint64_t count, StreamReader *r)
+static Error *load_delta(void *opaque, RamBlock *block, uint64_t page, StreamReader *r)
 {
     uint8_t bytes[MEM_PAGE_SIZE];
     const uint8_t *delta;
@@ -87,48 +147,19 @@ static MUST_USE Error *load_delta(const RamLoader *loader, RamBlock *block, uint
 
     TRY(stream_get_u32(r, &length));
     TRY(stream_get(r, length, &delta));
-    if (count != 1 || loader->lazy) {
-        return error_new("the saved state is damaged: a delta where there can be none in '%s'", block->name);
-    }
     memcpy(bytes, block->host + page * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
     if (!xbzrle_decode(bytes, delta, length)) {
         return error_new("the saved state is damaged: a delta of '%s' cannot be understood", block->name);
     }
-    load_data(loader, block, page, 1, bytes);
+    load_data(opaque, block, page, 1, bytes);
     return NULL;
 }
 
 Error *ram_loader_pages(const RamLoader *loader, StreamReader *r)
 {
-    uint32_t number;
+    const RamSink sink = { load_zeroes, load_data, loader->lazy ? NULL : load_delta };
 
-    TRY(stream_get_u32(r, &number));
-    if (number >= loader->blocks->len) {
-        return error_new("the saved state is damaged: memory number %u", number);
-    }
-    RamBlock *block = g_ptr_array_index(loader->blocks, number);
-    while (r->at < r->end) {
-        uint64_t first;
-        uint32_t count, kind;
-        TRY(stream_get_u64(r, &first));
-        TRY(stream_get_u32(r, &count));
-        TRY(stream_get_u32(r, &kind));
-        if (kind > RUN_DELTA || !range_inside(first, count, block->size >> MEM_PAGE_BITS)) {
-            return error_new("the saved state is damaged: pages outside of '%s'", block->name);
-        }
-        if (kind == RUN_ZERO) {
-            load_zeroes(loader, block, first, count);
-            continue;
-        }
-        if (kind == RUN_DELTA) {
-            TRY(load_delta(loader, block, first, count, r));
-            continue;
-        }
-        const uint8_t *data;
-        TRY(stream_get(r, (size_t)count * MEM_PAGE_SIZE, &data));
-        load_data(loader, block, first, count, data);
-    }
-    return NULL;
+    return ram_record_read(r, loader->blocks, &sink, (void *)loader);
 }
 
 Error *ram_loader_packed(const RamLoader *loader, StreamReader *r)
