@@ -27,6 +27,7 @@ typedef struct FileState {
     bool no_punch, no_zero_range, no_nowait;
     FileLocks locks;
     FileUring *uring; /* NULL: worker threads */
+    uint64_t data_from, data_to; /* where data is, as was seen last */
 } FileState;
 
 /* --- data --- */
@@ -213,6 +214,12 @@ static int file_copy_range_co(BlockNode *node, uint64_t offset, BlockNode *from,
     return ret;
 }
 
+/* After what may have made holes: until then it is not wrong to say "data". */
+static void forget_data(FileState *s)
+{
+    s->data_from = s->data_to = 0;
+}
+
 static int file_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     FileState *s = node->state;
@@ -234,6 +241,7 @@ static int file_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes
         ret = fallocate_co(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
         s->no_punch = unsupported(ret);
     }
+    forget_data(s);
     return unsupported(ret) ? -ENOTSUP : ret;
 }
 
@@ -258,10 +266,14 @@ static int file_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
         ret = fallocate_co(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
         s->no_punch = unsupported(ret);
     }
+    forget_data(s);
     return unsupported(ret) ? -ENOTSUP : ret;
 }
 
-/* Holes by SEEK_DATA and SEEK_HOLE. */
+/*
+ * Holes by SEEK_DATA and SEEK_HOLE. Where data ends takes tmpfs time in proportion to its length, so that is remembered: who asks
+ * piece by piece would wait a minute for 2 GiB. If another process makes a hole there meanwhile, it is read as data.
+ */
 static int file_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *ret_status)
 {
     FileState *s = node->state;
@@ -269,6 +281,10 @@ static int file_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, Bloc
                                   .bytes = bytes,
                                   .map = offset,
                                   .file = node };
+    if (offset >= s->data_from && offset < s->data_to) {
+        ret_status->bytes = MIN(bytes, s->data_to - offset);
+        return 0;
+    }
     off_t data = s->device ? -1 : lseek(s->fd, (off_t)offset, SEEK_DATA);
     if (data < 0 && (s->device || errno != ENXIO)) {
         return 0; /* not known: data */
@@ -284,6 +300,8 @@ static int file_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, Bloc
     if (hole > 0 && (uint64_t)hole > offset) { /* the end of the file may be in the middle of a block */
         uint64_t run = ALIGN_UP((uint64_t)hole, (uint64_t)MAX(node->limits.request_align, 1)) - offset;
         ret_status->bytes = MIN(bytes, run);
+        s->data_from = offset;
+        s->data_to = offset + run;
     }
     return 0;
 }
@@ -364,6 +382,7 @@ static Error *file_truncate_co(BlockNode *node, uint64_t size, Preallocation pre
                                                      "is");
     }
     TRY(grow_co(node->filename, s->fd, node->size, size, prealloc));
+    forget_data(s);
     node->size = size;
     return NULL;
 }
@@ -531,6 +550,7 @@ static Error *file_reopen_co(BlockNode *node)
         return error_new_errno(errno, "Could not reopen '%s'", node->filename);
     }
     close(fd);
+    forget_data(s);
     memset(&s->locks, 0, sizeof(s->locks));
     if (!s->device) {
         node->limits.request_align = node->limits.memory_align = 1;
