@@ -12,6 +12,8 @@
 #include "block/nbd/server_priv.h"
 
 enum { MAX_IN_FLIGHT = 16, MAX_BYTES = 64 << 20, BUFFER_ALIGN = 4096 };
+/* A buffer of such a length is kept for the next request: memory that is mapped anew each time costs as much as copying. */
+enum { SPARE_MIN = 64 * KiB, SPARE_MAX = 512 * KiB };
 
 /* --- replies --- */
 
@@ -194,9 +196,34 @@ static int run_co(NbdRequest *r)
 
 /* --- requests --- */
 
+static bool is_spare_size(uint64_t length)
+{
+    return length >= SPARE_MIN && length <= SPARE_MAX;
+}
+
+/* NULL: no memory. */
+static uint8_t *buffer_new(NbdClient *c, uint64_t length)
+{
+    void *data;
+
+    if (is_spare_size(length) && c->spares) {
+        return c->spare[--c->spares];
+    }
+    return posix_memalign(&data, BUFFER_ALIGN, is_spare_size(length) ? SPARE_MAX : (size_t)length) ? NULL : data;
+}
+
+static void buffer_free(NbdClient *c, uint8_t *data, uint64_t length)
+{
+    if (data && is_spare_size(length) && c->spares < G_N_ELEMENTS(c->spare)) {
+        c->spare[c->spares++] = data;
+    } else {
+        free(data);
+    }
+}
+
 static void request_free(NbdRequest *r)
 {
-    free(r->data);
+    buffer_free(r->client, r->data, r->length);
     g_free(r);
 }
 
@@ -284,13 +311,12 @@ static int take_data_co(NbdRequest *r)
     if (r->error || !carries_data(r->type) || !r->length) {
         return skip_payload_co(r);
     }
-    void *data;
-    if (posix_memalign(&data, BUFFER_ALIGN, (size_t)r->length)) {
+    r->data = buffer_new(r->client, r->length);
+    if (!r->data) {
         r->error = -ENOMEM;
         return skip_payload_co(r);
     }
-    r->data = data;
-    return r->payload ? stream_read_co(r->client->stream, data, (size_t)r->payload) : 0;
+    return r->payload ? stream_read_co(r->client->stream, r->data, (size_t)r->payload) : 0;
 }
 
 /* With extended headers the length is the payload's when a flag says so; a write must have it. */
@@ -380,5 +406,8 @@ void nbd_serve_co(NbdClient *c)
     }
     while (c->in_flight) {
         co_queue_wait(&c->slots);
+    }
+    while (c->spares) {
+        free(c->spare[--c->spares]);
     }
 }

@@ -52,6 +52,8 @@ typedef struct NbdClient {
     unsigned in_flight;
     size_t bytes_in_flight;
     CoQueue slots; /* the reader waits for requests to finish */
+    uint8_t *spare[16]; /* buffers for the next requests, see serve.c */
+    unsigned spares;
     ListNode in_server;
 } NbdClient;
 
