@@ -104,14 +104,10 @@ Error *opt_run_with(Plan *plan, const Option *option, const char *arg)
 {
     static const char *const known[] = { "chroot", "user", "async-teardown", "exit-with-parent", NULL };
     g_autoptr(KeyValues) kv = NULL;
-    bool async, with_parent;
 
     TRY(keyvalues_parse(arg, NULL, &kv));
-    TRY(keyvalues_get_bool(kv, "async-teardown", false, &async));
-    TRY(keyvalues_get_bool(kv, "exit-with-parent", false, &with_parent));
-    if (async || with_parent) {
-        return error_new("%s is not supported", async ? "async-teardown" : "exit-with-parent");
-    }
+    TRY(keyvalues_get_bool(kv, "async-teardown", plan->async_teardown, &plan->async_teardown));
+    TRY(keyvalues_get_bool(kv, "exit-with-parent", plan->exit_with_parent, &plan->exit_with_parent));
     if (keyvalues_has(kv, "chroot")) {
         g_free(plan->run_chroot);
         plan->run_chroot = g_strdup(keyvalues_get(kv, "chroot"));

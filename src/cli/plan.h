@@ -53,6 +53,7 @@ typedef struct Plan {
     bool dump_config;
     char *display_flags;      /* ",show-cursor=on": for whatever display there will be */
     char *run_chroot, *run_user; /* -run-with */
+    bool async_teardown, exit_with_parent;
     char *print;           /* help or version text: print it and leave with status 0 */
     GPtrArray *warnings;   /* char * */
 } Plan;

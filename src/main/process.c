@@ -2,11 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* --- signals: the handler knows only a pipe --- */
@@ -51,9 +55,52 @@ LoopFd *process_catch_signals(Loop *loop, void (*fn)(void *opaque, int signo, pi
     return loop_add_fd(loop, signal_pipe[0], LOOP_READ, signal_arrived, opaque);
 }
 
+/* --- parents and children --- */
+
+Error *process_end_with_parent(pid_t parent)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0) {
+        return error_new_errno(errno, "-run-with exit-with-parent=on");
+    }
+    return getppid() == parent ? NULL : error_new("-run-with exit-with-parent=on: the parent has ended");
+}
+
+/* Shares everything with its parent: no library function that keeps anything. Holds on until the parent has ended. */
+__attribute__((no_sanitize("address", "thread", "undefined")))
+static int keep_memory(void *opaque)
+{
+    pid_t parent = (pid_t)(intptr_t)opaque;
+
+    syscall(SYS_close_range, 0, ~0u, 0);
+    syscall(SYS_prctl, PR_SET_NAME, "teardown", 0, 0, 0);
+    syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    while (syscall(SYS_getppid) == parent) {
+        syscall(SYS_pause);
+    }
+    return 0;
+}
+
+Error *process_leave_memory_to_child(void)
+{
+    enum { STACK = 16384 };
+    sigset_t all, old;
+    char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+
+    if (stack == MAP_FAILED) {
+        return error_new_errno(errno, "-run-with async-teardown=on");
+    }
+    sigfillset(&all); /* the child's handlers would be ours */
+    sigprocmask(SIG_SETMASK, &all, &old);
+    /* No signal at its end: nobody waits for it, init does. */
+    int pid = clone(keep_memory, stack + STACK, CLONE_VM, (void *)(intptr_t)getpid());
+    int err = errno;
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    return pid < 0 ? error_new_errno(err, "-run-with async-teardown=on") : NULL;
+}
+
 /* --- the background --- */
 
-static int parent_pipe = -1;
+static int parent_pipe = -1, null_device = -1;
 
 void process_go_to_background(void)
 {
@@ -76,6 +123,7 @@ void process_go_to_background(void)
     }
     close(fds[0]);
     parent_pipe = fds[1];
+    null_device = open("/dev/null", O_RDWR | O_CLOEXEC); /* -run-with chroot= may take it away */
     setsid();
     umask(027);
     signal(SIGTSTP, SIG_IGN);
@@ -86,17 +134,16 @@ void process_go_to_background(void)
 void process_tell_parent(bool keep_stderr)
 {
     char ok = 0;
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-    if (chdir("/") < 0 || null < 0) {
+    if (chdir("/") < 0 || null_device < 0) {
         return;
     }
-    dup2(null, 0);
-    dup2(null, 1);
+    dup2(null_device, 0);
+    dup2(null_device, 1);
     if (!keep_stderr) {
-        dup2(null, 2);
+        dup2(null_device, 2);
     }
-    close(null);
+    close(null_device);
     ssize_t done = write(parent_pipe, &ok, 1);
     (void)done;
     close(parent_pipe);

@@ -20,6 +20,13 @@ void process_tell_parent(bool keep_stderr);
 
 /* The file stays open and locked: that says that the process lives. Whoever made it removes it. */
 Error *process_write_pidfile(const char *path) MUST_USE;
+/* From now on SIGTERM comes when the parent ends; an error when it has ended already. */
+Error *process_end_with_parent(pid_t parent) MUST_USE;
+/*
+ * A child that shares the memory and ends behind this process, so that whoever waits for this one does not wait until a large
+ * guest's memory has been given back.
+ */
+Error *process_leave_memory_to_child(void) MUST_USE;
 /* A caller may have closed them; what opens next must not take their numbers. */
 void process_open_standard_descriptors(void);
 

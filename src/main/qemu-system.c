@@ -62,44 +62,52 @@ static void on_signal(void *opaque, int signo, pid_t pid)
 
 /* --- -run-with --- */
 
+typedef struct Identity {
+    uid_t user;
+    gid_t group;
+    const char *name; /* NULL: it was given by numbers */
+} Identity;
+
 /* A name, or UID:GID. */
-static MUST_USE Error *become_user(const char *user)
+static MUST_USE Error *find_user(const char *user, Identity *ret_identity)
 {
     unsigned uid, gid;
     int used = 0;
 
     if (sscanf(user, "%u:%u%n", &uid, &gid, &used) == 2 && !user[used]) {
-        if (setgroups(1, &(gid_t) { gid }) < 0 || setgid(gid) < 0 || setuid(uid) < 0) {
-            return error_new_errno(errno, "-run-with user=%s: cannot become that user", user);
-        }
-    } else {
-        const struct passwd *entry = getpwnam(user);
-        if (!entry) {
-            return error_new("-run-with user=%s: there is no such user (a name, or UID:GID)", user);
-        }
-        uid = entry->pw_uid;
-        if (initgroups(user, entry->pw_gid) < 0 || setgid(entry->pw_gid) < 0 || setuid(uid) < 0) {
-            return error_new_errno(errno, "-run-with user=%s: cannot become that user", user);
-        }
+        *ret_identity = (Identity) { .user = uid, .group = gid };
+        return NULL;
     }
-    return uid != 0 && setuid(0) == 0 ? error_new("-run-with user=%s: the privileges would come back", user) : NULL;
+    const struct passwd *entry = getpwnam(user);
+    if (!entry) {
+        return error_new("-run-with user=%s: there is no such user (a name, or UID:GID)", user);
+    }
+    *ret_identity = (Identity) { .user = entry->pw_uid, .group = entry->pw_gid, .name = user };
+    return NULL;
 }
 
-/* When everything is open, and before the guest runs. */
+/* When everything is open, and before the guest runs. Names are looked up while /etc is within reach. */
 static MUST_USE Error *give_up_privileges(const Plan *plan)
 {
-    if (plan->run_user && !strchr(plan->run_user, ':') && !getpwnam(plan->run_user)) {
-        return become_user(plan->run_user); /* its message; /etc/passwd may be out of reach below */
-    }
-    const struct passwd *entry = plan->run_user && !strchr(plan->run_user, ':') ? getpwnam(plan->run_user) : NULL;
-    g_autofree char *numbers = entry ? g_strdup_printf("%u:%u", entry->pw_uid, entry->pw_gid) : g_strdup(plan->run_user);
-    if (entry && initgroups(plan->run_user, entry->pw_gid) < 0) {
-        return error_new_errno(errno, "-run-with user=%s: cannot take its groups", plan->run_user);
+    const char *user = plan->run_user;
+    Identity id = { 0 };
+
+    if (user) {
+        TRY(find_user(user, &id));
+        if ((id.name ? initgroups(id.name, id.group) : setgroups(1, &id.group)) < 0) {
+            return error_new_errno(errno, "-run-with user=%s: cannot take the user's groups", user);
+        }
     }
     if (plan->run_chroot && (chroot(plan->run_chroot) < 0 || chdir("/") < 0)) {
         return error_new_errno(errno, "-run-with chroot=%s", plan->run_chroot);
     }
-    return numbers ? become_user(numbers) : NULL;
+    if (user && (setgid(id.group) < 0 || setuid(id.user) < 0)) {
+        return error_new_errno(errno, "-run-with user=%s: cannot become that user", user);
+    }
+    if (user && id.user != 0 && setuid(0) == 0) {
+        return error_new("-run-with user=%s: the privileges would come back", user);
+    }
+    return NULL;
 }
 
 static MUST_USE Error *open_log(const Plan *plan)
@@ -192,9 +200,12 @@ static MUST_USE Error *enter_sandbox(const Plan *plan, Machine *machine)
     return err;
 }
 
-static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
+static MUST_USE Error *run(Plan *plan, pid_t parent, Machine **ret_machine)
 {
     TRY(open_log(plan));
+    if (plan->exit_with_parent && plan->daemonize) {
+        return error_new("-run-with exit-with-parent=on: the parent of -daemonize leaves at once");
+    }
     if (plan->daemonize) {
         /* The terminal is lost; where nothing is on it, as with -nodefaults, -nographic says nothing. */
         if (plan->nographic && (plan->default_serial || plan->default_parallel || plan->default_monitor)) {
@@ -207,7 +218,13 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
     if (plan->pidfile) {
         TRY(process_write_pidfile(plan->pidfile));
     }
+    if (plan->async_teardown) {
+        TRY(process_leave_memory_to_child());
+    }
     TRY(give_up_privileges(plan));
+    if (plan->exit_with_parent) { /* behind the change of the user, which would undo it */
+        TRY(process_end_with_parent(parent));
+    }
     Machine *machine = *ret_machine;
     lock_acquire(&machine->lock);
     LoopFd *signals = process_catch_signals(machine->loop, on_signal, machine);
@@ -231,6 +248,8 @@ static MUST_USE Error *run(Plan *plan, Machine **ret_machine)
 
 int main(int argc, char **argv)
 {
+    pid_t parent = getppid();
+
     process_open_standard_descriptors();
     ask_for_short_slices();
     g_autofree char *program = g_path_get_basename(argv[0]);
@@ -260,7 +279,7 @@ int main(int argc, char **argv)
         return fflush(stdout) == 0 ? 0 : 1;
     }
     if (!err) {
-        err = run(plan, &machine);
+        err = run(plan, parent, &machine);
     }
     int status = err ? 1 : machine->exit_code;
     if (err) {

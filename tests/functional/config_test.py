@@ -44,7 +44,8 @@ ERRORS = [
     (['-plugin', 'x.so'], r'-plugin x\.so: not supported'),
     (['-spice', 'port=1'], r'-spice port=1: not supported: SPICE'),
     (['-compat', 'deprecated-input=crash'], r'deprecated-input=crash is not supported: only accept'),
-    (['-run-with', 'async-teardown=on'], r'async-teardown is not supported'),
+    (['-run-with', 'exit-with-parent=on', '-daemonize', '-M', 'none', '-display', 'none'], r'leaves at once'),
+    (['-run-with', 'async-teardown=maybe'], r'async-teardown'),
     (['-run-with', 'user=nosuchuser', '-M', 'none', '-display', 'none'], r'there is no such user'),
     (['-prom-env', 'x=y'], r'machines that are not PCs'),
 ]

@@ -3,6 +3,8 @@
 run states and exit codes, in TAP."""
 import os
 import sys
+import tempfile
+import time
 
 from machine import Machine, same
 
@@ -181,6 +183,90 @@ def test_reboot_and_shutdown():
     with Machine('-device', 'isa-debug-exit') as m:
         m.ok('outb 0x501 3')
         same(m.process.wait(60), 7)
+
+
+PM, PM_BASE = 1 << 3 | 3, 0x600  # function 3 of the PIIX4
+
+
+def sleep(m):
+    """S3, as firmware and a guest would ask for it: PMBASE and PMIOSE, then SLP_TYP 1 and SLP_EN."""
+    m.pci_config(PM, 0x40, PM_BASE | 1)
+    m.pci_config(PM, 0x80, 1, size=1)
+    m.ok(f'outw {PM_BASE + 4} {0x2000 | 1 << 10}')
+    m.event('SUSPEND')
+    same(m.state(), 'suspended')
+
+
+def moved(m, uri):
+    m.run('migrate', uri=uri)
+    end = time.time() + 60
+    while m.run('query-migrate')['status'] not in ('completed', 'failed'):
+        assert time.time() < end
+        time.sleep(.05)
+    return m.run('query-migrate')['status']
+
+
+def test_sleep_is_saved():
+    """A machine that is suspended to RAM is saved as one, and woken up elsewhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        state = os.path.join(folder, 'state')
+        with Machine() as m:
+            m.ok('writel 0x200000 0x12345678')
+            sleep(m)
+            assert 'awake' not in m.run('human-monitor-command', command_line='system_wakeup')
+            m.event('WAKEUP')
+            assert 'awake' in m.error('system_wakeup')
+            sleep(m)
+            same(moved(m, f'exec:cat > {state}'), 'completed')
+        with Machine('-incoming', f'exec:cat {state}') as m:
+            end = time.time() + 60
+            while m.state() == 'inmigrate':
+                assert time.time() < end
+                time.sleep(.05)
+            same(m.state(), 'suspended')
+            m.run('stop')
+            m.run('cont')
+            same(m.number('readl 0x200000'), 0x12345678)
+            m.run('system_wakeup')
+            m.event('WAKEUP')
+            same(m.state(), 'running')
+
+
+def test_actions_together():
+    """Each event of the guest follows its own action, and set-action changes only what it names."""
+    with Machine('-device', 'pvpanic', '-device', 'ib700', '-action', 'panic=exit-failure,watchdog=none,shutdown=pause,reboot=shutdown') as m:
+        start_ib700(m, 2)
+        same(left_alone(m), 'none')
+        m.run('set-action', watchdog='pause')
+        m.ok('outb 0x92 1')  # a restart, which is a shutdown, which is a pause
+        same(m.event('SHUTDOWN')['data'], {'guest': True, 'reason': 'guest-reset'})
+        same(m.state(), 'shutdown')
+        m.run('system_reset')  # so is this one
+        same(m.event('SHUTDOWN')['data'], {'guest': False, 'reason': 'host-qmp-system-reset'})
+        assert 'reset' in m.error('cont')
+        m.run('set-action', reboot='reset')
+        m.run('system_reset')
+        m.event('RESET')
+        m.run('cont')
+        start_ib700(m, 2)
+        same(left_alone(m), 'pause')
+        m.run('cont')
+        m.run('set-action', shutdown='poweroff')
+        m.ok('outb 0x505 1')
+        same(m.process.wait(60), 1)
+    for options, code in ((['-no-shutdown'], None), (['-no-shutdown', '-action', 'shutdown=poweroff'], 0), (['-no-reboot'], 0)):
+        with Machine(*options) as m:
+            if '-no-reboot' in options:
+                m.ok('outb 0x92 1')
+            else:
+                m.pci_config(PM, 0x40, PM_BASE | 1)
+                m.pci_config(PM, 0x80, 1, size=1)
+                m.ok(f'outw {PM_BASE + 4} 0x2000')
+            m.event('SHUTDOWN')
+            if code is None:
+                same(m.state(), 'shutdown')
+            else:
+                same(m.process.wait(60), code)
 
 
 tap.run(tap.tests_in(globals()), names=sys.argv[2:])

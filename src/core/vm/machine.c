@@ -522,7 +522,8 @@ static void shut_down(Machine *machine, ShutdownCause cause)
     g_autofree char *json = cause_json(cause);
     machine_notify(machine, MACHINE_EVENT_SHUTDOWN, NULL);
     machine_emit(machine, "SHUTDOWN", json);
-    if (machine->actions.no_shutdown && shutdown_cause_is_guest(cause)) {
+    bool by_user = cause == SHUTDOWN_HOST_SIGNAL || cause == SHUTDOWN_HOST_UI || cause == SHUTDOWN_HOST_QMP_QUIT;
+    if (machine->actions.no_shutdown && !by_user) { /* so the guest's, and what -no-reboot makes one */
         machine_stop(machine, RUN_STATE_SHUTDOWN);
         return;
     }
