@@ -111,6 +111,16 @@ static bool insn_is(const FuzzCase *c, unsigned slot, uint64_t rip, const char *
     return false;
 }
 
+/*
+ * A sequence that reads the jump behind its own end has an address in this program: on the host there is something, in
+ * the guest nothing.
+ */
+static bool is_ours(uint64_t va)
+{
+    extern const char __executable_start[], end[]; /* the linker's */
+    return va >= (uintptr_t)__executable_start && va < (uintptr_t)end;
+}
+
 bool compare_results(const FuzzCase *c, unsigned slot, const FuzzResult *native, const FuzzResult *ours, GString *text)
 {
     const FuzzState *n = &native->out, *o = &ours->out;
@@ -125,6 +135,9 @@ bool compare_results(const FuzzCase *c, unsigned slot, const FuzzResult *native,
     }
     if (n->vector != EXC_GP && o->vector == EXC_GP && insn_is(c, slot, o->rip, "xrstor")) {
         return true; /* the host's XCR0 has components that ours has not */
+    }
+    if (o->vector == EXC_PF && is_ours(o->cr2)) {
+        return true;
     }
     Diff d = { text, true };
     compare_value(&d, "vector", n->vector, o->vector);
