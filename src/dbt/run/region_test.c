@@ -1,7 +1,8 @@
 /*
  * Regions on small 64-bit programs, against the interpreter: loops that rewrite themselves, that have ways out in their
  * middle, that fault, that carry flags through all turns. Each runs with all code hot, and with an empty soft TLB and a
- * request at each turn besides. insn-fuzz --loops has what is random.
+ * request at each turn besides; and while another thread takes back what the loop goes by. insn-fuzz --loops has what
+ * is random.
  */
 #include "dbt/run/engine.h"
 
@@ -53,37 +54,52 @@ static void make_cpu(X86Cpu *cpu)
     x86_tlb_flush_all(cpu);
 }
 
-/* stress 0: by the interpreter. Returns how many regions were made. */
-static uint64_t run(const uint8_t *code, size_t size, uint32_t stress, Outcome *ret)
-{
+typedef struct Machine {
     GuestBox box;
     DbtGroup group;
     Dbt *dbt;
-    guest_box_init(&box, RAM_SIZE);
-    dbt_group_init(&group);
-    guest_box_check(dbt_new(box.cpu, &group, 16 * MiB, false, &dbt));
-    dbt->stress = stress;
-    make_tables(box.host);
+} Machine;
+
+static void machine_init(Machine *m, const uint8_t *code, size_t size, uint32_t stress)
+{
+    guest_box_init(&m->box, RAM_SIZE);
+    dbt_group_init(&m->group);
+    guest_box_check(dbt_new(m->box.cpu, &m->group, 16 * MiB, false, &m->dbt));
+    m->dbt->stress = stress;
+    make_tables(m->box.host);
     for (unsigned i = 0; i < DATA_SIZE; i++) {
-        box.host[DATA + i] = (uint8_t)((i * i >> 5) + i * 37);
+        m->box.host[DATA + i] = (uint8_t)((i * i >> 5) + i * 37);
     }
-    memcpy(box.host + CODE, code, size);
-    make_cpu(box.cpu);
-    while (!atomic_load(&box.vcpu.halted)) {
-        stress != 0 ? dbt_run(dbt) : (void)x86_interp_run(box.cpu, 1 << 20, false);
+    memcpy(m->box.host + CODE, code, size);
+    make_cpu(m->box.cpu);
+}
+
+static void machine_fini(Machine *m)
+{
+    dbt_free(m->dbt);
+    dbt_group_fini(&m->group);
+    guest_box_fini(&m->box);
+}
+
+/* stress 0: by the interpreter. Returns how many regions were made. */
+static uint64_t run(const uint8_t *code, size_t size, uint32_t stress, Outcome *ret)
+{
+    Machine m;
+    machine_init(&m, code, size, stress);
+    X86Cpu *cpu = m.box.cpu;
+    while (!atomic_load(&m.box.vcpu.halted)) {
+        stress != 0 ? dbt_run(m.dbt) : (void)x86_interp_run(cpu, 1 << 20, false);
     }
     memset(ret, 0, sizeof(*ret));
-    memcpy(ret->gpr, x86_gpr(box.cpu), sizeof(ret->gpr));
-    ret->cr2 = box.cpu->cr2;
-    ret->fault_rip = ld64_le(box.host + STACK - 40);
-    st64_le(box.host + STACK - 24, 0); /* flags that nobody reads may differ in the frame of a fault */
+    memcpy(ret->gpr, x86_gpr(cpu), sizeof(ret->gpr));
+    ret->cr2 = cpu->cr2;
+    ret->fault_rip = ld64_le(m.box.host + STACK - 40);
+    st64_le(m.box.host + STACK - 24, 0); /* flags that nobody reads may differ in the frame of a fault */
     for (unsigned i = STACK - 64; i < DATA + DATA_SIZE; i += 4) {
-        ret->sum = ret->sum * 31 + ld32_le(box.host + i);
+        ret->sum = ret->sum * 31 + ld32_le(m.box.host + i);
     }
-    uint64_t regions = dbt->stats.regions;
-    dbt_free(dbt);
-    dbt_group_fini(&group);
-    guest_box_fini(&box);
+    uint64_t regions = m.dbt->stats.regions;
+    machine_fini(&m);
     return regions;
 }
 
@@ -172,6 +188,23 @@ static void test_faults(void)
 }
 
 /*
+ * A fault in the middle, of an access that cannot be looked up before the loop, while r9 to r11 live elsewhere:
+ * mov $0x20000,esi; xor r9d,r9d; xor r11d,r11d; 1: movzbl (rsi),eax; shl $10,eax; lea 1(rsi),rsi; add 0x20c00(rax),r9;
+ * inc r10; add r9,r11; cmp $0x5fff0,rsi; jne 1b; hlt
+ */
+static void test_faults_inside(void)
+{
+    static const uint8_t code[] = { 0xbe, 0x00, 0x00, 0x02, 0x00, 0x45, 0x31, 0xc9, 0x45, 0x31, 0xdb, 0x0f, 0xb6, 0x06, 0xc1,
+                                    0xe0, 0x0a, 0x48, 0x8d, 0x76, 0x01, 0x4c, 0x03, 0x88, 0x00, 0x0c, 0x02, 0x00, 0x49, 0xff,
+                                    0xc2, 0x4d, 0x01, 0xcb, 0x48, 0x81, 0xfe, 0xf0, 0xff, 0x05, 0x00, 0x75, 0xe0, 0xf4 };
+    Outcome o;
+    check(code, sizeof(code), &o);
+    g_assert_cmphex(o.fault_rip, ==, CODE + 21);
+    g_assert_cmphex(o.cr2, >=, DATA + DATA_SIZE);
+    g_assert_cmpuint(o.gpr[10], >, 0);
+}
+
+/*
  * CF lives at the head and across all accesses: mov $0x20000,esi; mov $0x20800,edi; mov $400,r8d; stc; 1: mov (rsi),rax;
  * adc rax,(rdi); mov 8(rsi),r9; sbb r9,8(rdi); rcl $1,r10; lea 16(rsi),rsi; lea 16(rdi),rdi; dec r8; jnz 1b; setc bl; hlt
  */
@@ -185,6 +218,89 @@ static void test_carries(void)
     check(code, sizeof(code), &o);
 }
 
+/* --- what other threads want while a loop runs --- */
+
+typedef struct Asker {
+    Machine *m;
+    GThread *thread;
+    uint8_t *flag; /* set instead of asking */
+} Asker;
+
+/* Only when the loop is known to run: its first store has been seen to change. */
+static void *ask(void *opaque)
+{
+    Asker *a = opaque;
+    uint8_t *host = a->m->box.host;
+    _Atomic uint64_t *words[] = { (_Atomic uint64_t *)(host + DATA), (_Atomic uint64_t *)(host + DATA + 0x10000) };
+    uint64_t before[] = { atomic_load(words[0]), atomic_load(words[1]) };
+    while (atomic_load(words[0]) - before[0] < 1000 && atomic_load(words[1]) - before[1] < 1000) {
+        g_usleep(100);
+    }
+    if (a->flag != NULL) {
+        atomic_store((_Atomic uint8_t *)a->flag, 1);
+    } else {
+        atomic_fetch_or(&x86_hot(a->m->box.cpu)->exit_req, VCPU_REQ_STOP);
+    }
+    return NULL;
+}
+
+/* Runs until another thread has asked, or set the flag. The loop was at its head: all has been stored, in `page`. */
+static void run_until_asked(Machine *m, uint8_t *flag, uint64_t page)
+{
+    Asker a = { .m = m, .flag = flag };
+    a.thread = g_thread_new("asker", ask, &a);
+    dbt_run(m->dbt);
+    g_thread_join(a.thread);
+    atomic_fetch_and(&x86_hot(m->box.cpu)->exit_req, ~(uint32_t)VCPU_REQ_STOP);
+    const uint64_t *gpr = x86_gpr(m->box.cpu);
+    g_assert_cmphex(gpr[8], ==, 3 * gpr[X86_RAX]);
+    g_assert_cmphex(ld64_le(m->box.host + page), ==, gpr[X86_RAX]);
+    g_assert_cmphex(ld64_le(m->box.host + page + 8), ==, gpr[8]);
+}
+
+/*
+ * A loop whose accesses do not move keeps their host addresses for all turns; it has to come out for who takes them
+ * back: a tracker of writes, a change of the page tables. mov $0x20000,ebx; mov $0x21000,esi; xor eax,eax; xor r8d,r8d;
+ * 1: add $1,rax; add $3,r8; mov rax,(rbx); mov r8,8(rbx); cmpl $0,(rsi); je 1b; hlt
+ */
+static void test_pages_taken_back(void)
+{
+    static const uint8_t code[] = { 0xbb, 0x00, 0x00, 0x02, 0x00, 0xbe, 0x00, 0x10, 0x02, 0x00, 0x31, 0xc0,
+                                    0x45, 0x31, 0xc0, 0x48, 0x83, 0xc0, 0x01, 0x49, 0x83, 0xc0, 0x03, 0x48,
+                                    0x89, 0x03, 0x4c, 0x89, 0x43, 0x08, 0x83, 0x3e, 0x00, 0x74, 0xec, 0xf4 };
+    enum { NUMBER = DATA >> MEM_PAGE_BITS, OTHER = DATA + 0x10000 };
+    Machine m;
+    uint8_t bit;
+    machine_init(&m, code, sizeof(code), DBT_STRESS_SITES);
+    X86Cpu *cpu = m.box.cpu;
+    uint8_t *flag = m.box.host + DATA + 0x1000;
+    memset(m.box.host + DATA, 0, 0x2000);
+    run_until_asked(&m, NULL, DATA);
+    g_assert_cmpuint(m.dbt->stats.regions, >, 0);
+    g_assert_cmpuint(m.dbt->stats.hoisted, >=, 3);
+
+    lock_acquire(&m.box.lock);
+    ram_track(m.box.block, RAM_DIRTY_MIGRATION, true);
+    ram_take_dirty(m.box.block, RAM_DIRTY_MIGRATION, NUMBER, 1, &bit);
+    lock_release(&m.box.lock);
+    x86_tlb_clean_page(cpu, m.box.block, DATA);
+    run_until_asked(&m, NULL, DATA);
+    lock_acquire(&m.box.lock);
+    g_assert_true(ram_take_dirty(m.box.block, RAM_DIRTY_MIGRATION, NUMBER, 1, &bit));
+    ram_track(m.box.block, RAM_DIRTY_MIGRATION, false);
+    lock_release(&m.box.lock);
+
+    uint64_t last = ld64_le(m.box.host + DATA);
+    st64_le(m.box.host + TABLES + 0x3000 + 8 * NUMBER, OTHER | 3);
+    x86_tlb_flush_all(cpu);
+    run_until_asked(&m, NULL, OTHER);
+    g_assert_cmphex(ld64_le(m.box.host + DATA), ==, last);
+
+    run_until_asked(&m, flag, OTHER); /* another CPU's store is seen at once */
+    g_assert_true(atomic_load(&m.box.vcpu.halted));
+    machine_fini(&m);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -193,6 +309,8 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/region/patches-itself-once", test_patches_itself_once);
     g_test_add_func("/dbt/region/ways-out", test_ways_out);
     g_test_add_func("/dbt/region/faults", test_faults);
+    g_test_add_func("/dbt/region/faults-inside", test_faults_inside);
+    g_test_add_func("/dbt/region/pages-taken-back", test_pages_taken_back);
     g_test_add_func("/dbt/region/carries", test_carries);
     return g_test_run();
 }
