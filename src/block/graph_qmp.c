@@ -394,7 +394,12 @@ typedef struct SizeCall {
 static Error *resize_co(void *opaque)
 {
     SizeCall *call = opaque;
-    return node_truncate_co(call->node, call->size, PREALLOC_OFF);
+    BlockEdge *root;
+
+    TRY(block_root_attach(call->node, "block_resize", CLAIM_RESIZE, CLAIM_ALL, &root));
+    Error *err = node_truncate_co(call->node, call->size, PREALLOC_OFF);
+    block_root_detach(root);
+    return err;
 }
 
 void qmp_node_resized(BlockGraph *graph, const BlockNode *node)

@@ -311,7 +311,7 @@ static int backup_range_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t e
     uint64_t at, bytes;
     int ret = 0;
     co_mutex_lock(&c->copying);
-    while (ret >= 0 && block_bitmap_next(c->todo, offset, CHUNK, &at, &bytes) && at < end) {
+    while (ret >= 0 && block_bitmap_next(c->todo, offset, chunk_size(c), &at, &bytes) && at < end) {
         bool is_read;
         ret = copy_data_co(c, buffer, at, bytes, &is_read);
         if (ret >= 0) {
@@ -376,7 +376,7 @@ static Error *backup_run_co(Job *job)
         }
         job_wait_co(job, READY_POLL_MS * NS_PER_MS);
     }
-    while (!c->write_error && block_bitmap_next(c->todo, 0, CHUNK, &at, &bytes)) {
+    while (!c->write_error && block_bitmap_next(c->todo, 0, chunk_size(c), &at, &bytes)) {
         bool ignore;
         uint64_t before = job->done;
         int ret = backup_range_co(c, c->buffer, at, at + bytes);

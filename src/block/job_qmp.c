@@ -1,5 +1,6 @@
 /* QMP commands about jobs. */
 #include <inttypes.h>
+#include <limits.h>
 #include <string.h>
 
 #include "block/bitmap.h"
@@ -317,6 +318,26 @@ static MUST_USE Error *take_bitmap(CopySpec *spec, const char *name, const char 
                             &spec->bitmap);
 }
 
+/* One copy is under way at a time, through memory: that is within every number of workers. */
+static MUST_USE Error *take_perf(CopySpec *spec, const Value *perf)
+{
+    if (!perf) {
+        return NULL;
+    }
+    int64_t workers = value_find_int(perf, "max-workers", 1), chunk = value_find_int(perf, "max-chunk", 0);
+    if (workers < 1 || workers > INT_MAX) {
+        return error_new("max-workers must be between 1 and %d", INT_MAX);
+    }
+    if (chunk < 0) {
+        return error_new("max-chunk must be zero (which means no limit) or positive");
+    }
+    if (value_find_bool(perf, "use-copy-range", false)) {
+        return error_new("x-perf.use-copy-range: backups are copied through memory here, so it can only be false");
+    }
+    spec->buf_size = (uint64_t)chunk;
+    return NULL;
+}
+
 Error *qmp_blockdev_backup(QmpContext *ctx, const QmpBlockdevBackupArgs *args, Value **ret)
 {
     CopySpec spec = { .sync = parse_sync(args->sync),
@@ -327,6 +348,7 @@ Error *qmp_blockdev_backup(QmpContext *ctx, const QmpBlockdevBackupArgs *args, V
     TRY(parse_policy(args->has_on_target_error, args->on_target_error, &spec.on_target_error));
     TRY(qmp_find_node(ctx, args->device, &spec.source));
     TRY(take_bitmap(&spec, args->bitmap, args->bitmap_mode, args->sync));
+    TRY(take_perf(&spec, args->x_perf));
     TRY(qmp_find_node(ctx, args->target, &spec.target));
     node_ref(spec.target);
     return backup_noted(ctx, &spec);
@@ -342,6 +364,7 @@ Error *qmp_drive_backup(QmpContext *ctx, const QmpDriveBackupArgs *args, Value *
     TRY(parse_policy(args->has_on_target_error, args->on_target_error, &spec.on_target_error));
     TRY(qmp_find_node(ctx, args->device, &spec.source));
     TRY(take_bitmap(&spec, args->bitmap, args->bitmap_mode, args->sync));
+    TRY(take_perf(&spec, args->x_perf));
     TRY(open_target(ctx, &spec, args->target, args->format, NULL, args->mode, true));
     return backup_noted(ctx, &spec);
 }

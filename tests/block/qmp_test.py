@@ -532,6 +532,38 @@ def test_reopen_storage_follows():
     m.quit()
 
 
+def test_backup_pieces():
+    m = fresh()
+    add_target(m, "t")
+    backup = {"job_id": "b", "device": "d0", "target": "t", "sync": "full"}
+    m.fails("max-workers", "blockdev-backup", **backup, x_perf={"max-workers": 0})
+    m.fails("max-chunk", "blockdev-backup", **backup, x_perf={"max-chunk": -1})
+    m.fails("through memory", "blockdev-backup", **backup, x_perf={"use-copy-range": True})
+    m.ok("blockdev-backup", **backup, x_perf={"use-copy-range": False, "max-workers": 8, "max-chunk": 128 << 10})
+    assert "error" not in m.wait_event("BLOCK_JOB_COMPLETED", device="b")
+    m.quit()
+    img("compare", "base.qcow2", "t.qcow2")
+
+
+def test_resize_below_window():
+    """What has its place in a file does not let the file be made shorter; what is as long as the file follows it."""
+    with open("w.raw", "wb") as f:
+        f.truncate(4 * MIB)
+    m = fresh()
+    for options, size in (({"offset": MIB}, 3), ({"size": MIB}, 1), ({}, 2)):
+        m.ok("blockdev-add", driver="raw", node_name="w", file={"driver": "file", "node-name": "f", "filename": "w.raw"}, **options)
+        if options:
+            m.fails("resize", "block_resize", node_name="f", size=2 * MIB)
+        else:
+            m.ok("block_resize", node_name="f", size=2 * MIB)
+        seen = [n["image"]["virtual-size"] for n in m.ok("query-named-block-nodes") if n["node-name"] == "w"]
+        assert seen == [size * MIB], (options, seen)
+        m.ok("blockdev-del", node_name="w")
+        while "f" in nodes(m):
+            pass
+    m.quit()
+
+
 def test_copy_on_read_of_subclusters():
     img("create", "-f", "qcow2", "cb.qcow2", "64k")
     img("create", "-f", "qcow2", "-o", "extended_l2=on", "-b", "cb.qcow2", "-F", "qcow2", "ct.qcow2")

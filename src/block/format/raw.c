@@ -37,6 +37,17 @@ static Error *raw_set_size(BlockNode *node)
     return NULL;
 }
 
+/* The disk is as long as its storage, or has its place in it, which nobody else may make smaller. */
+static void raw_bind_size(BlockNode *node)
+{
+    const RawState *s = node->state;
+
+    node->follows_size = s->window == UINT64_MAX && !s->offset;
+    node->extends = node->follows_size && node->file->node->extends;
+    node->ends_as_full = s->window != UINT64_MAX;
+    node->file->not_shared = node->follows_size ? 0 : CLAIM_RESIZE;
+}
+
 static Error *raw_open_co(BlockNode *node, KeyValues *opts)
 {
     RawState *s = node->state;
@@ -47,9 +58,7 @@ static Error *raw_open_co(BlockNode *node, KeyValues *opts)
     TRY(raw_set_size(node));
     node->limits = file->limits;
     node->limits.cluster_size = 0;
-    node->follows_size = s->window == UINT64_MAX && !s->offset;
-    node->extends = node->follows_size && file->extends;
-    node->ends_as_full = s->window != UINT64_MAX;
+    raw_bind_size(node);
     if (!IS_ALIGNED(s->offset, (uint64_t)MAX(file->limits.request_align, 1))) {
         return error_new("offset %" PRIu64 " is not a multiple of the storage's block size %u",
                          s->offset, file->limits.request_align);
@@ -75,9 +84,7 @@ static Error *raw_change_options_co(BlockNode *node, KeyValues *opts)
         error_free(raw_set_size(node));
         return err;
     }
-    node->follows_size = s->window == UINT64_MAX && !s->offset;
-    node->extends = node->follows_size && node->file->node->extends;
-    node->ends_as_full = s->window != UINT64_MAX;
+    raw_bind_size(node);
     return NULL;
 }
 
