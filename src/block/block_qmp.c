@@ -56,7 +56,7 @@ static Value *node_value(BlockNode *node, bool flat, bool write_cache)
     for (size_t n = 0; n < ARRAY_SIZE(limits); n++) {
         value_put_int(info, limits[n], 0);
     }
-    value_put_int(info, "write_threshold", 0);
+    value_put(info, "write_threshold", value_uint(node->write_threshold));
     if (!list_empty(&node->bitmaps)) {
         value_put(info, "dirty-bitmaps", block_bitmaps_value(node));
     }

@@ -521,3 +521,17 @@ Error *qmp_x_debug_query_block_graph(QmpContext *ctx, const QmpXDebugQueryBlockG
     value_put(*ret, "edges", edges);
     return NULL;
 }
+
+Error *qmp_block_set_write_threshold(QmpContext *ctx, const QmpBlockSetWriteThresholdArgs *args, Value **ret)
+{
+    BlockNode *node = block_node_find(qmp_graph(ctx), args->node_name);
+
+    if (!node) {
+        return error_new_class(ERROR_DEVICE_NOT_FOUND, "there is no block node '%s'", args->node_name);
+    }
+    if (args->write_threshold < 0) {
+        return error_new("write-threshold: %" G_GINT64_FORMAT " is not an offset in bytes, nor 0 for none", args->write_threshold);
+    }
+    node->write_threshold = (uint64_t)args->write_threshold;
+    return NULL;
+}

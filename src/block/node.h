@@ -331,6 +331,7 @@ struct BlockNode {
     CoQueue gate;
     CoQueue drained;
     uint64_t write_generation, flushed_generation;
+    uint64_t write_threshold; /* a write that ends behind it is told, once; 0: none */
     ListNode in_graph;
 };
 

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "value/value.h"
 #include "block/bitmap.h"
 #include "block/node_priv.h"
 
@@ -209,9 +210,27 @@ int node_pread_co(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer
 
 /* --- writing --- */
 
+/* Whoever has storage made larger as it fills waits for this. */
+static void tell_threshold(BlockNode *node, uint64_t end)
+{
+    uint64_t threshold = node->write_threshold;
+
+    node->write_threshold = 0;
+    if (node->graph->emit) {
+        Value *data = value_dict();
+        value_put_str(data, "node-name", node->name);
+        value_put(data, "amount-exceeded", value_uint(end - threshold));
+        value_put(data, "write-threshold", value_uint(threshold));
+        node->graph->emit(node->graph->hooks_opaque, "BLOCK_WRITE_THRESHOLD", data);
+    }
+}
+
 /* Before the request is in the list, so that reading the range does not wait for it. */
 static void announce_write_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
+    if (unlikely(node->write_threshold && offset + bytes > node->write_threshold)) {
+        tell_threshold(node, offset + bytes);
+    }
     if (list_empty(&node->before_write)) {
         return;
     }

@@ -731,5 +731,29 @@ def test_grouped():
         m.quit()
 
 
+def test_write_threshold():
+    """A write that ends behind the threshold is told once, of the node that has it; it may be set again and taken away."""
+    with Machine("-blockdev", "null-co,node-name=s,size=1048576,read-zeroes=on", "-blockdev", "raw,node-name=r,file=s") as m:
+        def told():
+            return {i["node-name"]: i["write_threshold"] for i in m.ok("query-named-block-nodes")}["s"]
+
+        m.ok("block-set-write-threshold", node_name="s", write_threshold=65536)
+        assert told() == 65536
+        m.monitor('qemu-io r "write 0 64k"')
+        m.monitor('qemu-io r "read 64k 64k"')
+        assert m.seen("BLOCK_WRITE_THRESHOLD") == [] and told() == 65536
+        m.monitor('qemu-io r "write 60k 8k"')
+        assert m.wait_event("BLOCK_WRITE_THRESHOLD") == {"node-name": "s", "amount-exceeded": 4096, "write-threshold": 65536}
+        assert told() == 0
+        m.monitor('qemu-io r "write 128k 8k"')
+        m.ok("block-set-write-threshold", node_name="s", write_threshold=4096)
+        m.ok("block-set-write-threshold", node_name="s", write_threshold=0)
+        m.monitor('qemu-io r "write 128k 8k"')
+        assert m.seen("BLOCK_WRITE_THRESHOLD") == []
+        m.fails("no block node", "block-set-write-threshold", node_name="x", write_threshold=1)
+        m.fails("-1", "block-set-write-threshold", node_name="s", write_threshold=-1)
+        m.quit()
+
+
 if __name__ == "__main__":
     tap.run(tap.tests_in(globals()), names=sys.argv[3:], call=tap.in_scratch)
