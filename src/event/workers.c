@@ -25,6 +25,7 @@ struct WorkerPool {
     pthread_cond_t queued, ended;
     List jobs;
     unsigned threads, idle, waiting; /* waiting: jobs in the list */
+    GArray *leaving;                 /* pthread_t of threads that have ended or are about to */
     unsigned min, max;
     bool stopping;
 };
@@ -44,6 +45,7 @@ static WorkerPool *pool_new(unsigned min, unsigned max)
     pthread_cond_init(&pool->ended, NULL);
     pthread_condattr_destroy(&attr);
     list_init(&pool->jobs);
+    pool->leaving = g_array_new(FALSE, FALSE, sizeof(pthread_t));
     return pool;
 }
 
@@ -95,10 +97,24 @@ static void *worker_main(void *opaque)
         work_schedule(&job->finished);
         pthread_mutex_lock(&pool->lock);
     }
+    pthread_t self = pthread_self();
+    g_array_append_val(pool->leaving, self);
     pool->threads--;
     pthread_cond_signal(&pool->ended);
     pthread_mutex_unlock(&pool->lock);
     return NULL;
+}
+
+/*
+ * Pool lock, which threads that leave need no more. They are waited for since libraries still tidy up in them what the program's
+ * end tidies up, too.
+ */
+static void join_leaving(WorkerPool *pool)
+{
+    for (guint n = 0; n < pool->leaving->len; n++) {
+        pthread_join(g_array_index(pool->leaving, pthread_t, n), NULL);
+    }
+    g_array_set_size(pool->leaving, 0);
 }
 
 /* Pool lock. Signals stay with the threads that handle them. */
@@ -106,10 +122,10 @@ static bool pool_grow(WorkerPool *pool)
 {
     pthread_t thread;
 
+    join_leaving(pool);
     if (thread_create(&thread, worker_main, pool)) {
         return false;
     }
-    pthread_detach(thread);
     pool->threads++;
     return true;
 }
@@ -182,7 +198,9 @@ void workers_free(WorkerPool *pool)
     while (pool->threads) {
         pthread_cond_wait(&pool->ended, &pool->lock);
     }
+    join_leaving(pool);
     pthread_mutex_unlock(&pool->lock);
+    g_array_unref(pool->leaving);
     pthread_cond_destroy(&pool->queued);
     pthread_cond_destroy(&pool->ended);
     pthread_mutex_destroy(&pool->lock);
