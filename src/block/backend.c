@@ -39,6 +39,9 @@ void blk_unref(BlockBackend *blk)
     throttle_group_unref(blk->throttle);
     list_remove(&blk->node_in_graph);
     pthread_cond_destroy(&blk->idle);
+    for (unsigned kind = 0; kind < LATENCY_KINDS; kind++) {
+        error_free(latency_set(&blk->stats.latency[kind], NULL));
+    }
     g_free(blk->name);
     g_free(blk);
 }

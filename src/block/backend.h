@@ -17,6 +17,7 @@
 #ifndef OSTRICH_BLOCK_BACKEND_H
 #define OSTRICH_BLOCK_BACKEND_H
 
+#include "block/latency.h"
 #include "block/node.h"
 #include "object/object.h"
 
@@ -190,6 +191,7 @@ typedef struct BlkStats {
     int64_t read_ns, write_ns, flush_ns, unmap_ns;
     int64_t last_access_ns; /* CLOCK_REALTIME_NS; 0: never */
     uint64_t write_end;     /* highest byte written + 1 */
+    LatencyHistogram latency[LATENCY_KINDS];
 } BlkStats;
 BlkStats *blk_stats(BlockBackend *blk);
 

@@ -42,11 +42,13 @@ static void account(BlkRequest *req)
     case BLK_READ:
         failed ? st->failed_reads++ : (st->read_ops++, st->read_bytes += req->bytes);
         st->read_ns += ns;
+        latency_note(&st->latency[LATENCY_READ], ns);
         break;
     case BLK_WRITE:
     case BLK_ZEROES:
         failed ? st->failed_writes++ : (st->write_ops++, st->write_bytes += req->bytes);
         st->write_ns += ns;
+        latency_note(&st->latency[LATENCY_WRITE], ns);
         if (!failed) {
             st->write_end = MAX(st->write_end, req->offset + req->bytes);
         }
@@ -54,6 +56,7 @@ static void account(BlkRequest *req)
     case BLK_FLUSH:
         failed ? st->failed_flushes++ : st->flush_ops++;
         st->flush_ns += ns;
+        latency_note(&st->latency[LATENCY_FLUSH], ns);
         break;
     case BLK_DISCARD:
         failed ? st->failed_unmaps++ : (st->unmap_ops++, st->unmap_bytes += req->bytes);

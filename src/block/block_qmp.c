@@ -162,6 +162,13 @@ static Value *stats_value(BlockBackend *blk)
     value_put_bool(out, "account_failed", true);
     value_put_bool(out, "account_invalid", true);
     value_put(out, "timed_stats", value_list());
+    for (unsigned kind = 0; kind < LATENCY_KINDS; kind++) {
+        static const char *const names[] = { "rd_latency_histogram", "wr_latency_histogram", "flush_latency_histogram" };
+        Value *histogram = latency_value(&stats->latency[kind]);
+        if (histogram) {
+            value_put(out, names[kind], histogram);
+        }
+    }
     value_put_str(info, "device", blk_name(blk));
     if (qdev) {
         value_put_str(info, "qdev", qdev);
@@ -403,4 +410,23 @@ Error *qmp_blockdev_change_medium(QmpContext *ctx, const QmpBlockdevChangeMedium
     Error *err = blk_change(blk, node, args->has_force && args->force);
     node_unref(node);
     return err;
+}
+
+/* Boundaries of a kind go before those of all; without any, nothing is counted any more. */
+Error *qmp_block_latency_histogram_set(QmpContext *ctx, const QmpBlockLatencyHistogramSetArgs *args, Value **ret)
+{
+    const Value *all = args->has_boundaries ? args->boundaries : NULL;
+    const Value *given[LATENCY_KINDS] = { args->has_boundaries_read ? args->boundaries_read : all,
+                                          args->has_boundaries_write ? args->boundaries_write : all,
+                                          args->has_boundaries_flush ? args->boundaries_flush : all };
+    bool none = !given[LATENCY_READ] && !given[LATENCY_WRITE] && !given[LATENCY_FLUSH];
+    BlockBackend *blk = NULL;
+
+    TRY(find_backend(ctx, NULL, args->id, &blk));
+    for (unsigned kind = 0; kind < LATENCY_KINDS; kind++) {
+        if (given[kind] || none) {
+            TRY(latency_set(&blk_stats(blk)->latency[kind], given[kind]));
+        }
+    }
+    return NULL;
 }

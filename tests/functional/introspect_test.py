@@ -242,4 +242,38 @@ def cpu_expansion():
         assert '"-mce" and "mce=on"' in text and '"+cx8" and "cx8=off"' in text, text
 
 
-tap.run([cpu_expansion, dirty_rate, machine_checks, locks, absent, filters, queues])
+# --- how long a disk's requests took ---
+
+def ata(vm, command, status):
+    """One sector by PIO: waits for a status with these bits."""
+    for port, value in ((0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 0), (0x1f4, 0), (0x1f5, 0), (0x1f7, command)):
+        vm.ok(f'outb {port} {value}')
+    end = time.time() + 60
+    while vm.number('inb 0x1f7') & (0x80 | status) != status:
+        assert time.time() < end
+
+
+def latency_histograms():
+    def histograms(vm):
+        found = [s for s in vm.run('query-blockstats') if s.get('node-name') == 's'][0]['stats']
+        return {k[:2]: (v['boundaries'], v['bins']) for k, v in found.items() if k.endswith('latency_histogram')}
+
+    with Machine('-blockdev', 'null-co,node-name=s,size=1048576,read-zeroes=on', '-device', 'ide-hd,drive=s,id=d') as vm:
+        same(histograms(vm), {})
+        vm.run('block-latency-histogram-set', id='d', boundaries=[1, 60 * 10**9], boundaries_flush=[5])
+        for _ in range(2):
+            ata(vm, 0x20, 0x48)
+            for _ in range(256):
+                vm.ok('inw 0x1f0')
+        ata(vm, 0xe7, 0x40)
+        same(histograms(vm), {'rd': ([1, 60 * 10**9], [0, 2, 0]), 'wr': ([1, 60 * 10**9], [0, 0, 0]), 'fl': ([5], [0, 1])})
+        vm.run('block-latency-histogram-set', id='d', boundaries_read=[7])
+        same((histograms(vm)['rd'], histograms(vm)['fl']), (([7], [0, 0]), ([5], [0, 1])))
+        for wrong in ([], [0], [2, 2], [2, 1], list(range(1, 2000))):
+            assert 'boundaries' in vm.error('block-latency-histogram-set', id='d', boundaries=wrong)
+        vm.run('block-latency-histogram-set', id='d')
+        same(histograms(vm), {})
+        assert "'x'" in vm.error('block-latency-histogram-set', id='x')
+
+
+tap.run([cpu_expansion, latency_histograms, dirty_rate, machine_checks, locks, absent, filters, queues])
