@@ -136,6 +136,7 @@ static void hand_to(Icount *icount, Vcpu *vcpu)
 static void pass(Icount *icount, Vcpu *to)
 {
     if (to == icount->holder) {
+        account(icount); /* the slice follows from the count here, not from where the turn happened to begin */
         icount->slice_left = new_slice(icount);
         return;
     }
