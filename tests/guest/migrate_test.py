@@ -245,7 +245,6 @@ def moved_through_several_connections(emulator):
             info = moved_by(emulator, Setup(tmp, 'raw'), ['multifd'], **{'multifd-channels': 3, 'multifd-compression': method})
             print(f'# multifd, {method}: {info["total-time"]} ms, downtime {info["downtime"]} ms, {info["ram"]["multifd-bytes"] >> 20} MiB',
                   flush=True)
-            os.unlink(os.path.join(tmp, 'socket'))
 
 
 def moved_as_deltas(emulator):
