@@ -425,26 +425,15 @@ typedef struct FlushAll {
     Error *err;
 } FlushAll;
 
-/* One that is being closed is nobody's any more, and flushes itself. */
-static BlockNode *next_to_flush(BlockGraph *graph, BlockNode *after)
-{
-    do {
-        after = block_node_next(graph, after);
-    } while (after && after->closing);
-    return after;
-}
-
+/* One that is being closed flushes itself. */
 static void flush_all_co(void *opaque)
 {
     FlushAll *all = opaque;
-    for (BlockNode *node = next_to_flush(all->graph, NULL), *next; node; node = next) {
-        node_ref(node);
-        int ret = node->open ? node_flush_co(node) : 0;
+    for (BlockNode *node = NULL; (node = node_next_held_co(all->graph, node));) {
+        int ret = node_flush_co(node);
         if (ret < 0 && !all->err) {
             all->err = error_new_errno(ret, "Could not flush '%s'", node->filename);
         }
-        next = next_to_flush(all->graph, node);
-        node_unref_co(node);
     }
 }
 

@@ -193,7 +193,9 @@ Error *qmp_query_named_block_nodes(QmpContext *ctx, const QmpQueryNamedBlockNode
 {
     *ret = value_list();
     for (BlockNode *node = NULL; graph_of(ctx) && (node = block_node_next(graph_of(ctx), node));) {
-        value_append(*ret, node_value(node, args->has_flat && args->flat, true));
+        if (node_is_usable(node)) {
+            value_append(*ret, node_value(node, args->has_flat && args->flat, true));
+        }
     }
     return NULL;
 }

@@ -41,9 +41,11 @@ static Error *deactivate_one_co(BlockNode *node)
 static Error *deactivate_co(BlockGraph *graph)
 {
     for (unsigned protocols = 0; protocols < 2; protocols++) {
-        LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
-            if (node->open && !node->closing && node->driver->protocol == protocols) {
-                TRY(deactivate_one_co(node));
+        for (BlockNode *node = NULL; (node = node_next_held_co(graph, node));) {
+            Error *err = node->driver->protocol == protocols ? deactivate_one_co(node) : NULL;
+            if (err) {
+                node_unref_co(node);
+                return err;
             }
         }
     }
@@ -120,10 +122,12 @@ static Error *activate_one_co(BlockNode *node)
 static Error *activate_co(BlockGraph *graph)
 {
     graph->inactive = false;
-    LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {
+    for (BlockNode *node = NULL; (node = node_next_held_co(graph, node));) {
         Error *err = activate_one_co(node);
         if (err) {
-            return error_prefix(err, "Could not activate '%s': ", node->name);
+            err = error_prefix(err, "Could not activate '%s': ", node->name);
+            node_unref_co(node);
+            return err;
         }
     }
     LIST_FOREACH (node, &graph->nodes, BlockNode, in_graph) {

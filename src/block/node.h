@@ -354,6 +354,11 @@ bool block_graph_lost(const BlockGraph *graph);
 void node_note_loss(BlockNode *node, Error *err);
 /* Who hears what debugging filters tell about their break points. */
 void block_graph_on_debug(BlockGraph *graph, void (*say)(void *opaque, const char *text), void *opaque);
+/* Open, and in use by somebody: a node that is being closed cannot be taken again. */
+static inline bool node_is_usable(const BlockNode *node)
+{
+    return node->open && !node->closing;
+}
 BlockNode *block_node_find(BlockGraph *graph, const char *name);
 BlockNode *block_node_next(BlockGraph *graph, BlockNode *after); /* NULL begins and ends */
 

@@ -18,6 +18,7 @@ struct BlockGraph {
     bool lost;       /* see block_graph_lost() */
     _Atomic bool frozen; /* nothing is written any more: the machine has lost its memory */
     bool inactive;   /* another process writes to the images; see inactive.c */
+    List creators;   /* Creator: coroutines that make images, which are not inactive for them */
     void (*debug_say)(void *opaque, const char *text); /* what a debugging filter tells; NULL: nobody listens */
     void *debug_say_opaque;
     unsigned closing; /* nodes being closed in coroutines of their own */
@@ -48,6 +49,9 @@ Error *block_take_common_options(BlockNode *node, KeyValues *opts) MUST_USE;
 /* An error that names the first option that is left. */
 Error *block_check_leftover(const KeyValues *opts, const BlockNode *node) MUST_USE;
 
+/* For loops that yield: the usable node behind after, with a reference, in exchange for that on after. NULL begins and ends. */
+BlockNode *node_next_held_co(BlockGraph *graph, BlockNode *after);
+
 /* Brings the claims of the node's children in line with those on the node. */
 Error *node_claims_update(BlockNode *node) MUST_USE;
 void node_claims_collect(const BlockNode *node, const BlockEdge *except, unsigned *ret_used,
@@ -66,6 +70,13 @@ Error *blk_claims_update_all(BlockGraph *graph) MUST_USE;
 /* At the end: waits for their requests and takes the media out of all backends. */
 void blk_detach_all(BlockGraph *graph);
 
+/* Whether the coroutine makes an image: its nodes are active, whatever the graph is. */
+bool block_is_creating(const BlockGraph *graph, const Coroutine *co);
+
+/* What is behind "protocol:"; NULL: the name does not begin so. */
+const char *block_skip_protocol(const char *name);
+/* Turns a "filename" without a driver into the options of a protocol node. */
+Error *block_options_from_filename(const char *filename, KeyValues *opts) MUST_USE;
 /* A path that is looked for beside the image that names it. */
 bool block_name_is_relative(const char *name);
 

@@ -297,6 +297,82 @@ static void test_error_policy(BlockFixture *f, gconstpointer unused)
     blk_unref(blk);
 }
 
+/* A name belongs to one node, also while that is only being opened. */
+static void test_names(BlockFixture *f, gconstpointer unused)
+{
+    g_autofree char *path = make_file(f, "a.img", 65536);
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    BlockNode *node;
+
+    keyvalues_set(opts, "driver", "raw");
+    keyvalues_set(opts, "node-name", "one");
+    keyvalues_set(opts, "file.driver", "file");
+    keyvalues_set(opts, "file.node-name", "one");
+    keyvalues_set(opts, "file.filename", path);
+    expect_error(block_open_options(f->graph, opts, &node), "Duplicate nodes with node-name='one'");
+    keyvalues_set(opts, "file.node-name", "two");
+    expect_ok(block_open_options(f->graph, opts, &node));
+    node_unref(node);
+}
+
+/* A node whose last user has gone flushes before it goes: meanwhile nobody may find it. */
+static void test_closing(BlockFixture *f, gconstpointer unused)
+{
+    g_autofree char *path = make_file(f, "a.img", 65536);
+    g_autoptr(KeyValues) more = keyvalues_new();
+    BlockNode *node;
+    BlockBackend *blk = blk_new(f->graph, NULL);
+
+    keyvalues_set(more, "node-name", "one");
+    expect_ok(block_open_file(f->graph, path, "raw", OPEN_WRITE, more, &node));
+    expect_ok(blk_insert(blk, node));
+    g_assert_cmpint(blk_pwrite(blk, 0, 5, "hello"), ==, 0);
+    blk_unref(blk);
+    g_assert_true(block_node_find(f->graph, "one") == node);
+    node_unref(node);
+    g_assert_null(block_node_find(f->graph, "one"));
+    expect_ok(block_open_file(f->graph, path, "raw", 0, more, &node)); /* the name is free */
+    g_assert_true(block_node_find(f->graph, "one") == node);
+    node_unref(node);
+}
+
+typedef struct CreateCall {
+    BlockGraph *graph;
+    const char *path;
+    bool done;
+    Error *err;
+} CreateCall;
+
+static void create_co(void *opaque)
+{
+    CreateCall *call = opaque;
+    g_autoptr(KeyValues) opts = keyvalues_new();
+    keyvalues_set(opts, "size", "1M");
+    call->err = block_create_co(call->graph, call->path, block_driver_find("qcow2"), opts);
+    call->done = true;
+}
+
+/* The graph is activated while an image is made: it stays so. */
+static void test_create_in_between(BlockFixture *f, gconstpointer unused)
+{
+    g_autofree char *path = block_fixture_path(f, "a.qcow2");
+    CreateCall call = { .graph = f->graph, .path = path };
+
+    block_graph_begin_inactive(f->graph);
+    lock_acquire(&f->lock);
+    co_start(f->loop, create_co, &call);
+    g_assert_false(call.done);
+    lock_release(&f->lock);
+    expect_ok(block_graph_set_active(f->graph, true));
+    while (!call.done) {
+        loop_run_once(f->loop, -1);
+    }
+    expect_ok(call.err);
+    BlockNode *node = open_raw(f, path, OPEN_WRITE);
+    g_assert_false(node->inactive);
+    node_unref(node);
+}
+
 #define ADD(path, fn)                                                                              \
     g_test_add("/block/" path, BlockFixture, NULL, block_fixture_setup, fn, block_fixture_teardown)
 
@@ -310,6 +386,9 @@ int main(int argc, char **argv)
     ADD("claims", test_claims_in_graph);
     ADD("raw/guard", test_probed_raw_is_guarded);
     ADD("open/messages", test_messages);
+    ADD("open/names", test_names);
+    ADD("graph/closing", test_closing);
+    ADD("graph/create-in-between", test_create_in_between);
     ADD("open/json", test_json_and_window);
     ADD("backend/error-policy", test_error_policy);
     return g_test_run();
