@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,23 @@ def test_login():
     run(IMG, "info", URL, code=1)
 
 
+def test_silent_target(server):
+    """It answers no more: requests fail after the time-out, all that wait at once, and the program ends."""
+    opts = f"driver=iscsi,portal=127.0.0.1:{PORT},target={NAME},lun=1,timeout=2"
+    with subprocess.Popen([IO, "--image-opts", opts], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as io:
+        io.stdin.write("write -P 1 0 4k\n")
+        io.stdin.flush()
+        line = io.stdout.readline()
+        assert "wrote" in line, line
+        server.send_signal(signal.SIGSTOP)
+        try:
+            out = io.communicate("".join(f"aio_write -P 2 {n}k 4k\n" for n in range(0, 400, 4)) + "aio_flush\nquit\n", timeout=90)[0]
+        finally:
+            server.send_signal(signal.SIGCONT)
+            io.kill()
+    assert "timed out" in out, out
+
+
 def with_target(test):
     if not TGTD or not TGTADM or os.geteuid() != 0:
         raise tap.Skip("no tgt, or not root")
@@ -98,7 +116,7 @@ def with_target(test):
                 adm("--op", "new", "--mode", "target", "--tid", "1", "-T", NAME)
                 adm("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", os.path.abspath("unit.raw"))
                 adm("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
-                test()
+                test(server) if test is test_silent_target else test()
             finally:
                 server.kill()
 

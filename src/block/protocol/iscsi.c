@@ -22,7 +22,7 @@
     C(iscsi_set_header_digest) C(iscsi_set_initiator_username_pwd) C(iscsi_set_timeout) C(iscsi_full_connect_sync) \
     C(iscsi_logout_sync) C(iscsi_readcapacity16_sync) C(iscsi_readcapacity10_sync) C(iscsi_modesense6_sync) \
     C(iscsi_read16_iov_sync) C(iscsi_write16_iov_sync) C(iscsi_synchronizecache10_sync) C(iscsi_writesame16_sync) \
-    C(iscsi_unmap_sync) C(scsi_datain_unmarshall) C(scsi_free_scsi_task)
+    C(iscsi_unmap_sync) C(iscsi_set_reconnect_max_retries) C(scsi_datain_unmarshall) C(scsi_free_scsi_task)
 typedef struct IscsiApi {
     ISCSI_CALLS(LIBRARY_POINTER)
 } IscsiApi;
@@ -30,7 +30,7 @@ typedef struct IscsiApi {
 static const LibraryCall iscsi_calls[] = { ISCSI_CALLS(ISCSI_CALL) };
 static const Library iscsi_library = { "the iSCSI library", "libiscsi.so.7", "libiscsi7", iscsi_calls, G_N_ELEMENTS(iscsi_calls) };
 
-enum { DEFAULT_PORT = 3260, MAX_TRANSFER = 1 << 20, WRITE_PROTECTED = 0x80 };
+enum { DEFAULT_PORT = 3260, MAX_TRANSFER = 1 << 20, DEFAULT_TIMEOUT = 60, RECONNECTS = 10, WRITE_PROTECTED = 0x80 };
 #define MAX_LUN 0xffff
 
 typedef struct IscsiState {
@@ -40,7 +40,7 @@ typedef struct IscsiState {
     uint64_t lun, timeout, blocks;
     uint32_t block_bytes;
     bool writes, read_only, unmaps, unmapped_is_zero, no_write_same;
-    CoMutex lock;
+    RemoteLine line;
 } IscsiState;
 
 static Error *iscsi_error(const IscsiState *s, const char *what)
@@ -54,7 +54,8 @@ static int finish(const IscsiState *s, struct scsi_task *task)
     int ret = -EIO;
     if (task) {
         bool invalid = task->status == SCSI_STATUS_CHECK_CONDITION && task->sense.key == SCSI_SENSE_ILLEGAL_REQUEST;
-        ret = task->status == SCSI_STATUS_GOOD ? 0 : invalid ? -ENOTSUP : -EIO;
+        bool late = task->status == SCSI_STATUS_TIMEOUT;
+        ret = task->status == SCSI_STATUS_GOOD ? 0 : invalid ? -ENOTSUP : late ? -ETIMEDOUT : -EIO;
         s->lib.scsi_free_scsi_task(task);
     }
     return ret;
@@ -136,6 +137,7 @@ static Error *connect_steps(IscsiState *s)
     }
     TRY(set_digest(s));
     s->lib.iscsi_set_timeout(s->context, (int)s->timeout);
+    s->lib.iscsi_set_reconnect_max_retries(s->context, s->timeout ? RECONNECTS : -1);
     if (s->lib.iscsi_full_connect_sync(s->context, s->portal, (int)s->lun) < 0) {
         g_autofree char *what = g_strdup_printf("could not log in to %s", s->portal);
         return iscsi_error(s, what);
@@ -171,7 +173,9 @@ static int connect_call(void *opaque)
 static int hang_up_call(void *opaque)
 {
     IscsiState *s = opaque;
-    s->lib.iscsi_logout_sync(s->context);
+    if (!s->line.silent) {
+        s->lib.iscsi_logout_sync(s->context);
+    }
     hang_up(s);
     return 0;
 }
@@ -221,23 +225,23 @@ static int zero_call(void *opaque)
 
 static int preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
 {
-    return remote_read_co(node, &((IscsiState *)node->state)->lock, read_call, offset, bytes, vec, at);
+    return remote_read_co(node, &((IscsiState *)node->state)->line, read_call, offset, bytes, vec, at);
 }
 
 static int pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags)
 {
-    return remote_write_co(node, &((IscsiState *)node->state)->lock, write_call, offset, bytes, vec, at);
+    return remote_write_co(node, &((IscsiState *)node->state)->line, write_call, offset, bytes, vec, at);
 }
 
 static int flush_co(BlockNode *node)
 {
-    return remote_call_co(node, &((IscsiState *)node->state)->lock, flush_call, 0, 0);
+    return remote_call_co(node, &((IscsiState *)node->state)->line, flush_call, 0, 0);
 }
 
 static int discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     IscsiState *s = node->state;
-    return s->unmaps ? remote_call_co(node, &s->lock, unmap_call, offset, bytes) : -ENOTSUP;
+    return s->unmaps ? remote_call_co(node, &s->line, unmap_call, offset, bytes) : -ENOTSUP;
 }
 
 static int write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
@@ -246,7 +250,7 @@ static int write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, uns
     if (s->no_write_same) {
         return -ENOTSUP;
     }
-    int ret = remote_call_co(node, &s->lock, zero_call, offset, bytes);
+    int ret = remote_call_co(node, &s->line, zero_call, offset, bytes);
     s->no_write_same = ret == -ENOTSUP;
     return ret;
 }
@@ -287,7 +291,7 @@ static Error *take_options(BlockNode *node, IscsiState *s, KeyValues *opts)
     s->initiator = keyvalues_take(opts, "initiator-name");
     s->digest = keyvalues_take(opts, "header-digest");
     TRY(block_take_num(opts, "lun", 0, &s->lun));
-    TRY(block_take_num(opts, "timeout", 0, &s->timeout));
+    TRY(block_take_num(opts, "timeout", DEFAULT_TIMEOUT, &s->timeout));
     if (transport && strcmp(transport, "tcp")) {
         return error_new("transport=%s: only tcp is known here", transport);
     }
@@ -320,7 +324,7 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
 
     TRY(take_options(node, s, opts));
     s->writes = !node->read_only;
-    co_mutex_init(&s->lock);
+    remote_line_init(&s->line);
     co_blocking(connect_call, &call);
     TRY(call.err);
     node->size = s->blocks * s->block_bytes;
@@ -360,7 +364,7 @@ static const BlockOption options[] = {
     { "password-secret", OPT_STR, "The secret object with the password for that" },
     { "initiator-name", OPT_STR, "The name to log in as (default: iqn.2008-11.org.linux-kvm)" },
     { "header-digest", OPT_STR, "none, crc32c, none-crc32c (default) or crc32c-none" },
-    { "timeout", OPT_NUM, "Seconds until a command has failed (default: 0, never)" },
+    { "timeout", OPT_NUM, "Seconds until a command has failed (default: 60; 0: it waits as long as the target is silent)" },
     { 0 },
 };
 

@@ -34,7 +34,7 @@ typedef struct NfsState {
     char *settings; /* of the library, as in its URLs: "uid=0&version=4" */
     uint64_t chunk;
     bool writes;
-    CoMutex lock;
+    RemoteLine line;
 } NfsState;
 
 /* --- connecting: on a worker thread --- */
@@ -173,17 +173,17 @@ static int truncate_call(void *opaque)
 
 static int preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
 {
-    return remote_read_co(node, &((NfsState *)node->state)->lock, read_call, offset, bytes, vec, at);
+    return remote_read_co(node, &((NfsState *)node->state)->line, read_call, offset, bytes, vec, at);
 }
 
 static int pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags)
 {
-    return remote_write_co(node, &((NfsState *)node->state)->lock, write_call, offset, bytes, vec, at);
+    return remote_write_co(node, &((NfsState *)node->state)->line, write_call, offset, bytes, vec, at);
 }
 
 static int flush_co(BlockNode *node)
 {
-    return node->read_only ? 0 : remote_call_co(node, &((NfsState *)node->state)->lock, flush_call, 0, 0);
+    return node->read_only ? 0 : remote_call_co(node, &((NfsState *)node->state)->line, flush_call, 0, 0);
 }
 
 static Error *truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
@@ -192,7 +192,7 @@ static Error *truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc
         return error_new("Preallocation '%s' is not possible here",
                          block_preallocation_name(prealloc));
     }
-    int ret = remote_call_co(node, &((NfsState *)node->state)->lock, truncate_call, size, 0);
+    int ret = remote_call_co(node, &((NfsState *)node->state)->line, truncate_call, size, 0);
     if (ret < 0) {
         return error_new_errno(ret, "Could not resize the file on the NFS server");
     }
@@ -289,7 +289,7 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
 
     TRY(take_options(s, opts));
     s->writes = !node->read_only;
-    co_mutex_init(&s->lock);
+    remote_line_init(&s->line);
     co_blocking(connect_call, &call);
     TRY(call.err);
     node->size = call.size;

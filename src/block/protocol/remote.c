@@ -2,36 +2,49 @@
 
 #include <errno.h>
 
-static int locked_co(CoMutex *lock, RemoteFn *fn, RemoteCall *call)
+void remote_line_init(RemoteLine *line)
 {
-    if (lock) {
-        co_mutex_lock(lock);
+    co_mutex_init(&line->lock);
+}
+
+static int in_turn_co(const BlockNode *node, RemoteLine *line, RemoteFn *fn, RemoteCall *call)
+{
+    unsigned timeouts = line->timeouts;
+    int ret = -ETIMEDOUT;
+
+    co_mutex_lock(&line->lock);
+    if (timeouts == line->timeouts && !(line->silent && node->closing)) {
+        ret = co_blocking(fn, call);
+        line->silent = ret == -ETIMEDOUT;
+        line->timeouts += line->silent;
     }
-    int ret = co_blocking(fn, call);
-    if (lock) {
-        co_mutex_unlock(lock);
-    }
+    co_mutex_unlock(&line->lock);
     return ret;
 }
 
-int remote_call_co(BlockNode *node, CoMutex *lock, RemoteFn *fn, uint64_t offset, uint64_t bytes)
+static int call_co(const BlockNode *node, RemoteLine *line, RemoteFn *fn, RemoteCall *call)
 {
-    RemoteCall call = { node->state, offset, bytes, NULL };
-    return locked_co(lock, fn, &call);
+    return line ? in_turn_co(node, line, fn, call) : co_blocking(fn, call);
 }
 
-int remote_read_co(BlockNode *node, CoMutex *lock, RemoteFn *fn, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+int remote_call_co(BlockNode *node, RemoteLine *line, RemoteFn *fn, uint64_t offset, uint64_t bytes)
+{
+    RemoteCall call = { node->state, offset, bytes, NULL };
+    return call_co(node, line, fn, &call);
+}
+
+int remote_read_co(BlockNode *node, RemoteLine *line, RemoteFn *fn, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
 {
     g_autofree uint8_t *data = g_try_malloc((gsize)bytes);
     RemoteCall call = { node->state, offset, bytes, data };
-    int ret = data ? locked_co(lock, fn, &call) : -ENOMEM;
+    int ret = data ? call_co(node, line, fn, &call) : -ENOMEM;
     if (ret == 0) {
         block_vec_from_buffer(vec, at, data, (size_t)bytes);
     }
     return ret;
 }
 
-int remote_write_co(BlockNode *node, CoMutex *lock, RemoteFn *fn, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
+int remote_write_co(BlockNode *node, RemoteLine *line, RemoteFn *fn, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
 {
     g_autofree uint8_t *data = g_try_malloc((gsize)bytes);
     RemoteCall call = { node->state, offset, bytes, data };
@@ -39,5 +52,5 @@ int remote_write_co(BlockNode *node, CoMutex *lock, RemoteFn *fn, uint64_t offse
         return -ENOMEM;
     }
     block_vec_to_buffer(vec, at, data, (size_t)bytes);
-    return locked_co(lock, fn, &call);
+    return call_co(node, line, fn, &call);
 }

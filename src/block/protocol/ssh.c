@@ -40,7 +40,7 @@ typedef struct SshState {
     ssh_session session;
     sftp_session sftp;
     sftp_file file;
-    CoMutex lock; /* of the session */
+    RemoteLine line; /* of the session */
 } SshState;
 
 /* --- connecting: on a worker thread --- */
@@ -260,18 +260,18 @@ static int flush_call(void *opaque)
 
 static int preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at)
 {
-    return remote_read_co(node, &((SshState *)node->state)->lock, read_call, offset, bytes, vec, at);
+    return remote_read_co(node, &((SshState *)node->state)->line, read_call, offset, bytes, vec, at);
 }
 
 static int pwritev_co(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, size_t at, unsigned flags)
 {
-    return remote_write_co(node, &((SshState *)node->state)->lock, write_call, offset, bytes, vec, at);
+    return remote_write_co(node, &((SshState *)node->state)->line, write_call, offset, bytes, vec, at);
 }
 
 static int flush_co(BlockNode *node)
 {
     SshState *s = node->state;
-    int ret = node->read_only ? 0 : remote_call_co(node, &s->lock, flush_call, 0, 0);
+    int ret = node->read_only ? 0 : remote_call_co(node, &s->line, flush_call, 0, 0);
 
     if (ret == -ENOTSUP) {
         if (!s->warned) {
@@ -299,7 +299,7 @@ static Error *truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc
     if (size == node->size) {
         return NULL;
     }
-    int ret = remote_write_co(node, &s->lock, write_call, size - 1, 1, &vec, 0);
+    int ret = remote_write_co(node, &s->line, write_call, size - 1, 1, &vec, 0);
     if (ret < 0) {
         return error_new_errno(ret, "Failed to grow file");
     }
@@ -440,7 +440,7 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
     TRY(take_options(s, opts));
     TRY(library_open(&ssh_library, &s->lib));
     s->writes = !node->read_only;
-    co_mutex_init(&s->lock);
+    remote_line_init(&s->line);
     co_blocking(connect_call, &call);
     TRY(call.err);
     node->size = call.size;
