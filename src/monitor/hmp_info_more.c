@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "accel/accel.h"
 #include "core/vm/machine.h"
 #include "hw/mem/device_memory.h"
 #include "monitor/hmp_priv.h"
@@ -286,7 +287,17 @@ static MUST_USE Error *human_text(QmpContext *ctx, const char *line, Value **ret
         return human_text(ctx, line, ret);                                                         \
     }
 HUMAN_TEXT(irq, Irq, "info irq")
-HUMAN_TEXT(jit, Jit, "info jit")
+
+Error *qmp_x_query_jit(QmpContext *ctx, const QmpXQueryJitArgs *args, Value **ret)
+{
+    const AccelType *accel = ctx->machine->accel_type;
+
+    if (!accel || strcmp(accel->name, "tcg")) {
+        return error_new("nothing is translated: this machine does not run by -accel tcg");
+    }
+    return human_text(ctx, "info jit", ret);
+}
+
 HUMAN_TEXT(numa, Numa, "info numa")
 HUMAN_TEXT(ramblock, Ramblock, "info ramblock")
 HUMAN_TEXT(roms, Roms, "info roms")
