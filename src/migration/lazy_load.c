@@ -392,6 +392,16 @@ bool lazy_load_state(Machine *machine, BlockNode *node, uint64_t size, RunState 
     return true;
 }
 
+void lazy_load_drop(Machine *machine)
+{
+    Migration *migration = migration_of(machine);
+
+    if (migration->lazy_load && !machine_running(machine)) {
+        lazy_load_free(g_steal_pointer(&migration->lazy_load)); /* its threads end early */
+    }
+    lazy_load_finish(machine);
+}
+
 void lazy_load_finish(Machine *machine)
 {
     Migration *migration = migration_of(machine);

@@ -21,5 +21,7 @@ typedef struct LazyLoad LazyLoad;
 bool lazy_load_state(Machine *machine, BlockNode *node, uint64_t size, RunState *ret_state, Error **ret_err);
 /* Waits until all memory is there. */
 void lazy_load_finish(Machine *machine);
+/* The machine is about to go: what is not there yet is not read, unless CPUs still run. */
+void lazy_load_drop(Machine *machine);
 
 #endif

@@ -83,7 +83,7 @@ void migration_free(Machine *machine)
     }
     lock_acquire(&machine->lock);
     migration_in_free(migration);
-    lazy_load_finish(machine);
+    lazy_load_drop(machine);
     dirty_rate_free(migration->dirty_rate);
     blocktime_free(migration->blocktime);
     memory_snapshot_free(g_steal_pointer(&migration->memory));
