@@ -255,15 +255,20 @@ def test_deltas():
         target.ok("migrate-incoming", uri=URI)
         source.ok("migrate", uri=URI)
         for n in range(100000):
-            memory.write(0x200000 + 4096 * (n % 64) + noise.randrange(4000), noise.randbytes(20))
+            at = 0x200000 + 4096 * (n % 64) + noise.randrange(4000)
+            memory.write(at, noise.randbytes(20))
             info = source.ok("query-migrate")
-            if info.get("xbzrle-cache", {}).get("pages", 0) > 200:
+            if info.get("xbzrle-cache", {}).get("pages", 0) > 200 or info["status"] == "completed":
                 break
+        late = info["status"] == "completed"  # it found nothing left between two writes; the last one may have come too late
         cache = info["xbzrle-cache"]
         assert cache["cache-size"] == 1 << 20 and 0 < cache["bytes"] < 4000 * cache["pages"] and cache["encoding-rate"] > 1, info
         source.ok("migrate-set-parameters", max_bandwidth=0, downtime_limit=2000)
         ended(source)
-        assert source.memory("source", 32 << 20) == target.memory("target", 32 << 20)
+        ours, theirs = (bytearray(m.memory(name, 32 << 20)) for m, name in ((source, "source"), (target, "target")))
+        if late:
+            ours[at:at + 20] = theirs[at:at + 20]
+        assert ours == theirs
         memory.close()
 
 
