@@ -43,7 +43,7 @@ static void setup(Fixture *f, gconstpointer unused)
 static void teardown(Fixture *f, gconstpointer unused)
 {
     net_port_fini(&f->card);
-    f->stream->ops->destroy(f->stream);
+    net_finish(f->machine);
     if (f->peer >= 0) {
         close(f->peer);
     }
