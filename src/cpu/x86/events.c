@@ -83,8 +83,13 @@ static bool take_interrupt(X86Cpu *cpu)
 {
     X86Apic *apic = cpu->apic;
     clear_request(cpu, IRQ_REQUESTS);
-    if (unlikely(cpu->svm.guest) && take_in_guest(cpu)) {
-        return true;
+    if (unlikely(cpu->svm.guest)) {
+        if (take_in_guest(cpu)) {
+            return true;
+        }
+        if (x86_svm_intercepts(cpu, SVM_EXIT_INTR)) { /* one that has come since is the host's, too: the next look sees it */
+            return false;
+        }
     }
     if (!apic || !x86_svm_physical_if(cpu)) {
         return false;

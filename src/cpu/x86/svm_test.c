@@ -1,6 +1,7 @@
 /* SVM: a guest of a few instructions in the test box, entered and left in the ways that matter. */
 #include "cpu/x86/svm.h"
 
+#include "cpu/x86/apic.h"
 #include "cpu/x86/box_test.h"
 
 enum { VMCB = 0x20000, HSAVE = 0x21000, GUEST = 0x30000, GUEST_STACK = 0x38000, HOST = 0x100, HANDLER = 0x31000,
@@ -245,6 +246,53 @@ static void test_virtual_interrupt(void)
     finish(box);
 }
 
+/* An APIC at which an interrupt arrives just after it was asked whether there is one, once. */
+typedef struct LateApic {
+    X86Apic apic;
+    bool asked, taken;
+} LateApic;
+
+static bool late_pending(void *opaque)
+{
+    LateApic *late = opaque;
+    bool there = late->asked && !late->taken;
+    if (!late->asked) {
+        late->asked = true;
+        atomic_fetch_or(&x86_hot(late->apic.cpu)->exit_req, VCPU_REQ_IRQ);
+    }
+    return there;
+}
+
+static int late_take(void *opaque)
+{
+    LateApic *late = opaque;
+    bool there = late->asked && !late->taken;
+    late->taken |= there;
+    return there ? 0x40 : -1;
+}
+
+static uint8_t late_tpr(void *opaque)
+{
+    return 0;
+}
+
+/* It is the host's whenever it comes: the guest does not get it. */
+static void test_late_interrupt(void)
+{
+    static const X86ApicOps ops = { .take = late_take, .pending = late_pending, .get_tpr = late_tpr };
+    Box *box = svm_box();
+    LateApic late = { .apic = { .ops = &ops, .cpu = box->cpu } };
+    intercept(box, SVM_EXIT_INTR);
+    box->cpu->apic = &late.apic;
+    atomic_fetch_or(&x86_hot(box->cpu)->exit_req, VCPU_REQ_IRQ); /* somebody asked, and took it back */
+    /* sti; nop; nop; nop; vmmcall */
+    g_assert_cmphex(VMRUN(box, "\xfb\x90\x90\x90\x0f\x01\xd9"), ==, SVM_EXIT_INTR);
+    g_assert_true(late.asked);
+    g_assert_false(late.taken);
+    box->cpu->apic = NULL;
+    finish(box);
+}
+
 /* What a guest has cached stays over exits, until it is told to go. Reads 0x43008 and tells what was there. */
 static uint64_t read_nested(Box *box, unsigned tlb_control)
 {
@@ -294,6 +342,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/svm/injection", test_injection);
     g_test_add_func("/x86/svm/nested", test_nested);
     g_test_add_func("/x86/svm/virtual-interrupt", test_virtual_interrupt);
-    g_test_add_func("/svm/address-spaces", test_address_spaces);
+    g_test_add_func("/x86/svm/late-interrupt", test_late_interrupt);
+    g_test_add_func("/x86/svm/address-spaces", test_address_spaces);
     return g_test_run();
 }
