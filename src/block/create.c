@@ -71,6 +71,20 @@ static Error *format_existing_co(BlockGraph *graph, const char *filename, const 
     return err;
 }
 
+static Error *parse_target(const char *filename, KeyValues *protocol, const BlockDriver **ret_driver)
+{
+    TRY(block_options_from_filename(filename, protocol));
+    const char *name = keyvalues_get(protocol, "driver");
+    return name ? block_driver_lookup(name, ret_driver)
+                : error_new("'%s' does not say by its \"driver\" where the image shall be", filename);
+}
+
+Error *block_storage_driver(const char *filename, const BlockDriver **ret_driver)
+{
+    g_autoptr(KeyValues) protocol = keyvalues_new();
+    return parse_target(filename, protocol, ret_driver);
+}
+
 static Error *create_image_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,
                               const KeyValues *given)
 {
@@ -79,9 +93,8 @@ static Error *create_image_co(BlockGraph *graph, const char *filename, const Blo
     if (!driver->create_co) {
         return error_new("Format driver '%s' does not support image creation", driver->name);
     }
-    TRY(block_options_from_filename(filename, protocol));
     const BlockDriver *storage;
-    TRY(block_driver_lookup(keyvalues_get(protocol, "driver"), &storage));
+    TRY(parse_target(filename, protocol, &storage));
     const char *path = keyvalues_get(protocol, "filename");
     path = path ? path : filename; /* ssh://... */
     if (driver->protocol) {

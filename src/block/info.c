@@ -43,15 +43,20 @@ static void append_item(GString *out, const char *name, const Value *item, unsig
     }
 }
 
+static void append_specific(GString *out, BlockNode *node, unsigned depth)
+{
+    if (node->driver->info) {
+        g_autoptr(Value) data = value_dict();
+        g_string_append_printf(out, "%*sFormat specific information:\n", (int)(4 * depth), "");
+        node->driver->info(node, data);
+        append_members(out, data, depth + 1);
+    }
+}
+
 char *block_specific_text(BlockNode *node)
 {
-    if (!node->driver->info) {
-        return g_strdup("");
-    }
-    GString *out = g_string_new("Format specific information:\n");
-    g_autoptr(Value) data = value_dict();
-    node->driver->info(node, data);
-    append_members(out, data, 1);
+    GString *out = g_string_new(NULL);
+    append_specific(out, node, 0);
     return g_string_free(out, FALSE);
 }
 
@@ -185,47 +190,109 @@ Value *block_image_value(BlockNode *node)
     return info;
 }
 
+Value *block_tree_value(BlockNode *node)
+{
+    Value *info = value_dict(), *children = value_list();
+    value_put(info, "children", children);
+    LIST_FOREACH (edge, &node->children, BlockEdge, in_parent) {
+        Value *child = value_dict();
+        value_put_str(child, "name", edge->name);
+        value_put(child, "info", block_tree_value(edge->node));
+        value_append(children, child);
+    }
+    g_autoptr(Value) own = block_image_value(node);
+    for (size_t i = 0; i < value_length(own); i++) {
+        value_put(info, value_key_at(own, i), value_copy(value_item_at(own, i)));
+    }
+    return info;
+}
+
+static void append_line(GString *out, unsigned depth, const char *format, ...) G_GNUC_PRINTF(3, 4);
+static void append_line(GString *out, unsigned depth, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    g_string_append_printf(out, "%*s", (int)(4 * depth), "");
+    g_string_append_vprintf(out, format, args);
+    g_string_append_c(out, '\n');
+    va_end(args);
+}
+
+static void append_backing(GString *out, const BlockNode *node, unsigned depth)
+{
+    g_autofree char *full = block_full_backing_name(node);
+    bool other = full && strcmp(full, node->backing_filename);
+
+    append_line(out, depth, "backing file: %s%s%s%s", node->backing_filename,
+                !full ? " (cannot determine actual path)" : other ? " (actual path: " : "", other ? full : "",
+                other ? ")" : "");
+    if (node->backing_format) {
+        append_line(out, depth, "backing file format: %s", node->backing_format);
+    }
+}
+
+static void append_snapshots(GString *out, BlockNode *node, unsigned depth)
+{
+    g_autoptr(GPtrArray) snapshots = node->driver->snapshots ? node->driver->snapshots(node) : NULL;
+    if (snapshots && snapshots->len) {
+        g_autofree char *list = g_strchomp(block_snapshots_text(snapshots));
+        g_auto(GStrv) lines = g_strsplit(list, "\n", -1);
+        append_line(out, depth, "Snapshot list:");
+        for (char **line = lines; *line; line++) {
+            append_line(out, depth, "%s", *line);
+        }
+    }
+}
+
+/* A file is told of in other words than an image, when it is seen below one. */
+static void append_image(GString *out, BlockNode *node, unsigned depth)
+{
+    g_autofree char *size = block_size_text(node->size), *name = node_filename(node);
+    uint64_t allocated = node_allocated_size(node);
+    g_autofree char *disk = allocated == UINT64_MAX ? g_strdup("unavailable") : block_size_text(allocated);
+    bool file = depth && node->driver->protocol;
+
+    append_line(out, depth, "%s: %s", file ? "filename" : "image", name);
+    append_line(out, depth, "%s: %s", file ? "protocol type" : "file format", node->driver->name);
+    append_line(out, depth, "%s: %s (%" PRIu64 " bytes)", file ? "file length" : "virtual size", size, node->size);
+    append_line(out, depth, "disk size: %s", disk);
+    if (node->driver->dirty_flag && node->driver->dirty_flag(node)) {
+        append_line(out, depth, "cleanly shut down: no");
+    }
+    if (node->encrypted) {
+        append_line(out, depth, "encrypted: yes");
+    }
+    if (node->limits.cluster_size) {
+        append_line(out, depth, "cluster_size: %u", node->limits.cluster_size);
+    }
+    if (node->backing_filename) {
+        append_backing(out, node, depth);
+    }
+    append_snapshots(out, node, depth);
+    append_specific(out, node, depth);
+}
+
 char *block_image_text(BlockNode *node)
 {
     GString *out = g_string_new(NULL);
-    g_autofree char *size = block_size_text(node->size), *full = block_full_backing_name(node);
-    g_autofree char *name = node_filename(node);
-    uint64_t allocated = node_allocated_size(node);
-    g_autofree char *disk =
-        allocated == UINT64_MAX ? g_strdup("unavailable") : block_size_text(allocated);
+    append_image(out, node, 0);
+    return g_string_free(out, FALSE);
+}
 
-    g_string_append_printf(out, "image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
-           name, node->driver->name, size, node->size, disk);
-    if (node->driver->dirty_flag && node->driver->dirty_flag(node)) {
-        g_string_append_printf(out, "cleanly shut down: no\n");
+static void append_children(GString *out, BlockNode *node, const char *path, unsigned depth)
+{
+    LIST_FOREACH (edge, &node->children, BlockEdge, in_parent) {
+        g_autofree char *below = g_strdup_printf("%s/%s", path, edge->name);
+        append_line(out, depth, "Child node '%s':", below);
+        append_image(out, edge->node, depth + 1);
+        append_children(out, edge->node, below, depth + 1);
     }
-    if (node->encrypted) {
-        g_string_append_printf(out, "encrypted: yes\n");
-    }
-    if (node->limits.cluster_size) {
-        g_string_append_printf(out, "cluster_size: %u\n", node->limits.cluster_size);
-    }
-    if (node->backing_filename) {
-        g_string_append_printf(out, "backing file: %s", node->backing_filename);
-        if (!full) {
-            g_string_append(out, " (cannot determine actual path)");
-        } else if (strcmp(full, node->backing_filename)) {
-            g_string_append_printf(out, " (actual path: %s)", full);
-        }
-        g_string_append_printf(out, "\n");
-        if (node->backing_format) {
-            g_string_append_printf(out, "backing file format: %s\n", node->backing_format);
-        }
-    }
-    if (node->driver->snapshots) {
-        g_autoptr(GPtrArray) snapshots = node->driver->snapshots(node);
-        if (snapshots->len) {
-            g_string_append_printf(out, "Snapshot list:\n");
-            g_autofree char *list = block_snapshots_text(snapshots);
-            g_string_append(out, list);
-        }
-    }
-    g_autofree char *specific = block_specific_text(node);
-    g_string_append_printf(out, "%s", specific);
+}
+
+char *block_tree_text(BlockNode *node)
+{
+    GString *out = g_string_new(NULL);
+    append_image(out, node, 0);
+    append_children(out, node, "", 0);
     return g_string_free(out, FALSE);
 }

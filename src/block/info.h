@@ -7,9 +7,12 @@
 /* "Format specific information:" and a line a fact, or "" when there is none. Caller frees. */
 char *block_specific_text(BlockNode *node);
 
-/* What qemu-img info says of one image, as JSON and as lines. Callers free. */
+/* What there is to say of one image, as JSON and as lines. Callers free. */
 Value *block_image_value(BlockNode *node);
 char *block_image_text(BlockNode *node);
+/* The same with what lies below it: "children", "Child node '/file':". */
+Value *block_tree_value(BlockNode *node);
+char *block_tree_text(BlockNode *node);
 /* The table of internal snapshots (BlockSnapshot *). */
 char *block_snapshots_text(GPtrArray *snapshots);
 Value *block_snapshot_value(const BlockSnapshot *snapshot);

@@ -528,6 +528,8 @@ int node_debug_resume(BlockNode *node, const char *tag);
 bool node_debug_is_suspended(BlockNode *node, const char *tag);
 
 /* --- creating --- */
+/* What would hold an image of that name: "file", "nbd", ... */
+Error *block_storage_driver(const char *filename, const BlockDriver **ret_driver) MUST_USE;
 /* filename as for opening; opts: the format's and the protocol's create options, `size` among them.
  */
 Error *block_create_co(BlockGraph *graph, const char *filename, const BlockDriver *driver,

@@ -14,21 +14,11 @@ typedef struct Amend {
 static Error *amend_option(void *opaque, int letter, const char *value)
 {
     Amend *a = opaque;
-    g_autoptr(KeyValues) parsed = NULL;
     if (letter == LONG_FORCE) {
         a->force = true;
         return NULL;
     }
-    if (img_is_help(value)) {
-        a->opts->help = true;
-        return NULL;
-    }
-    TRY(keyvalues_parse(value, NULL, &parsed));
-    for (guint i = 0; i < parsed->items->len; i++) {
-        KeyValue *item = g_ptr_array_index(parsed->items, i);
-        keyvalues_set(a->opts, item->key, item->value);
-    }
-    return NULL;
+    return img_add_options(a->opts, value);
 }
 
 static Error *amend_steps_co(Amend *a, BlockNode *node)
@@ -67,6 +57,22 @@ static int amend_co(void *opaque)
     return img_result(err);
 }
 
+/* Without a format the image says which one is meant. */
+static int amend_help_co(void *opaque)
+{
+    Amend *a = opaque;
+    ImgDisk disk = { 0 };
+    const BlockDriver *driver = NULL;
+    Error *err = a->o.format ? block_driver_lookup(a->o.format, &driver)
+                             : img_open_co(&a->o, a->o.args[0], NULL, OPEN_NO_BACKING | OPEN_NO_IO, NULL,
+                                           a->o.image_opts, &disk);
+    if (!err) {
+        err = img_print_amend_options(driver ? driver : disk.node->driver);
+    }
+    img_close_co(&disk);
+    return img_result(err);
+}
+
 int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
     static const struct option longs[] = {
@@ -80,21 +86,14 @@ int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **arg
     if (done >= 0) {
         return done;
     }
-    if (opts->help) {
-        const BlockDriver *driver;
-        Error *err = block_driver_lookup(a.o.format ? a.o.format : "qcow2", &driver);
-        if (err) {
-            return img_result(err);
-        }
-        printf("Amend options for '%s':\n", driver->name);
-        img_print_options(driver->amend_options);
-        return 0;
+    if (opts->help && (a.o.format || a.o.arg_count == 1)) {
+        return img_run(graph, amend_help_co, &a);
     }
-    if (!opts->items->len) {
+    if (!opts->items->len && !opts->help) {
         return img_usage_error(error_new("amend changes options: give them with -o"));
     }
     if (a.o.arg_count != 1) {
-        return img_usage_error(error_new("Expecting one image file name"));
+        return img_result(error_new("Expecting one image file name"));
     }
     return img_run(graph, amend_co, &a);
 }

@@ -45,7 +45,6 @@ typedef struct Convert {
 static Error *convert_option(void *opaque, int letter, const char *value)
 {
     Convert *c = opaque;
-    g_autoptr(KeyValues) parsed = NULL;
     uint64_t number;
 
     switch (letter) {
@@ -90,16 +89,7 @@ static Error *convert_option(void *opaque, int letter, const char *value)
         c->snapshot = value;
         return NULL;
     case 'o':
-        if (img_is_help(value)) {
-            c->opts->help = true;
-            return NULL;
-        }
-        TRY(keyvalues_parse(value, NULL, &parsed));
-        for (guint i = 0; i < parsed->items->len; i++) {
-            KeyValue *item = g_ptr_array_index(parsed->items, i);
-            keyvalues_set(c->opts, item->key, item->value);
-        }
-        return NULL;
+        return img_add_options(c->opts, value);
     case 'r':
         return img_parse_rate(value, &c->pace);
     case LONG_BITMAPS:
@@ -626,13 +616,7 @@ int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **a
         return done;
     }
     if (opts->help) {
-        const BlockDriver *driver;
-        Error *err = block_driver_lookup(c->o.out_format ? c->o.out_format : "raw", &driver);
-        if (err) {
-            return img_result(err);
-        }
-        img_print_create_options(driver, true);
-        return 0;
+        return img_result(img_print_create_options(c->o.out_format, c->o.arg_count ? c->o.args[c->o.arg_count - 1] : NULL));
     }
     if (c->o.arg_count < 1) {
         return img_result(error_new("Give the images to read and the one to write"));
@@ -647,9 +631,11 @@ int img_convert(const ImgCommand *command, BlockGraph *graph, int argc, char **a
         return img_result(error_new("--target-image-opts describes an image that exists: it needs "
                                     "-n"));
     }
-    if (c->copy_range && (c->compress || c->sparse_given)) {
-        return img_result(error_new("-C lets the host copy data as they are: it cannot be used with %s",
-                                    c->compress ? "-c" : "-S"));
+    if (c->copy_range && (c->compress || c->sparse_given)) { /* iotests compare it */
+        return img_result(error_new("Cannot enable copy offloading when -%c is used", c->sparse_given ? 'S' : 'c'));
+    }
+    if (c->copy_range && c->salvage) { /* likewise */
+        return img_result(error_new("Cannot use copy offloading in salvaging mode"));
     }
     if (c->skip_broken_bitmaps && !c->bitmaps) {
         return img_result(error_new("--skip-broken-bitmaps chooses among bitmaps: it needs "

@@ -14,18 +14,6 @@ typedef struct Create {
     const BlockDriver *driver;
 } Create;
 
-static Error *add_options(KeyValues *opts, const char *text)
-{
-    g_autoptr(KeyValues) parsed = NULL;
-    TRY(keyvalues_parse(text, NULL, &parsed));
-    for (guint i = 0; i < parsed->items->len; i++) {
-        KeyValue *item = g_ptr_array_index(parsed->items, i);
-        keyvalues_set(opts, item->key, item->value);
-    }
-    opts->help |= parsed->help;
-    return NULL;
-}
-
 static Error *create_option(void *opaque, int letter, const char *value)
 {
     Create *c = opaque;
@@ -40,11 +28,7 @@ static Error *create_option(void *opaque, int letter, const char *value)
         c->unsafe = true;
         return NULL;
     default:
-        if (img_is_help(value)) {
-            c->opts->help = true;
-            return NULL;
-        }
-        return add_options(c->opts, value);
+        return img_add_options(c->opts, value);
     }
 }
 
@@ -148,17 +132,6 @@ static int create_co(void *opaque)
     return img_result(err && !plain ? error_prefix(err, "%s: ", c->o.args[0]) : err);
 }
 
-static int print_option_help(const char *format, bool has_target)
-{
-    const BlockDriver *driver;
-    Error *err = block_driver_lookup(format ? format : "raw", &driver);
-    if (err) {
-        return img_result(err);
-    }
-    img_print_create_options(driver, !has_target);
-    return 0;
-}
-
 /* Negative sizes look like options; QEMU says the same. */
 int img_create(const ImgCommand *command, BlockGraph *graph, int argc, char **argv)
 {
@@ -172,7 +145,7 @@ int img_create(const ImgCommand *command, BlockGraph *graph, int argc, char **ar
         return done;
     }
     if (opts->help) {
-        return print_option_help(c.o.format, c.o.arg_count > 0);
+        return img_result(img_print_create_options(c.o.format, c.o.arg_count ? c.o.args[0] : NULL));
     }
     if (c.o.arg_count < 1) {
         return img_usage_error(error_new("Give the file name of the image"));
@@ -304,7 +277,7 @@ static Error *measure_option(void *opaque, int letter, const char *value)
         m->snapshot = value;
         return NULL;
     default:
-        return add_options(m->opts, value);
+        return img_add_options(m->opts, value);
     }
 }
 

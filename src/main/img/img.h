@@ -124,14 +124,16 @@ Error *img_parse_size(const char *text, uint64_t *ret_bytes) MUST_USE;
 /* "    (12.34/100%)" when progress is wanted; rate limited. */
 void img_progress(const ImgOptions *options, uint64_t done, uint64_t total);
 void img_progress_end(const ImgOptions *options);
-/* The option help of a format, for -o help. */
-void img_print_create_options(const BlockDriver *driver, bool protocol_follows);
-/* Their lines alone. */
-void img_print_options(const BlockOption *options);
+
+/* --- options of images (options.c) --- */
+/* The items of an -o; opts->help when it asks for it. */
+Error *img_add_options(KeyValues *opts, const char *text) MUST_USE;
 bool img_has_option(const BlockOption *options, const char *name);
 /* Every option is one of the format's or of the file's. */
 Error *img_check_create_options(const BlockDriver *driver, const KeyValues *opts) MUST_USE;
-bool img_is_help(const char *text);
+/* Help for -o; NULL format: raw. Where the file name is known, with what its protocol takes. */
+Error *img_print_create_options(const char *format, const char *filename) MUST_USE;
+Error *img_print_amend_options(const BlockDriver *driver) MUST_USE;
 
 int img_amend(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);
 int img_bitmap(const ImgCommand *command, BlockGraph *graph, int argc, char **argv);

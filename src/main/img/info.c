@@ -32,10 +32,10 @@ static Error *info_chain_co(Info *info, Value *list)
         }
         TRY(img_open_co(&info->o, filename, format, OPEN_NO_BACKING | OPEN_NO_IO, NULL, image_opts, &disk));
         if (info->o.json) {
-            value_append(list, block_image_value(disk.node));
+            value_append(list, block_tree_value(disk.node));
         } else {
             printf("%s", first ? "" : "\n");
-            g_autofree char *text = block_image_text(disk.node);
+            g_autofree char *text = block_tree_text(disk.node);
             fputs(text, stdout);
         }
         g_free(filename);
