@@ -17,6 +17,8 @@
 #ifndef OSTRICH_BLOCK_BACKEND_H
 #define OSTRICH_BLOCK_BACKEND_H
 
+#include <errno.h>
+
 #include "block/latency.h"
 #include "block/node.h"
 #include "object/object.h"
@@ -118,6 +120,12 @@ void blk_cancel(BlkRequest *request);
 void blk_drain(BlockBackend *blk);
 /* Requests that failed and wait for the machine to run again; blk_drain() does not wait for them. */
 bool blk_has_held(const BlockBackend *blk);
+/*
+ * For saving the machine: they complete with BLK_RETURNED, inside the call. The device keeps what it needs to make them again
+ * when the machine runs, here or where it is loaded. (With record and replay they stay.)
+ */
+enum { BLK_RETURNED = -ERESTART };
+void blk_return_held(BlockBackend *blk);
 /* They complete with -ECANCELED, soon: blk_drain() waits for that. */
 void blk_abandon_held(BlockBackend *blk);
 bool blk_busy(const BlockBackend *blk); /* requests are under way */

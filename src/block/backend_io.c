@@ -300,6 +300,18 @@ void blk_abandon_held(BlockBackend *blk)
     }
 }
 
+void blk_return_held(BlockBackend *blk)
+{
+    if (blk->graph->inlet) {
+        return;
+    }
+    for (BlkRequest *req; (req = LIST_FIRST(&blk->held, BlkRequest, node));) {
+        req->held = false;
+        req->ret = BLK_RETURNED;
+        blk_request_complete(req);
+    }
+}
+
 void block_graph_resume(BlockGraph *graph)
 {
     for (BlockBackend *blk = NULL; (blk = blk_next(graph, blk));) {

@@ -40,6 +40,8 @@ typedef struct IdeHostOps {
                         unsigned *ret_count);
     /* Of the last dma_map(): `done` bytes were moved. */
     void (*dma_unmap)(void *host, uint32_t done);
+    /* As if the last dma_map() had not been: the next one, perhaps after a load, gives the same again. */
+    void (*dma_return)(void *host);
     void (*dma_end)(void *host, bool error);
     /* A block of PIO data is ready to be moved; NULL: the guest moves it through the data register. */
     void (*pio_ready)(void *host);

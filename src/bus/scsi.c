@@ -223,6 +223,11 @@ static void end_early(ScsiRequest *req, ScsiEnd end)
     scsi_complete(req, SCSI_GOOD);
 }
 
+void scsi_return(ScsiRequest *req)
+{
+    end_early(req, SCSI_RETURNED);
+}
+
 /* --- data --- */
 
 typedef struct Cursor {

@@ -49,6 +49,7 @@ typedef enum ScsiEnd {
     SCSI_CANCELLED, /* by scsi_cancel() */
     SCSI_OVERRUN,   /* the CDB moves more than the host's buffers hold; nothing was done */
     SCSI_NO_TARGET, /* nobody is at this address */
+    SCSI_RETURNED,  /* the machine is being saved: the host keeps the command and submits it again when the machine runs */
 } ScsiEnd;
 
 struct ScsiRequest {
@@ -158,6 +159,7 @@ unsigned scsi_cdb_length(const uint8_t *cdb);
 void scsi_device_plugged(ScsiDevice *dev);
 void scsi_complete(ScsiRequest *req, uint8_t status);
 void scsi_good(ScsiRequest *req);
+void scsi_return(ScsiRequest *req); /* as if it had not begun: SCSI_RETURNED */
 void scsi_check(ScsiRequest *req, uint8_t key, uint8_t asc, uint8_t ascq);
 /* Data to the initiator, no more than it allocated; GOOD. */
 void scsi_reply(ScsiRequest *req, const void *data, uint64_t length, uint64_t allocated);

@@ -41,6 +41,7 @@ void virtio_unplug(VirtioDevice *vdev)
         mem_listener_remove(&vdev->listener);
         for (unsigned i = 0; i < vdev->queues; i++) {
             work_fini(&vdev->queue[i].kick);
+            g_clear_pointer(&vdev->queue[i].returned, g_byte_array_unref);
         }
         iothread_put(vdev->iothread);
         vdev->iothread = NULL;
@@ -68,6 +69,7 @@ void virtio_queue_reset(Virtqueue *vq)
     vq->notification = true;
     vq->avail_wrap = vq->used_wrap = true;
     vq->inflight = 0;
+    g_clear_pointer(&vq->returned, g_byte_array_unref);
     virtq_forget_mapping(vq);
 }
 
@@ -216,6 +218,7 @@ void virtio_queue_notified(VirtioDevice *vdev, unsigned index)
 }
 
 static const StateField queue_state[] = {
+    STATE_BUFFER(Virtqueue, returned, VIRTQ_RETURNED_MAX, 1),
     STATE_U16(Virtqueue, size), STATE_U16(Virtqueue, vector), STATE_BOOL(Virtqueue, enabled),
     STATE_U64(Virtqueue, desc), STATE_U64(Virtqueue, avail), STATE_U64(Virtqueue, used),
     STATE_U16(Virtqueue, last_avail), STATE_U16(Virtqueue, used_idx), STATE_U16(Virtqueue, signalled_used),

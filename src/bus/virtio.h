@@ -50,7 +50,7 @@ struct VirtioKind {
     /* The driver's choice is final; may be NULL. */
     void (*features_chosen)(VirtioDevice *vdev);
     void (*status_changed)(VirtioDevice *vdev, uint8_t old); /* may be NULL */
-    /* Before state is saved: gives back (virtq_unpop) or finishes what it has of the queues. May be NULL. */
+    /* Before state is saved: gives back (virtq_unpop, virtq_return) or finishes what it has of the queues. May be NULL. */
     void (*saving)(VirtioDevice *vdev);
 };
 
@@ -66,6 +66,7 @@ struct Virtqueue {
     uint16_t last_avail, used_idx, signalled_used;
     bool signalled_valid, notification, avail_wrap, used_wrap;
     unsigned inflight;
+    GByteArray *returned; /* buffers that virtq_return() gave back, oldest first; NULL: none */
     Work kick; /* with an iothread: the driver's notification, on its way there */
     /* Host pointers to the three areas; NULL until mapped. */
     uint8_t *desc_ptr, *avail_ptr, *used_ptr;
@@ -144,6 +145,7 @@ typedef struct VirtqElement {
     unsigned out_count, in_count;
     struct iovec *out, *in; /* host memory: out is read by the device, in is written */
     uint64_t out_bytes, in_bytes;
+    const uint8_t *ring; /* packed: the ring entries, which completions of others overwrite; else NULL */
 } VirtqElement;
 
 /*
@@ -153,6 +155,11 @@ typedef struct VirtqElement {
 void *virtq_pop(Virtqueue *vq, size_t size);
 /* Puts the buffer back as not taken (it must be the one popped last). Frees it. */
 void virtq_unpop(VirtqElement *elem);
+/*
+ * Puts any buffer back, in no order, so that the machine can be saved: it is among the saved state and is popped again, before
+ * those that the driver has made available since. Frees it.
+ */
+void virtq_return(VirtqElement *elem);
 /* Returns the buffer with `written` bytes at its start; frees it. The driver is told by virtq_notify(). */
 void virtq_push(VirtqElement *elem, uint32_t written);
 /* Marks bytes of the in buffers as written, and frees the element without returning it (reset). */

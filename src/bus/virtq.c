@@ -1,7 +1,8 @@
-/* Virtio queues: what split and packed rings share, and scatter lists. */
+/* Virtio queues: what split and packed rings share, buffers that are given back, scatter lists. */
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/endian.h"
 #include "bus/virtq_priv.h"
 
 static bool is_packed(const Virtqueue *vq)
@@ -71,13 +72,14 @@ bool virtq_chain_add(VirtqChain *chain, uint64_t addr, uint32_t length, bool in)
     return true;
 }
 
-VirtqElement *virtq_element_new(const VirtqChain *chain, size_t size, uint16_t id, uint16_t slots)
+VirtqElement *virtq_element_new(const VirtqChain *chain, size_t size, uint16_t id, uint16_t slots, const uint8_t *ring)
 {
-    size_t aligned = ALIGN_UP(size, sizeof(void *));
-    VirtqElement *elem = g_malloc(aligned + chain->count * sizeof(struct iovec));
+    size_t aligned = ALIGN_UP(size, sizeof(void *)), ring_bytes = ring ? (size_t)slots * VIRTQ_DESC_SIZE : 0;
+    VirtqElement *elem = g_malloc(aligned + chain->count * sizeof(struct iovec) + ring_bytes);
     memset(elem, 0, aligned);
     struct iovec *iov = (struct iovec *)((char *)elem + aligned);
     memcpy(iov, chain->iov, chain->count * sizeof(*iov));
+    elem->ring = ring ? memcpy(iov + chain->count, ring, ring_bytes) : NULL;
     elem->vq = chain->vq;
     elem->id = id;
     elem->slots = slots;
@@ -87,6 +89,57 @@ VirtqElement *virtq_element_new(const VirtqChain *chain, size_t size, uint16_t i
     elem->in_count = chain->count - chain->out_count;
     elem->out_bytes = chain->out_bytes;
     elem->in_bytes = chain->in_bytes;
+    return elem;
+}
+
+/* --- buffers that were given back --- */
+
+static bool has_returned(const Virtqueue *vq)
+{
+    return vq->returned && vq->returned->len;
+}
+
+void virtq_return(VirtqElement *elem)
+{
+    Virtqueue *vq = elem->vq;
+    uint8_t header[VIRTQ_RETURNED_HEADER];
+    unsigned entries = elem->ring ? elem->slots * VIRTQ_DESC_SIZE : 0;
+
+    if (!vq->returned) {
+        vq->returned = g_byte_array_new();
+    }
+    if (vq->returned->len + sizeof(header) + entries > VIRTQ_RETURNED_MAX) { /* only with chains that share entries */
+        virtio_break(vq->vdev, "queue %u: more ring entries in use than there are", vq->index);
+    } else {
+        st16_le(header, elem->id);
+        st16_le(header + 2, elem->slots);
+        g_byte_array_append(vq->returned, header, sizeof(header));
+        if (entries) {
+            g_byte_array_append(vq->returned, elem->ring, entries);
+        }
+    }
+    vq->inflight -= vq->inflight > 0;
+    g_free(elem);
+}
+
+/* What a saved state says is as little trusted as the guest. */
+static VirtqElement *take_returned(Virtqueue *vq, size_t size)
+{
+    GByteArray *returned = vq->returned;
+    unsigned slots = returned->len >= VIRTQ_RETURNED_HEADER ? ld16_le(returned->data + 2) : 0;
+    unsigned length = VIRTQ_RETURNED_HEADER + (is_packed(vq) ? slots * VIRTQ_DESC_SIZE : 0);
+    VirtqElement *elem = NULL;
+
+    if (slots == 0 || slots > vq->size || length > returned->len) {
+        virtio_break(vq->vdev, "queue %u: a buffer of the saved state is impossible", vq->index);
+        return NULL;
+    }
+    if (is_packed(vq)) {
+        elem = virtq_packed_take(vq, size, returned->data + VIRTQ_RETURNED_HEADER, (uint16_t)slots);
+    } else {
+        elem = virtq_split_take(vq, size, ld16_le(returned->data));
+    }
+    g_byte_array_remove_range(returned, 0, length);
     return elem;
 }
 
@@ -102,7 +155,9 @@ void *virtq_pop(Virtqueue *vq, size_t size)
         virtio_break(vq->vdev, "queue %u: more buffers in use than the queue has entries", vq->index);
         return NULL;
     }
-    VirtqElement *elem = is_packed(vq) ? virtq_packed_pop(vq, size) : virtq_split_pop(vq, size);
+    VirtqElement *elem = has_returned(vq) ? take_returned(vq, size)
+                         : is_packed(vq)  ? virtq_packed_pop(vq, size)
+                                          : virtq_split_pop(vq, size);
     vq->inflight += elem != NULL;
     return elem;
 }
@@ -168,7 +223,7 @@ bool virtq_empty(Virtqueue *vq)
     if (!virtio_ready(vq->vdev) || !mapped(vq)) {
         return true;
     }
-    return is_packed(vq) ? virtq_packed_empty(vq) : virtq_split_empty(vq);
+    return !has_returned(vq) && (is_packed(vq) ? virtq_packed_empty(vq) : virtq_split_empty(vq));
 }
 
 void virtq_set_notification(Virtqueue *vq, bool on)

@@ -3,6 +3,7 @@
  * flags against wrap counters tell whose turn it is. Event suppression areas: offset and wrap (16), flags (16).
  */
 #include <stdatomic.h>
+#include <string.h>
 
 #include "base/endian.h"
 #include "bus/virtq_priv.h"
@@ -83,34 +84,76 @@ static bool add_indirect(VirtqChain *chain, uint64_t addr, uint32_t length)
     return table != NULL;
 }
 
-VirtqElement *virtq_packed_pop(Virtqueue *vq, size_t size)
+static bool ends_chain(const uint8_t *entry)
 {
-    uint16_t at = vq->last_avail, slots = 0, id = 0, flags;
-    bool wrap = vq->avail_wrap;
+    uint16_t flags = ld16_le(entry + 14);
+    return !(flags & VIRTQ_DESC_NEXT) || (flags & VIRTQ_DESC_INDIRECT);
+}
+
+VirtqElement *virtq_packed_take(Virtqueue *vq, size_t size, const uint8_t *entries, uint16_t slots)
+{
     VirtqChain chain;
 
-    if (!is_available(vq, at, wrap)) {
-        return NULL;
-    }
-    atomic_thread_fence(memory_order_acquire);
     chain.vq = vq;
     chain.count = chain.out_count = chain.descriptors = 0;
     chain.out_bytes = chain.in_bytes = 0;
-    do {
-        const uint8_t *d = vq->desc_ptr + at * VIRTQ_DESC_SIZE;
-        flags = get16(d + 14);
-        id = ld16_le(d + 12);
-        bool good = (flags & VIRTQ_DESC_INDIRECT) ? slots == 0 && add_indirect(&chain, ld64_le(d), ld32_le(d + 8))
+    for (unsigned n = 0; n < slots; n++) {
+        const uint8_t *d = entries + n * VIRTQ_DESC_SIZE;
+        uint16_t flags = ld16_le(d + 14);
+        bool good = (flags & VIRTQ_DESC_INDIRECT) ? n == 0 && add_indirect(&chain, ld64_le(d), ld32_le(d + 8))
                                                   : virtq_chain_add(&chain, ld64_le(d), ld32_le(d + 8), flags & VIRTQ_DESC_WRITE);
-        if (!good || ++slots > vq->size) {
+        if (!good || ends_chain(d) != (n + 1u == slots)) {
             virtio_break(vq->vdev, "queue %u: a wrong descriptor chain", vq->index);
             return NULL;
         }
-        advance(&at, &wrap, vq->size, 1);
-    } while ((flags & VIRTQ_DESC_NEXT) && !(flags & VIRTQ_DESC_INDIRECT));
-    vq->last_avail = at;
-    vq->avail_wrap = wrap;
-    return virtq_element_new(&chain, size, id, slots);
+    }
+    return virtq_element_new(&chain, size, ld16_le(entries + (slots - 1) * VIRTQ_DESC_SIZE + 12), slots, entries);
+}
+
+/* The entries of the chain at `at`, as they are now: the driver shares them. NULL: it has no end. */
+static uint8_t *copy_entries(Virtqueue *vq, uint16_t at, uint8_t *few, unsigned room, uint16_t *ret_slots)
+{
+    uint8_t *entries = few;
+
+    for (unsigned n = 0; n < vq->size; n++) {
+        if (n == room) { /* few chains are this long */
+            entries = memcpy(g_malloc((size_t)vq->size * VIRTQ_DESC_SIZE), few, (size_t)room * VIRTQ_DESC_SIZE);
+        }
+        uint8_t *entry = memcpy(entries + n * VIRTQ_DESC_SIZE, vq->desc_ptr + (at + n) % vq->size * VIRTQ_DESC_SIZE, VIRTQ_DESC_SIZE);
+        if (ends_chain(entry)) {
+            *ret_slots = (uint16_t)(n + 1);
+            return entries;
+        }
+    }
+    if (entries != few) {
+        g_free(entries);
+    }
+    return NULL;
+}
+
+VirtqElement *virtq_packed_pop(Virtqueue *vq, size_t size)
+{
+    enum { FEW = 64 };
+    uint8_t few[FEW * VIRTQ_DESC_SIZE];
+    uint16_t slots;
+
+    if (!is_available(vq, vq->last_avail, vq->avail_wrap)) {
+        return NULL;
+    }
+    atomic_thread_fence(memory_order_acquire);
+    uint8_t *entries = copy_entries(vq, vq->last_avail, few, FEW, &slots);
+    if (!entries) {
+        virtio_break(vq->vdev, "queue %u: a wrong descriptor chain", vq->index);
+        return NULL;
+    }
+    VirtqElement *elem = virtq_packed_take(vq, size, entries, slots);
+    if (entries != few) {
+        g_free(entries);
+    }
+    if (elem) {
+        advance(&vq->last_avail, &vq->avail_wrap, vq->size, slots);
+    }
+    return elem;
 }
 
 void virtq_packed_push(Virtqueue *vq, uint16_t id, uint16_t slots, uint32_t written)

@@ -7,6 +7,9 @@
 enum { VIRTQ_DESC_NEXT = 1, VIRTQ_DESC_WRITE = 2, VIRTQ_DESC_INDIRECT = 4 };
 enum { VIRTQ_DESC_SIZE = 16 };
 
+/* A record in Virtqueue.returned: id (u16), slots (u16), then the entries of a packed ring. */
+enum { VIRTQ_RETURNED_HEADER = 4, VIRTQ_RETURNED_MAX = VIRTIO_QUEUE_SIZE_MAX * (VIRTQ_RETURNED_HEADER + VIRTQ_DESC_SIZE) };
+
 /* A chain under construction: host memory of its descriptors. */
 typedef struct VirtqChain {
     Virtqueue *vq;
@@ -22,11 +25,14 @@ uint8_t *virtq_map_area(Virtqueue *vq, uint64_t addr, uint64_t length, bool writ
 void virtq_area_written(Virtqueue *vq, uint8_t *host, uint64_t length);
 /* Adds one descriptor; false: the device is broken. */
 bool virtq_chain_add(VirtqChain *chain, uint64_t addr, uint32_t length, bool in);
-VirtqElement *virtq_element_new(const VirtqChain *chain, size_t size, uint16_t id, uint16_t slots);
+/* ring: the entries of a packed ring, which are copied; else NULL. */
+VirtqElement *virtq_element_new(const VirtqChain *chain, size_t size, uint16_t id, uint16_t slots, const uint8_t *ring);
 
 bool virtq_split_map(Virtqueue *vq);
 bool virtq_split_empty(Virtqueue *vq);
 VirtqElement *virtq_split_pop(Virtqueue *vq, size_t size);
+/* The buffer that begins at a descriptor. */
+VirtqElement *virtq_split_take(Virtqueue *vq, size_t size, uint16_t head);
 void virtq_split_push(Virtqueue *vq, uint16_t id, uint32_t written);
 bool virtq_split_should_notify(Virtqueue *vq);
 void virtq_split_set_notification(Virtqueue *vq, bool on);
@@ -34,6 +40,8 @@ void virtq_split_set_notification(Virtqueue *vq, bool on);
 bool virtq_packed_map(Virtqueue *vq);
 bool virtq_packed_empty(Virtqueue *vq);
 VirtqElement *virtq_packed_pop(Virtqueue *vq, size_t size);
+/* The buffer of these entries, which are copies. */
+VirtqElement *virtq_packed_take(Virtqueue *vq, size_t size, const uint8_t *entries, uint16_t slots);
 void virtq_packed_push(Virtqueue *vq, uint16_t id, uint16_t slots, uint32_t written);
 bool virtq_packed_should_notify(Virtqueue *vq);
 void virtq_packed_set_notification(Virtqueue *vq, bool on);

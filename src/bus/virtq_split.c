@@ -89,6 +89,15 @@ static bool walk(VirtqChain *chain, const uint8_t *table, unsigned entries, unsi
     }
 }
 
+VirtqElement *virtq_split_take(Virtqueue *vq, size_t size, uint16_t head)
+{
+    VirtqChain chain;
+    chain.vq = vq;
+    chain.count = chain.out_count = chain.descriptors = 0;
+    chain.out_bytes = chain.in_bytes = 0;
+    return walk(&chain, vq->desc_ptr, vq->size, head, false) ? virtq_element_new(&chain, size, head, 1, NULL) : NULL;
+}
+
 VirtqElement *virtq_split_pop(Virtqueue *vq, size_t size)
 {
     uint16_t idx = avail_idx(vq), waiting = (uint16_t)(idx - vq->last_avail);
@@ -101,19 +110,15 @@ VirtqElement *virtq_split_pop(Virtqueue *vq, size_t size)
         return NULL;
     }
     atomic_thread_fence(memory_order_acquire);
-    uint16_t head = get16(vq->avail_ptr + 4 + 2 * (vq->last_avail & (vq->size - 1)));
-    VirtqChain chain;
-    chain.vq = vq;
-    chain.count = chain.out_count = chain.descriptors = 0;
-    chain.out_bytes = chain.in_bytes = 0;
-    if (!walk(&chain, vq->desc_ptr, vq->size, head, false)) {
+    VirtqElement *elem = virtq_split_take(vq, size, get16(vq->avail_ptr + 4 + 2 * (vq->last_avail & (vq->size - 1))));
+    if (!elem) {
         return NULL;
     }
     vq->last_avail++;
     if (virtio_has(vq->vdev, VIRTIO_F_EVENT_IDX) && vq->notification) {
         put16(avail_event(vq), vq->last_avail);
     }
-    return virtq_element_new(&chain, size, head, 1);
+    return elem;
 }
 
 void virtq_split_push(Virtqueue *vq, uint16_t id, uint32_t written)

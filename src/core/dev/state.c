@@ -1,6 +1,7 @@
 /*
  * Saved state as bytes. Each row: name length (u8), name, kind (u8), element size (u32), count (u32), then
- * the elements, little endian. A struct's elements are sequences of rows that end with an empty name.
+ * the elements, little endian. A struct's elements are sequences of rows that end with an empty name; a buffer
+ * begins with its length (u32).
  * On load rows are found by name; a row that the stream lacks keeps its reset value when it is newer than
  * the stream, and an unknown row is an error.
  */
@@ -40,6 +41,14 @@ static void save_element(const StateField *field, const void *at, GByteArray *ou
     case STATE_KIND_POINTER:
         state_save(field->fields, *(void *const *)at, out);
         break;
+    case STATE_KIND_BUFFER: {
+        const GByteArray *buffer = *(GByteArray *const *)at;
+        put_u32(out, buffer ? buffer->len : 0);
+        if (buffer) {
+            g_byte_array_append(out, buffer->data, buffer->len);
+        }
+        break;
+    }
     default:
         g_byte_array_append(out, at, field->size);
         break;
@@ -86,6 +95,27 @@ static Error *check_range(const char *who, const StateField *field, const uint8_
     return NULL;
 }
 
+static Error *load_buffer(const char *who, const StateField *field, GByteArray **buffer, const uint8_t **data, const uint8_t *end)
+{
+    if (end - *data < 4) {
+        return truncated(who);
+    }
+    uint32_t length = ld32_le(*data);
+    *data += 4;
+    if (length > field->max) {
+        return error_new("%s: saved '%s' has %u bytes, more than %" PRIu64, who, field->name, length, field->max);
+    }
+    if ((size_t)(end - *data) < length) {
+        return truncated(who);
+    }
+    g_clear_pointer(buffer, g_byte_array_unref);
+    if (length) {
+        *buffer = g_byte_array_append(g_byte_array_sized_new(length), *data, length);
+    }
+    *data += length;
+    return NULL;
+}
+
 static Error *load_element(const char *who, const StateField *field, void *at, const uint8_t **data,
                            const uint8_t *end)
 {
@@ -96,6 +126,9 @@ static Error *load_element(const char *who, const StateField *field, void *at, c
     }
     if (field->kind == STATE_KIND_POINTER) {
         return state_load(who, field->fields, *(void **)at, data, end);
+    }
+    if (field->kind == STATE_KIND_BUFFER) {
+        return load_buffer(who, field, at, data, end);
     }
     if ((size_t)(end - *data) < size) {
         return truncated(who);

@@ -18,6 +18,7 @@ typedef enum StateKind {
     STATE_KIND_TIMER, /* a Timer: armed and expiry */
     STATE_KIND_STRUCT,
     STATE_KIND_POINTER, /* a struct behind a pointer that is never NULL */
+    STATE_KIND_BUFFER,  /* a GByteArray, owned; NULL: empty; `max` bytes at most */
 } StateKind;
 
 typedef struct StateField {
@@ -64,6 +65,9 @@ typedef struct StateField {
     { .name = #m, .kind = STATE_KIND_STRUCT, .offset = offsetof(t, m),                             \
       .size = sizeof(STATE_MEMBER_(t, m)[0]), .count = ARRAY_SIZE(STATE_MEMBER_(t, m)), .fields = rows }
 #define STATE_POINTER(t, m, rows) { .name = #m, .kind = STATE_KIND_POINTER, .offset = offsetof(t, m), .size = sizeof(void *), .count = 1, .fields = rows }
+#define STATE_BUFFER(t, m, most, version)                                                          \
+    { .name = #m, .kind = STATE_KIND_BUFFER, .offset = offsetof(t, m), .size = sizeof(STATE_MEMBER_(t, m)), .count = 1, .max = most, \
+      .since = version }
 /* What must be the same on both sides. */
 #define STATE_EQUAL(t, m)                                                                          \
     { .name = #m, .kind = STATE_KIND_BYTES, .offset = offsetof(t, m), .size = sizeof(STATE_MEMBER_(t, m)), .count = 1, .equal = true }

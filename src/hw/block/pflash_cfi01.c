@@ -86,11 +86,24 @@ static uint64_t pflash_size(const Pflash *flash)
 
 static void store_next(Pflash *flash);
 
+/* It is to be written. */
+static void note_store(Pflash *flash, uint64_t from, uint64_t to)
+{
+    bool waiting = flash->store_to > flash->store_from;
+    flash->store_from = waiting ? MIN(flash->store_from, from) : from;
+    flash->store_to = waiting ? MAX(flash->store_to, to) : to;
+}
+
 static void stored_range(void *opaque, int ret)
 {
     Pflash *flash = opaque;
 
     flash->request = NULL;
+    if (ret == BLK_RETURNED) {
+        uint64_t from = (uint64_t)((uint8_t *)flash->request_iov.iov_base - flash->stored);
+        note_store(flash, from, from + flash->request_iov.iov_len);
+        return;
+    }
     if (ret < 0) {
         warn_report("%s: the image cannot be written: %s; the guest's changes are lost when it ends", flash->name, g_strerror(-ret));
     }
@@ -119,9 +132,7 @@ static void store(Pflash *flash, uint64_t offset, uint64_t length)
     if (!flash->drive.blk || flash->readonly) {
         return;
     }
-    bool waiting = flash->store_to > flash->store_from;
-    flash->store_from = waiting ? MIN(flash->store_from, from) : from;
-    flash->store_to = waiting ? MAX(flash->store_to, to) : to;
+    note_store(flash, from, to);
     store_next(flash);
 }
 
@@ -137,7 +148,7 @@ static void store_differences(Pflash *flash)
 
 static void finish_stores(Pflash *flash)
 {
-    while (flash->request && !blk_has_held(flash->drive.blk)) { /* whoever saves refuses those that are held */
+    while (flash->request && !blk_has_held(flash->drive.blk)) {
         blk_drain(flash->drive.blk);
     }
 }
@@ -531,7 +542,12 @@ static void pflash_reset(Device *dev)
 
 static void pflash_saving(Device *dev)
 {
-    finish_stores((Pflash *)dev);
+    Pflash *flash = (Pflash *)dev;
+
+    finish_stores(flash);
+    if (flash->drive.blk) { /* whoever loads the array writes what the image lacks */
+        blk_return_held(flash->drive.blk);
+    }
 }
 
 static Error *pflash_loaded(Device *dev)
@@ -560,6 +576,7 @@ static void pflash_resumed(Device *dev)
         flash->store_late = false;
         store_differences(flash);
     }
+    store_next(flash);
 }
 
 static const Prop props[] = {

@@ -533,7 +533,33 @@ static void ata_command(IdeDrive *drive, uint8_t command)
 
 /* --- saved state --- */
 
-static IdePhase *const ata_phases[] = { read_taken, write_given, dma_step, trim_dma, NULL };
+static void write_again(IdeDrive *drive)
+{
+    drive->vec = (struct iovec) { drive->buffer, drive->filled };
+    ide_write(drive, drive->lba * IDE_SECTOR, &drive->vec, 1, write_stored);
+}
+
+static void trim_again(IdeDrive *drive)
+{
+    drive->next -= TRIM_ENTRY;
+    drive->result = 0;
+    trim_next(drive);
+}
+
+static void flush_again(IdeDrive *drive)
+{
+    ide_flush(drive, flushed);
+}
+
+static IdePhase *const ata_phases[] = {
+    read_taken, write_given, dma_step, trim_dma, read_fetch, write_again, trim_again, flush_again, NULL
+};
+
+static IdePhase *ata_again(IdePhase *then)
+{
+    return then == read_fetched ? read_fetch : then == write_stored ? write_again : then == dma_moved ? dma_step
+           : then == trim_next ? trim_again : flush_again;
+}
 
 /* Where the transfer stands fits the disk and the buffer. */
 static bool ata_plausible(const IdeDrive *drive)
@@ -549,12 +575,22 @@ static bool ata_plausible(const IdeDrive *drive)
     if (drive->dma_step == trim_dma) {
         return drive->left <= IDE_BUFFER_SECTORS;
     }
+    if (drive->again == write_again) {
+        return range && drive->filled > 0 && drive->filled <= left && drive->filled % IDE_SECTOR == 0;
+    }
+    if (drive->again == trim_again) {
+        return drive->next >= TRIM_ENTRY && drive->next % TRIM_ENTRY == 0 && drive->next <= drive->filled &&
+               drive->filled % TRIM_ENTRY == 0;
+    }
+    if (drive->again == read_fetch || drive->again == dma_step) {
+        return range && drive->left > 0;
+    }
     return !drive->dma_step || range;
 }
 
 const IdeDriveOps ata_ops = {
     .command = ata_command, .status_after_reset = ATA_DRDY | ATA_DSC, .phases = ata_phases,
-    .plausible = ata_plausible,
+    .plausible = ata_plausible, .again = ata_again,
 };
 
 /* --- the device --- */
@@ -669,4 +705,5 @@ static const Prop ide_hd_props[] = {
 
 DEVICE_TYPE(ide_hd, IDE_DEVICE_OBJECT("ide-hd", IdeDrive, ide_hd_props), .desc = "virtual IDE disk",
             .category = DEV_STORAGE, .bus = &ide_bus_type, .state = ide_drive_state, .plug = ide_hd_plug,
-            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .saving = ide_drive_saving, .loaded = ide_drive_loaded);
+            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .saving = ide_drive_saving, .loaded = ide_drive_loaded,
+            .resumed = ide_drive_resumed);

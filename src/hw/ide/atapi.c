@@ -369,12 +369,20 @@ static void atapi_command(IdeDrive *drive, uint8_t command)
     }
 }
 
-static IdePhase *const atapi_phases[] = { feed, packet_given, parameters_given, feed_dma_first, parameters_dma, NULL };
+static IdePhase *const atapi_phases[] = { feed, packet_given, parameters_given, feed_dma_first, parameters_dma, read_blocks, NULL };
+
+static IdePhase *atapi_again(IdePhase *then)
+{
+    return read_blocks;
+}
 
 static bool atapi_plausible(const IdeDrive *drive)
 {
     const Atapi *atapi = &drive->atapi;
     uint64_t total = mmc_blocks(&atapi->mmc);
+    if (drive->again && atapi->blocks == 0) {
+        return false;
+    }
     return drive->next <= drive->filled &&
            (atapi->blocks == 0 || ((atapi->block_size == CD_BLOCK || atapi->block_size == CD_RAW_BLOCK) &&
                                    atapi->lba <= total && atapi->blocks <= total - atapi->lba));
@@ -382,7 +390,7 @@ static bool atapi_plausible(const IdeDrive *drive)
 
 const IdeDriveOps atapi_ops = {
     .command = atapi_command, .signature_mid = 0x14, .signature_high = 0xeb, .phases = atapi_phases,
-    .plausible = atapi_plausible,
+    .plausible = atapi_plausible, .again = atapi_again,
 };
 
 /* --- the device --- */
@@ -406,4 +414,5 @@ static const Prop ide_cd_props[] = {
 
 DEVICE_TYPE(ide_cd, IDE_DEVICE_OBJECT("ide-cd", IdeDrive, ide_cd_props), .desc = "virtual IDE CD-ROM",
             .category = DEV_STORAGE, .bus = &ide_bus_type, .state = ide_drive_state, .plug = ide_cd_plug,
-            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .saving = ide_drive_saving, .loaded = ide_drive_loaded);
+            .unplug = ide_drive_unplug, .reset = ide_drive_reset, .saving = ide_drive_saving, .loaded = ide_drive_loaded,
+            .resumed = ide_drive_resumed);

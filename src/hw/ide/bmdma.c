@@ -24,6 +24,7 @@ static void rewind_table(BmDma *bm)
     bm->length = 0;
     bm->kept_count = 0;
     bm->last = false;
+    bm->moved = 0;
 }
 
 static bool next_descriptor(BmDma *bm)
@@ -145,12 +146,30 @@ static uint32_t host_dma_map(void *host, uint32_t want, uint32_t unit, bool to_m
 static void host_dma_unmap(void *host, uint32_t done)
 {
     BmDma *bm = host;
+    bm->moved += done;
     for (unsigned n = 0; n < bm->mapped; n++) {
         uint32_t here = (uint32_t)MIN(done, bm->iov[n].iov_len);
         unmap_piece(bm, n, here);
         done -= here;
     }
     bm->mapped = 0;
+}
+
+/* The table is walked anew, up to where the last mapping began. */
+static void host_dma_return(void *host)
+{
+    BmDma *bm = host;
+    uint64_t moved = bm->moved, left = moved;
+
+    host_dma_unmap(bm, 0);
+    rewind_table(bm);
+    while (left && have_piece(bm)) {
+        uint32_t part = (uint32_t)MIN(left, bm->length);
+        bm->addr += part;
+        bm->length -= part;
+        left -= part;
+    }
+    bm->moved = moved;
 }
 
 /* --- the engine --- */
@@ -187,7 +206,7 @@ static void host_dma_end(void *host, bool error)
 
 static const IdeHostOps bmdma_host_ops = {
     .set_irq = host_set_irq, .dma_request = host_dma_request, .dma_map = host_dma_map, .dma_unmap = host_dma_unmap,
-    .dma_end = host_dma_end,
+    .dma_return = host_dma_return, .dma_end = host_dma_end,
 };
 
 static void command_write(BmDma *bm, uint8_t value)
@@ -251,15 +270,16 @@ const StateField bmdma_state[] = {
     STATE_U32(BmDma, addr),
     STATE_RANGE(BmDma, length, 0, 65536),
     STATE_BOOL(BmDma, last),
+    { .name = "moved", .kind = STATE_KIND_U64, .offset = offsetof(BmDma, moved), .size = 8, .count = 1, .since = 1 },
     STATE_BOOL(BmDma, line),
     STATE_NOT(BmDma, pci, "wiring"),
     STATE_NOT(BmDma, irq, "wiring"),
-    STATE_NOT(BmDma, iov, "requests are finished before saving"),
-    STATE_NOT(BmDma, guest, "requests are finished before saving"),
-    STATE_NOT(BmDma, bounced, "requests are finished before saving"),
-    STATE_NOT(BmDma, kept, "requests are finished before saving"),
-    STATE_NOT(BmDma, kept_count, "requests are finished before saving"),
-    STATE_NOT(BmDma, mapped, "requests are finished before saving"),
-    STATE_NOT(BmDma, to_memory, "requests are finished before saving"),
+    STATE_NOT(BmDma, iov, "requests are finished or given back before saving"),
+    STATE_NOT(BmDma, guest, "requests are finished or given back before saving"),
+    STATE_NOT(BmDma, bounced, "requests are finished or given back before saving"),
+    STATE_NOT(BmDma, kept, "requests are finished or given back before saving"),
+    STATE_NOT(BmDma, kept_count, "requests are finished or given back before saving"),
+    STATE_NOT(BmDma, mapped, "requests are finished or given back before saving"),
+    STATE_NOT(BmDma, to_memory, "requests are finished or given back before saving"),
     { 0 },
 };

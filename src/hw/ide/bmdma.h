@@ -24,6 +24,7 @@ typedef struct BmDma {
     uint32_t descriptor, read_count;
     uint32_t addr, length;
     bool last;             /* the current one is the last */
+    uint64_t moved;        /* bytes since the engine was started */
     bool line;             /* INTRQ of the channel */
     /* What is mapped for the drive. */
     struct iovec iov[BMDMA_IOV_MAX];

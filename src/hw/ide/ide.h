@@ -27,7 +27,8 @@ typedef void IdePhase(IdeDrive *drive);
 typedef struct IdeDriveOps {
     void (*command)(IdeDrive *drive, uint8_t command);
     void (*reset)(IdeDrive *drive); /* the command set's own state, on any reset; may be NULL */
-    IdePhase *const *phases;        /* all that may wait for the guest, for saved state; NULL ends */
+    IdePhase *const *phases;        /* all that may wait for the guest, or make a request again, for saved state; NULL ends */
+    IdePhase *(*again)(IdePhase *then); /* makes the request again whose end would have run `then` */
     bool (*plausible)(const IdeDrive *drive); /* whether loaded state can be gone on with */
     uint8_t signature_mid, signature_high, status_after_reset;
 } IdeDriveOps;
@@ -90,8 +91,9 @@ struct IdeDrive {
     bool reset_wanted;
     bool dma_waiting; /* DMARQ: the host's engine shall call ide_dma_run() */
     IdePhase *dma_step;
-    /* Saved state only: phase and dma_step as numbers; a request that the error policy holds back. */
-    uint8_t phase_id, dma_step_id;
+    IdePhase *again; /* a request that failed was given back so that the machine can be saved: makes it when the machine runs */
+    /* Saved state only: phase, dma_step and again as numbers; whether there is such a request. */
+    uint8_t phase_id, dma_step_id, again_id;
     bool held;
 
     Atapi atapi;
@@ -150,6 +152,7 @@ void ide_drive_unplug(Device *dev);
 void ide_drive_reset(Device *dev);
 void ide_drive_saving(Device *dev);
 Error *ide_drive_loaded(Device *dev);
+void ide_drive_resumed(Device *dev);
 
 extern const IdeDriveOps ata_ops, atapi_ops;
 

@@ -154,7 +154,12 @@ static void request_done(void *opaque, int ret)
     drive->request = NULL;
     drive->then = NULL;
     drive->result = ret;
-    if (drive->reset_wanted) {
+    if (ret == BLK_RETURNED && !drive->reset_wanted) {
+        if (drive->dma) {
+            drive->ide.channel->ops->dma_return(drive->ide.channel->host);
+        }
+        drive->again = drive->ops->again(then);
+    } else if (drive->reset_wanted) {
         if (drive->dma) {
             drive->ide.channel->ops->dma_unmap(drive->ide.channel->host, 0);
         }
@@ -212,6 +217,7 @@ static void finish_reset(IdeDrive *drive)
 {
     drive->reset_wanted = false;
     drive->dma_waiting = false;
+    drive->again = NULL;
     drive->at = drive->end = drive->filled = 0;
     drive->phase = NULL;
     drive->left = 0;

@@ -136,14 +136,26 @@ static bool phase_of_number(const IdeDrive *drive, uint8_t number, IdePhase **re
     return number == 0 || *ret_phase;
 }
 
-/* Requests are finished first, so a drive either rests or waits for the guest. */
+/* Numbers and what the rest of the state allows. */
+static bool phases_of_numbers(IdeDrive *drive)
+{
+    return phase_of_number(drive, drive->phase_id, &drive->phase) && phase_of_number(drive, drive->dma_step_id, &drive->dma_step) &&
+           phase_of_number(drive, drive->again_id, &drive->again) && drive->dma_waiting == (drive->dma_step_id != 0) &&
+           (!drive->again || (drive->held && !drive->phase && !drive->dma_step)) &&
+           /* what an ended command left means nothing */
+           ((!drive->phase && !drive->dma_step && !drive->again) || drive->ops->plausible(drive));
+}
+
+/* Requests are finished first, so a drive rests, waits for the guest, or has a request to make again. */
 void ide_drive_saving(Device *dev)
 {
     IdeDrive *drive = container_of(dev, IdeDrive, ide.dev);
     if (drive->then) {
         blk_drain(disk_blk(&drive->conf));
+        blk_return_held(disk_blk(&drive->conf));
     }
-    drive->held = drive->then != NULL;
+    drive->held = drive->again != NULL;
+    drive->again_id = phase_number(drive, drive->again);
     drive->phase_id = phase_number(drive, drive->phase);
     drive->dma_step_id = phase_number(drive, drive->dma_waiting ? drive->dma_step : NULL);
 }
@@ -153,22 +165,29 @@ Error *ide_drive_loaded(Device *dev)
     IdeDrive *drive = container_of(dev, IdeDrive, ide.dev);
     bool good = drive->multiple <= IDE_MULTIPLE_MAX && (drive->multiple & (drive->multiple - 1)) == 0 &&
                 drive->at <= drive->end && drive->end <= IDE_BUFFER && drive->filled <= IDE_BUFFER &&
-                drive->next <= IDE_BUFFER && phase_of_number(drive, drive->phase_id, &drive->phase) &&
-                phase_of_number(drive, drive->dma_step_id, &drive->dma_step) &&
-                drive->dma_waiting == (drive->dma_step_id != 0) &&
-                /* what an ended command left means nothing */
-                ((!drive->phase && !drive->dma_step) || drive->ops->plausible(drive));
+                drive->next <= IDE_BUFFER && phases_of_numbers(drive);
     if (!good) {
-        drive->phase = drive->dma_step = NULL;
+        drive->phase = drive->dma_step = drive->again = NULL;
         drive->dma_waiting = false;
         drive->at = drive->end = 0;
         return error_new("%s: the saved state is impossible", device_label(dev));
     }
-    if (drive->held) { /* the request is not in the stream: the guest tries again */
-        drive->held = false;
+    if (drive->held && !drive->again) { /* a stream that does not say what the request was: the guest tries again */
         ide_fail(drive, ATA_ABRT);
     }
+    drive->held = false;
     return NULL;
+}
+
+void ide_drive_resumed(Device *dev)
+{
+    IdeDrive *drive = container_of(dev, IdeDrive, ide.dev);
+    IdePhase *again = drive->again;
+
+    if (again) {
+        drive->again = NULL;
+        again(drive);
+    }
 }
 
 static const StateField reg_state[] = { STATE_U8(IdeReg, now), STATE_U8(IdeReg, hob), { 0 } };
@@ -219,11 +238,13 @@ const StateField ide_drive_state[] = {
     STATE_BOOL(IdeDrive, dma_waiting),
     STATE_U8(IdeDrive, phase_id),
     STATE_U8(IdeDrive, dma_step_id),
+    { .name = "again_id", .kind = STATE_KIND_U8, .offset = offsetof(IdeDrive, again_id), .size = 1, .count = 1, .since = 1 },
     STATE_BOOL(IdeDrive, held),
     STATE_NOT(IdeDrive, ops, "configuration"),
     STATE_NOT(IdeDrive, sectors, "the medium's"),
     STATE_NOT(IdeDrive, phase, "as phase_id"),
     STATE_NOT(IdeDrive, dma_step, "as dma_step_id"),
+    STATE_NOT(IdeDrive, again, "as again_id"),
     STATE_NOT(IdeDrive, request, "finished before saving"),
     STATE_NOT(IdeDrive, then, "finished before saving"),
     STATE_NOT(IdeDrive, result, "finished before saving"),

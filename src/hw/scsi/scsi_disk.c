@@ -117,6 +117,8 @@ static void came_back(void *opaque, int ret)
     req->blk = NULL;
     if (req->cancelled) {
         scsi_good(req); /* the bus reports the cancellation */
+    } else if (ret == BLK_RETURNED) {
+        scsi_return(req);
     } else {
         req->step(req, ret);
     }
@@ -280,6 +282,7 @@ void scsi_disk_saving(Device *dev)
 {
     ScsiDisk *disk = of_device(dev);
     scsi_disk_drain(&disk->scsi);
+    blk_return_held(disk_blk(&disk->conf));
     disk->write_cache = blk_write_cache(disk_blk(&disk->conf));
 }
 

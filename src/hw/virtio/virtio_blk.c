@@ -34,6 +34,7 @@ static void finish(BlkReq *req, uint8_t status)
 {
     Virtqueue *vq = req->elem.vq;
     *req->status = status;
+    mem_unmap(vq->vdev->dma, req->status, 1, 1); /* it is no longer in the element's list, whose memory virtq_push() marks as written */
     virtq_push(&req->elem, (uint32_t)(req->written + 1));
     virtq_notify(vq);
 }
@@ -41,6 +42,10 @@ static void finish(BlkReq *req, uint8_t status)
 static void completed(void *opaque, int ret)
 {
     BlkReq *req = opaque;
+    if (ret == BLK_RETURNED) {
+        virtq_return(&req->elem);
+        return;
+    }
     finish(req, ret == 0 ? S_OK : ret == -ENOTSUP ? S_UNSUPP : S_IOERR);
 }
 
@@ -235,6 +240,7 @@ static void drain(VirtioBlk *blk)
 void virtio_blk_saving(VirtioDevice *vdev)
 {
     drain(of_vdev(vdev));
+    blk_return_held(disk_blk(&of_vdev(vdev)->conf));
 }
 
 void virtio_blk_reset(VirtioDevice *vdev)

@@ -105,6 +105,13 @@ static void request_done(ScsiRequest *req)
     VirtioScsi *scsi = vreq->scsi;
     Virtqueue *vq = vreq->elem.vq;
     uint32_t sense = MIN((uint32_t)req->sense_length, scsi->sense_size);
+
+    if (req->end == SCSI_RETURNED) {
+        g_free(vreq->lists);
+        virtq_return(&vreq->elem);
+        tmf_check_all(scsi);
+        return;
+    }
     g_autofree uint8_t *response = g_malloc0(RESPONSE_HEADER + scsi->sense_size);
 
     st32_le(response, sense);
