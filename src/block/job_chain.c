@@ -67,7 +67,7 @@ static int commit_piece_co(ChainJob *c, char *buffer, uint64_t at, uint64_t byte
 {
     *ret_read = !zero;
     if (zero) {
-        return node_write_zeroes_co(c->spec.base, at, bytes, 0);
+        return node_write_zeroes_co(c->spec.base, at, bytes, REQ_MAY_UNMAP);
     }
     int ret = node_pread_co(c->spec.top, at, bytes, buffer);
     *ret_read = ret < 0;

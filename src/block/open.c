@@ -81,8 +81,12 @@ static void inherit(KeyValues *child, const char *key, bool value)
     }
 }
 
+/* discard=ignore is about what comes from above the node; below it, nothing of that is left. */
 static void inherit_options(const BlockNode *node, KeyValues *child, bool read_only)
 {
+    if (!keyvalues_has(child, "discard")) {
+        keyvalues_set(child, "discard", "unmap");
+    }
     inherit(child, "read-only", read_only);
     inherit(child, "force-share", node->force_share);
     inherit(child, "cache.direct", node->direct);
@@ -117,9 +121,6 @@ static Error *child_from_options_co(BlockNode *node, KeyValues *opts, const char
     }
     if (sub->items->len) {
         inherit_options(node, sub, read_only);
-        if (!keyvalues_has(sub, "discard") && (protocol || node->unmap)) {
-            keyvalues_set(sub, "discard", "unmap");
-        }
         return open_node_co(node->graph, sub, protocol, depth + 1, ret);
     }
     return NULL;
@@ -139,7 +140,6 @@ Error *node_open_child_co(BlockNode *node, KeyValues *opts, const char *name, co
         g_autoptr(KeyValues) sub = keyvalues_new();
         keyvalues_set(sub, "driver", "file");
         keyvalues_set(sub, "filename", filename);
-        keyvalues_set(sub, "discard", "unmap");
         inherit_options(node, sub, node->read_only);
         Error *err = open_node_co(node->graph, sub, true, 1, &child);
         if (err) {

@@ -588,14 +588,20 @@ int qcow2_write_zeroes_co(BlockNode *node, uint64_t offset, uint64_t bytes, unsi
     return ret >= 0 ? clear_external_co(q, offset, bytes, true, unmap) : ret;
 }
 
+/* How clusters are given back. */
+typedef struct Unmap {
+    bool full;   /* the backing node shows through again; else they read as zeroes */
+    bool covers; /* also where only the backing node has something */
+} Unmap;
+
 static int unmap_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opaque)
 {
-    bool full = *(bool *)opaque;
+    const Unmap *unmap = opaque;
     uint64_t old = qcow2_l2_entry(q, table, index), old_bitmap = qcow2_l2_bitmap(q, table, index);
     uint64_t entry = 0, bitmap = 0;
 
-    if (!full) { /* reads as zeroes from now on, whatever is put below later */
-        if (!old && !old_bitmap) {
+    if (!unmap->full) { /* reads as zeroes from now on, whatever is put below later */
+        if (!old && !old_bitmap && !unmap->covers) {
             return 0; /* nothing here to give back */
         }
         if (q->node->backing || q->version >= 3) {
@@ -611,12 +617,26 @@ static int unmap_entry(Qcow2 *q, Qcow2Table *table, uint64_t index, void *opaque
     return 0;
 }
 
-int qcow2_unmap_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool full)
+static int unmap_range_co(Qcow2 *q, uint64_t offset, uint64_t bytes, Unmap unmap)
 {
     co_mutex_lock(&q->lock);
-    int ret = for_clusters_co(q, offset, bytes, true, unmap_entry, &full);
+    int ret = for_clusters_co(q, offset, bytes, !unmap.covers, unmap_entry, &unmap);
     co_mutex_unlock(&q->lock);
     return ret;
+}
+
+int qcow2_unmap_co(Qcow2 *q, uint64_t offset, uint64_t bytes, bool full)
+{
+    return unmap_range_co(q, offset, bytes, (Unmap) { .full = full });
+}
+
+/* What was discarded reads as zeroes, not as what the backing node has there; behind its end nothing needs to say so. */
+static int discard_range_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
+{
+    uint64_t below = q->node->backing ? ALIGN_UP(q->node->backing->node->size, q->cluster_size) : 0;
+    uint64_t covered = offset < below ? MIN(bytes, below - offset) : 0;
+    int ret = covered ? unmap_range_co(q, offset, covered, (Unmap) { .covers = true }) : 0;
+    return ret >= 0 && bytes > covered ? unmap_range_co(q, offset + covered, bytes - covered, (Unmap) { 0 }) : ret;
 }
 
 int qcow2_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
@@ -628,7 +648,7 @@ int qcow2_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (qcow2_raw_external(q)) { /* what reads as zeroes here must do so there */
         return qcow2_write_zeroes_co(node, offset, bytes, REQ_MAY_UNMAP);
     }
-    int ret = qcow2_unmap_co(q, offset, bytes, false);
+    int ret = discard_range_co(q, offset, bytes);
     return ret >= 0 ? clear_external_co(q, offset, bytes, false, true) : ret;
 }
 
