@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -71,11 +72,39 @@ def test_errors():
     assert "server.host" in run(IMG, "info", "--image-opts", "driver=nfs,path=/x", code=1)
 
 
+def test_silent_server():
+    """A call ends with its time-out, and so does the program, whether the server falls silent before or after opening."""
+    with open("export/disk", "wb") as f:
+        f.truncate(1 << 20)
+    with subprocess.Popen([IO, "-f", "raw", url("disk") + "&timeout=2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, bufsize=1) as io:
+        io.stdin.write("write -P 7 0 64k\nread -P 7 0 64k\n")
+        while "read 65536/65536" not in io.stdout.readline():
+            assert io.poll() is None
+        server.send_signal(signal.SIGSTOP)
+        try:
+            start = time.monotonic()
+            io.stdin.write("read 0 64k\n")
+            while "failed" not in (line := io.stdout.readline()):
+                assert io.poll() is None
+            assert "timed out" in line, line
+            io.stdin.close()
+            io.wait(60)
+            assert 1.5 < time.monotonic() - start < 30
+            out = run(IMG, "info", url("disk") + "&timeout=1", code=1)
+            assert "did not answer within 1 seconds" in out, out
+        finally:
+            server.send_signal(signal.SIGCONT)
+    run(IO, "-r", "-f", "raw", "-c", "read -P 7 0 64k", url("disk"))
+    assert "at most" in run(IMG, "info", url("disk") + "&timeout=100000", code=1)
+
+
 def with_server(test):
     if not SERVER or not RPCBIND or os.geteuid() != 0:
         raise tap.Skip("no nfs-ganesha, no rpcbind, or not root")
 
     def inside():
+        global server
         os.mkdir("export")
         export = os.path.abspath("export")
         with open("config", "w") as f:
