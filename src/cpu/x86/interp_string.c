@@ -3,7 +3,7 @@
  * fault or an interrupt leaves the instruction restartable: it then stays at its own address. Intel
  * SDM volume 1, 7.3.9; volume 2, REP.
  *
- * Forward MOVS and STOS work by runs inside a page of the source and of the destination when both
+ * MOVS, and STOS forward, work by runs inside a page of the source and of the destination when both
  * are plain RAM.
  */
 #include <stdatomic.h>
@@ -180,6 +180,44 @@ static uint64_t movs_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
     return count;
 }
 
+/* Elements from an address downward that lie in its page, and in the address size without its very first one. */
+static uint64_t elements_down(uint64_t va, uint64_t offset, unsigned size)
+{
+    uint64_t in_page = va & (MEM_PAGE_SIZE - 1);
+    return in_page + size > MEM_PAGE_SIZE ? 0 : MIN(in_page / size + 1, offset / size);
+}
+
+/* The same downward: kernels that unpack themselves move so. */
+static uint64_t movs_run_down(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint64_t left)
+{
+    uint64_t from = x86_gpr(cpu)[X86_RSI] & r->mask, to = x86_gpr(cpu)[X86_RDI] & r->mask;
+    uint64_t source = x86_linear(cpu, insn->seg, from, r->size, false);
+    const uint8_t *s = x86_tlb_hit(cpu, source, r->size, false);
+    if (s == NULL) {
+        return 0;
+    }
+    uint64_t target = x86_linear(cpu, X86_ES, to, r->size, true);
+    uint64_t count = MIN(left, MIN(elements_down(source, from, r->size), elements_down(target, to, r->size)));
+    uint64_t bytes = count * r->size, below = bytes - r->size;
+    if (count < 2 || !segment_holds(cpu, insn->seg, from - below, bytes) || !segment_holds(cpu, X86_ES, to - below, bytes)) {
+        return 0;
+    }
+    uint8_t *t = x86_tlb_hit(cpu, target, r->size, true);
+    if (t == NULL) {
+        return 0;
+    }
+    if (t < s && s < t + bytes) { /* a pattern that grows: element by element */
+        for (uint64_t i = 0; i < bytes; i += r->size) {
+            st_le(t - i, ld_le(s - i, r->size), r->size);
+        }
+    } else {
+        memmove(t - below, s - below, bytes);
+    }
+    advance(cpu, insn, X86_RSI, -(int64_t)bytes);
+    advance(cpu, insn, X86_RDI, -(int64_t)bytes);
+    return count;
+}
+
 /* --- STOS --- */
 
 static bool stos_element(X86Cpu *cpu, const X86Insn *insn, Repeat *r)
@@ -221,12 +259,13 @@ static uint64_t stos_run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint
 
 typedef uint64_t Run(X86Cpu *cpu, const X86Insn *insn, const Repeat *r, uint64_t left);
 
-static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element *element, Run *run,
+static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element *element, Run *up, Run *down,
                                       bool source)
 {
     Repeat r = repeat_of(cpu, insn);
+    Run *run = r.step < 0 ? down : up;
     truncate_registers(cpu, insn, &r, source, true);
-    if (!r.repeated || r.step < 0 || x86_hot(cpu)->rflags & X86_TF) {
+    if (!r.repeated || run == NULL || x86_hot(cpu)->rflags & X86_TF) {
         repeat(cpu, insn, &r, element);
         return;
     }
@@ -254,12 +293,12 @@ static ALWAYS_INLINE void repeat_runs(X86Cpu *cpu, const X86Insn *insn, Element 
 
 void x86_op_movs(X86Cpu *cpu, const X86Insn *insn)
 {
-    repeat_runs(cpu, insn, movs_element, movs_run, true);
+    repeat_runs(cpu, insn, movs_element, movs_run, movs_run_down, true);
 }
 
 void x86_op_stos(X86Cpu *cpu, const X86Insn *insn)
 {
-    repeat_runs(cpu, insn, stos_element, stos_run, false);
+    repeat_runs(cpu, insn, stos_element, stos_run, NULL, false);
 }
 
 /* --- LODS, SCAS, CMPS --- */
