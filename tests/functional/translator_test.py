@@ -17,7 +17,12 @@ PROGRAM = os.path.abspath(sys.argv[1])
 BASE, ENTRY, LOOP = 0xf0000, 0xfe100, 0xfe200
 
 
-def rom():
+# mov ecx,1000; 1: add eax,ecx; push eax; pop edx; dec ecx; jnz 1b; call 2f; jmp start; 2: ret
+WORKS = b'\xb9\xe8\x03\x00\x00\x01\xc8\x50\x5a\x49\x75\xf9\xe8\x02\x00\x00\x00\xeb\xed\xc3'
+WAITS = b'\x0f\x31\xf3\x90\xeb\xfa'  # 1: rdtsc; pause; jmp 1b
+
+
+def rom(loop):
     """Real mode at the reset vector, then 32-bit code with paging, a software interrupt, a #GP, and a loop."""
     image = bytearray(b'\xf4' * 65536)
 
@@ -45,17 +50,16 @@ def rom():
         b'\xcd\x40\xe9' + struct.pack('<i', LOOP - (ENTRY + 0x53)))                      # int 0x40; jmp LOOP
     length = 15 + 7 + 10 + 16 + 11 + 7 + 8 + 2 + 5
     put(ENTRY + length - 4, struct.pack('<i', LOOP - (ENTRY + length)))
-    # mov ecx,1000; 1: add eax,ecx; push eax; pop edx; dec ecx; jnz 1b; call 2f; jmp start; 2: ret
-    put(LOOP, b'\xb9\xe8\x03\x00\x00\x01\xc8\x50\x5a\x49\x75\xf9\xe8\x02\x00\x00\x00\xeb\xed\xc3')
+    put(LOOP, loop)
     return bytes(image)
 
 
 class Guest:
-    def __init__(self, *more):
+    def __init__(self, *more, loop=WORKS):
         self.dir = tempfile.TemporaryDirectory()
         path, self.log = (os.path.join(self.dir.name, name) for name in ('rom', 'log'))
         with open(path, 'wb') as file:
-            file.write(rom())
+            file.write(rom(loop))
         self.process = subprocess.Popen(
             [PROGRAM, '-M', 'pc', '-m', '16', '-display', 'none', '-net', 'none', '-serial', 'null', '-device', 'pvpanic',
              '-bios', path, '-monitor', 'stdio', '-D', self.log, *more],
@@ -141,6 +145,27 @@ def test_info_jit():
                     r'jump cache +\d+ misses', r'entries to code +[1-9]', r'left: unlinked branch [1-9]', r'left: indirect +\d',
                     r'TLB misses +\d+, then \d+', r'interpreted: blocks +\d+, elsewhere +[1-9]', r'^ +\w+ \([0-9a-f ]+\) +\d+'):
         assert re.search(pattern, text, re.M), (pattern, text)
+
+
+def cpu_seconds(process):
+    with open(f'/proc/{process.pid}/stat', encoding='utf-8') as file:
+        fields = file.read().rsplit(')', 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def test_waiting():
+    """Who waits by PAUSE alone leaves the host's processor to others; -overcommit cpu-pm=on keeps it."""
+    with Guest(loop=WAITS) as guest:
+        time.sleep(2)
+        before = cpu_seconds(guest.process)
+        time.sleep(3)
+        used = cpu_seconds(guest.process) - before
+        text = guest.ask('info jit')
+    assert used < 2, used
+    assert int(re.search(r'in PAUSE +\d+, slept (\d+)', text)[1]) > 100, text
+    with Guest('-overcommit', 'cpu-pm=on', loop=WAITS) as guest:
+        time.sleep(2)
+        assert re.search(r'in PAUSE +0, slept 0$', guest.ask('info jit'), re.M)
 
 
 def test_debugger_of_the_host():

@@ -1,14 +1,15 @@
 /*
  * vCPU threads: kicking, queued work, and the pause protocol.
  *
- * Invariant 1: whoever wants a CPU's attention sets a bit of *exit_req first and then looks at `halted`;
- * the CPU sets `halted` first and then looks at *exit_req under run_lock. So no wake-up is lost.
+ * Invariant 1: whoever wants a CPU's attention sets a bit of *exit_req first and then looks at `halted` and
+ * `naps`; the CPU sets these first and then looks at *exit_req under run_lock. So no wake-up is lost.
  * Invariant 2: `stopped` is true only while the CPU's thread waits in vcpu_wait_until_runnable().
  */
 #include "core/vm/vcpu.h"
 
 #include <sched.h>
 #include <stdatomic.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "accel/accel.h"
@@ -106,7 +107,7 @@ void vcpu_kick(Vcpu *vcpu, uint32_t requests)
     const AccelType *accel = vcpu->machine->accel_type;
 
     atomic_fetch_or(vcpu->exit_req, requests);
-    if ((requests & (VCPU_REQ_WORK | VCPU_REQ_STOP)) || atomic_load(&vcpu->halted)) {
+    if ((requests & (VCPU_REQ_WORK | VCPU_REQ_STOP)) || atomic_load(&vcpu->halted) || atomic_load(&vcpu->naps)) {
         wake_thread(vcpu);
     }
     if (vcpu->machine->icount) {
@@ -239,6 +240,22 @@ bool vcpu_wait_until_runnable(Vcpu *vcpu)
     atomic_fetch_and(vcpu->exit_req, ~(uint32_t)(VCPU_REQ_STOP | VCPU_REQ_WORK | VCPU_REQ_RESET));
     pthread_mutex_unlock(&vcpu->run_lock);
     return go_on;
+}
+
+void vcpu_nap(Vcpu *vcpu, unsigned us)
+{
+    struct timespec end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_nsec += (long)us * 1000;
+    end.tv_sec += end.tv_nsec / 1000000000;
+    end.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&vcpu->run_lock);
+    atomic_store(&vcpu->naps, true);
+    if (atomic_load(vcpu->exit_req) == 0) {
+        pthread_cond_clockwait(&vcpu->wake, &vcpu->run_lock, CLOCK_MONOTONIC, &end);
+    }
+    atomic_store(&vcpu->naps, false);
+    pthread_mutex_unlock(&vcpu->run_lock);
 }
 
 static void *vcpu_main(void *opaque)

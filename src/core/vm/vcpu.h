@@ -97,10 +97,11 @@ struct Vcpu {
     bool created, stop, stopped, exit;
     bool sandboxed; /* its own thread's: the filter of its kind is loaded */
     _Atomic bool halted;    /* HLT or waiting for SIPI */
+    _Atomic bool naps;      /* in vcpu_nap() */
     List work;              /* VcpuWork */
 };
 
-/* Sets request bits and wakes the CPU if it is halted. Any thread; also async signal safe but for the wake. */
+/* Sets request bits and wakes the CPU if it is halted or naps. Any thread; also async signal safe but for the wake. */
 void vcpu_kick(Vcpu *vcpu, uint32_t requests);
 /* Queues fn(vcpu, opaque) to run on the CPU's thread at its next poll point, with no lock held. */
 void vcpu_run_async(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
@@ -137,5 +138,7 @@ void vcpu_run_queued(Vcpu *vcpu);
  * requests. Returns false when the thread must end. Called between runs, no lock held.
  */
 bool vcpu_wait_until_runnable(Vcpu *vcpu);
+/* Gives the host CPU away until something is asked of the CPU, for so long at most. In the middle of a run, no lock held. */
+void vcpu_nap(Vcpu *vcpu, unsigned us);
 
 #endif

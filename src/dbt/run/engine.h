@@ -104,7 +104,7 @@ typedef struct DbtPage {
 } DbtPage;
 
 typedef struct DbtStats {
-    uint64_t blocks, insns, links, flushes, invalidated, translate_ticks, yields;
+    uint64_t blocks, insns, links, flushes, invalidated, translate_ticks, yields, naps;
     uint64_t checks, check_differs;
     uint64_t hot, hot_plain, code_bytes;
     uint64_t regions, region_insns, region_parts, hoisted, regions_dropped;
@@ -173,6 +173,7 @@ struct Dbt {
     uint64_t slots_used[1 << (PAGE_SLOT_BITS - 6)], slots_local[1 << (PAGE_SLOT_BITS - 6)]; /* bit n: slot n; its page is not global */
     bool flush_wanted;
     DbtHeat heat[1 << DBT_HEAT_BITS];
+    uint64_t paused_since, paused_last; /* TSC: when a row of PAUSE began, and its last look at the host */
     uint64_t site_time[X86_SITES]; /* TSC when its budget was filled */
     uint8_t site_uop[X86_SITES];
     uint16_t next_site;

@@ -81,7 +81,7 @@ static void describe_ways(const Dbt *d, GString *t)
     for (unsigned i = 0; i < LEAVE_KINDS; i++) {
         g_string_append_printf(t, "left: %-13s %" PRIu64 "\n", leave[i], s->leave[i]);
     }
-    g_string_append_printf(t, "gave way in PAUSE   %" PRIu64 "\n", s->yields);
+    g_string_append_printf(t, "gave way in PAUSE   %" PRIu64 ", slept %" PRIu64 "\n", s->yields, s->naps);
     g_string_append_printf(t, "code page lookups   %" PRIu64 "\n", s->fetches);
 }
 
