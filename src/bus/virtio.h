@@ -162,6 +162,8 @@ void virtq_unpop(VirtqElement *elem);
 void virtq_return(VirtqElement *elem);
 /* Returns the buffer with `written` bytes at its start; frees it. The driver is told by virtq_notify(). */
 void virtq_push(VirtqElement *elem, uint32_t written);
+/* The same for several buffers of one queue in the order they were popped: the driver finds all of them or none. */
+void virtq_push_all(VirtqElement *const *elems, const uint32_t *written, unsigned count);
 /* Marks bytes of the in buffers as written, and frees the element without returning it (reset). */
 void virtq_discard(VirtqElement *elem);
 void virtq_notify(Virtqueue *vq);

@@ -184,20 +184,49 @@ static void mark_written(VirtqElement *elem, uint64_t written)
     }
 }
 
-void virtq_push(VirtqElement *elem, uint32_t written)
+/* From the last to the first, by which a driver of a packed ring knows of all. */
+static void put_used(Virtqueue *vq, VirtqElement *const *elems, const uint32_t *written, unsigned count)
 {
-    Virtqueue *vq = elem->vq;
+    uint16_t slots = 0;
 
-    mark_written(elem, written);
-    vq->inflight -= vq->inflight > 0;
-    if (virtio_ready(vq->vdev) && mapped(vq)) {
+    for (unsigned i = 0; i < count; i++) {
+        slots = (uint16_t)(slots + elems[i]->slots);
+    }
+    uint16_t ahead = slots;
+    for (unsigned i = count; i-- > 0;) {
+        ahead = (uint16_t)(ahead - elems[i]->slots);
         if (is_packed(vq)) {
-            virtq_packed_push(vq, elem->id, elem->slots, written);
+            virtq_packed_fill(vq, ahead, elems[i]->id, written[i]);
         } else {
-            virtq_split_push(vq, elem->id, written);
+            virtq_split_fill(vq, (uint16_t)i, elems[i]->id, written[i]);
         }
     }
-    g_free(elem);
+    if (is_packed(vq)) {
+        virtq_packed_publish(vq, slots);
+    } else {
+        virtq_split_publish(vq, (uint16_t)count);
+    }
+}
+
+void virtq_push_all(VirtqElement *const *elems, const uint32_t *written, unsigned count)
+{
+    Virtqueue *vq = elems[0]->vq;
+
+    for (unsigned i = 0; i < count; i++) {
+        mark_written(elems[i], written[i]);
+        vq->inflight -= vq->inflight > 0;
+    }
+    if (virtio_ready(vq->vdev) && mapped(vq)) {
+        put_used(vq, elems, written, count);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        g_free(elems[i]);
+    }
+}
+
+void virtq_push(VirtqElement *elem, uint32_t written)
+{
+    virtq_push_all(&elem, &written, 1);
 }
 
 void virtq_discard(VirtqElement *elem)

@@ -156,14 +156,22 @@ VirtqElement *virtq_packed_pop(Virtqueue *vq, size_t size)
     return elem;
 }
 
-void virtq_packed_push(Virtqueue *vq, uint16_t id, uint16_t slots, uint32_t written)
+void virtq_packed_fill(Virtqueue *vq, uint16_t ahead, uint16_t id, uint32_t written)
 {
-    uint8_t *d = vq->desc_ptr + vq->used_idx * VIRTQ_DESC_SIZE;
+    uint16_t at = vq->used_idx;
+    bool wrap = vq->used_wrap;
+
+    advance(&at, &wrap, vq->size, ahead);
+    uint8_t *d = vq->desc_ptr + at * VIRTQ_DESC_SIZE;
     st32_le(d + 8, written);
     st16_le(d + 12, id);
     atomic_thread_fence(memory_order_release);
-    put16(d + 14, (uint16_t)((vq->used_wrap ? DESC_AVAIL | DESC_USED : 0) | (written ? VIRTQ_DESC_WRITE : 0)));
+    put16(d + 14, (uint16_t)((wrap ? DESC_AVAIL | DESC_USED : 0) | (written ? VIRTQ_DESC_WRITE : 0)));
     virtq_area_written(vq, d, VIRTQ_DESC_SIZE);
+}
+
+void virtq_packed_publish(Virtqueue *vq, uint16_t slots)
+{
     advance(&vq->used_idx, &vq->used_wrap, vq->size, slots);
 }
 

@@ -33,7 +33,9 @@ bool virtq_split_empty(Virtqueue *vq);
 VirtqElement *virtq_split_pop(Virtqueue *vq, size_t size);
 /* The buffer that begins at a descriptor. */
 VirtqElement *virtq_split_take(Virtqueue *vq, size_t size, uint16_t head);
-void virtq_split_push(Virtqueue *vq, uint16_t id, uint32_t written);
+/* A used entry `ahead` of the next one; the driver sees the entries when they are published. */
+void virtq_split_fill(Virtqueue *vq, uint16_t ahead, uint16_t id, uint32_t written);
+void virtq_split_publish(Virtqueue *vq, uint16_t count);
 bool virtq_split_should_notify(Virtqueue *vq);
 void virtq_split_set_notification(Virtqueue *vq, bool on);
 
@@ -42,7 +44,9 @@ bool virtq_packed_empty(Virtqueue *vq);
 VirtqElement *virtq_packed_pop(Virtqueue *vq, size_t size);
 /* The buffer of these entries, which are copies. */
 VirtqElement *virtq_packed_take(Virtqueue *vq, size_t size, const uint8_t *entries, uint16_t slots);
-void virtq_packed_push(Virtqueue *vq, uint16_t id, uint16_t slots, uint32_t written);
+/* The same, `ahead` in descriptors: the driver sees them as soon as the one with ahead 0, which comes last, is there. */
+void virtq_packed_fill(Virtqueue *vq, uint16_t ahead, uint16_t id, uint32_t written);
+void virtq_packed_publish(Virtqueue *vq, uint16_t slots);
 bool virtq_packed_should_notify(Virtqueue *vq);
 void virtq_packed_set_notification(Virtqueue *vq, bool on);
 void virtq_packed_unpop(Virtqueue *vq, uint16_t slots);

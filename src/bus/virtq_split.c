@@ -121,13 +121,17 @@ VirtqElement *virtq_split_pop(Virtqueue *vq, size_t size)
     return elem;
 }
 
-void virtq_split_push(Virtqueue *vq, uint16_t id, uint32_t written)
+void virtq_split_fill(Virtqueue *vq, uint16_t ahead, uint16_t id, uint32_t written)
 {
-    uint8_t *entry = vq->used_ptr + 4 + 8 * (vq->used_idx & (vq->size - 1));
+    uint8_t *entry = vq->used_ptr + 4 + 8 * ((uint16_t)(vq->used_idx + ahead) & (vq->size - 1));
     st32_le(entry, id);
     st32_le(entry + 4, written);
+}
+
+void virtq_split_publish(Virtqueue *vq, uint16_t count)
+{
     atomic_thread_fence(memory_order_release);
-    vq->used_idx++;
+    vq->used_idx = (uint16_t)(vq->used_idx + count);
     put16(vq->used_ptr + 2, vq->used_idx);
     virtq_area_written(vq, vq->used_ptr, 4 + 8 * vq->size);
 }

@@ -42,6 +42,13 @@ static inline void pci_fixture_teardown(PciFixture *f)
     machine_free(f->machine);
 }
 
+/* What a driver does first: the device may use memory. */
+static inline void pci_fixture_bus_master(PciFixture *f, const PciDevice *pci)
+{
+    (void)mem_store(f->machine->io_as, 0xcf8, 4, 0x80000000 | pci->devfn << 8 | PCI_COMMAND);
+    (void)mem_store(f->machine->io_as, 0xcfc, 2, 7); /* I/O, memory, bus master */
+}
+
 /* Byte `at` of the images that test_image() makes. */
 static inline uint8_t test_pattern(size_t at)
 {

@@ -3,6 +3,7 @@
  * filters, promiscuity, several queue pairs. Checksum and segmentation offloads are not offered: the back ends
  * carry plain frames.
  */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/endian.h"
@@ -110,10 +111,18 @@ static bool take_buffers(VirtioNet *net, size_t total, VirtqElement *elems[RX_BU
     return room >= total;
 }
 
+static void give_back(VirtqElement *elems[RX_BUFFERS], unsigned count)
+{
+    while (count) {
+        virtq_unpop(elems[--count]);
+    }
+}
+
 static bool receive(NetPort *port, const uint8_t *frame, size_t length)
 {
     VirtioNet *net = port->opaque;
     VirtqElement *elems[RX_BUFFERS];
+    uint32_t written[RX_BUFFERS];
     uint8_t header[HEADER_MRG] = { 0 };
     unsigned count, head = header_size(net);
     bool merge = virtio_has(&net->vdev, F_MRG_RXBUF);
@@ -123,16 +132,20 @@ static bool receive(NetPort *port, const uint8_t *frame, size_t length)
     }
     if (!take_buffers(net, head + length, elems, &count)) {
         bool hopeless = count > 0 && (!merge || count == RX_BUFFERS);
-        while (count) {
-            virtq_unpop(elems[--count]);
-        }
+        give_back(elems, count);
         if (hopeless) {
             virtio_break(&net->vdev, "receive buffers too small for a frame of %zu bytes", length);
             return true;
         }
-        virtq_set_notification(net->rx, true);
-        /* The driver may have added buffers in between. */
-        return false;
+        /*
+         * Looking told the driver where to notify from. What it added before it saw that, it did not tell of: so
+         * look once more behind a barrier.
+         */
+        atomic_thread_fence(memory_order_seq_cst);
+        if (!take_buffers(net, head + length, elems, &count)) {
+            give_back(elems, count);
+            return false;
+        }
     }
     st16_le(header + 10, (uint16_t)count);
     size_t done = 0;
@@ -143,8 +156,9 @@ static bool receive(NetPort *port, const uint8_t *frame, size_t length)
         }
         size_t part = iov_from_buf(elems[i]->in, elems[i]->in_count, at, frame + done, length - done);
         done += part;
-        virtq_push(elems[i], (uint32_t)(at + part));
+        written[i] = (uint32_t)(at + part);
     }
+    virtq_push_all(elems, written, count);
     virtq_notify(net->rx);
     return true;
 }

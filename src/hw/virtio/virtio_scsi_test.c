@@ -1,32 +1,10 @@
-#include <errno.h>
-#include <string.h>
-
-#include "base/endian.h"
 #include "bus/scsi.h"
-#include "bus/virtio.h"
 #include "hw/block/disk_conf.h"
-#include "hw/test_util.h"
+#include "hw/virtio/test_driver.h"
 
-/* A machine with memory and a virtio-scsi adapter; the test is the driver, with its rings at fixed places. */
-typedef struct Fixture {
-    PciFixture pc;
-    VirtioDevice *vdev;
-    uint8_t *mem;
-    uint16_t avail[3];
-} Fixture;
+typedef Driver Fixture;
 
-enum { RAM_SIZE = 1 << 20, RING = 0x10000, DATA = 0x80000, ENTRIES = 64, CONTROL = 0, EVENTS = 1, REQUESTS = 2 };
-enum { NEXT = 1, WRITE = 2, INDIRECT = 4, HEADER = 51, RESPONSE = 108 };
-
-static uint64_t desc_at(unsigned queue)
-{
-    return RING + queue * 0x2000u;
-}
-
-static uint8_t *ring(Fixture *f, unsigned queue, unsigned part)
-{
-    return f->mem + desc_at(queue) + part * 0x800;
-}
+enum { CONTROL = 0, EVENTS = 1, REQUESTS = 2, HEADER = 51, RESPONSE = 108, DATA = DRIVER_DATA };
 
 static void add_disk(Fixture *f, const char *id)
 {
@@ -44,103 +22,40 @@ static void add_disk(Fixture *f, const char *id)
     error_never(device_plug(dev, NULL));
 }
 
-/* As a driver of virtio 1.0 does, without the registers. */
 static void start_driver(Fixture *f)
 {
-    VirtioDevice *vdev = f->vdev;
-    virtio_reset(vdev);
-    memset(f->mem + RING, 0, 3 * 0x2000);
-    memset(f->avail, 0, sizeof(f->avail));
-    virtio_set_status(vdev, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER);
-    g_assert_true(virtio_set_features(vdev, vdev->host_features & (BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC) | 6)));
-    virtio_set_status(vdev, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK);
-    for (unsigned i = 0; i < 3; i++) {
-        Virtqueue *vq = &vdev->queue[i];
-        vq->size = ENTRIES;
-        vq->desc = desc_at(i);
-        vq->avail = desc_at(i) + 0x800;
-        vq->used = desc_at(i) + 0x1000;
-        vq->enabled = true;
-    }
-    virtio_set_status(vdev, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK | VIRTIO_DRIVER_OK);
+    driver_start(f, BIT64(VIRTIO_F_INDIRECT_DESC) | 6);
 }
 
 static void setup(Fixture *f, gconstpointer unused)
 {
-    pci_fixture_setup(&f->pc, RAM_SIZE);
-    Device *dev = device_new(f->pc.machine, device_type_find("virtio-scsi-pci"), "s");
-    error_never(device_plug(dev, &f->pc.pci->bus));
-    f->vdev = container_of(dev, VirtioDevice, dev);
-    /* Bus master. */
-    (void)mem_store(f->pc.machine->io_as, 0xcf8, 4, 0x80000000 | f->vdev->pci.devfn << 8 | PCI_COMMAND);
-    (void)mem_store(f->pc.machine->io_as, 0xcfc, 2, 4);
-    uint64_t length = RAM_SIZE;
-    f->mem = mem_map(f->pc.machine->as, 0, &length, true);
-    g_assert_nonnull(f->mem);
+    driver_setup(f, "virtio-scsi-pci", NULL);
     add_disk(f, "d0");
     start_driver(f);
 }
 
 static void teardown(Fixture *f, gconstpointer unused)
 {
-    pci_fixture_teardown(&f->pc);
-}
-
-/* --- the driver's side --- */
-
-static void put_desc(Fixture *f, unsigned queue, unsigned i, uint64_t addr, uint32_t length, uint16_t flags, uint16_t next)
-{
-    uint8_t *at = ring(f, queue, 0) + 16 * i;
-    st64_le(at, addr);
-    st32_le(at + 8, length);
-    st16_le(at + 12, flags);
-    st16_le(at + 14, next);
-}
-
-static void offer(Fixture *f, unsigned queue, uint16_t head)
-{
-    uint8_t *avail = ring(f, queue, 1);
-    st16_le(avail + 4 + 2 * (f->avail[queue] % ENTRIES), head);
-    st16_le(avail + 2, ++f->avail[queue]);
-}
-
-static uint16_t used(Fixture *f, unsigned queue)
-{
-    return ld16_le(ring(f, queue, 2) + 2);
-}
-
-static void turn(Fixture *f)
-{
-    lock_release(&f->pc.machine->lock);
-    loop_run_once(f->pc.machine->loop, NS_PER_MS);
-    lock_acquire(&f->pc.machine->lock);
-}
-
-static void wait_used(Fixture *f, unsigned queue, uint16_t count)
-{
-    for (unsigned i = 0; used(f, queue) != count; i++) {
-        g_assert_cmpuint(i, <, 10000);
-        turn(f);
-    }
+    driver_teardown(f);
 }
 
 /* Header at DATA, response behind it, data at DATA + 0x1000. Returns the response. */
 static const uint8_t *request(Fixture *f, const uint8_t *lun, const uint8_t *cdb, unsigned length, uint32_t bytes, bool write)
 {
     uint8_t *header = f->mem + DATA;
-    uint16_t count = used(f, REQUESTS) + 1;
+    uint16_t count = driver_used(f, REQUESTS) + 1;
     memset(header, 0, 0x400);
     memcpy(header, lun, 8);
     memcpy(header + 19, cdb, length);
-    put_desc(f, REQUESTS, 0, DATA, HEADER, NEXT, write ? 2 : 1);
-    put_desc(f, REQUESTS, 2, DATA + 0x1000, bytes, NEXT | (write ? 0 : WRITE), 1);
-    put_desc(f, REQUESTS, 1, DATA + 0x200, RESPONSE, WRITE | (bytes && !write ? NEXT : 0), 2);
+    driver_desc(f, REQUESTS, 0, DATA, HEADER, NEXT, write ? 2 : 1);
+    driver_desc(f, REQUESTS, 2, DATA + 0x1000, bytes, NEXT | (write ? 0 : WRITE), 1);
+    driver_desc(f, REQUESTS, 1, DATA + 0x200, RESPONSE, WRITE | (bytes && !write ? NEXT : 0), 2);
     if (!write) {
-        put_desc(f, REQUESTS, 2, DATA + 0x1000, bytes, WRITE, 0);
+        driver_desc(f, REQUESTS, 2, DATA + 0x1000, bytes, WRITE, 0);
     }
-    offer(f, REQUESTS, 0);
+    driver_offer(f, REQUESTS, 0);
     virtio_queue_notified(f->vdev, REQUESTS);
-    wait_used(f, REQUESTS, count);
+    driver_wait_used(f, REQUESTS, count);
     return header + 0x200;
 }
 
@@ -172,16 +87,16 @@ static void test_requests(Fixture *f, gconstpointer unused)
 
 static uint8_t manage(Fixture *f, uint32_t function, const uint8_t *lun)
 {
-    uint16_t count = used(f, CONTROL) + 1;
+    uint16_t count = driver_used(f, CONTROL) + 1;
     uint8_t *at = f->mem + DATA + 0x800;
     memset(at, 0, 24);
     st32_le(at + 4, function);
     memcpy(at + 8, lun, 8);
-    put_desc(f, CONTROL, 0, DATA + 0x800, 24, NEXT, 1);
-    put_desc(f, CONTROL, 1, DATA + 0x900, 1, WRITE, 0);
-    offer(f, CONTROL, 0);
+    driver_desc(f, CONTROL, 0, DATA + 0x800, 24, NEXT, 1);
+    driver_desc(f, CONTROL, 1, DATA + 0x900, 1, WRITE, 0);
+    driver_offer(f, CONTROL, 0);
     virtio_queue_notified(f->vdev, CONTROL);
-    wait_used(f, CONTROL, count);
+    driver_wait_used(f, CONTROL, count);
     return f->mem[DATA + 0x900];
 }
 
@@ -200,18 +115,18 @@ static void test_management(Fixture *f, gconstpointer unused)
 static void test_events(Fixture *f, gconstpointer unused)
 {
     const uint8_t *event = f->mem + DATA + 0x400;
-    put_desc(f, EVENTS, 0, DATA + 0x400, 16, WRITE, 0);
-    offer(f, EVENTS, 0);
+    driver_desc(f, EVENTS, 0, DATA + 0x400, 16, WRITE, 0);
+    driver_offer(f, EVENTS, 0);
     add_disk(f, "d1");
-    wait_used(f, EVENTS, 1);
+    driver_wait_used(f, EVENTS, 1);
     g_assert_cmphex(ld32_le(event), ==, 1);
     g_assert_cmphex(event[5], ==, 1); /* target */
     g_assert_cmphex(ld32_le(event + 12), ==, 1);
     /* No buffer: the next one tells that something was missed. */
     device_unplug(device_find(f->pc.machine, "d1"));
-    offer(f, EVENTS, 0);
+    driver_offer(f, EVENTS, 0);
     virtio_queue_notified(f->vdev, EVENTS);
-    wait_used(f, EVENTS, 2);
+    driver_wait_used(f, EVENTS, 2);
     g_assert_cmphex(ld32_le(event), ==, 0x80000000u);
 }
 
@@ -219,12 +134,12 @@ static void test_events(Fixture *f, gconstpointer unused)
 
 static void random_descriptors(Fixture *f, GRand *rand, unsigned queue)
 {
-    for (unsigned i = 0; i < ENTRIES; i++) {
+    for (unsigned i = 0; i < DRIVER_ENTRIES; i++) {
         bool sane = g_rand_int_range(rand, 0, 8) != 0;
         uint64_t addr = sane ? DATA + (uint64_t)g_rand_int_range(rand, 0, 0x10000) : (uint64_t)g_rand_int(rand) << (g_rand_int(rand) % 32);
         uint32_t length = sane ? (uint32_t)g_rand_int_range(rand, 0, 2048) : g_rand_int(rand);
         uint16_t flags = (uint16_t)(g_rand_int(rand) & (sane ? NEXT | WRITE : 7));
-        put_desc(f, queue, i, addr, length, flags, (uint16_t)(g_rand_int(rand) % (sane ? ENTRIES : 65536)));
+        driver_desc(f, queue, i, addr, length, flags, (uint16_t)(g_rand_int(rand) % (sane ? DRIVER_ENTRIES : 65536)));
     }
 }
 
@@ -238,8 +153,8 @@ static void test_hostile(Fixture *f, gconstpointer unused)
         if (round % 4 == 0) {
             random_descriptors(f, rand, queue);
         } else if (queue == REQUESTS) { /* a chain that begins well */
-            put_desc(f, queue, 5, DATA, HEADER, NEXT, 6);
-            put_desc(f, queue, 6, DATA + 0x200, RESPONSE + g_rand_int(rand) % 4096, WRITE, 0);
+            driver_desc(f, queue, 5, DATA, HEADER, NEXT, 6);
+            driver_desc(f, queue, 6, DATA + 0x200, RESPONSE + g_rand_int(rand) % 4096, WRITE, 0);
         }
         for (unsigned i = 0; i < 64; i++) {
             f->mem[DATA + i] = (uint8_t)g_rand_int(rand);
@@ -247,10 +162,10 @@ static void test_hostile(Fixture *f, gconstpointer unused)
         f->mem[DATA] = round % 3 ? 1 : f->mem[DATA];
         f->mem[DATA + 1] = 0;
         st16_le(f->mem + DATA + 2, (uint16_t)(g_rand_int(rand) & 0x4000));
-        offer(f, queue, (uint16_t)(round % 2 ? 5 : g_rand_int(rand) % (round % 100 ? ENTRIES : 65536)));
+        driver_offer(f, queue, (uint16_t)(round % 2 ? 5 : g_rand_int(rand) % (round % 100 ? DRIVER_ENTRIES : 65536)));
         virtio_queue_notified(f->vdev, queue);
         if (round % 16 == 0) {
-            turn(f);
+            driver_turn(f);
         }
         if (f->vdev->broken || round % 500 == 499) {
             broken += f->vdev->broken;
