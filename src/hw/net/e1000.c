@@ -40,6 +40,7 @@ typedef struct E1000 {
     Timer throttle;
     Work transmit;
     E1000Packet packet;
+    GByteArray *gathered; /* the packet's bytes in a saved state */
 } E1000;
 
 static E1000 *of_dev(Device *dev)
@@ -290,16 +291,34 @@ static uint32_t ring_free(E1000 *e)
     return head < count && tail < count ? (tail + count - head) % count : 0;
 }
 
+/* Counters stay at their maximum. */
+static void count(E1000 *e, uint32_t addr, uint32_t more)
+{
+    uint32_t sum;
+    *reg(e, addr) = __builtin_add_overflow(*reg(e, addr), more, &sum) ? UINT32_MAX : sum;
+}
+
+/* Those of 64 bits. */
+static void count_octets(E1000 *e, uint32_t low, size_t more)
+{
+    uint64_t sum;
+    if (__builtin_add_overflow((uint64_t)*reg(e, low + 4) << 32 | *reg(e, low), more, &sum)) {
+        sum = UINT64_MAX;
+    }
+    *reg(e, low) = (uint32_t)sum;
+    *reg(e, low + 4) = (uint32_t)(sum >> 32);
+}
+
 static void count_received(E1000 *e, const uint8_t *frame, size_t length)
 {
-    ++*reg(e, E1000_GPRC);
-    ++*reg(e, E1000_TPR);
-    *reg(e, E1000_GORCL) += (uint32_t)length;
-    *reg(e, E1000_TORL) += (uint32_t)length;
+    count(e, E1000_GPRC, 1);
+    count(e, E1000_TPR, 1);
+    count_octets(e, E1000_GORCL, length);
+    count_octets(e, E1000_TORL, length);
     if (nic_is_broadcast(frame)) {
-        ++*reg(e, E1000_BPRC);
+        count(e, E1000_BPRC, 1);
     } else if (nic_is_multicast(frame)) {
-        ++*reg(e, E1000_MPRC);
+        count(e, E1000_MPRC, 1);
     }
 }
 
@@ -402,10 +421,10 @@ static void put_on_wire(void *opaque, const uint8_t *frame, size_t length)
         frame = padded;
         length = MIN_FRAME;
     }
-    ++*reg(e, E1000_GPTC);
-    ++*reg(e, E1000_TPT);
-    *reg(e, E1000_GOTCL) += (uint32_t)length;
-    *reg(e, E1000_TOTL) += (uint32_t)length;
+    count(e, E1000_GPTC, 1);
+    count(e, E1000_TPT, 1);
+    count_octets(e, E1000_GOTCL, length);
+    count_octets(e, E1000_TOTL, length);
     net_send(&e->nic.port, frame, length);
 }
 
@@ -437,7 +456,8 @@ static void legacy_checksum(E1000Packet *packet, uint32_t word2, const uint8_t d
     }
 }
 
-static void transmit_descriptor(E1000 *e, uint8_t desc[DESC])
+/* Returns the number of frames that went out. */
+static unsigned transmit_descriptor(E1000 *e, uint8_t desc[DESC])
 {
     E1000Packet *packet = &e->packet;
     uint32_t word2 = ld32_le(desc + 8), word3 = ld32_le(desc + 12);
@@ -445,7 +465,7 @@ static void transmit_descriptor(E1000 *e, uint8_t desc[DESC])
 
     if (extended && (word2 >> 20 & 15) == TXD_TYPE_CONTEXT) {
         take_context(packet, desc);
-        return;
+        return 0;
     }
     if (packet->length == 0 && extended) {
         packet->insert_ip = (word3 & TXD_POPT_IXSM) != 0;
@@ -456,32 +476,36 @@ static void transmit_descriptor(E1000 *e, uint8_t desc[DESC])
     }
     append(e, ld64_le(desc), extended ? word2 & 0xfffff : word2 & 0xffff);
     if (!(word2 & TXD_EOP)) {
-        return;
+        return 0;
     }
     packet->vlan = (word2 & TXD_VLE) && (*reg(e, E1000_CTRL) & CTRL_VME);
     packet->vlan_tag = (uint16_t)(word3 >> 16);
     if (!extended) {
         legacy_checksum(packet, word2, desc);
     }
-    e1000_packet_send(packet, put_on_wire, e);
+    unsigned frames = e1000_packet_send(packet, put_on_wire, e);
     packet->length = 0;
+    return frames;
 }
 
 static void transmit(void *opaque)
 {
     E1000 *e = opaque;
     uint32_t count = *reg(e, E1000_TDLEN) / DESC, causes = 0;
-    unsigned budget = TX_BUDGET;
+    unsigned done = 0;
     uint8_t desc[DESC];
 
+    if (!machine_running(e->pci.dev.machine)) {
+        return; /* e1000_resumed() comes back to it */
+    }
     if (!(*reg(e, E1000_TCTL) & TCTL_EN) || count == 0 || *reg(e, E1000_TDT) >= count || *reg(e, E1000_TDH) >= count) {
         return;
     }
-    while (*reg(e, E1000_TDH) != *reg(e, E1000_TDT) && budget--) {
+    while (*reg(e, E1000_TDH) != *reg(e, E1000_TDT) && done < TX_BUDGET) {
         uint32_t head = *reg(e, E1000_TDH);
         uint64_t at = ring_base(e, E1000_TDBAL) + (uint64_t)head * DESC;
         pci_dma_read(&e->pci, at, desc, DESC);
-        transmit_descriptor(e, desc);
+        done += 1 + transmit_descriptor(e, desc);
         if (ld32_le(desc + 8) & TXD_RS) {
             desc[12] |= TXD_STATUS_DD;
             pci_dma_write(&e->pci, at + 12, desc + 12, 4);
@@ -527,6 +551,22 @@ static bool is_statistic(uint32_t addr)
     return addr >= E1000_STATISTICS && addr < E1000_STATISTICS_END;
 }
 
+/* Reading a counter clears it; one of 64 bits with its upper half, which drivers read last. */
+static void read_clears(E1000 *e, uint32_t addr)
+{
+    static const uint16_t wide[] = { E1000_GORCL, E1000_GOTCL, E1000_TORL, E1000_TOTL };
+
+    for (size_t i = 0; i < ARRAY_SIZE(wide); i++) {
+        if (addr == wide[i]) {
+            return;
+        }
+        if (addr == wide[i] + 4u) {
+            *reg(e, wide[i]) = 0;
+        }
+    }
+    *reg(e, addr) = 0;
+}
+
 static uint64_t mmio_read(void *opaque, uint64_t addr, unsigned size)
 {
     E1000 *e = opaque;
@@ -547,7 +587,7 @@ static uint64_t mmio_read(void *opaque, uint64_t addr, unsigned size)
     default:
         value = *reg(e, (uint32_t)addr);
         if (is_statistic((uint32_t)addr)) {
-            *reg(e, (uint32_t)addr) = 0; /* reading clears */
+            read_clears(e, (uint32_t)addr);
         }
         return value;
     }
@@ -680,6 +720,7 @@ static Error *e1000_plug(Device *dev)
 static void e1000_unplug(Device *dev)
 {
     nic_detach(&of_dev(dev)->nic);
+    g_clear_pointer(&of_dev(dev)->gathered, g_byte_array_unref);
 }
 
 static void e1000_reset(Device *dev)
@@ -693,12 +734,44 @@ static void e1000_reset(Device *dev)
 static Error *e1000_loaded(Device *dev)
 {
     E1000 *e = of_dev(dev);
+    E1000Packet *packet = &e->packet;
+
     set_link(e);
-    work_schedule(&e->transmit);
+    packet->length = e->gathered ? e->gathered->len : 0;
+    if (packet->length) {
+        memcpy(packet->data, e->gathered->data, packet->length);
+    }
+    g_clear_pointer(&e->gathered, g_byte_array_unref);
     return NULL;
 }
 
+static void e1000_saving(Device *dev)
+{
+    E1000 *e = of_dev(dev);
+
+    g_clear_pointer(&e->gathered, g_byte_array_unref);
+    if (e->packet.length) {
+        e->gathered = g_byte_array_append(g_byte_array_new(), e->packet.data, e->packet.length);
+    }
+}
+
+static void e1000_resumed(Device *dev)
+{
+    work_schedule(&of_dev(dev)->transmit);
+}
+
 static const Prop props[] = { NIC_CONF_PROPS(E1000, nic, pci.dev), { 0 } };
+static const StateField context_state[] = {
+    STATE_U8(E1000Context, ipcss), STATE_U8(E1000Context, ipcso), STATE_U8(E1000Context, tucss), STATE_U8(E1000Context, tucso),
+    STATE_U8(E1000Context, hdrlen), STATE_U16(E1000Context, ipcse), STATE_U16(E1000Context, tucse), STATE_U16(E1000Context, mss),
+    STATE_U32(E1000Context, paylen), STATE_BOOL(E1000Context, ip4), STATE_BOOL(E1000Context, tcp), { 0 },
+};
+/* Drivers keep a context in force for many packets, and may post a packet in parts. */
+static const StateField packet_state[] = {
+    STATE_STRUCT(E1000Packet, context, context_state), STATE_BOOL(E1000Packet, insert_ip), STATE_BOOL(E1000Packet, insert_tu),
+    STATE_BOOL(E1000Packet, segment), STATE_BOOL(E1000Packet, vlan), STATE_U16(E1000Packet, vlan_tag),
+    STATE_NOT(E1000Packet, length, "of what is gathered"), STATE_NOT(E1000Packet, data, "what is gathered"), { 0 },
+};
 static const StateField state[] = {
     STATE_U32_ARRAY(E1000, regs),
     STATE_U16_ARRAY(E1000, phy),
@@ -707,7 +780,8 @@ static const StateField state[] = {
     STATE_NOT(E1000, nic, "configuration"),
     STATE_NOT(E1000, eeprom, "made from the address"),
     STATE_NOT(E1000, spi, "an access is begun anew"),
-    STATE_NOT(E1000, packet, "a packet is gathered inside one run of the queue, as drivers post them"),
+    STATE_STRUCT(E1000, packet, packet_state),
+    STATE_BUFFER(E1000, gathered, E1000_TX_MAX, 2),
     { 0 },
 };
 
@@ -719,7 +793,8 @@ static const PciIdent ident_82540em = IDENT(0x100e), ident_82544gc = IDENT(0x100
 #define E1000_TYPE(ident, nm, als, chip, text)                                                     \
     DEVICE_TYPE(ident, PCI_DEVICE_OBJECT(nm, E1000, props), .alias = als, .desc = text, .category = DEV_NETWORK, .bus = &pci_bus_type, \
                 .pci = &ident_##chip, .state = state, .hotplug = true, .plug = e1000_plug, .unplug = e1000_unplug,                  \
-                .reset = e1000_reset, .loaded = e1000_loaded, .extra = &kind_##chip)
+                .state_version = 2, .state_min_version = 2, .reset = e1000_reset, .saving = e1000_saving, .loaded = e1000_loaded, \
+                .resumed = e1000_resumed, .extra = &kind_##chip)
 E1000_TYPE(e1000, "e1000", "e1000-82540em", 82540em, "Intel Gigabit Ethernet");
 E1000_TYPE(e1000_82544gc, "e1000-82544gc", NULL, 82544gc, "Intel Gigabit Ethernet");
 E1000_TYPE(e1000_82545em, "e1000-82545em", NULL, 82545em, "Intel Gigabit Ethernet");

@@ -86,16 +86,17 @@ static void insert_checksums(const E1000Packet *packet, uint8_t *frame, size_t l
     }
 }
 
-static void send_segments(E1000Packet *packet, void (*send)(void *opaque, const uint8_t *frame, size_t length), void *opaque)
+static unsigned send_segments(E1000Packet *packet, void (*send)(void *opaque, const uint8_t *frame, size_t length), void *opaque)
 {
     const E1000Context *c = &packet->context;
     uint32_t header = c->hdrlen, total = packet->length - header, done = 0;
+    unsigned number;
     uint8_t frame[FRAME_MAX];
 
-    for (unsigned number = 0; done < total; number++) {
+    for (number = 0; done < total; number++) {
         uint32_t part = MIN((uint32_t)c->mss, total - done);
         if (header + part > sizeof(frame)) {
-            return;
+            return number;
         }
         memcpy(frame, packet->data, header);
         memcpy(frame + header, packet->data + header + done, part);
@@ -104,16 +105,20 @@ static void send_segments(E1000Packet *packet, void (*send)(void *opaque, const 
         send_frame(packet, frame, header + part, send, opaque);
         done += part;
     }
+    return number;
 }
 
-void e1000_packet_send(E1000Packet *packet, void (*send)(void *opaque, const uint8_t *frame, size_t length), void *opaque)
+unsigned e1000_packet_send(E1000Packet *packet, void (*send)(void *opaque, const uint8_t *frame, size_t length), void *opaque)
 {
     const E1000Context *c = &packet->context;
 
     if (packet->segment && c->mss && c->hdrlen && packet->length > c->hdrlen) {
-        send_segments(packet, send, opaque);
-    } else if (packet->length) {
+        return send_segments(packet, send, opaque);
+    }
+    if (packet->length) {
         insert_checksums(packet, packet->data, packet->length);
         send_frame(packet, packet->data, packet->length, send, opaque);
+        return 1;
     }
+    return 0;
 }

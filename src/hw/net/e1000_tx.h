@@ -26,7 +26,7 @@ typedef struct E1000Packet {
 
 /* Puts the ones' complement sum of [start, end] (end 0: to the last byte) at `at`; fields outside are ignored. */
 void e1000_insert_checksum(uint8_t *frame, size_t length, size_t start, size_t end, size_t at);
-/* Calls send() with each frame that the packet makes. */
-void e1000_packet_send(E1000Packet *packet, void (*send)(void *opaque, const uint8_t *frame, size_t length), void *opaque);
+/* Calls send() with each frame that the packet makes. Returns their number. */
+unsigned e1000_packet_send(E1000Packet *packet, void (*send)(void *opaque, const uint8_t *frame, size_t length), void *opaque);
 
 #endif
