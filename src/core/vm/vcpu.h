@@ -44,6 +44,7 @@ enum {
     VCPU_REQ_TIMER = BIT(10),
     VCPU_REQ_TLB = BIT(11),   /* flush the soft TLB */
     VCPU_REQ_MCE = BIT(12),
+    VCPU_REQ_VIRQ = BIT(13),  /* a hypervisor in the guest has a virtual interrupt for its own guest */
 };
 
 /* What cpu/<isa> gives for every CPU of its kind; all functions run on the vCPU's thread or while it is stopped. */

@@ -188,7 +188,7 @@ void x86_cpu_reset(X86Cpu *cpu, bool init)
     }
     x86_fpu_reset(cpu, init);
     uint32_t gone = VCPU_REQ_IRQ | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_APIC | VCPU_REQ_DEBUG |
-                    VCPU_REQ_MCE;
+                    VCPU_REQ_MCE | VCPU_REQ_VIRQ;
     if (!init) {
         gone |= VCPU_REQ_SIPI; /* one that came right after INIT stays */
     }

@@ -15,7 +15,37 @@
 
 #define IRQ_REQUESTS ((uint32_t)(VCPU_REQ_IRQ | VCPU_REQ_APIC))
 /* What waits while SVM's global interrupt flag is clear. */
-#define HELD_BY_GIF (IRQ_REQUESTS | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_MCE)
+#define HELD_BY_GIF (IRQ_REQUESTS | VCPU_REQ_VIRQ | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_MCE)
+
+/*
+ * What keeps a request from getting lost:
+ *  1. A source makes visible what it has (a bit of IRR, the 8259's line, V_IRQ) and then sets its bit in exit_req. So an interrupt
+ *     that is visible has its bit in exit_req or in held, or the source is just about to set it.
+ *  2. A bit leaves exit_req for held as long as x86_blocked_requests() has it, and only then.
+ *  3. A bit that is not blocked is cleared before the sources are looked at. Whatever the look leaves behind gets its bit again.
+ *  4. What ends a reason to block calls x86_release_requests() afterwards.
+ * Each request is blocked by its own reasons: a virtual interrupt that waits, or is taken, says nothing about the physical one.
+ */
+uint32_t x86_blocked_requests(const X86Cpu *cpu)
+{
+    uint32_t blocked = cpu->svm.gif_off ? HELD_BY_GIF : 0;
+    if (cpu->in_wait_for_sipi) {
+        blocked |= IRQ_REQUESTS | VCPU_REQ_VIRQ | VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_MCE;
+    }
+    if (cpu->smm) {
+        blocked |= VCPU_REQ_SMI | VCPU_REQ_INIT;
+    }
+    if (cpu->nmi_blocked) {
+        blocked |= VCPU_REQ_NMI;
+    }
+    if (cpu->shutdown || !x86_svm_physical_if(cpu)) {
+        blocked |= IRQ_REQUESTS;
+    }
+    if (cpu->shutdown || !x86_svm_virtual_ready(cpu)) {
+        blocked |= VCPU_REQ_VIRQ;
+    }
+    return blocked;
+}
 
 static void clear_request(X86Cpu *cpu, uint32_t bits)
 {
@@ -59,40 +89,16 @@ static bool leave_for(X86Cpu *cpu, unsigned code, uint32_t request)
     return true;
 }
 
-/* The hypervisor's business comes first: intercepted interrupts, then virtual ones. */
-static bool take_in_guest(X86Cpu *cpu)
-{
-    X86Apic *apic = cpu->apic;
-    bool physical = x86_svm_physical_if(cpu) && apic && apic->ops->pending(apic);
-    if (physical && leave_for(cpu, SVM_EXIT_INTR, VCPU_REQ_IRQ)) {
-        return true;
-    }
-    if (physical || !x86_svm_virtual_ready(cpu)) {
-        cpu->held |= cpu->svm.v_irq ? VCPU_REQ_IRQ : 0;
-        return false;
-    }
-    if (!leave_for(cpu, SVM_EXIT_VINTR, 0)) {
-        cpu->svm.v_irq = false;
-        x86_deliver_interrupt(cpu, cpu->svm.v_vector, false);
-    }
-    return true;
-}
-
-/* Asks the local APIC for a vector. */
+/* Asks the local APIC. */
 static bool take_interrupt(X86Cpu *cpu)
 {
     X86Apic *apic = cpu->apic;
     clear_request(cpu, IRQ_REQUESTS);
-    if (unlikely(cpu->svm.guest)) {
-        if (take_in_guest(cpu)) {
-            return true;
-        }
-        if (x86_svm_intercepts(cpu, SVM_EXIT_INTR)) { /* one that has come since is the host's, too: the next look sees it */
-            return false;
-        }
-    }
-    if (!apic || !x86_svm_physical_if(cpu)) {
+    if (!apic) {
         return false;
+    }
+    if (unlikely(x86_svm_intercepts(cpu, SVM_EXIT_INTR))) { /* it stays where it is: the host takes it */
+        return apic->ops->pending(apic) && leave_for(cpu, SVM_EXIT_INTR, VCPU_REQ_IRQ);
     }
     int vector = apic->ops->take(apic);
     if (vector < 0) {
@@ -102,6 +108,17 @@ static bool take_interrupt(X86Cpu *cpu)
         atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_IRQ);
     }
     x86_deliver_interrupt(cpu, (unsigned)vector, false);
+    return true;
+}
+
+/* V_IRQ: of the VMCB, so what VMRUN found there is all that can be asked for. */
+static bool take_virtual(X86Cpu *cpu)
+{
+    clear_request(cpu, VCPU_REQ_VIRQ);
+    if (!leave_for(cpu, SVM_EXIT_VINTR, 0)) {
+        cpu->svm.v_irq = false;
+        x86_deliver_interrupt(cpu, cpu->svm.v_vector, false);
+    }
     return true;
 }
 
@@ -149,29 +166,21 @@ static bool take_system(X86Cpu *cpu, uint32_t requests)
     if (requests & VCPU_REQ_TIMER) {
         clear_request(cpu, VCPU_REQ_TIMER);
     }
-    if ((requests & VCPU_REQ_MCE) && !cpu->in_wait_for_sipi) {
+    if (requests & VCPU_REQ_MCE) {
         return take_machine_check(cpu);
     }
-    if (requests & VCPU_REQ_SMI) {
-        if (cpu->smm || cpu->in_wait_for_sipi) {
-            hold(cpu, VCPU_REQ_SMI);
-        } else if (cpu->int_shadow == 0) {
-            clear_request(cpu, VCPU_REQ_SMI);
-            if (!leave_for(cpu, SVM_EXIT_SMI, VCPU_REQ_SMI)) {
-                x86_smi_enter(cpu);
-            }
-            return true;
+    if ((requests & VCPU_REQ_SMI) && cpu->int_shadow == 0) {
+        clear_request(cpu, VCPU_REQ_SMI);
+        if (!leave_for(cpu, SVM_EXIT_SMI, VCPU_REQ_SMI)) {
+            x86_smi_enter(cpu);
         }
+        return true;
     }
     if (requests & VCPU_REQ_INIT) {
-        if (cpu->smm) {
-            hold(cpu, VCPU_REQ_INIT);
-        } else {
-            if (!leave_for(cpu, SVM_EXIT_INIT, VCPU_REQ_INIT)) {
-                take_init(cpu);
-            }
-            return true;
+        if (!leave_for(cpu, SVM_EXIT_INIT, VCPU_REQ_INIT)) {
+            take_init(cpu);
         }
+        return true;
     }
     if (requests & VCPU_REQ_SIPI) {
         clear_request(cpu, VCPU_REQ_SIPI);
@@ -184,49 +193,43 @@ static bool take_system(X86Cpu *cpu, uint32_t requests)
     return false;
 }
 
+static bool take_nmi(X86Cpu *cpu)
+{
+    if (leave_for(cpu, SVM_EXIT_NMI, VCPU_REQ_NMI)) {
+        return true;
+    }
+    clear_request(cpu, VCPU_REQ_NMI);
+    if (atomic_exchange(&cpu->nmi_again, false)) {
+        atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_NMI);
+    }
+    x86_deliver_interrupt(cpu, EXC_NMI, true);
+    return true;
+}
+
 static bool take_events(X86Cpu *cpu)
 {
-    uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req);
-    if (unlikely(cpu->svm.gif_off)) { /* one that comes from now on is seen by the next look */
-        hold(cpu, requests & HELD_BY_GIF);
-        requests &= ~HELD_BY_GIF;
+    uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req); /* one that comes from now on is seen by the next look */
+    uint32_t blocked = requests & x86_blocked_requests(cpu);
+    if (blocked) {
+        hold(cpu, blocked);
+        requests &= ~blocked;
     }
     if (take_system(cpu, requests)) {
         return true;
     }
-    if (cpu->in_wait_for_sipi) {
-        hold(cpu, requests & (IRQ_REQUESTS | VCPU_REQ_NMI));
-        return false;
-    }
-    if (cpu->int_shadow) {
+    if (cpu->in_wait_for_sipi || cpu->int_shadow) {
         return false;
     }
     if ((requests & VCPU_REQ_DEBUG) && take_debug(cpu)) {
         return true;
     }
     if (requests & VCPU_REQ_NMI) {
-        if (cpu->nmi_blocked) {
-            hold(cpu, VCPU_REQ_NMI);
-        } else {
-            if (leave_for(cpu, SVM_EXIT_NMI, 0)) {
-                return true;
-            }
-            clear_request(cpu, VCPU_REQ_NMI);
-            if (atomic_exchange(&cpu->nmi_again, false)) {
-                atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_NMI);
-            }
-            x86_deliver_interrupt(cpu, EXC_NMI, true);
-            return true;
-        }
+        return take_nmi(cpu);
     }
-    if (requests & IRQ_REQUESTS) {
-        if ((!x86_svm_physical_if(cpu) && !x86_svm_virtual_ready(cpu)) || cpu->shutdown) {
-            hold(cpu, requests & IRQ_REQUESTS);
-        } else {
-            return take_interrupt(cpu);
-        }
+    if ((requests & IRQ_REQUESTS) && take_interrupt(cpu)) {
+        return true;
     }
-    return false;
+    return (requests & VCPU_REQ_VIRQ) && take_virtual(cpu);
 }
 
 bool x86_take_events(X86Cpu *cpu)
@@ -240,25 +243,12 @@ bool x86_take_events(X86Cpu *cpu)
 
 static bool has_work(X86Cpu *cpu)
 {
-    uint32_t requests = atomic_load(&x86_hot(cpu)->exit_req) | cpu->held;
-    if (cpu->svm.gif_off) {
-        return false;
-    }
-    if ((requests & VCPU_REQ_INIT) && !cpu->smm) {
+    uint32_t requests = (atomic_load(&x86_hot(cpu)->exit_req) | cpu->held) & ~x86_blocked_requests(cpu);
+    if (requests & (VCPU_REQ_NMI | VCPU_REQ_SMI | VCPU_REQ_INIT | VCPU_REQ_MCE | VCPU_REQ_VIRQ)) {
         return true;
     }
     if (cpu->in_wait_for_sipi) {
         return requests & VCPU_REQ_SIPI;
-    }
-    if (((requests & VCPU_REQ_NMI) && !cpu->nmi_blocked) || ((requests & VCPU_REQ_SMI) && !cpu->smm) ||
-        (requests & VCPU_REQ_MCE)) {
-        return true;
-    }
-    if (x86_svm_virtual_ready(cpu)) {
-        return true;
-    }
-    if (cpu->shutdown || !x86_svm_physical_if(cpu)) {
-        return false;
     }
     X86Apic *apic = cpu->apic;
     return (requests & IRQ_REQUESTS) && apic && apic->ops->pending(apic);

@@ -43,10 +43,12 @@ void x86_deliver_interrupt(X86Cpu *cpu, unsigned vector, bool nmi);
 bool x86_take_events(X86Cpu *cpu);
 /* Whether a halted CPU must wake up: CpuOps.has_work. */
 bool x86_has_work(X86Cpu *cpu);
+/* The requests that cannot be taken now, whether there are any or not; see the rules in events.c. */
+uint32_t x86_blocked_requests(const X86Cpu *cpu);
 /*
- * Requests that cannot be taken now (interrupts while IF = 0, NMI inside an NMI) are moved from
- * hot.exit_req to cpu->held, so that they do not keep translated code from running. Whoever makes them
- * possible again puts them back: after IF went from 0 to 1 (STI, POPF, IRET) or the TPR was lowered.
+ * Blocked requests are moved from hot.exit_req to cpu->held, so that they do not keep translated code from running.
+ * Whoever has made them possible again puts them back: after IF went from 0 to 1 (STI, POPF, IRET), GIF was set,
+ * V_TPR was lowered, VMRUN, #VMEXIT, RSM.
  */
 static inline void x86_release_requests(X86Cpu *cpu)
 {

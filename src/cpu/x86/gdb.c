@@ -214,6 +214,7 @@ static bool gdb_write(Vcpu *vcpu, unsigned number, const uint8_t *bytes)
     } else if (number == G_FLAGS) {
         hot->rflags = (hot->rflags & ~(uint64_t)flags) | (ld32_le(bytes) & flags);
         x86_mode_changed(cpu);
+        x86_release_requests(cpu);
     } else if (number < G_ST) {
         return segment_write(cpu, segment[number - G_SEG], ld32_le(bytes));
     } else if (number < G_X87) {

@@ -180,7 +180,7 @@ Error *x86_cpu_loaded(X86Cpu *cpu)
     cpu->tsc_offset += cpu->saved_tsc - x86_tsc(cpu);
     x86_tsc_moved(cpu); /* the APIC, which was loaded before, took the deadline for that of a counter just reset */
     /* A request too many is only looked at once more. */
-    atomic_fetch_or(&hot->exit_req, (cpu->saved_requests & SAVED_REQUESTS) | VCPU_REQ_IRQ | VCPU_REQ_APIC);
+    atomic_fetch_or(&hot->exit_req, (cpu->saved_requests & SAVED_REQUESTS) | VCPU_REQ_IRQ | VCPU_REQ_APIC | VCPU_REQ_VIRQ);
     bool smm = cpu->smm;
     x86_smm_select(cpu, false);
     if (smm) {

@@ -389,7 +389,7 @@ void x86_op_vmrun(X86Cpu *cpu, const X86Insn *insn)
         x86_load_any_pdptes(cpu, cpu->cr3); /* entries with reserved bits fault when they are used */
     }
     if (cpu->svm.v_irq) {
-        atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_IRQ);
+        atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_VIRQ);
     }
     if (event >> 31 & 1) {
         x86_deliver_injected(cpu, event, next_rip);
@@ -433,6 +433,8 @@ void x86_svm_leave(X86Cpu *cpu, uint64_t code, uint64_t info1, uint64_t info2, u
     cpu->int_shadow = 0;
     cpu->vcpu->halted = false;
     cpu->shutdown = false;
+    cpu->held &= ~(uint32_t)VCPU_REQ_VIRQ; /* back in the VMCB */
+    atomic_fetch_and(&x86_hot(cpu)->exit_req, ~(uint32_t)VCPU_REQ_VIRQ);
     restore_host(cpu);
     if ((cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !(cpu->efer & EFER_LMA)) {
         x86_load_pdptes(cpu, cpu->cr3);

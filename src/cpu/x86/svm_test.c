@@ -293,6 +293,31 @@ static void test_late_interrupt(void)
     finish(box);
 }
 
+/* The host's interrupts are off: its own one waits for it while the guest gets the virtual one. */
+static void test_masked_interrupt(void)
+{
+    static const X86ApicOps ops = { .take = late_take, .pending = late_pending, .get_tpr = late_tpr };
+    Box *box = svm_box();
+    X86Cpu *cpu = box->cpu;
+    LateApic late = { .apic = { .ops = &ops, .cpu = cpu }, .asked = true };
+    uint64_t gate = BOX_IDT + 16 * 0x40;
+    intercept(box, SVM_EXIT_INTR);
+    box_put(box, gate, (HANDLER & 0xffff) | BOX_CODE64 << 16, 4);
+    box_put(box, gate + 4, (HANDLER & 0xffff0000) | 0x8e00, 4);
+    put_code(box, HANDLER, "\x0f\x01\xd9", 3);
+    box_put(box, VMCB + 0x60, 1 << 8 | 0xfull << 16 | BIT64(24) | 0x40ull << 32, 8); /* V_IRQ, masking */
+    cpu->apic = &late.apic;
+    atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_APIC);
+    /* sti; nop; nop */
+    g_assert_cmphex(VMRUN(box, "\xfb\x90\x90\x90"), ==, SVM_EXIT_VMMCALL);
+    g_assert_cmphex(vmcb_get(box, S_RIP), ==, HANDLER);
+    g_assert_false(late.taken);
+    g_assert_cmphex((atomic_load(&x86_hot(cpu)->exit_req) | cpu->held) & (VCPU_REQ_IRQ | VCPU_REQ_APIC), !=, 0);
+    g_assert_cmphex((atomic_load(&x86_hot(cpu)->exit_req) | cpu->held) & VCPU_REQ_VIRQ, ==, 0);
+    cpu->apic = NULL;
+    finish(box);
+}
+
 /* What a guest has cached stays over exits, until it is told to go. Reads 0x43008 and tells what was there. */
 static uint64_t read_nested(Box *box, unsigned tlb_control)
 {
@@ -343,6 +368,7 @@ int main(int argc, char **argv)
     g_test_add_func("/x86/svm/nested", test_nested);
     g_test_add_func("/x86/svm/virtual-interrupt", test_virtual_interrupt);
     g_test_add_func("/x86/svm/late-interrupt", test_late_interrupt);
+    g_test_add_func("/x86/svm/masked-interrupt", test_masked_interrupt);
     g_test_add_func("/x86/svm/address-spaces", test_address_spaces);
     return g_test_run();
 }
