@@ -8,7 +8,7 @@
 #include "event/coroutine.h"
 #include "migration/snapshot_priv.h"
 
-#define STATE_BUFFER (1 * MiB)
+#define VMSTATE_BUFFER (1 * MiB)
 
 /* --- which images --- */
 
@@ -218,7 +218,7 @@ Error *snapshot_delete_set(const SnapshotSet *set, const char *tag, bool *ret_fo
 
 void image_stream_init(ImageStream *s, BlockNode *node, uint64_t size)
 {
-    *s = (ImageStream) { .node = node, .size = size, .buffer = g_malloc(STATE_BUFFER) };
+    *s = (ImageStream) { .node = node, .size = size, .buffer = g_malloc(VMSTATE_BUFFER) };
 }
 
 void image_stream_fini(ImageStream *s)
@@ -244,12 +244,12 @@ Error *image_stream_write(void *opaque, const void *data, size_t length)
     const uint8_t *from = data;
 
     while (length > 0) {
-        size_t piece = MIN(length, STATE_BUFFER - s->used);
+        size_t piece = MIN(length, VMSTATE_BUFFER - s->used);
         memcpy(s->buffer + s->used, from, piece);
         s->used += piece;
         from += piece;
         length -= piece;
-        if (s->used == STATE_BUFFER) {
+        if (s->used == VMSTATE_BUFFER) {
             TRY(image_stream_flush(s));
         }
     }
@@ -258,7 +258,7 @@ Error *image_stream_write(void *opaque, const void *data, size_t length)
 
 static MUST_USE Error *fill_stream(ImageStream *s)
 {
-    size_t want = (size_t)MIN(s->size - s->offset, STATE_BUFFER);
+    size_t want = (size_t)MIN(s->size - s->offset, VMSTATE_BUFFER);
     SnapshotCall call = { .node = s->node, .offset = s->offset, .buffer = s->buffer, .length = want };
     if (want == 0) {
         return error_new("the saved state ends too early");
