@@ -108,7 +108,7 @@ static Error *measure_co(HashAlgo hash, size_t size, unsigned ms, uint32_t *ret_
 {
     IterationsCall call = { .hash = hash, .size = size, .ms = ms };
 
-    co_blocking(iterations_call, &call);
+    co_blocking_long(iterations_call, &call);
     TRY(call.err);
     if (call.iterations > LUKS_MAX_ITERATIONS) {
         return error_new("%u ms are %" G_GUINT64_FORMAT " iterations of %s, more than the %u that are possible", ms,
@@ -131,7 +131,7 @@ static Error *try_slot_co(const Luks *luks, const LuksStore *store, int n, const
         return error_new_errno(code, "Failed to read key material");
     }
     *call = (SlotCall){ .luks = luks, .slot = slot, .pass = pass, .material = material };
-    co_blocking(open_slot_call, call);
+    co_blocking_long(open_slot_call, call);
     explicit_bzero(material, size);
     return call->err;
 }
@@ -204,7 +204,7 @@ static Error *fill_slot_co(const Luks *luks, const LuksStore *store, const LuksS
     SlotCall call = { .luks = luks, .slot = slot, .pass = pass, .material = material };
 
     memcpy(call.key, key, luks->key_size);
-    co_blocking(close_slot_call, &call);
+    co_blocking_long(close_slot_call, &call);
     explicit_bzero(call.key, sizeof(call.key));
     TRY(call.err);
     return write_material_co(store, slot, material, size);
@@ -289,7 +289,7 @@ Error *luks_make_co(const LuksSpec *spec, const LuksStore *store, const char *pa
     TRY(luks_random(ret_key, luks.key_size));
     TRY(luks_random(luks.digest_salt, LUKS_SALT));
     TRY(measure_co(spec->hash, LUKS_DIGEST, iter_time / LUKS_SLOTS, &luks.digest_iterations));
-    co_blocking(digest_call, &digest);
+    co_blocking_long(digest_call, &digest);
     TRY(digest.err);
     TRY(luks_set_slot_co(&luks, store, 0, ret_key, pass, iter_time));
     *ret_luks = luks;

@@ -21,6 +21,9 @@ struct CoStack {
     CoStack *next;
 };
 
+/* What a callback of the loop waits for holds the loop and its lock for no longer. */
+enum { IN_PLACE_US = 20000 };
+
 struct Coroutine {
     Loop *loop;
     CoFn *fn;
@@ -31,7 +34,7 @@ struct Coroutine {
     Work work;
     _Atomic bool woken;
     bool suspended, finished;
-    bool in_place; /* blocking calls are made on the spot: see co_run() */
+    int64_t in_place_until; /* blocking calls are made on the spot before that time: see co_run(); 0: never */
 };
 
 static THREAD_LOCAL Coroutine *running;
@@ -161,7 +164,7 @@ typedef struct CoRun {
 static void run_co(void *opaque)
 {
     CoRun *run = opaque;
-    running->in_place = run->in_place;
+    running->in_place_until = run->in_place ? g_get_monotonic_time() + IN_PLACE_US : 0;
     run->fn(run->opaque);
     run->done = true;
     if (run->ended) {
@@ -217,9 +220,13 @@ Coroutine *co_self(void)
     return running;
 }
 
+/* Once its time is up, it stays so. */
 bool co_in_place(void)
 {
-    return running->in_place;
+    if (running->in_place_until && g_get_monotonic_time() > running->in_place_until) {
+        running->in_place_until = 0;
+    }
+    return running->in_place_until != 0;
 }
 
 Loop *co_loop(void)
@@ -304,7 +311,7 @@ static void call_done(void *opaque, int result)
 
 int co_blocking(int (*fn)(void *opaque), void *opaque)
 {
-    return running->in_place ? fn(opaque) : co_blocking_long(fn, opaque);
+    return co_in_place() ? fn(opaque) : co_blocking_long(fn, opaque);
 }
 
 int co_blocking_long(int (*fn)(void *opaque), void *opaque)

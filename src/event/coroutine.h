@@ -20,12 +20,12 @@ void co_start(Loop *loop, CoFn *fn, void *opaque);
 /*
  * Runs fn(opaque) as a coroutine and returns when it has finished; not inside a coroutine. On the
  * loop's thread outside a round (start-up, tools) this runs the loop meanwhile. Inside a callback
- * of the loop, blocking calls are made in place instead, so other callbacks run only if fn must
- * wait for their work. A thread that does not run the loop holds the loop's lock, which is given up
+ * of the loop, blocking calls are made in place instead for the first 20 ms, so other callbacks run
+ * only if fn must wait for their work or takes longer. A thread that does not run the loop holds the loop's lock, which is given up
  * while it waits.
  */
 void co_run(Loop *loop, CoFn *fn, void *opaque);
-/* Whether the running coroutine makes blocking calls in place, in a co_run() inside a callback. */
+/* Whether the running coroutine makes blocking calls in place now, in a co_run() inside a callback. */
 bool co_in_place(void);
 Coroutine *co_self(void); /* NULL outside */
 Loop *co_loop(void);      /* of the running coroutine */
@@ -37,8 +37,8 @@ void co_sleep_ns(ClockId clock, int64_t ns);
 /* Runs a blocking call on a worker thread, yields meanwhile, returns its result. */
 int co_blocking(int (*fn)(void *opaque), void *opaque);
 /*
- * The same for what may take for ever. (What a callback of the loop waits for by co_run() is a matter of milliseconds and is
- * called in place by co_blocking(); this lets the loop, and with it QMP out of band, go on in any case.)
+ * The same for a call that may take long by itself: a server's answer, a barrier, the derivation of a key. (co_blocking() may call
+ * in place what a callback of the loop waits for by co_run(); this lets the loop, and with it the guest, go on in any case.)
  */
 int co_blocking_long(int (*fn)(void *opaque), void *opaque);
 /* Waits until fd is ready for LOOP_READ or LOOP_WRITE. */

@@ -233,6 +233,53 @@ static void test_wake_from_threads(void)
     trace_free(t);
 }
 
+static int nap_call(void *opaque)
+{
+    g_usleep(15000);
+    return 0;
+}
+
+static void tick(void *opaque)
+{
+    ((Trace *)opaque)->fd++;
+}
+
+static void napping_co(void *opaque)
+{
+    Trace *t = opaque;
+    Timer timer;
+    timer_init(&timer, loop, CLOCK_REALTIME_NS, tick, t);
+    timer_set(&timer, 0);
+    g_assert_true(co_in_place());
+    co_blocking(nap_call, NULL);
+    g_assert_cmpint(t->fd, ==, 0); /* in place: nobody else had a turn */
+    co_blocking(nap_call, NULL);
+    g_assert_false(co_in_place());
+    co_blocking(nap_call, NULL);
+    g_assert_cmpint(t->fd, ==, 1);
+    timer_set(&timer, 0);
+    co_blocking_long(nap_call, NULL);
+    g_assert_cmpint(t->fd, ==, 2);
+    timer_fini(&timer);
+}
+
+static void callback(void *opaque)
+{
+    Trace *t = opaque;
+    co_run(loop, napping_co, t);
+    t->live--;
+}
+
+/* What a callback waits for gives the others turns when it takes long. */
+static void test_in_place(void)
+{
+    Trace *t = trace_new();
+    t->live++;
+    loop_defer(loop, callback, t);
+    run_until_done(t);
+    trace_free(t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -245,6 +292,7 @@ int main(int argc, char **argv)
     g_test_add_func("/event/coroutine/blocking", test_blocking);
     g_test_add_func("/event/coroutine/fd", test_fd);
     g_test_add_func("/event/coroutine/wake-from-threads", test_wake_from_threads);
+    g_test_add_func("/event/coroutine/in-place", test_in_place);
     int result = g_test_run();
     loop_free(loop);
     clocks_free(clocks);

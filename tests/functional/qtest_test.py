@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """qtest_test.py QEMU-SYSTEM: the test protocol, in TAP: ports, memory, blocks, time, interrupts of a PC without a CPU."""
 import base64
+import json
 import os
+import socket
 import sys
 import time
 
@@ -81,4 +83,26 @@ def before_the_machine():
         same(m.number('inw 0x1234'), 0xffff)
 
 
-tap.run([before_the_machine, ports, memory, time_and_interrupts, no_cpu_runs])
+def while_a_server_is_silent():
+    """A command that waits for a disk's server holds up neither the guest nor another monitor."""
+    with socket.socket() as server, Machine() as m:
+        server.bind(('127.0.0.1', 0))
+        server.listen(5)
+        request = {'execute': 'blockdev-add', 'arguments': {
+            'driver': 'iscsi', 'transport': 'tcp', 'portal': '127.0.0.1:%d' % server.getsockname()[1], 'target': 'iqn.x', 'node-name': 'd',
+            'timeout': 4, 'initiator-name': 'iqn.y'}}
+        m.qmp.sendall(json.dumps(request).encode() + b'\n')
+        server.settimeout(30)
+        connection = server.accept()[0]
+        start = time.time()
+        for _ in range(10):
+            m.number('inb 0x70')
+        assert time.time() - start < 2, 'the guest waited'
+        while (reply := m.read_qmp(60)) and 'event' in reply:
+            pass
+        if 'not' in reply['error']['desc'] and 'library' in reply['error']['desc']:
+            raise tap.Skip('no libiscsi')
+        connection.close()
+
+
+tap.run([while_a_server_is_silent, before_the_machine, ports, memory, time_and_interrupts, no_cpu_runs])

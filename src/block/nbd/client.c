@@ -68,7 +68,7 @@ Error *nbd_connect_co(Loop *loop, const NbdAddress *address, IoStream **ret_stre
         }
         fcntl(call.fd, F_SETFL, fcntl(call.fd, F_GETFL) | O_NONBLOCK);
     } else {
-        co_blocking(call_connect, &call);
+        co_blocking_long(call_connect, &call);
         TRY(call.err);
     }
     setsockopt(call.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* fails on unix sockets */

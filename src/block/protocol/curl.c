@@ -207,7 +207,7 @@ static int preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
     }
     Fetch f = { .s = s, .offset = offset, .bytes = (size_t)MIN(MAX(bytes, s->readahead), node->size - offset) };
     f.data = g_try_malloc(f.bytes);
-    int ret = f.data ? co_blocking(fetch_call, &f) : -ENOMEM;
+    int ret = f.data ? co_blocking_long(fetch_call, &f) : -ENOMEM;
     if (ret < 0) {
         g_free(f.data);
         return ret;
@@ -266,7 +266,7 @@ static Error *look_co(BlockNode *node)
     CurlState *s = node->state;
     Look look = { .s = s };
 
-    int ret = co_blocking(look_call, &look);
+    int ret = co_blocking_long(look_call, &look);
     if (ret < 0) {
         return error_new_errno(ret, "CURL: Error opening file");
     }

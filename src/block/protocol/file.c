@@ -160,7 +160,7 @@ static int file_flush_co(BlockNode *node)
     FileState *s = node->state;
     FileCall call = { .fd = s->fd };
     int ret = s->uring ? file_uring_sync_co(s->uring, s->fd) : -EAGAIN;
-    return ret == -EAGAIN ? co_blocking(call_sync, &call) : ret;
+    return ret == -EAGAIN ? co_blocking_long(call_sync, &call) : ret;
 }
 
 static bool unsupported(int ret)
@@ -172,7 +172,7 @@ static bool unsupported(int ret)
 static int fallocate_co(FileState *s, int mode, uint64_t offset, uint64_t bytes)
 {
     FileCall call = { .fd = s->fd, .mode = mode, .offset = offset, .bytes = bytes };
-    return co_blocking(call_fallocate, &call);
+    return co_blocking_long(call_fallocate, &call);
 }
 
 typedef struct CopyCall {
@@ -259,7 +259,7 @@ static int file_discard_co(BlockNode *node, uint64_t offset, uint64_t bytes)
 
     if (s->device) {
         FileCall call = { .fd = s->fd, .offset = offset, .bytes = bytes };
-        ret = co_blocking(call_discard_device, &call);
+        ret = co_blocking_long(call_discard_device, &call);
     } else if (s->no_punch) {
         return -ENOTSUP;
     } else {
@@ -362,7 +362,7 @@ static Error *grow_co(const char *filename, int fd, uint64_t from, uint64_t to,
         return error_new("Preallocation can only be used for growing images");
     }
     GrowCall call = { .fd = fd, .from = from, .to = to, .prealloc = prealloc };
-    int ret = co_blocking(call_grow, &call);
+    int ret = co_blocking_long(call_grow, &call);
     if (ret < 0) {
         int undone = ftruncate(fd, (off_t)from);
         (void)undone;

@@ -325,7 +325,7 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
     TRY(take_options(node, s, opts));
     s->writes = !node->read_only;
     remote_line_init(&s->line);
-    co_blocking(connect_call, &call);
+    co_blocking_long(connect_call, &call);
     TRY(call.err);
     node->size = s->blocks * s->block_bytes;
     node->limits.request_align = s->block_bytes;
@@ -346,7 +346,7 @@ static Error *open_co(BlockNode *node, KeyValues *opts)
 
 static void close_co(BlockNode *node)
 {
-    co_blocking(hang_up_call, node->state);
+    co_blocking_long(hang_up_call, node->state);
     release(node->state);
 }
 

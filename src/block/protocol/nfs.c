@@ -433,7 +433,7 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
     TRY(take_options(s, opts));
     s->writes = !node->read_only;
     remote_line_init(&s->line);
-    co_blocking(connect_call, &call);
+    co_blocking_long(connect_call, &call);
     TRY(call.err);
     node->size = call.size;
     node->limits.request_align = 1;
@@ -453,7 +453,7 @@ static Error *open_co(BlockNode *node, KeyValues *opts)
 
 static void close_co(BlockNode *node)
 {
-    co_blocking(hang_up_call, node->state);
+    co_blocking_long(hang_up_call, node->state);
     release(node->state);
 }
 

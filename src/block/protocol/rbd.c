@@ -322,7 +322,7 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
 
     s->writes = !node->read_only;
     TRY(take_options(node, s, opts));
-    co_blocking(connect_call, &call);
+    co_blocking_long(connect_call, &call);
     TRY(call.err);
     node->size = call.size;
     node->limits.request_align = 1;
@@ -344,7 +344,7 @@ static Error *open_co(BlockNode *node, KeyValues *opts)
 
 static void close_co(BlockNode *node)
 {
-    co_blocking(hang_up_call, node->state);
+    co_blocking_long(hang_up_call, node->state);
     release(node->state);
 }
 

@@ -14,7 +14,7 @@ static int in_turn_co(const BlockNode *node, RemoteLine *line, RemoteFn *fn, Rem
 
     co_mutex_lock(&line->lock);
     if (timeouts == line->timeouts && !(line->silent && node->closing)) {
-        ret = co_blocking(fn, call);
+        ret = co_blocking_long(fn, call);
         line->silent = ret == -ETIMEDOUT;
         line->timeouts += line->silent;
     }
@@ -24,7 +24,7 @@ static int in_turn_co(const BlockNode *node, RemoteLine *line, RemoteFn *fn, Rem
 
 static int call_co(const BlockNode *node, RemoteLine *line, RemoteFn *fn, RemoteCall *call)
 {
-    return line ? in_turn_co(node, line, fn, call) : co_blocking(fn, call);
+    return line ? in_turn_co(node, line, fn, call) : co_blocking_long(fn, call);
 }
 
 int remote_call_co(BlockNode *node, RemoteLine *line, RemoteFn *fn, uint64_t offset, uint64_t bytes)

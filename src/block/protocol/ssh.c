@@ -441,7 +441,7 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
     TRY(library_open(&ssh_library, &s->lib));
     s->writes = !node->read_only;
     remote_line_init(&s->line);
-    co_blocking(connect_call, &call);
+    co_blocking_long(connect_call, &call);
     TRY(call.err);
     node->size = call.size;
     node->limits.request_align = 1;
@@ -461,7 +461,7 @@ static Error *open_co(BlockNode *node, KeyValues *opts)
 
 static void close_co(BlockNode *node)
 {
-    co_blocking(hang_up_call, node->state);
+    co_blocking_long(hang_up_call, node->state);
     release(node->state);
 }
 
@@ -497,7 +497,7 @@ static Error *create_steps_co(SshState *s, const char *filename, KeyValues *opts
     TRY(parse_filename(filename, where));
     TRY(take_options(s, where));
     TRY(library_open(&ssh_library, &s->lib));
-    co_blocking(create_call, &call);
+    co_blocking_long(create_call, &call);
     return call.err;
 }
 
