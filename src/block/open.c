@@ -141,10 +141,7 @@ Error *node_open_child_co(BlockNode *node, KeyValues *opts, const char *name, co
         keyvalues_set(sub, "driver", "file");
         keyvalues_set(sub, "filename", filename);
         inherit_options(node, sub, node->read_only);
-        Error *err = open_node_co(node->graph, sub, true, 1, &child);
-        if (err) {
-            return error_prefix(err, "Could not open '%s': ", filename);
-        }
+        TRY(open_node_co(node->graph, sub, true, 1, &child));
     }
     if (!child) {
         return NULL;

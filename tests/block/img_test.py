@@ -81,6 +81,42 @@ def test_info_children():
     assert "\n    Child node '/file/file':\n        filename: x.img\n        protocol type: file\n" in nested, nested
 
 
+def test_amend_data_file():
+    """The name of the data file can be changed and taken out; that the file is readable by itself only taken back."""
+    run("create", "-f", "qcow2", "-o", "data_file=x.data,data_file_raw=on", "x.img", "1M")
+    subprocess.run([IO, "-c", "write -P 5 0 1M", "x.img"], check=True, stdout=subprocess.DEVNULL)
+    os.rename("x.data", "y.data")
+    run("info", "x.img", code=1)
+    given = "driver=qcow2,file.filename=x.img,data-file.filename=y.data"
+    run("amend", "--image-opts", "-o", "data_file=y.data", given)
+    assert run("compare", "-f", "qcow2", "-F", "raw", "x.img", "y.data") == "Images are identical.\n"
+    run("amend", "-o", "data_file=,data_file_raw=off", "x.img")
+    assert "'data-file' is required" in run("info", "x.img", code=1)
+    data = json.loads(run("info", "--output=json", "--image-opts", given))["format-specific"]["data"]
+    assert "data-file" not in data and data["data-file-raw"] is False, data
+    assert "x.data" not in run("amend", "--image-opts", "-o", "data_file_raw=on", given, code=1)
+    run("check", "--image-opts", given)
+    if PEER:
+        run("check", "--image-opts", given, tool=PEER)
+    run("create", "-f", "qcow2", "z.img", "1M")
+    run("amend", "-o", "data_file=y.data", "z.img", code=1)
+    assert "No such file" in run("info", "--image-opts", "driver=qcow2,file.filename=z.img,data-file.filename=none", code=1)
+
+
+def test_map_holes():
+    """Holes of an external data file are that file's; those of a truncated image are not looked for, of a preallocated one they are."""
+    run("create", "-f", "qcow2", "-o", "data_file=x.data,data_file_raw=on", "x.img", "8M")
+    entries = json.loads(run("map", "--output=json", "x.img"))
+    assert [(e["length"], e["data"], e["zero"], e["offset"]) for e in entries] == [(8 << 20, True, False, 0)], entries
+    run("create", "-f", "qcow2", "-o", "preallocation=metadata", "p.img", "8M")
+    assert any(e["zero"] for e in json.loads(run("map", "--output=json", "p.img")))
+    run("create", "-f", "qcow2", "t.img", "64k")
+    subprocess.run([IO, "-c", "write 0 64k", "t.img"], check=True, stdout=subprocess.DEVNULL)
+    place = json.loads(run("map", "--output=json", "t.img"))[0]["offset"]
+    os.truncate("t.img", place)
+    assert [(e["offset"], e["zero"]) for e in json.loads(run("map", "--output=json", "t.img"))] == [(place, False)]
+
+
 def test_targets_without_driver():
     err = run("create", "-f", "qcow2", 'json:{"a": "b"}', "1M", code=1)
     assert '"driver"' in err, err

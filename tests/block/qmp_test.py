@@ -195,6 +195,21 @@ def concluded(m, job):
     return error
 
 
+def test_create_over_data():
+    """A raw disk that is there already becomes the data file of a new image, which shows what it has."""
+    with open("d.raw", "wb") as f:
+        f.write(b"\x2a" * MIB)
+    img("create", "-q", "-f", "raw", "meta", "0")
+    m = Machine("-blockdev", "file,node-name=data,filename=d.raw", "-blockdev", "file,node-name=meta,filename=meta")
+    m.ok("blockdev-create", job_id="c", options={"driver": "qcow2", "size": MIB, "file": "meta", "data-file": "data", "data-file-raw": True})
+    assert concluded(m, "c") is None
+    m.quit()
+    assert not os.path.exists("data")
+    img("compare", "-f", "raw", "-F", "qcow2", "d.raw", "meta")
+    img("resize", "-q", "meta", "2M")
+    img("compare", "-f", "raw", "-F", "qcow2", "d.raw", "meta")
+
+
 def test_create_and_amend():
     """A file that is named in place; options in QMP's spelling; then other options for an image that is open."""
     m = Machine()

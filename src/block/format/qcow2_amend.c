@@ -142,6 +142,8 @@ typedef struct Amend {
     unsigned version;
     uint64_t size, refcount_bits;
     bool lazy, size_set, lazy_set;
+    const char *data_file; /* NULL: as it is */
+    bool data_file_raw;
 } Amend;
 
 static Error *take_version(Qcow2 *q, KeyValues *opts, Amend *a)
@@ -174,8 +176,6 @@ static Error *refuse_fixed(Qcow2 *q, KeyValues *opts)
         { "compression_type", "compression type" },
         { "extended_l2", "L2 table format" },
         { "encryption", "encryption flag" },
-        { "data_file", "external data file" },
-        { "data_file_raw", "data-file-raw flag" },
     };
     for (size_t i = 0; i < ARRAY_SIZE(fixed); i++) {
         if (keyvalues_has(opts, fixed[i].key)) {
@@ -188,9 +188,24 @@ static Error *refuse_fixed(Qcow2 *q, KeyValues *opts)
     return NULL;
 }
 
+/* The name may change, as that of a backing file may, and the promise that the file is readable by itself may be taken
+ * back. To give it later, all that the file does not have would have to be written to it. */
+static Error *take_data_file(Qcow2 *q, KeyValues *opts, Amend *a)
+{
+    a->data_file = keyvalues_get(opts, "data_file");
+    if (a->data_file && !qcow2_external(q)) {
+        return error_new("The image keeps its data itself: data_file is for images that were made with one");
+    }
+    TRY(block_take_bool(opts, "data_file_raw", qcow2_raw_external(q), &a->data_file_raw));
+    return a->data_file_raw && !qcow2_raw_external(q)
+               ? error_new("data_file_raw can only be chosen when an image is made")
+               : NULL;
+}
+
 static Error *take_options(Qcow2 *q, KeyValues *opts, Amend *a)
 {
     TRY(refuse_fixed(q, opts));
+    TRY(take_data_file(q, opts, a));
     TRY(take_version(q, opts, a));
     a->size_set = keyvalues_has(opts, "size");
     a->lazy_set = keyvalues_has(opts, "lazy_refcounts");
@@ -332,6 +347,41 @@ static Error *set_lazy_co(Qcow2 *q, bool lazy)
     return ret < 0 ? error_new_errno(ret, "Could not update the qcow2 header") : NULL;
 }
 
+/* "": the image names none. */
+static Error *set_data_file_co(Qcow2 *q, const char *name)
+{
+    Qcow2Extension *ext = (Qcow2Extension *)qcow2_find_extension(q, EXT_DATA_FILE);
+    if (!ext) {
+        ext = g_new0(Qcow2Extension, 1);
+        ext->type = EXT_DATA_FILE;
+        g_ptr_array_add(q->extensions, ext);
+    }
+    Qcow2Extension old = *ext;
+    ext->data = (uint8_t *)g_strdup(name);
+    ext->length = (uint32_t)strlen(name);
+    Error *err = qcow2_rewrite_header_co(q);
+    if (err) {
+        g_free(ext->data);
+        *ext = old;
+    } else {
+        g_free(old.data);
+    }
+    return err;
+}
+
+static Error *amend_data_file_co(Qcow2 *q, const Amend *a)
+{
+    int ret = 0;
+    if (qcow2_raw_external(q) && !a->data_file_raw) {
+        ret = qcow2_write_header_u64_co(q, H_AUTOCLEAR, q->autoclear & ~(uint64_t)AUTOCLEAR_RAW_DATA);
+        q->autoclear &= ret < 0 ? UINT64_MAX : ~(uint64_t)AUTOCLEAR_RAW_DATA;
+    }
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not update the qcow2 header");
+    }
+    return a->data_file ? set_data_file_co(q, a->data_file) : NULL;
+}
+
 Error *qcow2_amend_co(BlockNode *node, KeyValues *opts, bool force)
 {
     Qcow2 *q = node->state;
@@ -340,6 +390,10 @@ Error *qcow2_amend_co(BlockNode *node, KeyValues *opts, bool force)
 
     TRY(take_options(q, opts, &a));
     TRY(qcow2_crypt_amend_co(q, opts, force));
+    co_mutex_lock(&q->lock);
+    err = amend_data_file_co(q, &a);
+    co_mutex_unlock(&q->lock);
+    TRY(err);
     unsigned order = (unsigned)__builtin_ctzll(a.refcount_bits);
     if (a.version > q->version) {
         TRY(upgrade_co(q));

@@ -15,7 +15,9 @@ typedef struct CreateSpec {
     bool lazy_refcounts, extended_l2;
     uint8_t compression;
     Preallocation prealloc;
-    char *backing_file, *backing_fmt, *data_file;
+    char *backing_file, *backing_fmt;
+    char *data_file; /* its name for the image; NULL: none */
+    char *data_node; /* the node that is it already; NULL: it is made */
     bool data_file_raw;
     uint32_t crypt_method; /* 0: not encrypted */
     CryptCreate crypt;
@@ -68,8 +70,14 @@ static Error *parse_spec(KeyValues *opts, CreateSpec *spec)
     spec->backing_fmt = keyvalues_take(opts, "backing_fmt");
     TRY(qcow2_crypt_take_create(opts, &spec->crypt_method, &spec->crypt));
     spec->data_file = keyvalues_take(opts, "data_file");
+    spec->data_node = keyvalues_take(opts, "x-data-node");
     TRY(block_take_bool(opts, "data_file_raw", false, &spec->data_file_raw));
     return NULL;
+}
+
+static bool is_external(const CreateSpec *spec)
+{
+    return spec->data_file || spec->data_node;
 }
 
 static Error *check_spec(const CreateSpec *spec)
@@ -103,11 +111,11 @@ static Error *check_spec(const CreateSpec *spec)
         return error_new("Backing file and preallocation can only be used at the same time if "
                          "extended_l2 is enabled");
     }
-    if (spec->data_file && spec->version < 3) {
+    if (is_external(spec) && spec->version < 3) {
         return error_new("A separate data file needs a qcow2 image of version 3: use compat=1.1 "
                          "(version=v3)");
     }
-    if (spec->data_file_raw && !spec->data_file) {
+    if (spec->data_file_raw && !is_external(spec)) {
         return error_new("data-file-raw requires data-file");
     }
     if (spec->data_file_raw && spec->backing_file) {
@@ -133,7 +141,7 @@ static Error *write_minimal_co(BlockNode *file, const CreateSpec *spec)
                 .header_length = spec->version >= 3 ? H_OUR_LENGTH : H_V2_LENGTH };
     g_autofree uint8_t *image = g_malloc0(3 * spec->cluster_size);
     uint64_t incompatible = (spec->compression ? INCOMPAT_COMPRESSION : 0) |
-                            (spec->data_file ? INCOMPAT_DATA_FILE : 0) |
+                            (is_external(spec) ? INCOMPAT_DATA_FILE : 0) |
                             (spec->extended_l2 ? INCOMPAT_EXTENDED_L2 : 0);
     Qcow2Extension data_file = { EXT_DATA_FILE, 0, (uint8_t *)spec->data_file };
     size_t end;
@@ -173,7 +181,7 @@ static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpe
     BlockNode *node;
 
     TRY(check_spec(spec));
-    if (spec->data_file) {
+    if (spec->data_file && !spec->data_node) {
         g_autoptr(KeyValues) none = keyvalues_new();
         keyvalues_set(none, "size", "0");
         TRY(block_create_co(graph, spec->data_file, block_driver_find("file"), none));
@@ -183,12 +191,15 @@ static Error *create_spec_co(BlockGraph *graph, BlockNode *file, const CreateSpe
     keyvalues_set(opts, "file", file->name);
     keyvalues_set(opts, "backing", "");
     keyvalues_set(opts, "cache.no-flush", "on");
+    if (spec->data_node) {
+        keyvalues_set(opts, "data-file", spec->data_node);
+    }
     TRY(block_open_options_co(graph, opts, &node));
     Error *err = spec->crypt_method ? qcow2_crypt_make_co(node->state, spec->crypt_method, &spec->crypt) : NULL;
     if (!err) {
         err = node_truncate_co(node, spec->size, spec->prealloc);
     }
-    if (!err && spec->data_file) { /* as long as the disk, however little is in it */
+    if (!err && is_external(spec)) { /* as long as the disk, however little is in it */
         BlockNode *data = ((Qcow2 *)node->state)->data;
         err = data->size < spec->size ? node_truncate_co(data, spec->size, PREALLOC_OFF) : NULL;
     }
@@ -201,12 +212,17 @@ Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file,
 {
     CreateSpec spec = { 0 };
     Error *err = parse_spec(opts, &spec);
+    BlockNode *data = spec.data_node ? block_node_find(graph, spec.data_node) : NULL;
+    if (data && !spec.data_file) { /* without a plain name it must be given whenever the image is opened */
+        spec.data_file = node_plain_filename(data);
+    }
     if (!err) {
         err = create_spec_co(graph, file, &spec);
     }
     g_free(spec.backing_file);
     g_free(spec.backing_fmt);
     g_free(spec.data_file);
+    g_free(spec.data_node);
     crypt_create_clear(&spec.crypt);
     return err;
 }

@@ -461,12 +461,10 @@ static Error *open_data_file_co(Qcow2 *q, KeyValues *opts)
     BlockEdge *edge;
 
     q->data = q->file;
+    TRY(node_open_child_co(q->node, opts, "data-file", qcow2_external(q) ? name : NULL, &edge));
     if (!qcow2_external(q)) {
-        return keyvalues_has(opts, "data-file")
-                   ? error_new("'data-file' can only be set for images with an external data file")
-                   : NULL;
+        return edge ? error_new("'data-file' can only be set for images with an external data file") : NULL;
     }
-    TRY(node_open_child_co(q->node, opts, "data-file", name, &edge));
     if (!edge) {
         return error_new("'data-file' is required for this image");
     }
@@ -614,7 +612,7 @@ static Error *put_extensions(Qcow2 *q, uint8_t *cluster, size_t limit, int place
 {
     for (guint i = 0; i < q->extensions->len; i++) {
         const Qcow2Extension *ext = g_ptr_array_index(q->extensions, i);
-        if (extension_place(ext) != place) {
+        if (extension_place(ext) != place || (ext->type == EXT_DATA_FILE && !ext->length)) {
             continue;
         }
         size_t put = put_extension(cluster + *at, limit - MIN(limit, *at), ext->type, ext->data,
@@ -820,9 +818,10 @@ static void qcow2_info(BlockNode *node, Value *data)
     qcow2_crypt_info(q, data);
     if (qcow2_external(q)) {
         const Qcow2Extension *ext = qcow2_find_extension(q, EXT_DATA_FILE);
-        g_autofree char *name =
-            g_strndup(ext ? (const char *)ext->data : "", ext ? ext->length : 0);
-        value_put_str(data, "data-file", name);
+        if (ext && ext->length) {
+            g_autofree char *name = g_strndup((const char *)ext->data, ext->length);
+            value_put_str(data, "data-file", name);
+        }
         value_put_bool(data, "data-file-raw", qcow2_raw_external(q));
     }
     value_put_bool(data, "corrupt", (q->incompatible & INCOMPAT_CORRUPT) != 0);

@@ -725,13 +725,15 @@ int qcow2_preallocate_co(Qcow2 *q, uint64_t offset, uint64_t bytes)
 
 /* --- status --- */
 
-/* Preallocated clusters may be holes of the file; asking about each is only worth it then. */
+/* Preallocated clusters may be holes of the file; asking about each is only worth it then. Of an image's tables, one of each
+ * kind may be nearly empty without that. */
 static bool has_many_holes(Qcow2 *q)
 {
+    enum { TABLES = 5 }; /* header, refcount table and block, L1 and L2 table */
     if (q->holes == HOLES_UNKNOWN) {
-        uint64_t real = node_allocated_size(q->data);
-        q->holes = real != UINT64_MAX && real < q->data->size - q->data->size / 10 ? HOLES_MANY
-                                                                                   : HOLES_FEW;
+        uint64_t real = node_allocated_size(q->data), tables = qcow2_external(q) ? 0 : TABLES * q->cluster_size;
+        bool many = real != UINT64_MAX && real + tables < q->data->size - q->data->size / 10;
+        q->holes = many ? HOLES_MANY : HOLES_FEW;
     }
     return q->holes == HOLES_MANY;
 }

@@ -151,6 +151,18 @@ static Error *print_entry(const Map *m, const MapEntry *e, bool *first)
     return print_entry_human(e);
 }
 
+/* Holes of an external data file are found by mapping that file; for the image they are data. Programs compare this. */
+static void forget_foreign_holes(BlockNode *node, MapEntry *e)
+{
+    unsigned hole = STATUS_DATA | STATUS_ZERO | STATUS_OFFSET;
+    for (unsigned i = 0; i < e->depth && node; i++) {
+        node = node_backing(node);
+    }
+    if (node && (e->flags & hole) == hole && node_child(node, "data-file") == e->file) {
+        e->flags &= ~(unsigned)STATUS_ZERO;
+    }
+}
+
 static Error *map_steps_co(const Map *m, BlockNode *node)
 {
     uint64_t end =
@@ -174,6 +186,7 @@ static Error *map_steps_co(const Map *m, BlockNode *node)
             e.offset = 0;
             e.file = NULL;
         }
+        forget_foreign_holes(node, &e);
         if (current.length && entries_join(&current, &e)) {
             current.length += e.length;
         } else {
