@@ -22,14 +22,20 @@ static uint32_t hash64(uint64_t v, unsigned bits)
     return (uint32_t)((v * 0x9e3779b97f4a7c15ull) >> (64 - bits));
 }
 
+/* Blocks of a page lie side by side: who looks for one has looked for its neighbours a moment ago. */
 uint32_t *dbt_bucket(Dbt *d, uint64_t pc, uint32_t map)
 {
-    return &d->hash[hash64(pc + ((uint64_t)map << 40), DBT_HASH_BITS)];
+    enum { PAGE_BUCKET_BITS = 6 };
+    uint32_t page = map & ((1u << (DBT_HASH_BITS - PAGE_BUCKET_BITS)) - 1);
+    return &d->hash[page << PAGE_BUCKET_BITS | hash64(pc & (MEM_PAGE_SIZE - 1), PAGE_BUCKET_BITS)];
 }
 
+/* Here too, sixteen pages at a time: not all, because the runs of two RAM blocks could come to lie behind each other. */
 DbtPage *dbt_page_find(Dbt *d, uint64_t ram, bool create)
 {
-    uint32_t i = hash64(ram >> MEM_PAGE_BITS, DBT_PAGE_BITS);
+    enum { RUN_BITS = 4 };
+    uint64_t page = ram >> MEM_PAGE_BITS;
+    uint32_t i = hash64(page >> RUN_BITS, DBT_PAGE_BITS - RUN_BITS) << RUN_BITS | (page & ((1 << RUN_BITS) - 1));
     for (;;) {
         DbtPage *p = &d->pages[i];
         if (p->ram == ram + 1) {
