@@ -331,9 +331,20 @@ void dbt_heat(Dbt *d, uint32_t number)
         b->counted_from = now;
         d->low->counters[number % DBT_COUNTERS] = HOT_ENTRIES;
     } else if (b->valid) {
-        heat_make(d, b, b->stage + 1);
+        DbtHeat *heat = heat_make(d, b, b->stage + 1);
+        if (b->stage == DBT_TRIAL) {
+            dbt_choose_likely(d, number, heat);
+        }
         drop_block(d, b);
         d->stats.hot += b->stage == DBT_TRIAL;
+    }
+}
+
+void dbt_stress_jump(Dbt *d, uint32_t site)
+{
+    DbtBlock *b = &d->blocks[d->sites[site].block];
+    if (b->valid && !b->region && !b->generic && b->map2 == 0 && dbt_add_likely(heat_make(d, b, DBT_HOT), x86_hot(d->cpu)->rip)) {
+        drop_block(d, b);
     }
 }
 

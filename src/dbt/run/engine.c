@@ -488,6 +488,9 @@ static bool turn(Dbt *d, const uint8_t *code)
         }
         case LEAVE_INDIRECT:
             dbt_check_jump(d, payload);
+            if (unlikely(d->stress & DBT_STRESS_SITES)) {
+                dbt_stress_jump(d, payload);
+            }
             break;
         case LEAVE_INTERP:
             dbt_interpret_site(d, payload);

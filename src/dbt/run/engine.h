@@ -106,7 +106,7 @@ typedef struct DbtPage {
 typedef struct DbtStats {
     uint64_t blocks, insns, links, flushes, invalidated, translate_ticks, yields, naps;
     uint64_t checks, check_differs;
-    uint64_t hot, hot_plain, code_bytes;
+    uint64_t hot, hot_plain, likely, code_bytes;
     uint64_t regions, region_insns, region_parts, hoisted, regions_dropped;
     uint64_t jump_hits, jump_misses; /* of the loop: code looks by itself first */
     uint64_t leave[LEAVE_KINDS], slow_miss, refills, slow_interp, interp_insns, fetches, runs;
@@ -121,6 +121,7 @@ typedef struct DbtHeat {
     bool looped;   /* `plain` is of a region */
     bool flat;     /* a region did not pay */
     bool proven;   /* it did */
+    uint64_t likely[LOWER_LIKELY]; /* where its indirect jump goes; 0: none */
 } DbtHeat;
 
 enum { DBT_MODES = 8, DBT_HASH_BITS = 18, DBT_MAP_HASH_BITS = 12, DBT_PAGE_BITS = 16, DBT_HEAT_BITS = 13 };
@@ -128,12 +129,13 @@ enum { DBT_MAX_BLOCKS = 1 << 20, DBT_MAX_EXITS = 1 << 21, DBT_MAX_SITES = 1 << 2
        DBT_MAX_MAPS = 1 << 18, DBT_MAX_INSNS = 1 << 20 };
 
 /* There are 2 GiB of addresses for this of all vCPUs, so blocks share counters, which then count a little early. */
-enum { DBT_COUNTERS = 1 << 17, DBT_TURN_COUNTS = 1 << 12 };
+enum { DBT_COUNTERS = 1 << 17, DBT_TURN_COUNTS = 1 << 12, DBT_NOTES = 1 << 9 };
 
 typedef struct DbtLow { /* tables that code reaches with 32-bit addresses */
     uint64_t masks[8];
     int32_t counters[DBT_COUNTERS]; /* entries before a block is hot; of block n at n modulo DBT_COUNTERS */
     uint32_t turns[DBT_TURN_COUNTS]; /* of regions on trial; likewise */
+    uint64_t notes[DBT_NOTES][LOWER_NOTES]; /* where the indirect jumps of blocks on trial went; likewise */
     int32_t budgets[X86_SITES];
     uint32_t slots[1 << PAGE_SLOT_BITS];
     JumpCache jump_cache[DBT_MODES];
@@ -253,6 +255,11 @@ void dbt_check_free(Dbt *dbt);
 void dbt_check_before(Dbt *dbt, const DbtBlock *block);
 void dbt_check_after(Dbt *dbt, uint64_t rip, bool flags);
 void dbt_check_disarm(Dbt *dbt);
+/* --- likely.c --- */
+/* The indirect jump at the end of a block that was on trial: where does it go? */
+void dbt_choose_likely(Dbt *dbt, uint32_t block, DbtHeat *heat);
+/* For stress: it went there once. False: that is known, or there is no room. */
+bool dbt_add_likely(DbtHeat *heat, uint64_t va);
 /* --- stress.c --- */
 enum {
     DBT_STRESS_POLL = 1,       /* something is asked at every poll */
@@ -268,6 +275,8 @@ void dbt_stress_before(Dbt *dbt);
 /* At each turn of the loop. */
 void dbt_stress_turn(Dbt *dbt);
 void dbt_stress_flags(Dbt *dbt, uint8_t exact);
+/* A jump of a block went to hot.rip: so it will the next time (blocks.c). */
+void dbt_stress_jump(Dbt *dbt, uint32_t site);
 /* --- stats.c --- */
 char *dbt_describe(Dbt *dbt);
 

@@ -138,9 +138,19 @@ static void start_sites(Dbt *d, DbtBlock *b)
     }
 }
 
-/* True when something in the block could look at a site of its own, or it is a loop. */
-static bool has_accesses(const FrontBlock *f)
+/* The block ends in a jump to what the code does not say. */
+static bool ends_indirect(const FrontBlock *f)
 {
+    UopKind kind = f->uops[f->uop_count - 1].kind;
+    return f->part_count == 0 && (kind == UOP_RET || kind == UOP_JMP_REG || kind == UOP_JMP_MEM || kind == UOP_CALL_REG || kind == UOP_CALL_MEM);
+}
+
+/* True when something in the block could look at a site of its own, it is a loop, or its jump's target could be guessed. */
+static bool gains_by_heat(const FrontBlock *f)
+{
+    if (ends_indirect(f)) {
+        return true;
+    }
     for (unsigned i = 0; i < f->uop_count; i++) {
         const Uop *u = &f->uops[i];
         bool loops = (u->attr & UA_BACKWARD) && u->imm == f->pc;
@@ -175,7 +185,7 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
     b->stage = DBT_HOT;
     /* A kernel goes from one object to the next, and invalidates pages: it would lose by sites. */
     bool user = (f->mode & X86_MODE_CPL) == X86_MODE_CPL, stress = d->stress & DBT_STRESS_SITES;
-    if ((user || stress) && !b->generic && b->map2 == 0 && has_accesses(f)) {
+    if ((user || stress) && !b->generic && b->map2 == 0 && gains_by_heat(f)) {
         heat = dbt_heat_of(d, f->pc, b->map);
         plain = heat != NULL && heat->looped == looped ? heat->plain : none;
         b->stage = stress ? DBT_HOT : heat != NULL ? heat->stage : DBT_COLD;
@@ -216,6 +226,14 @@ static void emit(Dbt *d, DbtBlock *b, uint32_t number)
         .first_exit = d->exit_count,
         .counter = number % DBT_COUNTERS,
     };
+    if (ends_indirect(f) && heat != NULL && b->stage == DBT_HOT) {
+        memcpy(block.likely, heat->likely, sizeof(block.likely));
+    }
+    if (ends_indirect(f) && b->stage == DBT_TRIAL) {
+        uint64_t *notes = d->low->notes[number % DBT_NOTES];
+        memset(notes, 0, sizeof(d->low->notes[0]));
+        block.notes = (uint32_t)(uintptr_t)notes;
+    }
     Asm hot = code_cache_asm(&d->cache, d->cache.hot), cold = code_cache_asm(&d->cache, d->cache.cold);
     lower_block(&d->env, &block, &hot, &cold, &d->lowered);
     d->stats.code_bytes += (size_t)(hot.p - d->cache.write) - d->cache.hot + (size_t)(cold.p - d->cache.write) - d->cache.cold;

@@ -46,7 +46,7 @@ static void describe_code(const Dbt *d, GString *t)
                            ns / 1000);
     g_string_append_printf(t, "an instruction      %.0f ns to translate, %.1f bytes of code\n", (double)ns / (double)MAX(s->insns, 1u),
                            (double)s->code_bytes / (double)MAX(s->insns, 1u));
-    g_string_append_printf(t, "hot blocks          %" PRIu64 ", sites given up %" PRIu64 "\n", s->hot, s->hot_plain);
+    g_string_append_printf(t, "hot blocks          %" PRIu64 ", sites given up %" PRIu64 ", jumps guessed %" PRIu64 "\n", s->hot, s->hot_plain, s->likely);
     g_string_append_printf(t, "regions             %" PRIu64 " (%" PRIu64 " instructions in %" PRIu64 " parts, %" PRIu64
                            " accesses hoisted), given up %" PRIu64 "\n",
                            s->regions, s->region_insns, s->region_parts, s->hoisted, s->regions_dropped);

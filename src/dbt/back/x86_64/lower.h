@@ -125,6 +125,8 @@ typedef struct Lowered {
 } Lowered;
 
 enum { LOWER_PLAIN_WORDS = (REGION_MAX_UOPS + 63) / 64 };
+/* How many addresses an indirect jump compares its target with, and how many of a block on trial are noted. */
+enum { LOWER_LIKELY = 2, LOWER_NOTES = 32 };
 typedef struct LowerBlock {
     const Uop *uops;
     unsigned count;
@@ -148,6 +150,8 @@ typedef struct LowerBlock {
     uint32_t page_id2, slot2; /* of the second page of an instruction that crosses; 0: none */
     uint32_t first_site, first_exit; /* numbers of the block's first ones */
     uint32_t counter;    /* index of its counter */
+    uint32_t notes;      /* 32-bit address of LOWER_NOTES words where its indirect jump notes where it went; 0: nowhere */
+    uint64_t likely[LOWER_LIKELY]; /* where it goes most of the time; 0: none */
 } LowerBlock;
 
 /* Upper bounds of the bytes that a block may need in each area. */

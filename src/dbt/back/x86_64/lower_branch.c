@@ -106,6 +106,34 @@ static void push_return(Lower *l, uint64_t value)
     lower_move_stack_now(l, -(int)size);
 }
 
+/* Notes the address in r14, for who will ask where the jump goes. */
+static void note_target(Lower *l)
+{
+    Asm *a = l->hot;
+    enc_load(a, 4, H_RCX, enc_abs(l->env->counters + 4 * l->block->counter));
+    enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), LOWER_NOTES - 1);
+    enc_store(a, 8, enc_mem_index(ENC_ABS, H_RCX, 3, (int32_t)l->block->notes), H_R14);
+}
+
+/* To the addresses where the jump went before: each is one compare, and linked as the target of a direct branch. */
+static void try_likely(Lower *l)
+{
+    Asm *a = l->hot;
+    unsigned size = l->block->mode64 ? 8 : 4;
+    for (unsigned i = 0; i < LOWER_LIKELY && l->block->likely[i] != 0; i++) {
+        uint64_t va = l->block->likely[i];
+        unsigned n = lower_exit_stub(l, va);
+        l->out->exits[n].live = FL_RECORD;
+        if (size == 4 || va == (uint64_t)(int32_t)va) {
+            enc_alu_imm(a, ALU_CMP, size, enc_reg(H_R14), (int32_t)va);
+        } else {
+            enc_mov_imm(a, H_RCX, va);
+            enc_alu(a, ALU_CMP, 8, H_R14, enc_reg(H_RCX));
+        }
+        l->out->exits[n].field = enc_jcc(a, CC_E, l->out->exits[n].stub);
+    }
+}
+
 /* To the address in r14, by the jump cache. The flags are in the record. */
 static void jump_indirect(Lower *l, bool poll)
 {
@@ -115,6 +143,10 @@ static void jump_indirect(Lower *l, bool poll)
         enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
         enc_jcc(a, CC_NE, miss);
     }
+    if (l->block->notes != 0) {
+        note_target(l);
+    }
+    try_likely(l);
     enc_mov(a, 4, H_RCX, H_R14); /* jump_cache_index() */
     enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), (1 << JUMP_CACHE_BITS) - 1);
     int32_t table = (int32_t)l->env->jump_cache;
