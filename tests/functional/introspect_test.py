@@ -62,6 +62,9 @@ def dirty_rate():
     with Writer() as vm:
         before = vm.ok('query-dirty-rate')
         same((before['status'], 'dirty-rate' in before), ('unstarted', False))
+        end = time.time() + 60
+        while vm.hmp(f'xp /1wx {LAST - 4096}').split()[-1] == '0x00000000':
+            assert time.time() < end
         # 64 MiB are written over and over; the second that is measured may be a little longer.
         noted = vm.rate(mode='dirty-bitmap')
         assert 40 <= noted['dirty-rate'] <= 66, noted

@@ -78,6 +78,7 @@ static const StateField state[] = {
     STATE_NOT(Vcpu, thread_id, "host"),
     STATE_NOT(Vcpu, run_lock, "host"),
     STATE_NOT(Vcpu, wake, "host"),
+    STATE_NOT(Vcpu, naps, "host"),
     STATE_NOT(Vcpu, stopped_cond, "host"),
     STATE_NOT(Vcpu, created, "host"),
     STATE_NOT(Vcpu, sandboxed, "host"),
