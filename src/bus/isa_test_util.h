@@ -38,7 +38,6 @@ static inline void isa_fixture_setup(IsaFixture *f, gconstpointer unused)
     lock_acquire(&f->machine->lock);
     f->now = 0;
     clocks_set_virtual_source(f->machine->clocks, isa_fixture_time, f);
-    clocks_set_running(f->machine->clocks, true);
     g_assert_null(ram_block_new(f->machine->mem, "ram", MiB, NULL, &block));
     mem_region_init_ram(&f->ram, "ram", block, 0, MiB);
     mem_region_map(&f->machine->memory, 0, &f->ram, 0);
@@ -46,6 +45,7 @@ static inline void isa_fixture_setup(IsaFixture *f, gconstpointer unused)
     for (int n = 0; n < 16; n++) {
         irq_line_init(&f->isa.irqs[n], isa_fixture_irq, f, n);
     }
+    machine_start(f->machine);
 }
 
 static inline void isa_fixture_teardown(IsaFixture *f, gconstpointer unused)

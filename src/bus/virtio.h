@@ -52,6 +52,7 @@ struct VirtioKind {
     void (*status_changed)(VirtioDevice *vdev, uint8_t old); /* may be NULL */
     /* Before state is saved: gives back (virtq_unpop, virtq_return) or finishes what it has of the queues. May be NULL. */
     void (*saving)(VirtioDevice *vdev);
+    Error *(*loaded)(VirtioDevice *vdev); /* after its state was loaded; may be NULL */
 };
 
 struct Virtqueue {

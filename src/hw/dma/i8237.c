@@ -105,6 +105,9 @@ static void channel_terminal_count(I8237 *dma, unsigned n)
 static void dma_run(void *opaque)
 {
     I8237 *dma = opaque;
+    if (!machine_running(dma->dev.machine)) {
+        return; /* i8237_resumed() comes back to it */
+    }
     for (unsigned n = 0; n < CHANNELS; n++) {
         if (!channel_ready(dma, n)) {
             continue;
@@ -384,10 +387,9 @@ static void i8237_reset(Device *dev)
     }
 }
 
-static Error *i8237_loaded(Device *dev)
+static void i8237_resumed(Device *dev)
 {
     dma_check((I8237 *)dev);
-    return NULL;
 }
 
 static const StateField channel_state[] = {
@@ -409,7 +411,7 @@ static const StateField state[] = {
     STATE_U8(I8237, dreq),
     STATE_BYTES(I8237, page_scratch),
     STATE_BYTES(I8237, page_high_scratch),
-    STATE_NOT(I8237, run, "scheduled again after loading"),
+    STATE_NOT(I8237, run, "scheduled again when the machine runs"),
     STATE_NOT(I8237, low, "fixed"),
     STATE_NOT(I8237, high, "fixed"),
     STATE_NOT(I8237, pages, "fixed"),
@@ -418,4 +420,4 @@ static const StateField state[] = {
 };
 
 DEVICE_TYPE(i8237, DEVICE_OBJECT("i8257", I8237, NULL), .desc = "8237A DMA controllers", .category = DEV_INTERNAL,
-            .bus = &isa_bus_type, .state = state, .plug = i8237_plug, .reset = i8237_reset, .loaded = i8237_loaded);
+            .bus = &isa_bus_type, .state = state, .plug = i8237_plug, .reset = i8237_reset, .resumed = i8237_resumed);

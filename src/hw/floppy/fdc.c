@@ -309,6 +309,7 @@ static void fdc_unplug(Device *dev)
     if (fdc->floppies.bus.type) {
         bus_fini(&fdc->floppies.bus);
     }
+    g_clear_pointer(&fdc->saved, g_byte_array_unref);
 }
 
 static const StateField state[] = {
@@ -320,23 +321,46 @@ static const StateField state[] = {
     STATE_RANGE(Fdc, results, 0, RESULTS_MAX), STATE_RANGE(Fdc, result_at, 0, RESULTS_MAX - 1),
     STATE_RANGE(Fdc, action, 0, ACTION_VERIFY), STATE_RANGE(Fdc, unit, 0, 3), STATE_U8(Fdc, cylinder), STATE_U8(Fdc, head),
     STATE_U8(Fdc, sector), STATE_U8(Fdc, last_sector), STATE_BOOL(Fdc, multi_track), STATE_RANGE(Fdc, sectors, 0, 2 * FLOPPY_MAX_SECTORS),
-    STATE_NOT(Fdc, length, "a command under way begins again"), STATE_NOT(Fdc, at, "a command under way begins again"),
-    STATE_NOT(Fdc, loaded, "a command under way begins again"), STATE_NOT(Fdc, formatted, "a command under way begins again"),
-    STATE_NOT(Fdc, floppies, "drives save themselves"), STATE_NOT(Fdc, buffer, "a command under way begins again"),
-    STATE_NOT(Fdc, inflight, "none while saving"), STATE_NOT(Fdc, generation, "host"), STATE_NOT(Fdc, waiting, "host"),
+    STATE_RANGE(Fdc, length, 0, BUFFER_BYTES), STATE_RANGE(Fdc, at, 0, BUFFER_BYTES), STATE_BOOL(Fdc, loaded), STATE_U8(Fdc, formatted),
+    STATE_BUFFER(Fdc, saved, BUFFER_BYTES, 2),
+    STATE_NOT(Fdc, floppies, "drives save themselves"), STATE_NOT(Fdc, buffer, "as saved"),
+    STATE_NOT(Fdc, inflight, "a command that has some is cut off"), STATE_NOT(Fdc, generation, "host"), STATE_NOT(Fdc, waiting, "host"),
     STATE_NOT(Fdc, low_ports, "fixed"), STATE_NOT(Fdc, dir_port, "fixed"),
     { 0 },
 };
 
-/* A command that was moving data starts over from its parameters. */
+/* The data of a command under way. */
+static void fdc_saving(Device *dev)
+{
+    Fdc *fdc = (Fdc *)dev;
+    g_clear_pointer(&fdc->saved, g_byte_array_unref);
+    if (fdc->phase == PHASE_EXECUTION && fdc->inflight == 0) {
+        fdc->saved = g_byte_array_append(g_byte_array_new(), fdc->buffer, BUFFER_BYTES);
+    }
+}
+
+/* Whether a command that was loaded can go on; the range of each member was looked at. */
+static bool fdc_can_go_on(const Fdc *fdc)
+{
+    const FloppyDrive *drive = fdc_drive(fdc, fdc->unit);
+    uint32_t room = fdc->action == ACTION_FORMAT ? BUFFER_BYTES / 2 : BUFFER_BYTES;
+    return fdc->saved && fdc->saved->len == BUFFER_BYTES && fdc->action != ACTION_NONE && drive && floppy_has_medium(drive) &&
+           fdc->sector >= 1 && fdc->length <= room && fdc->at <= fdc->length;
+}
+
+/* One whose data has not come with it, since the image holds it up, ends: its driver begins it again. */
 static Error *fdc_loaded(Device *dev)
 {
     Fdc *fdc = (Fdc *)dev;
     fdc->generation++;
-    if (fdc->phase == PHASE_EXECUTION) {
+    fdc->waiting = false;
+    if (fdc->phase == PHASE_EXECUTION && fdc_can_go_on(fdc)) {
+        memcpy(fdc->buffer, fdc->saved->data, BUFFER_BYTES);
+    } else if (fdc->phase == PHASE_EXECUTION) {
         fdc->params = fdc->wanted = 0;
         fdc_finish(fdc, ST0_ABNORMAL, ST1_DATA_ERROR, 0, 0);
     }
+    g_clear_pointer(&fdc->saved, g_byte_array_unref);
     return NULL;
 }
 
@@ -356,4 +380,4 @@ static const IsaIdent ident = { .fw_name = "fdc", .iobase = offsetof(Fdc, iobase
 
 DEVICE_TYPE(fdc, DEVICE_OBJECT("isa-fdc", Fdc, props), .desc = "virtual floppy controller", .category = DEV_STORAGE,
             .bus = &isa_bus_type, .extra = &ident, .state = state, .plug = fdc_plug, .reset = fdc_reset,
-            .unplug = fdc_unplug, .loaded = fdc_loaded);
+            .unplug = fdc_unplug, .state_version = 2, .state_min_version = 2, .saving = fdc_saving, .loaded = fdc_loaded);

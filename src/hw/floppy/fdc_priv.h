@@ -47,6 +47,7 @@ typedef struct Fdc {
     bool loaded;              /* the buffer holds what was read */
     uint8_t formatted;        /* sectors that FORMAT has written */
     uint8_t *buffer;
+    GByteArray *saved;        /* the buffer in a saved state, when it counts */
     unsigned inflight;        /* block requests that use the buffer */
     unsigned generation;      /* a reset makes completions of older ones void */
     bool waiting;             /* to begin until those are done */

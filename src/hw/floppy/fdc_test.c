@@ -1,6 +1,7 @@
 #include "hw/floppy/floppy.h"
 
 #include <glib/gstdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "bus/isa_test_util.h"
@@ -266,6 +267,66 @@ static void test_noise(Fixture *f, gconstpointer unused)
     g_assert_cmphex(inb(&f->isa, 0x3f4), ==, 0x80);
 }
 
+static void save_and_load(Fixture *f)
+{
+    Machine *machine = f->isa.machine;
+    static const char *const types[] = { "isa-fdc", "i8257" };
+    GByteArray *states[2];
+    Device *devs[2] = { NULL };
+
+    for (Device *dev = NULL; (dev = machine_device_next(machine, dev));) {
+        for (unsigned i = 0; i < 2; i++) {
+            devs[i] = !strcmp(device_type(dev)->object.name, types[i]) ? dev : devs[i];
+        }
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        states[i] = g_byte_array_new();
+        device_save(devs[i], states[i]);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        device_reset(devs[i]);
+        error_never(device_load(devs[i], states[i]->data, states[i]->len));
+        g_byte_array_unref(states[i]);
+    }
+}
+
+/* A command under way goes on in a machine that was saved and loaded, and DMA waits for the machine to run. */
+static void test_saved(Fixture *f, gconstpointer unused)
+{
+    uint8_t r[7], data[512], zero[512] = { 0 };
+    start(f, 0);
+    program_dma(f, 0x44, 512);
+    COMMAND(f, 0xe6, 0x00, 0, 0, 3, 2, 18, 0x1b, 0xff);
+    machine_stop(f->isa.machine, RUN_STATE_PAUSED);
+    for (unsigned i = 0; i < 20; i++) {
+        isa_fixture_run(&f->isa);
+        g_usleep(200);
+    }
+    save_and_load(f);
+    g_assert_cmpint(f->isa.level[6], ==, 0);
+    (void)mem_read(f->isa.machine->as, DMA_ADDRESS, data, 512);
+    g_assert_cmpmem(data, 512, zero, 512);
+    machine_start(f->isa.machine);
+    wait_irq(f);
+    results(f, r, 7);
+    g_assert_cmphex(r[0], ==, 0x00);
+    (void)mem_read(f->isa.machine->as, DMA_ADDRESS, data, 512);
+    for (unsigned i = 0; i < 512; i++) {
+        g_assert_cmphex(data[i], ==, pattern(2, i));
+    }
+    COMMAND(f, 0x03, 0xaf, 0x03);
+    COMMAND(f, 0x46, 0x00, 0, 0, 18, 2, 18, 0x1b, 0xff);
+    wait_irq(f);
+    for (unsigned i = 0; i < 512; i++) {
+        if (i == 200) {
+            save_and_load(f);
+        }
+        g_assert_cmphex(inb(&f->isa, 0x3f5), ==, pattern(17, i));
+    }
+    results(f, r, 7);
+    g_assert_cmphex(r[1], ==, 0x80);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -275,6 +336,7 @@ int main(int argc, char **argv)
     CASE("write", test_write);
     CASE("pio-and-errors", test_pio_and_errors);
     CASE("format", test_format);
+    CASE("saved", test_saved);
     CASE("noise", test_noise);
     return g_test_run();
 }

@@ -21,6 +21,14 @@ typedef struct E1000Kind {
     uint16_t phy_id2;
 } E1000Kind;
 
+/* The EEPROM's serial interface. */
+typedef struct Microwire {
+    uint8_t bits_in, bits_out;
+    uint32_t shift_in, old_eecd;
+    uint16_t shift_out;
+    bool reading;
+} Microwire;
+
 typedef struct E1000 {
     PciDevice pci;
     NicConf nic;
@@ -28,14 +36,7 @@ typedef struct E1000 {
     uint32_t regs[E1000_REGISTERS / 4];
     uint16_t phy[PHY_REGS];
     uint16_t eeprom[EEPROM_WORDS];
-    struct { /* serial EEPROM interface */
-        uint8_t bits_in;
-        uint32_t shift_in;
-        uint8_t bits_out;
-        uint16_t shift_out;
-        bool reading;
-        uint32_t old_eecd;
-    } spi;
+    Microwire spi;
     uint32_t io_address;
     Timer throttle;
     Work transmit;
@@ -766,6 +767,10 @@ static const StateField context_state[] = {
     STATE_U8(E1000Context, hdrlen), STATE_U16(E1000Context, ipcse), STATE_U16(E1000Context, tucse), STATE_U16(E1000Context, mss),
     STATE_U32(E1000Context, paylen), STATE_BOOL(E1000Context, ip4), STATE_BOOL(E1000Context, tcp), { 0 },
 };
+static const StateField spi_state[] = {
+    STATE_RANGE(Microwire, bits_in, 0, 8), STATE_RANGE(Microwire, bits_out, 0, 17), STATE_U32(Microwire, shift_in),
+    STATE_U32(Microwire, old_eecd), STATE_U16(Microwire, shift_out), STATE_BOOL(Microwire, reading), { 0 },
+};
 /* Drivers keep a context in force for many packets, and may post a packet in parts. */
 static const StateField packet_state[] = {
     STATE_STRUCT(E1000Packet, context, context_state), STATE_BOOL(E1000Packet, insert_ip), STATE_BOOL(E1000Packet, insert_tu),
@@ -779,7 +784,7 @@ static const StateField state[] = {
     STATE_TIMER(E1000, throttle),
     STATE_NOT(E1000, nic, "configuration"),
     STATE_NOT(E1000, eeprom, "made from the address"),
-    STATE_NOT(E1000, spi, "an access is begun anew"),
+    STATE_STRUCT(E1000, spi, spi_state),
     STATE_STRUCT(E1000, packet, packet_state),
     STATE_BUFFER(E1000, gathered, E1000_TX_MAX, 2),
     { 0 },

@@ -634,7 +634,7 @@ Error *virtio_pci_loaded(Device *dev)
         }
     }
     update_intx(vdev);
-    return NULL;
+    return vdev->kind->loaded ? vdev->kind->loaded(vdev) : NULL;
 }
 
 static const Prop virtio_pci_props[] = {

@@ -10,7 +10,7 @@
 
 enum { F_SIZE = 0, F_MULTIPORT = 1 };
 enum { DEVICE_READY = 0, DEVICE_ADD = 1, DEVICE_REMOVE = 2, PORT_READY = 3, CONSOLE_PORT = 4, RESIZE = 5, PORT_OPEN = 6, PORT_NAME = 7 };
-enum { CONFIG = 12, CONTROL = 8, PORTS_MAX = 31, QUEUE_SIZE = 128, PENDING_MAX = 512, WRITE_BUFFER = 4096 };
+enum { CONFIG = 12, CONTROL = 8, PORTS_MAX = 31, QUEUE_SIZE = 128, PENDING_MAX = 512, NAME_MAX_BYTES = 1024, SAVED_MAX = 1 << 20, WRITE_BUFFER = 4096 };
 #define NO_PORT UINT32_MAX
 
 typedef struct VirtioSerial VirtioSerial;
@@ -40,6 +40,7 @@ struct VirtioSerial {
     SerialPort *port[PORTS_MAX];
     Virtqueue *ctrl_in, *ctrl_out;
     GQueue pending; /* GBytes: control messages that found no buffer */
+    GByteArray *saved; /* these in a saved state: length (u16) and content of each */
     bool driver_ready;
 };
 
@@ -322,6 +323,33 @@ static void saving(VirtioDevice *vdev)
             virtq_unpop(g_steal_pointer(&serial->port[i]->held));
         }
     }
+    g_clear_pointer(&serial->saved, g_byte_array_unref);
+    for (GList *at = serial->pending.head; at; at = at->next) {
+        gsize length;
+        const uint8_t *data = g_bytes_get_data(at->data, &length);
+        uint8_t head[2];
+        st16_le(head, (uint16_t)length);
+        serial->saved = serial->saved ? serial->saved : g_byte_array_new();
+        g_byte_array_append(serial->saved, head, 2);
+        g_byte_array_append(serial->saved, data, (guint)length);
+    }
+}
+
+static Error *loaded(VirtioDevice *vdev)
+{
+    VirtioSerial *serial = of_vdev(vdev);
+    g_autoptr(GByteArray) saved = g_steal_pointer(&serial->saved);
+
+    g_queue_clear_full(&serial->pending, (GDestroyNotify)g_bytes_unref);
+    for (size_t at = 0; saved && at < saved->len;) {
+        size_t length = at + 2 <= saved->len ? ld16_le(saved->data + at) : 0;
+        if (length < CONTROL || at + 2 + length > saved->len) {
+            return error_new("%s: the saved control messages are damaged", device_label(&vdev->dev));
+        }
+        g_queue_push_tail(&serial->pending, g_bytes_new(saved->data + at + 2, length));
+        at += 2 + length;
+    }
+    return NULL;
 }
 
 static Error *attach(Bus *bus, Device *dev);
@@ -354,10 +382,12 @@ static Error *plug(VirtioDevice *vdev)
 static void unplug(VirtioDevice *vdev)
 {
     reset(vdev);
+    g_clear_pointer(&of_vdev(vdev)->saved, g_byte_array_unref);
 }
 
 static const VirtioKind kind = { .name = "virtio-serial", .id = VIRTIO_ID_CONSOLE, .config_size = CONFIG, .vectors = 2, .plug = plug,
-                                 .unplug = unplug, .reset = reset, .saving = saving, .get_config = get_config };
+                                 .unplug = unplug, .reset = reset, .saving = saving, .loaded = loaded,
+                                 .get_config = get_config };
 
 static const Prop serial_props[] = {
     PROP_U32("max_ports", VirtioSerial, max_ports, PORTS_MAX, .help = "Ports that the bus has room for"),
@@ -368,7 +398,8 @@ static const StateField serial_state[] = {
     STATE_BOOL(VirtioSerial, driver_ready),
     STATE_NOT(VirtioSerial, ports_bus, "made by plug"), STATE_NOT(VirtioSerial, port, "they save themselves"),
     STATE_NOT(VirtioSerial, ctrl_in, "a queue"), STATE_NOT(VirtioSerial, ctrl_out, "a queue"),
-    STATE_NOT(VirtioSerial, pending, "sent again by the guest's next look"),
+    STATE_NOT(VirtioSerial, pending, "as saved"),
+    STATE_BUFFER(VirtioSerial, saved, SAVED_MAX, 1),
     { 0 },
 };
 VIRTIO_PCI_DEVICE(virtio_serial, "virtio-serial", "virtio-serial", kind, VirtioSerial, serial_props, serial_state, DEV_INPUT,
@@ -394,6 +425,9 @@ static Error *attach(Bus *bus, Device *dev)
     }
     if (port->nr == 0 && !port->console) {
         return error_new("%s: port 0 is for a virtconsole", device_label(dev));
+    }
+    if (port->name && strlen(port->name) > NAME_MAX_BYTES) {
+        return error_new("%s: the name of a port has at most %d bytes", device_label(dev), NAME_MAX_BYTES);
     }
     for (unsigned i = 0; port->name && i < PORTS_MAX; i++) {
         if (serial->port[i] && serial->port[i]->name && !strcmp(serial->port[i]->name, port->name)) {
