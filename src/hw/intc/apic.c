@@ -273,9 +273,8 @@ static void apic_place_page(Apic *apic)
 
 /* --- what the CPU calls --- */
 
-static int apic_take(void *opaque)
+static int take(Apic *apic)
 {
-    Apic *apic = apic_of(opaque);
     int vector = apic_deliverable(apic);
     if (vector >= 0) {
         atomic_fetch_and(&apic->irr[vector / 32], ~BIT(vector & 31));
@@ -284,6 +283,16 @@ static int apic_take(void *opaque)
     }
     I8259 *pic = i8259_of(apic->all->machine);
     return pic && apic_extint_pending(apic) ? i8259_take(pic) : -1;
+}
+
+static int apic_take(void *opaque)
+{
+    Apic *apic = apic_of(opaque);
+    int vector = take(apic);
+    if (vector >= 0 && apic->all->taken) {
+        apic->all->taken(apic->all->taken_opaque);
+    }
+    return vector;
 }
 
 static bool apic_pending(void *opaque)
@@ -511,6 +520,15 @@ static Apics *apics_of(Machine *machine)
     machine_set_service(machine, APICS_SERVICE, all);
     machine_set_service(machine, "msi", &all->sink);
     return all;
+}
+
+void apic_on_taken(Machine *machine, void (*taken)(void *opaque), void *opaque)
+{
+    Apics *all = machine_service(machine, APICS_SERVICE);
+    if (all) {
+        all->taken = taken;
+        all->taken_opaque = opaque;
+    }
 }
 
 /* The last APIC takes the shared part with it. */

@@ -27,6 +27,8 @@ Error *apic_create(Vcpu *vcpu, Apic **ret_apic) MUST_USE;
 void apic_deliver(Machine *machine, const ApicMessage *message);
 /* Whether some CPU has been sent the vector and has not taken it. */
 bool apic_vector_waits(Machine *machine, uint8_t vector);
+/* From now on taken(opaque) runs after each vector that a CPU takes, on its thread. While all CPUs stand still. */
+void apic_on_taken(Machine *machine, void (*taken)(void *opaque), void *opaque);
 /* The 8259's INTR: an IrqFn for LINT0 of every CPU; opaque is the Machine. */
 void apic_set_intr(void *machine, int n, int level);
 #endif

@@ -58,6 +58,8 @@ typedef struct Apics {
     GPtrArray *apics;
     _Atomic bool intr; /* the 8259's output */
     MsiSink sink;
+    void (*taken)(void *opaque); /* apic_on_taken() */
+    void *taken_opaque;
     MemRegion page;
 } Apics;
 

@@ -20,6 +20,8 @@ enum { HPET_BASE = 0xfed00000, HPET_SIZE = 0x400, TIMERS_MIN = 3, TIMERS_MAX = 3
 #define MIN_INTERVAL_NS       (20 * NS_PER_US)
 /* Ticks that came while the CPU had yet to take the one before are made up for, as many as fit in this time. */
 #define MAX_LAG_NS (NS_PER_SEC / 4)
+/* Shorter periods are not made up for as fast as the CPU takes them: it would do nothing else. */
+#define MIN_WATCHED_NS (200 * NS_PER_US)
 
 enum { R_CAPS = 0x00, R_CONFIG = 0x10, R_STATUS = 0x20, R_COUNTER = 0xf0, R_TIMERS = 0x100 };
 enum { CONFIG_ENABLE = 1, CONFIG_LEGACY = 2 };
@@ -39,6 +41,7 @@ typedef struct HpetTimer {
     uint64_t owed;      /* periods that ended and have not interrupted */
     uint64_t since;     /* counter when `comparator` was last looked at, see timer_catch_up() */
     Timer timer;
+    PcEdgeWatch watch; /* armed when the next owed period interrupts as soon as the last is taken */
 } HpetTimer;
 
 struct Hpet {
@@ -175,23 +178,56 @@ static void timer_arm(HpetTimer *t)
     timer_set(&t->timer, now_ns(hpet) + ((t->config & T_PERIODIC) ? MAX(ns, MIN_INTERVAL_NS) : ns));
 }
 
+/* Of the periods that are owed. */
+static void timer_fire_owed(HpetTimer *t)
+{
+    Machine *machine = t->hpet->dev.machine;
+    uint64_t most = MAX(MAX_LAG_NS / NS_PER_TICK / t->period, 1);
+    bool full = t->owed >= most; /* nobody takes them */
+    t->owed = MIN(t->owed, most);
+    if (!t->owed) {
+        return;
+    }
+    bool waits = pc_edge_waits(machine, timer_gsi(t));
+    if ((t->owed > 1 || waits) && t->period >= MIN_WATCHED_NS / NS_PER_TICK) {
+        pc_edge_watch(machine, &t->watch, timer_gsi(t));
+        waits = pc_edge_waits(machine, timer_gsi(t)); /* taken before somebody watched */
+    }
+    if (full || !waits) {
+        timer_fire(t);
+        t->owed--;
+    }
+}
+
 static void timer_expired(void *opaque)
 {
     HpetTimer *t = opaque;
     timer_catch_up(t);
+    pc_edge_unwatch(&t->watch);
     if (timer_counts(t) && t->period) {
-        uint64_t most = MAX(MAX_LAG_NS / NS_PER_TICK / t->period, 1);
-        bool full = t->owed >= most; /* nobody takes them */
-        t->owed = MIN(t->owed, most);
-        if (t->owed && (full || !pc_edge_waits(t->hpet->dev.machine, timer_gsi(t)))) {
-            timer_fire(t);
-            t->owed--;
-        }
+        timer_fire_owed(t);
     } else {
         timer_fire(t);
         t->owed = 0;
     }
     timer_arm(t);
+}
+
+static bool take_lock(Hpet *hpet);
+
+/* On the thread of the CPU that took the last one. */
+static void timer_taken(void *opaque)
+{
+    HpetTimer *t = opaque;
+    bool locked = take_lock(t->hpet);
+    timer_catch_up(t);
+    if (t->owed && timer_counts(t) && t->period) {
+        timer_fire_owed(t);
+        timer_arm(t);
+    }
+    if (locked) {
+        lock_release(&t->hpet->dev.machine->lock);
+    }
 }
 
 static void timer_write_comparator(HpetTimer *t, uint64_t value, bool done)
@@ -431,6 +467,7 @@ static Error *hpet_plug(Device *dev)
         t->n = n;
         device_timer_init(dev, &t->timer, CLOCK_VIRTUAL, timer_expired);
         t->timer.opaque = t;
+        t->watch = (PcEdgeWatch) { .taken = timer_taken, .opaque = t };
     }
     device_region_io(dev, &hpet->region, "hpet", HPET_SIZE, &ops);
     mem_region_set_lock(&hpet->region, NULL);
@@ -500,6 +537,7 @@ static const StateField timer_state[] = {
     STATE_U64(HpetTimer, fsb), STATE_U64(HpetTimer, wrote_low), STATE_U64(HpetTimer, since), STATE_U64(HpetTimer, owed),
     STATE_NOT(HpetTimer, hpet, "wiring"),
     STATE_NOT(HpetTimer, n, "constant"), STATE_NOT(HpetTimer, timer, "armed again after loading"),
+    STATE_NOT(HpetTimer, watch, "armed again when the timer runs"),
     { 0 },
 };
 

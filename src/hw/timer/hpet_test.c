@@ -154,6 +154,46 @@ static void test_periodic_busy(Fixture *f, gconstpointer unused)
     machine_set_service(f->isa.machine, PC_EDGE_WAITS_SERVICE, NULL);
 }
 
+/* A board whose CPU takes the edges one after the other when the test says so. */
+typedef struct Taker {
+    PcEdgeWaits service;
+    PcEdgeWatch *watch;
+    unsigned taken;
+    Fixture *f;
+} Taker;
+
+static bool not_taken(void *opaque, unsigned gsi)
+{
+    const Taker *taker = opaque;
+    return taker->f->rises[gsi] > taker->taken;
+}
+
+static void list_watch(void *opaque, PcEdgeWatch *watch)
+{
+    ((Taker *)opaque)->watch = watch;
+}
+
+/* The main loop comes once, late: the CPU gets all ticks of that time as fast as it takes them, without the loop. */
+static void test_late_loop(Fixture *f, gconstpointer unused)
+{
+    Taker taker = { .f = f, .service = { not_taken, &taker, list_watch } };
+    machine_set_service(f->isa.machine, PC_EDGE_WAITS_SERVICE, &taker.service);
+    set(f, 0x100, 4, 1 << 8 | 1 << 6 | 1 << 3 | 1 << 2);
+    set(f, 0x108, 4, 400000);
+    set(f, 0x108, 4, 400000);
+    set(f, 0x10, 4, 3);
+    isa_fixture_advance(&f->isa, 40 * NS_PER_MS + 100);
+    g_assert_cmpuint(f->rises[0], ==, 1);
+    while (taker.watch && taker.watch->armed) {
+        taker.taken++;
+        taker.watch->armed = false;
+        taker.watch->taken(taker.watch->opaque);
+        g_assert_cmpuint(f->rises[0], <=, 10);
+    }
+    g_assert_cmpuint(f->rises[0], ==, 10);
+    machine_set_service(f->isa.machine, PC_EDGE_WAITS_SERVICE, NULL);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -163,5 +203,6 @@ int main(int argc, char **argv)
     CASE("periodic-legacy", test_periodic_legacy);
     CASE("periodic-unheard", test_periodic_unheard);
     CASE("periodic-busy", test_periodic_busy);
+    CASE("late-loop", test_late_loop);
     return g_test_run();
 }

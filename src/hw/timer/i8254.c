@@ -16,6 +16,8 @@ enum { ACCESS_LOW = 1, ACCESS_HIGH = 2, ACCESS_BOTH = 3 };
 /* Edges later than this are dropped rather than made up for; and a guest gets no more than 100,000 a second. */
 #define MAX_LAG_TICKS (I8254_HZ / 10)
 #define MIN_EDGE_NS   (10 * NS_PER_US)
+/* What is made up for as fast as the CPU takes it: no more than 5,000 a second, or it would do nothing else. */
+#define MIN_WATCHED_TICKS (I8254_HZ / 5000)
 
 typedef struct Counter {
     uint8_t mode;        /* 0..5 */
@@ -42,6 +44,7 @@ struct I8254 {
     bool irq_disabled;
     int64_t edge; /* tick that the timer waits for; -1: none */
     Timer timer;
+    PcEdgeWatch watch; /* armed when the next edge, which is late, comes as soon as the last is taken */
     uint32_t iobase;
     MemRegion ports;
 };
@@ -181,7 +184,16 @@ static void pit_changed(I8254 *pit, int64_t now)
 /* While the CPU has not taken the last edge another one would be lost: it comes when that one is taken. */
 static bool pit_edge_must_wait(I8254 *pit, int64_t lag)
 {
-    if (lag > MAX_LAG_TICKS || !pc_edge_waits(pit->dev.machine, 0)) {
+    Machine *machine = pit->dev.machine;
+    const Counter *c = &pit->counter[0];
+    bool waits = lag <= MAX_LAG_TICKS && pc_edge_waits(machine, 0);
+    if (waits || (lag >= c->reload && mode_is_periodic(c))) {
+        if (c->reload >= MIN_WATCHED_TICKS) {
+            pc_edge_watch(machine, &pit->watch, 0);
+        }
+        waits = waits && pc_edge_waits(machine, 0); /* taken before somebody watched */
+    }
+    if (!waits) {
         return false;
     }
     int64_t period = tick_to_ns(pit->counter[0].reload);
@@ -193,6 +205,7 @@ static void pit_edge(void *opaque)
 {
     I8254 *pit = opaque;
     int64_t now = ticks_now(pit), edge = pit->edge;
+    pc_edge_unwatch(&pit->watch);
     if (edge < 0 || pit_edge_must_wait(pit, now - edge)) {
         return;
     }
@@ -200,6 +213,23 @@ static void pit_edge(void *opaque)
     irq_set(isa_irq(&pit->dev, 0), 1);
     counter_catch_up(&pit->counter[0], edge);
     pit_arm(pit, now - edge > MAX_LAG_TICKS ? now : edge);
+}
+
+/* On the thread of the CPU that took the last one. */
+static void pit_taken(void *opaque)
+{
+    I8254 *pit = opaque;
+    Lock *lock = &pit->dev.machine->lock;
+    bool held = lock_held(lock);
+    if (!held) {
+        lock_acquire(lock);
+    }
+    if (pit->edge >= 0 && pit->edge <= ticks_now(pit)) {
+        pit_edge(pit);
+    }
+    if (!held) {
+        lock_release(lock);
+    }
 }
 
 /* --- counters --- */
@@ -422,6 +452,7 @@ static Error *i8254_plug(Device *dev)
 {
     I8254 *pit = (I8254 *)dev;
     device_timer_init(dev, &pit->timer, CLOCK_VIRTUAL, pit_edge);
+    pit->watch = (PcEdgeWatch) { .taken = pit_taken, .opaque = pit };
     device_region_io(dev, &pit->ports, "pit", 4, &pit_ops);
     isa_map_io(dev, &pit->ports, pit->iobase);
     machine_set_service(dev->machine, I8254_SERVICE, pit);
@@ -470,6 +501,7 @@ static const StateField state[] = {
     STATE_BOOL(I8254, irq_disabled),
     STATE_INT(I8254, edge),
     STATE_NOT(I8254, timer, "armed again after loading"),
+    STATE_NOT(I8254, watch, "armed again when the timer runs"),
     STATE_NOT(I8254, ports, "fixed"),
     { 0 },
 };

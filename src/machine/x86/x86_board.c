@@ -39,6 +39,27 @@ static bool board_edge_waits(void *opaque, unsigned n)
            (board->ioapic && ioapic_edge_waits(board->ioapic, n == 0 ? 2 : n));
 }
 
+static void board_list_watch(void *opaque, PcEdgeWatch *watch)
+{
+    X86Board *board = opaque;
+    unsigned n = atomic_load(&board->edge_watches);
+    assert(n < ARRAY_SIZE(board->edge_watch)); /* the HPET's timers and the 8254 */
+    board->edge_watch[n] = watch;
+    atomic_store(&board->edge_watches, n + 1);
+}
+
+/* A CPU has taken a vector: timers that wait to send the next edge do it now, however late the main loop is. */
+static void board_vector_taken(void *opaque)
+{
+    X86Board *board = opaque;
+    for (unsigned n = 0, count = atomic_load(&board->edge_watches); n < count; n++) {
+        PcEdgeWatch *watch = board->edge_watch[n];
+        if (atomic_load(&watch->armed) && !board_edge_waits(board, atomic_load(&watch->gsi)) && atomic_exchange(&watch->armed, false)) {
+            watch->taken(watch->opaque);
+        }
+    }
+}
+
 static void board_set_a20(void *opaque, int n, int level)
 {
     X86Board *board = opaque;
@@ -176,7 +197,7 @@ Error *x86_board_init(Machine *machine, uint64_t below_4g_max)
     irq_line_init(&board->smi, board_smi, board, 0);
     machine_set_service(machine, PC_A20_SERVICE, &board->a20);
     machine_set_service(machine, PC_GSI_SERVICE, board->gsi);
-    board->edge_waits = (PcEdgeWaits) { board_edge_waits, board };
+    board->edge_waits = (PcEdgeWaits) { board_edge_waits, board, board_list_watch };
     machine_set_service(machine, PC_EDGE_WAITS_SERVICE, &board->edge_waits);
     BoardParts *parts = (BoardParts *)object_new(&board_parts_type);
     parts->board = board;
@@ -315,6 +336,7 @@ static Error *cpu_plugged(Vcpu *vcpu)
     Machine *machine = vcpu->machine;
     X86Board *board = x86_board(machine);
     TRY(apic_create(vcpu, NULL));
+    apic_on_taken(machine, board_vector_taken, board);
     x86_cpu_of(vcpu)->ferr = machine_service(machine, PC_FERR_SERVICE);
     x86_set_a20(x86_cpu_of(vcpu), !board->a20_closed);
     x86_board_tell_cpus(board);

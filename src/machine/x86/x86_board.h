@@ -24,6 +24,8 @@ typedef struct X86Board {
     Rtc *rtc;
     IrqLine gsi[IOAPIC_PINS];
     PcEdgeWaits edge_waits;
+    PcEdgeWatch *edge_watch[40]; /* of timers; the count is read by CPUs that take vectors */
+    _Atomic unsigned edge_watches;
     IrqLine a20, smi;
     bool a20_closed;
     void (*tables_wanted)(void *board); /* when firmware selects the ACPI loader script; NULL: nothing */
