@@ -130,12 +130,12 @@ enum { X86_TLB_GLOBAL = 1, X86_TLB_LARGE = 2, X86_TLB_NX = 4 };
 
 /*
  * What one place of translated code, or a few, found in the TLB last: the page whose read (or write) tag it was,
- * where it lies, and the entry's meta. It needs no index, and pages that compete for an entry do not compete
- * here. A site without a page has a tag that no canonical address has, and for whoever tries that one a page
+ * where it lies, the entry's meta, and how far host addresses are from the guest's. It needs no index, and pages that
+ * compete for an entry do not compete here. A site without a page has a tag that no canonical address has, and for whoever tries that one a page
  * of nothing.
  */
 typedef struct X86Site {
-    uint64_t tag, host, meta, unused;
+    uint64_t tag, host, meta, addend;
 } X86Site;
 #define X86_SITES    256u
 #define X86_SITE_TAG 0xaf5e3c1a97b4d000ull

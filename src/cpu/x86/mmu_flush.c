@@ -23,7 +23,8 @@ static void victims_flush(X86Mmu *mmu, unsigned context, bool keep_global)
 void mmu_site_clear(X86Cpu *cpu, unsigned context, unsigned n)
 {
     X86Sites *sites = x86_context_sites(cpu, context);
-    sites->site[n] = (X86Site) { .tag = X86_SITE_TAG, .host = (uint64_t)(uintptr_t)sites->nothing };
+    uint64_t nothing = (uint64_t)(uintptr_t)sites->nothing;
+    sites->site[n] = (X86Site) { .tag = X86_SITE_TAG, .host = nothing, .addend = nothing - X86_SITE_TAG };
     sites->used[n >> 6] &= ~BIT64(n & 63);
 }
 

@@ -359,7 +359,8 @@ static X86Site *keep_site(Box *box, uint64_t va, bool write)
     BOX_EXPECT(box, -1, write ? x86_store(cpu, va, 1, 1) : (void)x86_load(cpu, va, 1));
     g_assert_nonnull(x86_tlb_hit(cpu, va, 1, write));
     const X86Tlbe *e = &cpu->tlb[(va >> 12) & (X86_TLB_SIZE - 1)];
-    sites->site[70] = (X86Site){ write ? e->wtag : e->rtag, e->host, e->meta, 0 };
+    uint64_t tag = write ? e->wtag : e->rtag;
+    sites->site[70] = (X86Site){ tag, e->host, e->meta, e->host - tag };
     sites->used[70 >> 6] |= BIT64(70 & 63);
     return &sites->site[70];
 }

@@ -22,7 +22,7 @@ enum {
     ENV_TLB_ENTRY_BITS = 5, ENV_TLB_BITS = 14,
     ENV_TLB_READ = 0, ENV_TLB_WRITE = 8, ENV_TLB_HOST = 16, ENV_TLB_META = 24,
     ENV_SITES = 1 << (ENV_TLB_BITS + ENV_TLB_ENTRY_BITS), /* X86Site: what single places found in the TLB last */
-    ENV_SITE_BITS = 5, ENV_SITE_TAG = 0, ENV_SITE_HOST = 8, ENV_SITE_META = 16,
+    ENV_SITE_BITS = 5, ENV_SITE_TAG = 0, ENV_SITE_HOST = 8, ENV_SITE_META = 16, ENV_SITE_ADDEND = 24,
     ENV_SITE_STACK = 0, /* the site of all reads of the stack, and the next one of all writes */
     ENV_SITE_FIRST = 2, ENV_SITE_COUNT = 256, /* of hot blocks' own */
     ENV_ARITH_FLAGS = 0x8d5,

@@ -176,8 +176,29 @@ static int32_t site_of(Lower *l, const Uop *operand, bool write)
     return ENV_SITES + (int32_t)(n << ENV_SITE_BITS);
 }
 
-/* r14 address -> page offset in r14, host page in rcx, as check_plain(). */
-static void check_site(Lower *l, int32_t site, unsigned size, bool write, bool align)
+/* One register says the address, and it is there in full. */
+static bool is_direct(const Lower *l, const Uop *operand)
+{
+    bool base = operand->base != UOP_NO_REG, index = operand->index != UOP_NO_REG;
+    return operand->asize == 8 && operand->seg == 0 && base != index &&
+           !lower_spilled(l, base ? operand->base : operand->index);
+}
+
+/*
+ * Such an operand, where rcx says how far addresses on the host are from the guest's: what depends on the access does
+ * not wait for the check.
+ */
+static EncRm direct_operand(const Lower *l, const Uop *operand)
+{
+    int32_t disp = (int32_t)operand->disp;
+    if (operand->base == UOP_NO_REG) {
+        return enc_mem_index(H_RCX, l->home[operand->index], operand->scale, disp);
+    }
+    return enc_mem_index(H_RCX, l->home[operand->base], 0, disp + (operand->base == 4 ? l->stack_by : 0));
+}
+
+/* Checks the address in r14, which is that of the operand. */
+static EncRm check_site(Lower *l, const Uop *operand, int32_t site, unsigned size, bool write, bool align)
 {
     Asm *a = l->hot, *c = l->cold;
     const uint8_t *retry = enc_here(a), *back = lower_cold_back(l, retry), *stub = enc_here(c);
@@ -189,7 +210,8 @@ static void check_site(Lower *l, int32_t site, unsigned size, bool write, bool a
         enc_u8(a, size - 1);
         enc_jcc(a, CC_NE, stub);
     }
-    enc_load(a, 8, H_RCX, lower_env(site + ENV_SITE_HOST));
+    bool direct = is_direct(l, operand);
+    enc_load(a, 8, H_RCX, lower_env(site + (direct ? ENV_SITE_ADDEND : ENV_SITE_HOST)));
     lower_cold_out(l);
     enc_alu(c, ALU_ADD, 8, H_R14, lower_env(site + ENV_SITE_TAG));
     enc_mov_imm(c, H_RCX, (uint32_t)site);
@@ -197,6 +219,7 @@ static void check_site(Lower *l, int32_t site, unsigned size, bool write, bool a
     enc_call(c, l->env->site_miss[write]);
     enc_jmp(c, back);
     enc_u32(c, l->block->first_site + number);
+    return direct ? direct_operand(l, operand) : enc_mem_index(H_RCX, H_R14, 0, 0);
 }
 
 EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
@@ -263,8 +286,8 @@ static void group_missed(Lower *l, const AccessPlan *plan, bool write, int32_t s
 }
 
 /*
- * The check of a group: its whole range, from low behind the operand's registers, lies in one page. The result is the host address of its lowest
- * byte, in rcx.
+ * The check of a group: its whole range, from low behind the operand's registers, lies in one page. The result is the host
+ * address of its lowest byte, in rcx, or for a direct one what is added to the guest's.
  */
 static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bool write)
 {
@@ -275,8 +298,17 @@ static void check_group(Lower *l, const AccessPlan *plan, const Uop *operand, bo
     int32_t site = site_of(l, operand, write);
     Uop lowest = *operand;
     lowest.disp = plan->low;
-    lower_address(l, &lowest, site != NO_SITE ? H_RCX : H_R14);
-    if (site != NO_SITE) {
+    bool direct = site != NO_SITE && plan->direct;
+    uint32_t bit = 1u << (plan->group - 1);
+    l->direct = direct ? l->direct | bit : l->direct & ~bit;
+    lower_address(l, &lowest, site != NO_SITE && !direct ? H_RCX : H_R14);
+    if (direct) {
+        enc_alu(a, ALU_SUB, 8, H_R14, lower_env(site + ENV_SITE_TAG));
+        enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_R14), 4096 - (int)plan->span);
+        enc_jcc(a, CC_A, enc_here(l->cold));
+        enc_alu(l->cold, ALU_ADD, 8, H_R14, lower_env(site + ENV_SITE_TAG));
+        enc_load(a, 8, H_RCX, lower_env(site + ENV_SITE_ADDEND));
+    } else if (site != NO_SITE) {
         enc_alu(a, ALU_SUB, 8, H_RCX, lower_env(site + ENV_SITE_TAG));
         enc_alu_imm(a, ALU_CMP, 8, enc_reg(H_RCX), 4096 - (int)plan->span);
         enc_jcc(a, CC_A, enc_here(l->cold));
@@ -317,7 +349,7 @@ static bool access_group(Lower *l, const Uop *operand, bool write, EncRm *ret)
     } else if (!plan->loaded) {
         enc_load(l->hot, 8, H_RCX, lower_env(l->env->hosts + 8 * (plan->group - 1)));
     }
-    *ret = enc_mem(H_RCX, plan->at);
+    *ret = l->direct >> (plan->group - 1) & 1 ? direct_operand(l, operand) : enc_mem(H_RCX, plan->at);
     return true;
 }
 
@@ -370,8 +402,7 @@ EncRm lower_access_mem(Lower *l, bool write)
     add_segment(l, u);
     int32_t site = site_of(l, u, write);
     if (site != NO_SITE) {
-        check_site(l, site, u->mem_size, write, align);
-        return enc_mem_index(H_RCX, H_R14, 0, 0);
+        return check_site(l, u, site, u->mem_size, write, align);
     }
     return lower_check(l, u->mem_size, write, align);
 }
@@ -380,7 +411,7 @@ EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write)
 {
     unsigned width = l->block->mode64 ? 8 : 4;
     EncRm grouped;
-    Uop top = { .base = 4, .index = UOP_NO_REG, .asize = width };
+    Uop top = { .base = 4, .index = UOP_NO_REG, .asize = width, .disp = disp };
     if (access_group(l, &top, write, &grouped)) {
         return grouped;
     }
@@ -391,8 +422,7 @@ EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write)
     }
     int32_t site = site_of(l, &top, write);
     if (site != NO_SITE) {
-        check_site(l, site, size, write, false);
-        return enc_mem_index(H_RCX, H_R14, 0, 0);
+        return check_site(l, &top, site, size, write, false);
     }
     return lower_check(l, size, write, false);
 }
@@ -414,6 +444,11 @@ void lower_move_stack(Lower *l, int32_t by)
     } else {
         lower_move_stack_now(l, by);
     }
+}
+
+EncRm lower_without_r14(Lower *l, EncRm mem)
+{
+    return mem.base == H_R14 || mem.index == H_R14 ? lower_only_rcx(l, mem) : mem;
 }
 
 EncRm lower_only_rcx(Lower *l, EncRm mem)

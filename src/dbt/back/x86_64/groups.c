@@ -171,6 +171,13 @@ static bool loses_rcx_first(const Uop *u, uint32_t *units)
     return unit != 0 || u->kind == UOP_PUSHF;
 }
 
+/* No index, and a base that is in a host register and has no need to be truncated. */
+static bool is_direct(const Planner *p, const Uop *u)
+{
+    bool stack = !(u->attr & UA_MEM);
+    return p->values.full == 8 && (stack || (u->index == UOP_NO_REG && !spilled(u->base)));
+}
+
 /* Groups of one are none; the others learn where they lie and whether rcx still says so. */
 static void finish(Planner *p, const uint8_t members[])
 {
@@ -195,7 +202,9 @@ static void finish(Planner *p, const uint8_t members[])
         if (g != 0) {
             if (plan->leads) {
                 leader[g] = i;
+                plan->direct = true;
             }
+            p->plan[leader[g]].direct &= is_direct(p, &p->uops[i]);
             plan->at = (int16_t)(p->address[i] - p->low[g]);
             plan->loaded = in_rcx == g && !lost;
             p->plan[leader[g]].keep |= !plan->leads && !plan->loaded;

@@ -14,6 +14,7 @@ typedef struct AccessPlan {
     bool leads;      /* makes the check for the group: [low, low + span) from its registers, all in one page */
     bool keep;       /* of a leader: others find the address in the context, because rcx will be used in between */
     bool writes;     /* of a leader that reads: others write, so its check is one for writing */
+    bool direct;     /* of a leader: each member's own base register says its address */
     bool loaded;     /* of the others: rcx still holds it */
     int16_t at;      /* bytes from the group's lowest address */
     int32_t low;

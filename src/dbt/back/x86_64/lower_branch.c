@@ -99,7 +99,7 @@ static void push_return(Lower *l, uint64_t value)
     if (size == 4 || value == (uint64_t)(int32_t)value) {
         enc_store_imm(a, size, mem, (int32_t)value);
     } else {
-        mem = lower_only_rcx(l, mem);
+        mem = lower_without_r14(l, mem);
         enc_mov_imm(a, H_R14, value);
         enc_store(a, size, mem, H_R14);
     }

@@ -58,7 +58,7 @@ static void op_mem(Lower *l)
     }
     bool keeps = (u->attr & UA_REG_R) || u->size < 4; /* some of what the register holds */
     if (keeps || (u->attr & UA_RM_W)) {
-        mem = lower_only_rcx(l, mem);
+        mem = lower_without_r14(l, mem);
     }
     if (keeps) {
         enc_load(a, 8, H_R14, lower_slot(u->reg));
@@ -317,7 +317,7 @@ void lower_bit_mem(Lower *l)
     enc_op(a, 0xc1 | E_W, 7, enc_reg(H_RCX));                      /* sar */
     enc_u8(a, (uint8_t)(shift + 3));
     enc_lea(a, u->asize, H_R14, enc_mem_index(H_R14, H_RCX, shift, 0));
-    EncRm word = lower_only_rcx(l, lower_check(l, u->size, (u->attr & UA_RM_W) != 0, false));
+    EncRm word = lower_without_r14(l, lower_check(l, u->size, (u->attr & UA_RM_W) != 0, false));
     enc_op(a, 0x8b, H_R14, bit);
     enc_alu_imm(a, ALU_AND, 4, enc_reg(H_R14), (int32_t)(8 * u->size - 1));
     enc_op(a, u->code, H_R14, word);
@@ -331,7 +331,7 @@ void lower_push(Lower *l)
     if (u->reg == UOP_NO_REG) {
         enc_store_imm(a, u->size, mem, (int32_t)u->imm);
     } else if (lower_spilled(l, u->reg)) {
-        mem = lower_only_rcx(l, mem);
+        mem = lower_without_r14(l, mem);
         enc_load(a, 8, H_R14, lower_slot(u->reg));
         enc_store(a, u->size, mem, H_R14);
     } else {
@@ -342,7 +342,7 @@ void lower_push(Lower *l)
 
 void lower_push_temp(Lower *l, unsigned size)
 {
-    EncRm mem = lower_only_rcx(l, lower_access_stack(l, -(int)size, size, true));
+    EncRm mem = lower_without_r14(l, lower_access_stack(l, -(int)size, size, true));
     enc_load(l->hot, 8, H_R14, lower_env(l->env->temp));
     enc_store(l->hot, size, mem, H_R14);
     lower_move_stack(l, -(int)size);

@@ -22,6 +22,7 @@ typedef struct Lower {
     uint8_t *hot_start;
     bool vec_checked, x87_checked;
     bool ended; /* the current uop has done the next one's work, the block's last */
+    uint32_t direct;  /* groups whose rcx is what addresses on the host are beyond the guest's: bit n - 1 */
     int32_t stack_by; /* guest rsp is to be moved by this yet: members of groups need not wait for it */
     LowerHeld had, held; /* before the current uop, and behind it; who lowers a uop sets held where there is any */
     const uint8_t *home; /* as host_of_guest, of this block */
@@ -122,7 +123,9 @@ EncRm lower_access_stack(Lower *l, int32_t disp, unsigned size, bool write);
 void lower_move_stack(Lower *l, int32_t by);
 /* The same, and all that was put off. */
 void lower_move_stack_now(Lower *l, int32_t by);
-/* Frees r14 after a check: the operand is [rcx] alone. */
+/* Frees r14 after a check. */
+EncRm lower_without_r14(Lower *l, EncRm mem);
+/* The same, for instructions that can have no REX: the operand is [rcx] alone. */
 EncRm lower_only_rcx(Lower *l, EncRm mem);
 
 /* --- lower_integer.c --- */

@@ -129,7 +129,7 @@ void lower_fldcw(Lower *l)
         return;
     }
     units_live(l);
-    EncRm mem = lower_only_rcx(l, lower_access_mem(l, false));
+    EncRm mem = lower_without_r14(l, lower_access_mem(l, false));
     if (l->u->kind == UOP_FLDCW) {
         enc_op(a, 0xb7 | E_0F, H_R14, mem); /* movzx r14d, word */
         enc_alu_imm(a, ALU_AND, 4, enc_reg(H_R14), 0x3f);
@@ -156,7 +156,7 @@ void lower_bmi(Lower *l)
     EncRm rm;
     unsigned temp = H_RCX;
     if (u->attr & UA_MEM) {
-        rm = lower_only_rcx(l, lower_access_mem(l, false));
+        rm = lower_without_r14(l, lower_access_mem(l, false));
         temp = H_R14;
     } else {
         rm = lower_spilled(l, u->rm) ? lower_slot(u->rm) : enc_reg(l->home[u->rm]);

@@ -381,6 +381,8 @@ static void emit_site_miss(HostEnv *env, Asm *a, unsigned kind, const HostCalls 
     enc_load(a, 8, H_RAX, enc_mem_index(H_RBP, H_RAX, 0, ENV_TLB_META));
     enc_store(a, 8, enc_mem_index(H_RBP, H_RCX, 0, ENV_SITE_HOST), H_RDX);
     enc_store(a, 8, enc_mem_index(H_RBP, H_RCX, 0, ENV_SITE_META), H_RAX);
+    enc_alu(a, ALU_SUB, 8, H_RDX, tag);
+    enc_store(a, 8, enc_mem_index(H_RBP, H_RCX, 0, ENV_SITE_ADDEND), H_RDX);
     enc_alu_imm(a, ALU_SUB, 4, enc_reg(H_RCX), ENV_SITES);
     enc_shr_imm(a, 4, H_RCX, ENV_SITE_BITS);
     enc_op(a, 0xab | E_0F, H_RCX, env_at(env->sites_used)); /* bts */

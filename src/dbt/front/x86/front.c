@@ -14,7 +14,8 @@ _Static_assert(sizeof(X86Tlbe) == 1 << ENV_TLB_ENTRY_BITS && X86_TLB_BITS == ENV
                    offsetof(X86Tlbe, wtag) == ENV_TLB_WRITE && offsetof(X86Tlbe, host) == ENV_TLB_HOST,
                "soft TLB layout");
 _Static_assert(sizeof(X86Site) == 1 << ENV_SITE_BITS && offsetof(X86Site, host) == ENV_SITE_HOST &&
-                   offsetof(X86Site, meta) == ENV_SITE_META && offsetof(X86Tlbe, meta) == ENV_TLB_META && X86_SITES == ENV_SITE_COUNT, "site layout");
+                   offsetof(X86Site, meta) == ENV_SITE_META && offsetof(X86Site, addend) == ENV_SITE_ADDEND &&
+                   offsetof(X86Tlbe, meta) == ENV_TLB_META && X86_SITES == ENV_SITE_COUNT, "site layout");
 
 bool front_mode_ok(uint32_t mode)
 {
