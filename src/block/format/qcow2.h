@@ -277,6 +277,7 @@ int qcow2_alloc_compressed_co(Qcow2 *q, uint64_t bytes, uint64_t *ret_offset);
  * 3); 0 only looks whether +1 would fit, else -EOVERFLOW.
  */
 int qcow2_refcount_add_co(Qcow2 *q, uint64_t offset, uint64_t bytes, int delta);
+/* --- qcow2_write_back.c (lock held) --- */
 /* Later, when nothing on the disk refers to it. */
 void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t bytes, bool discard);
 /* The data of an L2 entry. */
@@ -284,8 +285,11 @@ void qcow2_free_entry_later(Qcow2 *q, uint64_t entry, bool discard);
 /* All metadata to the file, in order. */
 int qcow2_write_back_locked_co(Qcow2 *q);
 int qcow2_write_back_co(BlockNode *node);
+/* The same and a barrier: what was freed before is free. */
+int qcow2_give_back_co(Qcow2 *q);
 /* Also waits for stable storage and gives back what was freed. */
 int qcow2_settle_co(Qcow2 *q);
+/* --- qcow2_overlap.c (lock held) --- */
 /* Whether [offset, offset + bytes) is metadata; marks the image as corrupt if so. */
 int qcow2_check_overlap_co(Qcow2 *q, uint64_t offset, uint64_t bytes);
 /* What new clusters are compared with: option overlap-check. */
@@ -378,12 +382,15 @@ Error *qcow2_crypt_make_co(Qcow2 *q, uint32_t method, const CryptCreate *create)
 Error *qcow2_crypt_amend_co(Qcow2 *q, KeyValues *opts, bool force) MUST_USE;
 
 /* --- qcow2_header.c --- */
+/* Header, extensions and backing name, checked. */
+Error *qcow2_parse_header_co(Qcow2 *q) MUST_USE;
+Error *qcow2_read_error(int ret, const char *what);
+Error *qcow2_set_backing_co(BlockNode *node, const char *filename, const char *format);
 const Qcow2Extension *qcow2_find_extension(const Qcow2 *q, uint32_t type);
 int qcow2_write_header_u64_co(Qcow2 *q, unsigned field, uint64_t value);
 Error *qcow2_rewrite_header_co(Qcow2 *q) MUST_USE; /* extensions and backing name too */
 /* Extensions, end mark and backing name behind the fields that are in `cluster` already. */
 Error *qcow2_put_variable_part(Qcow2 *q, uint8_t *cluster, size_t *ret_end) MUST_USE;
-Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries) MUST_USE;
 
 /* --- qcow2_create.c --- */
 Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts);
@@ -392,6 +399,7 @@ Error *qcow2_create_co(BlockGraph *graph, const char *filename, BlockNode *file,
 Error *qcow2_check_co(BlockNode *node, BlockCheck *check, unsigned fix);
 
 /* --- qcow2_resize.c --- */
+Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries) MUST_USE;
 Error *qcow2_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc);
 Error *qcow2_make_empty_co(BlockNode *node);
 Error *qcow2_measure(KeyValues *opts, uint64_t size, uint64_t data_bytes, BlockMeasure *ret);

@@ -1,11 +1,72 @@
-/* qcow2: growing, shrinking, preallocation, emptying, and how much room an image will need. */
+/* qcow2: growing, shrinking, preallocation, emptying, the L1 table, and how much room an image will need. */
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 
-#include "base/checked.h"
+#include "base/endian.h"
 #include "block/crypt/crypt.h"
 #include "block/format/qcow2.h"
+
+/* --- growing the L1 table --- */
+
+static Error *move_l1_co(Qcow2 *q, uint64_t *table, uint32_t entries, uint64_t offset)
+{
+    g_autofree uint8_t *data = g_malloc(MAX((size_t)entries * 8, 1));
+    uint8_t fields[12];
+
+    for (uint32_t i = 0; i < entries; i++) {
+        st64_be(data + i * 8, table[i]);
+    }
+    int ret = qcow2_write_back_locked_co(q); /* also the new refcounts */
+    if (ret >= 0) {
+        qcow2_event_co(q, BLOCK_EVENT_L1_GROW_WRITE_TABLE);
+        ret = node_pwrite_co(q->file, offset, (uint64_t)entries * 8, data, 0);
+    }
+    if (ret >= 0) {
+        ret = node_flush_co(q->file);
+    }
+    st32_be(fields, entries);
+    st64_be(fields + 4, offset);
+    if (ret >= 0) {
+        qcow2_event_co(q, BLOCK_EVENT_L1_GROW_ACTIVATE_TABLE);
+        ret = node_pwrite_co(q->file, H_L1_SIZE, sizeof(fields), fields, 0);
+    }
+    if (ret >= 0) {
+        ret = node_flush_co(q->file);
+    }
+    return ret < 0 ? error_new_errno(ret, "Could not write the L1 table") : NULL;
+}
+
+Error *qcow2_grow_l1_co(Qcow2 *q, uint64_t entries)
+{
+    uint64_t offset;
+
+    if (entries <= q->l1_size) {
+        return NULL;
+    }
+    if (entries * 8 > QCOW2_MAX_L1_BYTES) {
+        return error_new("The image size is too large for file format 'qcow2' (try using a larger "
+                         "cluster size)");
+    }
+    qcow2_event_co(q, BLOCK_EVENT_L1_GROW_ALLOC_TABLE);
+    int ret = qcow2_alloc_exact_co(q, qcow2_clusters(q, entries * 8), &offset);
+    if (ret < 0) {
+        return error_new_errno(ret, "Could not allocate space for the L1 table");
+    }
+    g_autofree uint64_t *table = g_new0(uint64_t, entries);
+    memcpy(table, q->l1, (size_t)q->l1_size * 8);
+    TRY(move_l1_co(q, table, (uint32_t)entries, offset));
+    if (q->l1_size) {
+        qcow2_free_later(q, q->l1_offset, (uint64_t)q->l1_size * 8, false);
+    }
+    g_free(q->l1);
+    g_free(q->l1_dirty);
+    q->l1 = g_steal_pointer(&table);
+    q->l1_size = (uint32_t)entries;
+    q->l1_offset = offset;
+    q->l1_dirty = g_new0(bool, entries / 64 + 1);
+    q->l1_any_dirty = false;
+    return NULL;
+}
 
 /* --- zeroes where the disk gets longer --- */
 

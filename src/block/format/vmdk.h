@@ -72,6 +72,10 @@ typedef struct VmdkExtentLine {
 /* *cursor moves on; false at the end. */
 bool vmdk_next_extent(const char **cursor, VmdkExtentLine *ret_line);
 
+/* --- opening (vmdk_open.c) --- */
+/* Finds the extents and the descriptor; what it leaves behind when it fails is the caller's to free. */
+Error *vmdk_open_image_co(BlockNode *node) MUST_USE;
+
 /* --- creating --- */
 Error *vmdk_create_co(BlockGraph *graph, const char *filename, BlockNode *file, KeyValues *opts);
 extern const BlockOption vmdk_create_options[];
