@@ -20,6 +20,7 @@ typedef struct Common {
     unsigned rex, osize;
     bool mode64, has_rex;
     uint8_t modrm, opcode;
+    uint8_t rm, reg; /* of ModRM, with their bits of REX */
 } Common;
 
 typedef struct Prefixes {
@@ -216,7 +217,7 @@ static ALWAYS_INLINE void set_imm(Common *c, X86Insn *insn, X86Operand *o, unsig
 static ALWAYS_INLINE bool read_operand(Common *c, X86Insn *insn, X86Operand *o, const X86OperandSpec *spec)
 {
     unsigned code = spec->size, size = operand_size(c, code);
-    unsigned rm = (c->modrm & 7) | (c->rex << 3 & 8), reg = (c->modrm >> 3 & 7) | (c->rex << 1 & 8);
+    unsigned rm = c->rm, reg = c->reg;
     bool memory = c->modrm < 0xc0, vector = spec->source == SRC_V || spec->source == SRC_W || spec->source == SRC_U;
     if (size == 0 && !vector) {
         return false;
@@ -327,6 +328,8 @@ static bool decode_common(X86Insn *insn, const uint8_t *bytes, uint32_t mode)
     if (row->flags & ROW_MODRM) {
         insn->modrm_offset = c.pos;
         insn->modrm = c.modrm = c.bytes[c.pos++];
+        c.rm = (c.modrm & 7) | (c.rex << 3 & 8);
+        c.reg = (c.modrm >> 3 & 7) | (c.rex << 1 & 8);
         if (c.modrm < 0xc0 && !(row->flags & ROW_RM_REG)) {
             read_address(&c, insn);
             if (!(prefixes.flags & PFX_SEG) && (insn->base == X86_RSP || insn->base == X86_RBP)) {

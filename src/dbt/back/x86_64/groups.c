@@ -84,31 +84,30 @@ static int64_t moved(const Planner *p, const Access *a)
     return a->index < 16 ? by + (int64_t)((uint64_t)p->values.reg[a->index].offset << a->scale) : by;
 }
 
-static bool same_values(const Planner *p, const Group *g, const Access *a)
+static bool same_values(const Group *g, uint32_t base, uint32_t index, unsigned scale)
 {
-    uint32_t index = index_number(p, a);
-    return g->number == p->values.reg[a->base].number && g->index == index && (index == 0 || g->scale == a->scale);
+    return g->number == base && g->index == index && (index == 0 || g->scale == scale);
 }
 
 static void lead(Planner *p, unsigned index, const Access *a, int64_t at)
 {
     const Uop *u = &p->uops[index];
+    uint32_t base = p->values.reg[a->base].number, by_index = index_number(p, a);
     int64_t by = moved(p, a);
     if (((u->live_in & FL_ALL) && !p->keeps_flags) || p->next_id > GROUPS_MAX || at != (int32_t)at || by != (int32_t)by) {
         return;
     }
     Group *g = NULL;
     for (unsigned i = 0; i < ARRAY_SIZE(p->open) && g == NULL; i++) {
-        if (same_values(p, &p->open[i], a)) {
+        if (same_values(&p->open[i], base, by_index, a->scale)) {
             g = &p->open[i]; /* what it could not take starts a new one */
         }
     }
     if (g == NULL) {
         g = &p->open[p->next_open++ % ARRAY_SIZE(p->open)];
     }
-    *g = (Group){ .number = p->values.reg[a->base].number, .index = index_number(p, a), .scale = a->scale, .low = at,
-                  .high = at + (int64_t)a->size, .base_off = by, .leader = index,
-                  .id = p->next_id++, .members = 1, .write = a->write };
+    *g = (Group){ .number = base, .index = by_index, .scale = a->scale, .low = at, .high = at + (int64_t)a->size,
+                  .base_off = by, .leader = index, .id = p->next_id++, .members = 1, .write = a->write };
     p->plan[index] = (AccessPlan){ .group = g->id, .leads = true };
     p->address[index] = p->low[g->id] = at;
 }
@@ -116,8 +115,9 @@ static void lead(Planner *p, unsigned index, const Access *a, int64_t at)
 static void place(Planner *p, unsigned index, const Access *a)
 {
     int64_t at = moved(p, a) + a->disp;
+    uint32_t base = p->values.reg[a->base].number, by_index = index_number(p, a);
     for (unsigned i = 0; i < ARRAY_SIZE(p->open); i++) {
-        if (same_values(p, &p->open[i], a) && join(p, &p->open[i], index, a, at)) {
+        if (same_values(&p->open[i], base, by_index, a->scale) && join(p, &p->open[i], index, a, at)) {
             return;
         }
     }
@@ -249,7 +249,9 @@ void groups_plan(const Uop *uops, unsigned count, bool mode64, bool keeps_flags,
             place(&p, i, &a);
             members[ret_plan[i].group]++;
         }
-        values_after(&p.values, u);
+        if (i + 1 < count) { /* nobody asks behind the end, where a call or jump leaves nothing known */
+            values_after(&p.values, u);
+        }
     }
     finish(&p, members);
 }

@@ -13,8 +13,9 @@ void values_fresh(Values *v, unsigned reg)
 void values_fresh_all(Values *v)
 {
     for (unsigned r = 0; r < 16; r++) {
-        values_fresh(v, r);
+        v->reg[r] = (Value){ v->next + r, 0 };
     }
+    v->next += 16;
 }
 
 void values_start(Values *v, uint32_t first, unsigned full)
