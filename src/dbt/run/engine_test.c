@@ -397,6 +397,36 @@ static void test_likely(void)
     }
 }
 
+static void *ask_to_stop(void *opaque)
+{
+    X86Cpu *cpu = opaque;
+    g_usleep(50 * 1000);
+    atomic_fetch_or(&x86_hot(cpu)->exit_req, VCPU_REQ_STOP);
+    return NULL;
+}
+
+/* Loops that go backward by other means than a branch or call hear of requests too. */
+static void test_requests(void)
+{
+    static const struct {
+        uint8_t size, bytes[12];
+    } loops[] = {
+        { 6, { 0x68, 0, 0, 1, 0, 0xc3 } },                          /* 1: push $1b; ret */
+        { 8, { 0x68, 0, 0, 1, 0, 0xeb, 0, 0xc3 } },                 /* the same in two blocks */
+        { 7, { 0xb8, 0, 0, 1, 0, 0xff, 0xe0 } },                    /* 1: mov $1b,eax; jmp eax */
+        { 10, { 0xbc, 0, 0x80, 0, 0, 0xe8, 0xf6, 0xff, 0xff, 0xff } }, /* 1: mov $n,esp; call 1b */
+    };
+    for (unsigned i = 0; i < ARRAY_SIZE(loops); i++) {
+        Rig *r = rig_new();
+        memcpy(r->box.host + CODE, loops[i].bytes, loops[i].size);
+        flat(r->box.cpu);
+        GThread *other = g_thread_new("asks", ask_to_stop, r->box.cpu);
+        dbt_run(r->dbt);
+        g_thread_join(other);
+        rig_free(r);
+    }
+}
+
 /* String instructions on spans of all kinds leave registers and memory as the interpreter does. */
 enum { STRING_CODE = 0x40000, STRING_CASES = 400 };
 
@@ -511,6 +541,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/engine/sites", test_sites);
     g_test_add_func("/dbt/engine/trial", test_trial);
     g_test_add_func("/dbt/engine/likely", test_likely);
+    g_test_add_func("/dbt/engine/requests", test_requests);
     g_test_add_func("/dbt/engine/strings", test_strings);
     g_test_add_func("/dbt/engine/flush", test_flush);
     return g_test_run();

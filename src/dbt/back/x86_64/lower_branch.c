@@ -135,14 +135,12 @@ static void try_likely(Lower *l)
 }
 
 /* To the address in r14, by the jump cache. The flags are in the record. */
-static void jump_indirect(Lower *l, bool poll)
+static void jump_indirect(Lower *l)
 {
     Asm *a = l->hot;
     const uint8_t *miss = lower_leave_stub(l, LEAVE_INDIRECT, l->block->first_site + lower_new_site(l, SLOW_JUMP));
-    if (poll) {
-        enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
-        enc_jcc(a, CC_NE, miss);
-    }
+    enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
+    enc_jcc(a, CC_NE, miss);
     if (l->block->notes != 0) {
         note_target(l);
     }
@@ -161,7 +159,7 @@ void lower_ret(Lower *l)
     EncRm mem = lower_access_stack(l, 0, u->size, false);
     enc_load(l->hot, u->size, H_R14, mem);
     lower_move_stack_now(l, u->size + (int32_t)u->imm);
-    jump_indirect(l, false);
+    jump_indirect(l);
 }
 
 void lower_indirect(Lower *l)
@@ -188,11 +186,12 @@ void lower_indirect(Lower *l)
             enc_mov(a, 4, H_R14, H_R14);
         }
     }
-    jump_indirect(l, true);
+    jump_indirect(l);
 }
 
 void lower_call(Lower *l)
 {
-    push_return(l, (uint64_t)l->u->disp);
-    lower_jump(l, l->u->imm, true);
+    uint64_t next = (uint64_t)l->u->disp;
+    push_return(l, next);
+    lower_jump(l, l->u->imm, l->u->imm < next); /* what goes forward comes to another poll, if only a return's */
 }
