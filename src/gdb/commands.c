@@ -223,8 +223,8 @@ static void change_point(Gdb *gdb, const char *text, bool add)
         return;
     }
     point.kind = kinds[type];
-    text += 2;
-    if (!gdb_take_number(&text, &point.addr) || *text++ != ',' || !gdb_take_number(&text, &point.length) ||
+    text++;
+    if (*text++ != ',' || !gdb_take_number(&text, &point.addr) || *text++ != ',' || !gdb_take_number(&text, &point.length) ||
         point.length == 0 || point.length > MEM_PAGE_SIZE || point.addr + point.length < point.addr) {
         fail(gdb, 0x16);
         return;
@@ -374,7 +374,9 @@ static void continue_threads(Gdb *gdb, const char *text)
         }
         runs |= action == 'c' || action == 'C';
     }
-    if (steps) {
+    if (*text) {
+        fail(gdb, 0x16);
+    } else if (steps) {
         step(gdb, stepped);
     } else if (runs) {
         resume(gdb);
@@ -410,7 +412,7 @@ static void detach(Gdb *gdb)
 
 static void choose_thread(Gdb *gdb, const char *text)
 {
-    char kind = *text++;
+    char kind = *text ? *text++ : '\0';
     if (!take_thread(gdb, &text, kind == 'c' ? &gdb->control : &gdb->general)) {
         fail(gdb, 0x16);
         return;
@@ -424,11 +426,10 @@ static void thread_alive(Gdb *gdb, const char *text)
     take_thread(gdb, &text, &index) ? ok(gdb) : fail(gdb, 0x16);
 }
 
-void gdb_command(Gdb *gdb, const char *text, size_t length)
+static void dispatch(Gdb *gdb, const char *text, size_t length)
 {
     const char *rest = text + (length > 0);
 
-    /* Only an interrupt, or another query, makes sense while the machine runs. */
     switch (*text) {
     case '?':
         gdb_send_stop(gdb);
@@ -494,5 +495,34 @@ void gdb_command(Gdb *gdb, const char *text, size_t length)
     default:
         gdb_send(gdb, "");
         break;
+    }
+}
+
+/* A packet to move the machine comes while it runs: its answer will be the only one. False: it cannot stop now. */
+static bool stand_still(Gdb *gdb)
+{
+    if (machine_running(gdb->machine)) {
+        gdb->resumed = false;
+        machine_stop(gdb->machine, RUN_STATE_PAUSED);
+    }
+    return !machine_running(gdb->machine);
+}
+
+/* gdb waits for the machine to stop before it looks at it, but others may have let it run, and not every peer is gdb. */
+void gdb_command(Gdb *gdb, const char *text, size_t length)
+{
+    bool moves = *text && (strchr("cCsb", *text) || g_str_has_prefix(text, "vCont;"));
+    bool looks = *text && strchr("gGpPmMX", *text);
+
+    if (moves && !stand_still(gdb)) {
+        fail(gdb, 0x16);
+        return;
+    }
+    if (looks) {
+        machine_pause_vcpus(gdb->machine);
+    }
+    dispatch(gdb, text, length);
+    if (looks) {
+        machine_resume_vcpus(gdb->machine);
     }
 }

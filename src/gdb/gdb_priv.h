@@ -16,6 +16,7 @@ typedef struct Gdb {
     GdbReader reader;
     GString *last;      /* the packet sent last, for a peer that did not get it */
     bool no_ack, physical;
+    bool commanding;    /* a packet is being carried out */
     bool busy;          /* going back: rounds of the main loop are made */
     bool resumed;       /* gdb waits for the machine to stop */
     unsigned general, control; /* vCPUs that following packets are about */

@@ -124,7 +124,9 @@ static void receive_byte(Gdb *gdb, uint8_t byte)
             break; /* gdb waits for its answer before it sends the next */
         }
         acknowledge(gdb, "+");
+        gdb->commanding = true;
         gdb_command(gdb, gdb->reader.text, gdb->reader.length);
+        gdb->commanding = false;
         break;
     case GDB_BAD:
         acknowledge(gdb, "-");
@@ -205,7 +207,11 @@ static void gdb_free(Gdb *gdb)
 Error *gdb_start(Machine *machine, const char *device)
 {
     Chardev *chr;
+    const Gdb *old = machine_service(machine, GDB_SERVICE);
 
+    if (old && old->commanding) {
+        return error_new("gdb: its connection is in use by this very command; give it to another monitor");
+    }
     gdb_stop(machine);
     if (!strcmp(device, "none")) {
         return NULL;

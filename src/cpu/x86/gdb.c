@@ -12,7 +12,7 @@
 #include "cpu/x86/info.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
-#include "cpu/x86/seg.h"
+#include "cpu/x86/seg_priv.h"
 #include "cpu/x86/sys.h"
 
 #define REG(name, bits, type) "<reg name=\"" name "\" bitsize=\"" bits "\" type=\"" type "\"/>"
@@ -196,6 +196,9 @@ static bool system_write(X86Cpu *cpu, unsigned n, uint64_t value)
 
 static bool base_write(X86Cpu *cpu, unsigned seg, uint64_t base)
 {
+    if (!x86_canonical(cpu, base)) {
+        return false;
+    }
     cpu->seg[seg].base = base;
     *(seg == X86_FS ? &x86_hot(cpu)->fs_base : &x86_hot(cpu)->gs_base) = base;
     return true;
