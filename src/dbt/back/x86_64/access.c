@@ -197,6 +197,24 @@ static EncRm direct_operand(const Lower *l, const Uop *operand)
     return enc_mem_index(H_RCX, l->home[operand->base], 0, disp + (operand->base == 4 ? l->stack_by : 0));
 }
 
+/* Behind a check by a site: the operand, by host registers that do not wait for it wherever they can say its address. */
+static EncRm site_operand(Lower *l, const Uop *operand, int32_t site)
+{
+    Asm *a = l->hot;
+    bool full = operand->asize == 8 && operand->seg == 0;
+    if (is_direct(l, operand)) {
+        enc_load(a, 8, H_RCX, lower_env(site + ENV_SITE_ADDEND));
+        return direct_operand(l, operand);
+    }
+    if (full && operand->base < 16 && operand->index < 16 && !lower_spilled(l, operand->base) && !lower_spilled(l, operand->index)) {
+        enc_load(a, 8, H_RCX, lower_env(site + ENV_SITE_ADDEND));
+        enc_alu(a, ALU_ADD, 8, H_RCX, enc_reg(l->home[operand->base]));
+        return enc_mem_index(H_RCX, l->home[operand->index], operand->scale, (int32_t)operand->disp);
+    }
+    enc_load(a, 8, H_RCX, lower_env(site + ENV_SITE_HOST));
+    return enc_mem_index(H_RCX, H_R14, 0, 0);
+}
+
 /* Checks the address in r14, which is that of the operand. */
 static EncRm check_site(Lower *l, const Uop *operand, int32_t site, unsigned size, bool write, bool align)
 {
@@ -210,8 +228,7 @@ static EncRm check_site(Lower *l, const Uop *operand, int32_t site, unsigned siz
         enc_u8(a, size - 1);
         enc_jcc(a, CC_NE, stub);
     }
-    bool direct = is_direct(l, operand);
-    enc_load(a, 8, H_RCX, lower_env(site + (direct ? ENV_SITE_ADDEND : ENV_SITE_HOST)));
+    EncRm mem = site_operand(l, operand, site);
     lower_cold_out(l);
     enc_alu(c, ALU_ADD, 8, H_R14, lower_env(site + ENV_SITE_TAG));
     enc_mov_imm(c, H_RCX, (uint32_t)site);
@@ -219,7 +236,7 @@ static EncRm check_site(Lower *l, const Uop *operand, int32_t site, unsigned siz
     enc_call(c, l->env->site_miss[write]);
     enc_jmp(c, back);
     enc_u32(c, l->block->first_site + number);
-    return direct ? direct_operand(l, operand) : enc_mem_index(H_RCX, H_R14, 0, 0);
+    return mem;
 }
 
 EncRm lower_check(Lower *l, unsigned size, bool write, bool align)
