@@ -47,7 +47,7 @@ void error_free(Error *err);       /* accepts NULL */
 /* For what only a mistake in the program can make fail: ends it with the message. Accepts NULL. */
 void error_never(Error *err);
 
-/* Prints "program: message" and the hint to stderr and frees err. For main/, the monitor and tools only. */
+/* Prints "program: message" and the hint to stderr and frees err. For main/, the monitor and tools; of a server, for whom it turns away. */
 void error_report(Error *err);
 void error_set_program(const char *name);
 /* -msg: what stands in front of messages. guest is borrowed, NULL: not shown. Before any thread starts. */

@@ -26,6 +26,8 @@ Error *tls_session_new(TlsKeys *keys, int fd, const char *hostname, TlsSession *
 void tls_session_free(TlsSession *session);
 /* *ret_done: the session is up and the other side has been verified; else call again when the socket is ready. */
 Error *tls_session_handshake(TlsSession *session, bool *ret_done) MUST_USE;
+/* The other side may not come in: the session ends without a goodbye. */
+void tls_session_refuse(TlsSession *session);
 bool tls_session_waits_to_write(const TlsSession *session);
 /* Who the other side is by its certificate ("CN=..."), NULL when it showed none. Borrowed. */
 const char *tls_session_peer(const TlsSession *session);

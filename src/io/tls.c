@@ -44,7 +44,11 @@ Error *stream_start_tls_co(IoStream *stream, const TlsUse *use)
     for (;;) {
         TRY(tls_session_handshake(session, &done));
         if (done) {
-            return tls_authorize(use, session);
+            Error *err = tls_authorize(use, session);
+            if (err) {
+                tls_session_refuse(session);
+            }
+            return err;
         }
         int ret = stream_wait_co(stream, tls_session_waits_to_write(session) ? LOOP_WRITE : LOOP_READ);
         if (ret < 0) {

