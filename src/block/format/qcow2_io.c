@@ -731,7 +731,7 @@ static bool has_many_holes(Qcow2 *q)
 {
     enum { TABLES = 5 }; /* header, refcount table and block, L1 and L2 table */
     if (q->holes == HOLES_UNKNOWN) {
-        uint64_t real = node_allocated_size(q->data), tables = qcow2_external(q) ? 0 : TABLES * q->cluster_size;
+        uint64_t real = node_allocated_size(q->data), tables = qcow2_external(q) ? 0 : MIN(TABLES * q->cluster_size, MiB);
         bool many = real != UINT64_MAX && real + tables < q->data->size - q->data->size / 10;
         q->holes = many ? HOLES_MANY : HOLES_FEW;
     }
