@@ -55,33 +55,70 @@ static bool target_is_zero_co(CopyJob *c, uint64_t offset, uint64_t bytes)
     return true;
 }
 
-static int copy_data_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t bytes, bool *ret_read)
+/* How far it goes on with what can be made zero by itself, or with the rest: data and zeroes too short to tell apart. */
+static int next_part_co(const CopyJob *c, uint64_t offset, uint64_t bytes, uint64_t *ret_part, bool *ret_zero)
 {
-    BlockStatus status;
-    unsigned depth;
-    uint64_t align = MAX(c->spec.target->limits.request_align, 1);
-    *ret_read = true;
-    int ret = node_status_above_co(c->spec.source, NULL, offset, bytes, &status, &depth);
-    if (ret < 0) {
-        return ret;
-    }
-    if ((status.flags & STATUS_ZERO) && status.bytes >= bytes && bytes % align == 0) {
-        *ret_read = false;
-        if (!c->spec.keep_allocated && !c->spec.target->backing && target_is_zero_co(c, offset, bytes)) {
+    enum { LEAST = 64 * KiB }; /* small requests cost more than they save */
+    uint64_t unit = MAX(c->spec.target->limits.cluster_size, LEAST), at = offset, end = offset + bytes;
+    while (at < end) {
+        BlockStatus status;
+        unsigned depth;
+        int ret = node_status_above_co(c->spec.source, NULL, at, end - at, &status, &depth);
+        if (ret < 0) {
+            return ret;
+        }
+        uint64_t run = at + MIN(status.bytes, end - at);
+        uint64_t from = at == offset ? at : ALIGN_UP(at, unit), to = run == end ? end : ALIGN_DOWN(run, unit);
+        if ((status.flags & STATUS_ZERO) && from < to) {
+            *ret_zero = from == offset;
+            *ret_part = *ret_zero ? to - offset : from - offset;
             return 0;
         }
-        return node_write_zeroes_co(c->spec.target, offset, bytes, c->spec.keep_allocated ? 0 : REQ_MAY_UNMAP);
+        at = run;
     }
-    ret = node_pread_co(c->spec.source, offset, bytes, buffer);
-    if (ret < 0) {
-        return ret;
+    *ret_zero = false;
+    *ret_part = bytes;
+    return 0;
+}
+
+static int copy_zeroes_co(CopyJob *c, uint64_t offset, uint64_t bytes)
+{
+    if (!c->spec.keep_allocated && !c->spec.target->backing && target_is_zero_co(c, offset, bytes)) {
+        return 0;
     }
-    *ret_read = false;
+    return node_write_zeroes_co(c->spec.target, offset, bytes, c->spec.keep_allocated ? 0 : REQ_MAY_UNMAP);
+}
+
+static int copy_written_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t bytes, bool *ret_read)
+{
     uint64_t cluster = c->spec.target->limits.cluster_size;
     bool whole = cluster && offset % cluster == 0 &&
                  (bytes % cluster == 0 || offset + bytes == c->spec.target->size);
-    return node_pwrite_co(c->spec.target, offset, bytes, buffer,
-                          c->spec.compress && whole ? REQ_COMPRESSED : 0);
+    int ret = node_pread_co(c->spec.source, offset, bytes, buffer);
+    *ret_read = ret < 0;
+    return ret < 0 ? ret : node_pwrite_co(c->spec.target, offset, bytes, buffer, c->spec.compress && whole ? REQ_COMPRESSED : 0);
+}
+
+/* *ret_read: an error is the source's. */
+static int copy_data_co(CopyJob *c, char *buffer, uint64_t offset, uint64_t bytes, bool *ret_read)
+{
+    uint64_t align = MAX(c->spec.target->limits.request_align, 1), part;
+    int ret = 0;
+    for (; bytes && ret >= 0; offset += part, bytes -= part) {
+        bool zero;
+        *ret_read = true;
+        ret = next_part_co(c, offset, bytes, &part, &zero);
+        if (ret < 0) {
+            return ret;
+        }
+        if (zero && part % align == 0) {
+            *ret_read = false;
+            ret = copy_zeroes_co(c, offset, part);
+        } else {
+            ret = copy_written_co(c, buffer, offset, part, ret_read);
+        }
+    }
+    return ret;
 }
 
 /* --- what is to be copied --- */
