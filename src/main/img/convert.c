@@ -500,6 +500,22 @@ static KeyValues *key_secrets(const KeyValues *opts)
     return more;
 }
 
+/* Whether a new image says that it reads as zeroes, wherever it lies. */
+static bool shows_zeroes_co(BlockNode *node)
+{
+    enum { RUNS = 64 }; /* what has more is not asked further */
+    uint64_t at = 0;
+    for (unsigned i = 0; i < RUNS && at < node->size; i++) {
+        BlockStatus status;
+        unsigned depth;
+        if (node_status_above_co(node, NULL, at, node->size - at, &status, &depth) < 0 || !(status.flags & STATUS_ZERO)) {
+            return false;
+        }
+        at += status.bytes;
+    }
+    return at >= node->size;
+}
+
 static Error *open_target_co(Convert *c)
 {
     const char *filename = c->o.args[c->o.arg_count - 1];
@@ -528,7 +544,7 @@ static Error *open_target_co(Convert *c)
         return error_new("Compression not supported for this file format");
     }
     c->target_zeroed = c->target_is_zero || (!c->no_create && !node->backing && c->sparse && !node->encrypted &&
-                                             node_storage(node)->driver->extends);
+                                             (node_storage(node)->driver->extends || shows_zeroes_co(node)));
     return NULL;
 }
 
