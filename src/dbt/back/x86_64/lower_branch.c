@@ -115,13 +115,20 @@ static void note_target(Lower *l)
     enc_store(a, 8, enc_mem_index(ENC_ABS, H_RCX, 3, (int32_t)l->block->notes), H_R14);
 }
 
-/* To the addresses where the jump went before: each is one compare, and linked as the target of a direct branch. */
-static void try_likely(Lower *l)
+/*
+ * To the addresses where the jump went before: each is one compare, and linked as the target of a direct branch. Those
+ * behind it come first, they need no look at requests.
+ */
+static void try_likely(Lower *l, bool forward)
 {
     Asm *a = l->hot;
     unsigned size = l->block->mode64 ? 8 : 4;
+    uint64_t pc = l->block->pc + (uint64_t)(int64_t)l->block->offsets[l->u->insn];
     for (unsigned i = 0; i < LOWER_LIKELY && l->block->likely[i] != 0; i++) {
         uint64_t va = l->block->likely[i];
+        if ((va > pc) != forward) {
+            continue;
+        }
         unsigned n = lower_exit_stub(l, va);
         l->out->exits[n].live = FL_RECORD;
         if (size == 4 || va == (uint64_t)(int32_t)va) {
@@ -139,12 +146,13 @@ static void jump_indirect(Lower *l)
 {
     Asm *a = l->hot;
     const uint8_t *miss = lower_leave_stub(l, LEAVE_INDIRECT, l->block->first_site + lower_new_site(l, SLOW_JUMP));
+    try_likely(l, true);
     enc_alu_imm(a, ALU_CMP, 4, lower_env(ENV_EXIT_REQ), 0);
     enc_jcc(a, CC_NE, miss);
     if (l->block->notes != 0) {
         note_target(l);
     }
-    try_likely(l);
+    try_likely(l, false);
     enc_mov(a, 4, H_RCX, H_R14); /* jump_cache_index() */
     enc_alu_imm(a, ALU_AND, 4, enc_reg(H_RCX), (1 << JUMP_CACHE_BITS) - 1);
     int32_t table = (int32_t)l->env->jump_cache;
