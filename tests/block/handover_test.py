@@ -136,22 +136,31 @@ def test_hand_over():
         assert "failed" not in run(IO, "-r", "-f", fmt, "-c", "read -P 77 20M 64k", "disk")
 
 
+def fresh_pair(fmt):
+    """The images of source and target, and the paths of the two connections."""
+    for name in ("mig", "nbd"):
+        if os.path.exists(name):
+            os.unlink(name)
+    for name in ("disk", "other"):
+        run(IMG, "create", "-q", "-f", fmt, name, "32M")
+    return {name: os.path.abspath(name) for name in ("mig", "nbd")}
+
+
+def mirror(source, target, paths):
+    target.ok("nbd-server-start", addr={"type": "unix", "data": {"path": paths["nbd"]}})
+    target.ok("nbd-server-add", device="d", writable=True)
+    source.ok("drive-mirror", device="d", target=f"nbd+unix:///d?socket={paths['nbd']}", sync="full", format="raw", mode="existing",
+              job_id="copy")
+    source.wait_event("BLOCK_JOB_READY", device="copy")
+
+
 def test_storage_goes_too():
     """The target exports its own disk while it waits; the source mirrors to it and then migrates."""
     for fmt in ("raw", "qcow2"):
-        for name in ("mig", "nbd"):
-            if os.path.exists(name):
-                os.unlink(name)
-        paths = {name: os.path.abspath(name) for name in ("mig", "nbd")}
-        for name in ("disk", "other"):
-            run(IMG, "create", "-q", "-f", fmt, name, "32M")
+        paths = fresh_pair(fmt)
         with Machine("disk", fmt) as source, Machine("other", fmt, "-incoming", f"unix:{paths['mig']}") as target:
             writes(source)
-            target.ok("nbd-server-start", addr={"type": "unix", "data": {"path": paths["nbd"]}})
-            target.ok("nbd-server-add", device="d", writable=True)
-            source.ok("drive-mirror", device="d", target=f"nbd+unix:///d?socket={paths['nbd']}", sync="full", format="raw",
-                      mode="existing", job_id="copy")
-            source.wait_event("BLOCK_JOB_READY", device="copy")
+            mirror(source, target, paths)
             source.write(98, "20M")
             source.ok("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
             source.ok("migrate", uri=f"unix:{paths['mig']}")
@@ -179,20 +188,11 @@ def test_storage_goes_too():
 
 def test_mirror_outlives_migration():
     """The source ends its mirror only after the migration: until then its writes are let in beside those of the machine."""
-    for name in ("mig", "nbd"):
-        if os.path.exists(name):
-            os.unlink(name)
-    paths = {name: os.path.abspath(name) for name in ("mig", "nbd")}
-    for name in ("disk", "other"):
-        run(IMG, "create", "-q", "-f", "qcow2", name, "32M")
+    paths = fresh_pair("qcow2")
     device = ("-device", "virtio-blk-pci,drive=d,id=vda")
     with Machine("disk", "qcow2", *device) as source, Machine("other", "qcow2", *device, "-incoming", f"unix:{paths['mig']}") as target:
         writes(source)
-        target.ok("nbd-server-start", addr={"type": "unix", "data": {"path": paths["nbd"]}})
-        target.ok("nbd-server-add", device="d", writable=True)
-        source.ok("drive-mirror", device="d", target=f"nbd+unix:///d?socket={paths['nbd']}", sync="full", format="raw",
-                  mode="existing", job_id="copy")
-        source.wait_event("BLOCK_JOB_READY", device="copy")
+        mirror(source, target, paths)
         for m in (source, target):
             m.ok("migrate-set-capabilities", capabilities=[{"capability": "dirty-bitmaps", "state": True}])
         source.ok("migrate", uri=f"unix:{paths['mig']}")

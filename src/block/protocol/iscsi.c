@@ -307,8 +307,9 @@ static Error *take_options(BlockNode *node, IscsiState *s, KeyValues *opts)
 
 /* --- opening --- */
 
-static void release(IscsiState *s)
+static void release(void *opaque)
 {
+    IscsiState *s = opaque;
     g_free(s->portal);
     g_free(s->target);
     g_free(s->user);
@@ -337,22 +338,12 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
 
 static Error *open_co(BlockNode *node, KeyValues *opts)
 {
-    Error *err = open_steps_co(node, opts);
-    if (err) {
-        release(node->state);
-    }
-    return err;
+    return remote_open_co(node, opts, open_steps_co, release);
 }
 
 static void close_co(BlockNode *node)
 {
-    co_blocking_long(hang_up_call, node->state);
-    release(node->state);
-}
-
-static uint64_t allocated_size(BlockNode *node)
-{
-    return UINT64_MAX;
+    remote_close_co(node, hang_up_call, release);
 }
 
 static const BlockOption options[] = {
@@ -371,4 +362,4 @@ static const BlockOption options[] = {
 BLOCK_DRIVER(iscsi, .name = "iscsi", .desc = "A disk of an iSCSI target", .state_size = sizeof(IscsiState), .protocol = true,
              .parse_filename = parse_filename, .options = options, .open_co = open_co, .close_co = close_co,
              .preadv_co = preadv_co, .pwritev_co = pwritev_co, .flush_co = flush_co, .discard_co = discard_co,
-             .write_zeroes_co = write_zeroes_co, .allocated_size = allocated_size);
+             .write_zeroes_co = write_zeroes_co, .allocated_size = remote_allocated_size);

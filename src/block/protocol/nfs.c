@@ -418,8 +418,9 @@ static Error *take_options(NfsState *s, KeyValues *opts)
 
 /* --- opening --- */
 
-static void release(NfsState *s)
+static void release(void *opaque)
 {
+    NfsState *s = opaque;
     g_free(s->host);
     g_free(s->path);
     g_free(s->settings);
@@ -444,22 +445,12 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
 
 static Error *open_co(BlockNode *node, KeyValues *opts)
 {
-    Error *err = open_steps_co(node, opts);
-    if (err) {
-        release(node->state);
-    }
-    return err;
+    return remote_open_co(node, opts, open_steps_co, release);
 }
 
 static void close_co(BlockNode *node)
 {
-    co_blocking_long(hang_up_call, node->state);
-    release(node->state);
-}
-
-static uint64_t allocated_size(BlockNode *node)
-{
-    return UINT64_MAX;
+    remote_close_co(node, hang_up_call, release);
 }
 
 static const BlockOption options[] = {
@@ -482,4 +473,4 @@ static const BlockOption options[] = {
 BLOCK_DRIVER(nfs, .name = "nfs", .desc = "A file of an NFS server", .state_size = sizeof(NfsState), .protocol = true,
              .extends = true, .parse_filename = parse_filename, .options = options, .open_co = open_co, .close_co = close_co,
              .preadv_co = preadv_co, .pwritev_co = pwritev_co, .flush_co = flush_co, .truncate_co = truncate_co,
-             .allocated_size = allocated_size);
+             .allocated_size = remote_allocated_size);

@@ -306,8 +306,9 @@ static Error *take_options(BlockNode *node, RbdState *s, KeyValues *opts)
 
 /* --- opening --- */
 
-static void release(RbdState *s)
+static void release(void *opaque)
 {
+    RbdState *s = opaque;
     char *texts[] = { s->pool, s->space, s->name, s->snapshot, s->conf, s->user, s->settings };
     for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
         g_free(texts[i]);
@@ -335,22 +336,12 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
 
 static Error *open_co(BlockNode *node, KeyValues *opts)
 {
-    Error *err = open_steps_co(node, opts);
-    if (err) {
-        release(node->state);
-    }
-    return err;
+    return remote_open_co(node, opts, open_steps_co, release);
 }
 
 static void close_co(BlockNode *node)
 {
-    co_blocking_long(hang_up_call, node->state);
-    release(node->state);
-}
-
-static uint64_t allocated_size(BlockNode *node)
-{
-    return UINT64_MAX;
+    remote_close_co(node, hang_up_call, release);
 }
 
 static const BlockOption options[] = {
@@ -368,4 +359,4 @@ static const BlockOption options[] = {
 BLOCK_DRIVER(rbd, .name = "rbd", .desc = "An image of a Ceph cluster", .state_size = sizeof(RbdState), .protocol = true,
              .parse_filename = parse_filename, .options = options, .open_co = open_co, .close_co = close_co,
              .preadv_co = preadv_co, .pwritev_co = pwritev_co, .write_zeroes_co = write_zeroes_co, .discard_co = discard_co,
-             .flush_co = flush_co, .truncate_co = truncate_co, .allocated_size = allocated_size);
+             .flush_co = flush_co, .truncate_co = truncate_co, .allocated_size = remote_allocated_size);

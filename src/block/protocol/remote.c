@@ -54,3 +54,24 @@ int remote_write_co(BlockNode *node, RemoteLine *line, RemoteFn *fn, uint64_t of
     block_vec_to_buffer(vec, at, data, (size_t)bytes);
     return call_co(node, line, fn, &call);
 }
+
+Error *remote_open_co(BlockNode *node, KeyValues *opts, Error *(*steps_co)(BlockNode *node, KeyValues *opts),
+                      void (*release)(void *state))
+{
+    Error *err = steps_co(node, opts);
+    if (err) {
+        release(node->state);
+    }
+    return err;
+}
+
+void remote_close_co(BlockNode *node, RemoteFn *hang_up, void (*release)(void *state))
+{
+    co_blocking_long(hang_up, node->state);
+    release(node->state);
+}
+
+uint64_t remote_allocated_size(BlockNode *node)
+{
+    return UINT64_MAX;
+}

@@ -16,6 +16,12 @@ typedef struct RemoteCall {
 } RemoteCall;
 typedef int RemoteFn(void *call); /* RemoteCall *; 0 or -errno */
 
+/* Opening and closing. What the steps took out of the options is released when they fail. */
+Error *remote_open_co(BlockNode *node, KeyValues *opts, Error *(*steps_co)(BlockNode *node, KeyValues *opts),
+                      void (*release)(void *state)) MUST_USE;
+void remote_close_co(BlockNode *node, RemoteFn *hang_up, void (*release)(void *state)); /* hang_up gets the state */
+uint64_t remote_allocated_size(BlockNode *node); /* servers do not tell */
+
 /* A connection that takes one call at a time. */
 typedef struct RemoteLine {
     CoMutex lock;

@@ -423,8 +423,9 @@ static Error *parse_filename(const char *filename, KeyValues *opts)
 
 /* --- opening --- */
 
-static void release(SshState *s)
+static void release(void *opaque)
 {
+    SshState *s = opaque;
     g_free(s->host);
     g_free(s->port);
     g_free(s->path);
@@ -452,17 +453,12 @@ static Error *open_steps_co(BlockNode *node, KeyValues *opts)
 
 static Error *open_co(BlockNode *node, KeyValues *opts)
 {
-    Error *err = open_steps_co(node, opts);
-    if (err) {
-        release(node->state);
-    }
-    return err;
+    return remote_open_co(node, opts, open_steps_co, release);
 }
 
 static void close_co(BlockNode *node)
 {
-    co_blocking_long(hang_up_call, node->state);
-    release(node->state);
+    remote_close_co(node, hang_up_call, release);
 }
 
 /* --- creating --- */
@@ -510,11 +506,6 @@ static Error *create_co(BlockGraph *graph, const char *filename, BlockNode *file
     return err;
 }
 
-static uint64_t allocated_size(BlockNode *node)
-{
-    return UINT64_MAX;
-}
-
 static const BlockOption options[] = {
     { "server.host", OPT_STR, "The server's name or address" },
     { "server.port", OPT_STR, "The server's port (default: 22)" },
@@ -533,4 +524,4 @@ BLOCK_DRIVER(ssh, .name = "ssh", .desc = "A file of an SSH server", .deciding = 
              .extends = true, .parse_filename = parse_filename, .options = options,
              .create_options = create_options, .create_co = create_co, .open_co = open_co, .close_co = close_co,
              .preadv_co = preadv_co, .pwritev_co = pwritev_co, .flush_co = flush_co, .truncate_co = truncate_co,
-             .allocated_size = allocated_size);
+             .allocated_size = remote_allocated_size);
