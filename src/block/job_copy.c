@@ -485,6 +485,7 @@ static void copy_clean_co(Job *job)
         error_free(node_set_read_only_co(c->spec.target, true));
     }
     node_unref_co(c->spec.target);
+    node_unref_co(c->spec.source);
     free(c->buffer);
 }
 
@@ -605,6 +606,7 @@ static Error *copy_start(BlockGraph *graph, const JobDriver *driver, const CopyS
     }
     CopyJob *c = (CopyJob *)job;
     c->spec = *spec;
+    node_ref(c->spec.source); /* its users may all go over to the target, and what is to be copied is noted there */
     list_init(&c->ranges.held);
     err = attach(c);
     if (!err && driver == &backup_driver) {
@@ -624,6 +626,7 @@ static Error *copy_start(BlockGraph *graph, const JobDriver *driver, const CopyS
         block_root_detach(c->source_edge);
         block_root_detach(c->target_edge);
         node_unref(spec->target);
+        node_unref(spec->source);
         free(c->buffer);
         job_drop(job);
         return err;

@@ -477,6 +477,22 @@ def test_active_mirror():
     img("compare", "base.qcow2", "t.qcow2")
 
 
+def test_active_mirror_switches():
+    """A mirror in write-blocking mode ends with the target in the source's place, and nobody has the source any more."""
+    m = fresh()
+    add_target(m, "t")
+    m.ok("blockdev-mirror", job_id="j", device="n0", target="t", sync="full", copy_mode="write-blocking", auto_finalize=False)
+    m.wait_event("BLOCK_JOB_READY", device="j")
+    m.ok("block-job-complete", device="j")
+    m.wait_event("BLOCK_JOB_PENDING", id="j")
+    m.ok("job-finalize", id="j")
+    m.wait_event("BLOCK_JOB_COMPLETED", device="j")
+    m.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+    assert set(nodes(m)) & {"n0", "t"} == {"t"}, nodes(m)
+    m.quit()
+    img("compare", "base.qcow2", "t.qcow2")
+
+
 def test_job_filters():
     """The nodes of jobs are there under their names while the jobs run."""
     for command, drv, more in (("block-commit", "commit_top", {}), ("block-stream", "copy-on-read", {}),
