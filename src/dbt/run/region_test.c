@@ -8,6 +8,7 @@
 
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cpu/x86/box_test.h"
 
@@ -301,6 +302,32 @@ static void test_pages_taken_back(void)
     machine_fini(&m);
 }
 
+/*
+ * A guest goes round by returns alone, and with a call to the next instruction: mov $0x20000,ebx; lea 1f,rax;
+ * 1: addq $1,(rbx); push rax; ret - and with call 2f; 2: pop rcx; before the push
+ */
+static void test_returns(void)
+{
+    static const uint8_t plain[] = { 0xbb, 0x00, 0x00, 0x02, 0x00, 0x48, 0x8d, 0x05, 0x00, 0x00, 0x00, 0x00, 0x48, 0x83, 0x03, 0x01, 0x50, 0xc3 };
+    static const uint8_t calls[] = { 0xbb, 0x00, 0x00, 0x02, 0x00, 0x48, 0x8d, 0x05, 0x00, 0x00, 0x00, 0x00, 0x48, 0x83, 0x03, 0x01,
+                                     0xe8, 0x00, 0x00, 0x00, 0x00, 0x59, 0x50, 0xc3 };
+    for (unsigned n = 0; n < 4; n++) {
+        Machine m;
+        machine_init(&m, n & 1 ? calls : plain, n & 1 ? sizeof(calls) : sizeof(plain), n & 2 ? DBT_STRESS_SITES : 0);
+        memset(m.box.host + DATA, 0, 0x1000);
+        Asker a = { .m = &m };
+        a.thread = g_thread_new("asker", ask, &a);
+        alarm(60);
+        dbt_run(m.dbt);
+        alarm(0);
+        g_thread_join(a.thread);
+        g_assert_cmpuint(ld64_le(m.box.host + DATA), >=, 1000);
+        g_assert_false(atomic_load(&m.box.vcpu.halted));
+        atomic_fetch_and(&x86_hot(m.box.cpu)->exit_req, ~(uint32_t)VCPU_REQ_STOP);
+        machine_fini(&m);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -311,6 +338,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dbt/region/faults", test_faults);
     g_test_add_func("/dbt/region/faults-inside", test_faults_inside);
     g_test_add_func("/dbt/region/pages-taken-back", test_pages_taken_back);
+    g_test_add_func("/dbt/region/returns", test_returns);
     g_test_add_func("/dbt/region/carries", test_carries);
     return g_test_run();
 }
