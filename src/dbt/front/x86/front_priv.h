@@ -34,6 +34,16 @@ bool front_one_byte(Front *f);
 bool front_0f(Front *f);
 bool front_0f38(Front *f);
 
+/* --- control.c --- */
+/* The operand size is one that jumps, or pushes and pops, are translated for; the latter sets it. */
+bool front_jump_size_ok(Front *f);
+bool front_stack_size_ok(Front *f);
+bool front_branch(Front *f, UopKind kind);
+/* A jump or call whose target the operand holds, by its kind there. */
+bool front_indirect(Front *f, UopKind memory, UopKind reg);
+bool front_push_reg(Front *f, unsigned reg);
+bool front_pop_reg(Front *f, unsigned reg);
+
 /* --- vector.c --- */
 bool front_vec(Front *f);
 bool front_mxcsr(Front *f);

@@ -1,6 +1,6 @@
 /*
  * Instructions on general registers as uops: the one-byte map, 0F and 0F 38. Where the host executes the same
- * opcode, only the operands are taken apart; branches, stack and shifts by CL have uops of their own.
+ * opcode, only the operands are taken apart; branches and stack (control.c) and shifts by CL have uops of their own.
  */
 #include "dbt/front/x86/front_priv.h"
 
@@ -161,81 +161,6 @@ static bool movi(Front *f, unsigned reg, uint64_t value)
     f->u->imm = value;
     return true;
 }
-/* --- branches --- */
-
-static uint64_t branch_target(Front *f)
-{
-    uint64_t target = f->next + (uint64_t)f->insn->imm;
-    if (front_mode64(f)) {
-        return target;
-    }
-    return f->insn->osize == 2 ? (uint16_t)target : (uint32_t)target;
-}
-
-static bool jump_size_ok(Front *f)
-{
-    return front_mode64(f) || f->insn->osize == 4;
-}
-
-static bool branch(Front *f, UopKind kind)
-{
-    if (!jump_size_ok(f)) {
-        return false;
-    }
-    f->u->kind = kind;
-    f->u->imm = branch_target(f);
-    f->u->cond = f->insn->cond;
-    f->u->size = front_mode64(f) ? 8 : 4;
-    if (f->u->imm < f->next) {
-        f->u->attr |= UA_BACKWARD;
-    }
-    return true;
-}
-
-static bool indirect(Front *f, UopKind memory, UopKind reg)
-{
-    Uop *u = f->u;
-    if (!jump_size_ok(f)) {
-        return false;
-    }
-    u->size = front_mode64(f) ? 8 : 4;
-    u->imm = f->next;
-    const X86Operand *o = &f->insn->operand[0];
-    if (o->kind == OPND_MEM) {
-        u->kind = memory;
-        u->mem_size = u->size;
-        u->attr |= UA_RM_R;
-        return front_put_mem(f);
-    }
-    u->kind = reg;
-    u->reg = o->reg;
-    u->attr |= UA_REG_R;
-    return reg != UOP_CALL_REG || o->reg != X86_RSP;
-}
-
-/* --- stack --- */
-
-static bool stack_size_ok(Front *f)
-{
-    f->u->size = f->u->mem_size = f->insn->osize;
-    return f->insn->osize == (front_mode64(f) ? 8 : 4);
-}
-
-static bool push_reg(Front *f, unsigned reg)
-{
-    f->u->kind = UOP_PUSH;
-    f->u->reg = reg;
-    f->u->attr |= UA_REG_R;
-    return stack_size_ok(f);
-}
-
-static bool pop_reg(Front *f, unsigned reg)
-{
-    f->u->kind = UOP_POP;
-    f->u->reg = reg;
-    f->u->attr |= UA_REG_W;
-    return stack_size_ok(f);
-}
 
 /* --- the opcode maps --- */
 
@@ -263,19 +188,19 @@ static bool group_ff(Front *f)
     case 1:
         return op_ext(f, insn->opcode, 0);
     case 2:
-        return insn->opcode == 0xff && indirect(f, UOP_CALL_MEM, UOP_CALL_REG);
+        return insn->opcode == 0xff && front_indirect(f, UOP_CALL_MEM, UOP_CALL_REG);
     case 4:
-        return insn->opcode == 0xff && indirect(f, UOP_JMP_MEM, UOP_JMP_REG);
+        return insn->opcode == 0xff && front_indirect(f, UOP_JMP_MEM, UOP_JMP_REG);
     case 6:
         if (insn->opcode != 0xff) {
             return false;
         }
         if (insn->operand[0].kind == OPND_REG) {
-            return push_reg(f, insn->operand[0].reg);
+            return front_push_reg(f, insn->operand[0].reg);
         }
         f->u->kind = UOP_PUSH_MEM;
         f->u->attr |= UA_RM_R;
-        return stack_size_ok(f) && front_put_mem(f);
+        return front_stack_size_ok(f) && front_put_mem(f);
     default:
         return false;
     }
@@ -364,9 +289,9 @@ bool front_one_byte(Front *f)
         u->reg = opcode >> 3 & 1;
         return put_rm(f, 0) && op(f, 0xff | width(insn), 0);
     case 0x50 ... 0x57:
-        return push_reg(f, insn->operand[0].reg);
+        return front_push_reg(f, insn->operand[0].reg);
     case 0x58 ... 0x5f:
-        return pop_reg(f, insn->operand[0].reg);
+        return front_pop_reg(f, insn->operand[0].reg);
     case 0x63:
         return front_mode64(f) && op_reg_rm(f, opcode, 0);
     case 0x68:
@@ -374,13 +299,13 @@ bool front_one_byte(Front *f)
         u->kind = UOP_PUSH;
         u->reg = UOP_NO_REG;
         u->imm = (uint64_t)insn->imm;
-        return stack_size_ok(f);
+        return front_stack_size_ok(f);
     case 0x69:
         return op_reg_rm(f, opcode, imm_z(insn));
     case 0x6b:
         return op_reg_rm(f, opcode, 1);
     case 0x70 ... 0x7f:
-        return branch(f, UOP_JCC);
+        return front_branch(f, UOP_JCC);
     case 0x80:
     case 0x83:
     case 0xc0:
@@ -416,12 +341,12 @@ bool front_one_byte(Front *f)
         u->seg = 0;
         return insn->asize != 2;
     case 0x8f:
-        return insn->operand[0].kind == OPND_REG && pop_reg(f, insn->operand[0].reg);
+        return insn->operand[0].kind == OPND_REG && front_pop_reg(f, insn->operand[0].reg);
     case 0x90 ... 0x97:
         return xchg_rax(f);
     case 0x9c:
         u->kind = UOP_PUSHF;
-        return stack_size_ok(f);
+        return front_stack_size_ok(f);
     case 0x98:
     case 0x99:
     case 0x9e:
@@ -451,14 +376,14 @@ bool front_one_byte(Front *f)
         u->kind = UOP_RET;
         u->imm = opcode == 0xc2 ? (uint16_t)insn->imm : 0;
         u->size = u->mem_size = front_mode64(f) ? 8 : 4;
-        return jump_size_ok(f);
+        return front_jump_size_ok(f);
     case 0xc6:
         return (insn->modrm >> 3 & 7) == 0 && op_ext(f, opcode, 1);
     case 0xc7:
         return (insn->modrm >> 3 & 7) == 0 && op_ext(f, opcode, imm_z(insn));
     case 0xc9:
         u->kind = UOP_LEAVE;
-        return stack_size_ok(f);
+        return front_stack_size_ok(f);
     case 0xd0:
     case 0xd1:
         return op_ext(f, opcode, 0);
@@ -468,7 +393,7 @@ bool front_one_byte(Front *f)
         return put_rm(f, 0) && shift_cl(f, opcode);
     case 0xe2:
     case 0xe3:
-        if (!branch(f, UOP_JCXZ) || insn->asize == 2) {
+        if (!front_branch(f, UOP_JCXZ) || insn->asize == 2) {
             return false;
         }
         u->cond = opcode == 0xe2 ? 1 : 0;
@@ -476,10 +401,10 @@ bool front_one_byte(Front *f)
         return true;
     case 0xe8:
         u->disp = (int64_t)f->next;
-        return branch(f, UOP_CALL);
+        return front_branch(f, UOP_CALL);
     case 0xe9:
     case 0xeb:
-        return branch(f, UOP_JMP);
+        return front_branch(f, UOP_JMP);
     case 0xf6:
     case 0xf7:
         return group_f6(f);
@@ -537,7 +462,7 @@ bool front_0f(Front *f)
         u->attr |= UA_REG_R; /* the destination is kept when the condition fails */
         return op_reg_rm(f, code, 0);
     case 0x80 ... 0x8f:
-        return branch(f, UOP_JCC);
+        return front_branch(f, UOP_JCC);
     case 0x90 ... 0x9f:
         u->reg = 0;
         return put_rm(f, 0) && op(f, code, 0);
