@@ -166,11 +166,11 @@ static bool apic_write_reg(Apic *apic, unsigned reg, uint32_t value)
         apic->esr = atomic_exchange(&apic->errors, 0);
         return true;
     case REG_ICR:
-        apic->icr = (apic->icr & ~0xffffffffull) | value;
+        apic->icr = (apic->icr & ~0xffffffffull) | (value & ICR_WRITABLE);
         apic_send(apic);
         return true;
     case REG_ICR_HIGH:
-        apic->icr = (uint64_t)value << 32 | (uint32_t)apic->icr;
+        apic->icr = (uint64_t)(value & ICR_HIGH_WRITABLE) << 32 | (uint32_t)apic->icr;
         return true;
     case REG_LVT ... REG_LVT + LVT_COUNT - 1:
         apic_set_lvt(apic, reg - REG_LVT, value);
@@ -378,6 +378,9 @@ static bool apic_msr_write(void *opaque, uint32_t index, uint64_t value)
     }
     switch (reg) {
     case REG_ICR:
+        if ((uint32_t)value & ~(ICR_WRITABLE | ICR_PENDING)) {
+            return false;
+        }
         apic->icr = value & ~(uint64_t)ICR_PENDING;
         apic_send(apic);
         return true;

@@ -28,6 +28,9 @@ enum { LVT_MASKED = BIT(16), LVT_TIMER_MODE = 3 << 17, LVT_PERIODIC = 1 << 17, L
 enum { SVR_ENABLE = BIT(8) };
 enum { ESR_SEND_VECTOR = BIT(5), ESR_RECEIVE_VECTOR = BIT(6), ESR_REGISTER = BIT(7) };
 enum { ICR_PENDING = BIT(12), ICR_ASSERT = BIT(14), ICR_LEVEL = BIT(15) };
+/* What the low half has; the rest is reserved: not kept, and #GP in x2APIC mode. */
+enum { ICR_WRITABLE = 0xccfff & ~ICR_PENDING };
+enum { ICR_HIGH_WRITABLE = 0xff000000 };
 struct Apic {
     Device dev;
     X86Apic x86; /* what cpu->apic points to */
