@@ -58,7 +58,7 @@ class Setup:
                 f.truncate(64 << 20)
 
     def arguments(self, *more):
-        return ['-m', '192', '-kernel', self.kernel, '-initrd', self.initrd, '-append', 'console=ttyS0 quiet panic=-1',
+        return ['-m', '192', '-kernel', self.kernel, '-initrd', self.initrd, '-append', 'console=ttyS0 quiet panic=-1 no_timer_check',
                 '-drive', f'file={self.disk},if=virtio,format={self.fmt}', '-nic', 'user,model=virtio-net-pci',
                 '-no-reboot', *more]
 

@@ -40,7 +40,7 @@ class Setup:
         subprocess.run([need('/usr/bin/qemu-img', 'qemu-utils'), 'create', '-q', '-f', 'qcow2', self.disk, '1G'], check=True)
 
     def arguments(self, *more):
-        return ['-m', '1024', '-smp', '2', '-kernel', self.kernel, '-initrd', self.initrd, '-append', 'console=ttyS0 quiet panic=-1',
+        return ['-m', '1024', '-smp', '2', '-kernel', self.kernel, '-initrd', self.initrd, '-append', 'console=ttyS0 quiet panic=-1 no_timer_check',
                 '-blockdev', f'qcow2,node-name=disk,file.driver=file,file.filename={self.disk}',
                 '-device', 'virtio-blk-pci,drive=disk', '-no-reboot', *more]
 
