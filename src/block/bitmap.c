@@ -208,6 +208,9 @@ bool block_bitmap_next(const BlockBitmap *b, uint64_t offset, uint64_t max, uint
                        uint64_t *ret_bytes)
 {
     uint64_t end = block_bitmap_bits(b), most = MAX(max / b->granularity, 1);
+    if (offset >= b->size) { /* that may lie inside the last bit */
+        return false;
+    }
     uint64_t first = b->dirty ? find_bit(b, offset / b->granularity, end, true) : end;
     if (first >= end) {
         return false;

@@ -283,6 +283,22 @@ def test_convert_bitmaps():
         assert [name for name, *_ in bitmap_names(PEER, "to.qcow2")] == ["fine"]
 
 
+def test_last_bit():
+    """An image whose end is no multiple of the bitmap's granularity, dirty up to there."""
+    for size in (MIB + 512, 65536 * 3 - 512, 512):
+        run(OURS, "create", "-q", "-f", "qcow2", "odd.qcow2", str(size))
+        for name in ("a", "b"):
+            run(OURS, "bitmap", "--add", "odd.qcow2", name)
+        subprocess.run([PEER_IO, "-c", f"write {size - 512} 512", "odd.qcow2"], check=True, capture_output=True)
+        run(OURS, "bitmap", "--clear", "odd.qcow2", "b")
+        assert dirty_ranges("odd.qcow2", "b") == []
+        run(OURS, "bitmap", "--merge", "a", "odd.qcow2", "b")
+        run(PEER, "check", "-q", "odd.qcow2")
+        assert dirty_ranges("odd.qcow2", "b") == dirty_ranges("odd.qcow2", "a") != []
+        run(OURS, "convert", "--bitmaps", "-O", "qcow2", "odd.qcow2", "to.qcow2")
+        assert dirty_ranges("to.qcow2", "b") == dirty_ranges("odd.qcow2", "a")
+
+
 def test_rate():
     make_raw("src.raw", 4 * MIB, 5)
     data = len(open("src.raw", "rb").read().replace(bytes(4096), b""))
