@@ -518,7 +518,9 @@ static void session_line(void *opaque, const char *line)
     Hmp hmp = { .machine = monitor->set->machine, .monitor = monitor, .cpu_index = monitor->cpu_index,
                 .out = g_string_new(NULL) };
 
+    monitor->dispatching = true;
     hmp_run_line(&hmp, line);
+    monitor->dispatching = false;
     monitor->cpu_index = hmp.cpu_index;
     session_print(monitor, hmp.out->str);
     g_string_free(hmp.out, TRUE);
@@ -578,7 +580,8 @@ static const ReadlineOps session_ops = {
 static size_t session_can_receive(void *opaque)
 {
     Monitor *monitor = opaque;
-    return monitor_serves(monitor) && !monitor->waits && char_pending(&monitor->front) < 1 << 20 ? 1024 : 0;
+    bool busy = monitor->waits || monitor->dispatching; /* a command that waits for disks lets the loop go on */
+    return monitor_serves(monitor) && !busy && char_pending(&monitor->front) < 1 << 20 ? 1024 : 0;
 }
 
 static void session_receive(void *opaque, const uint8_t *buf, size_t length)
@@ -590,6 +593,9 @@ static void session_receive(void *opaque, const uint8_t *buf, size_t length)
         } else {
             readline_byte(monitor->readline, buf[n]);
         }
+    }
+    if (!monitor->waits) { /* what was refused while a command ran */
+        char_accept_input(&monitor->front);
     }
 }
 

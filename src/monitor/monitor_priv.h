@@ -23,10 +23,10 @@ struct Monitor {
     CharFront front;
     bool control, pretty;
     ListNode node;
+    bool dispatching;  /* a command runs: what comes meanwhile, in QMP the end too, waits */
     /* QMP */
     JsonStream *json;
     GQueue requests;   /* what came and was not carried out yet */
-    bool dispatching;  /* a command runs: what comes meanwhile, the end too, waits */
     bool close_waits, open_waits;
     bool negotiated, oob;
     /* HMP */

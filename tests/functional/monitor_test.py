@@ -442,6 +442,16 @@ def test_block():
             matches('Failed to find', q.error('blockdev-del', node_name='n')[1])
 
 
+def test_lines_in_order():
+    """A line that comes while a command waits for a disk is carried out after it."""
+    with tempfile.NamedTemporaryFile(suffix=".raw") as disk:
+        os.truncate(disk.fileno(), 128 << 20)
+        typed = 'qemu-io d0 "write -P 5 0 64M"\ninfo status\nquit\n'
+        done = subprocess.run([PROGRAM, "-M", "pc", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio",
+                               "-drive", f"if=none,id=d0,format=raw,file={disk.name}"], input=typed, capture_output=True, text=True, timeout=120)
+        assert "wrote" in done.stdout and done.stdout.index("wrote") < done.stdout.index("VM status"), done.stdout
+
+
 def test_core_dump():
     '''readelf and gdb read the file.'''
     with tempfile.TemporaryDirectory() as folder, Qmp('-machine', 'pc', '-display', 'none', '-m', '16', '-smp', '2', '-S', '-net', 'none') as q:
