@@ -85,8 +85,7 @@ static char *find_holder(int fd)
 
 static Error *conflict(int fd, const char *filename, bool shared, unsigned bit)
 {
-    /* For a person; looking through all processes is not worth it where a program reads the answer. */
-    g_autofree char *holder = isatty(STDERR_FILENO) ? find_holder(fd) : NULL;
+    g_autofree char *holder = find_holder(fd);
     Error *err =
         error_new("Failed to get %s\"%s\" lock", shared ? "shared " : "", block_claim_name(bit));
     err = error_hint(err, "Is another process using the image [%s]?", filename);
