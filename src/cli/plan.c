@@ -230,8 +230,18 @@ Error *cli_parse(Plan *plan, int argc, char **argv)
     return NULL;
 }
 
+/* A saved state and a migration both fill the whole machine: of two, the first would be lost unseen. */
+static MUST_USE Error *check_one_state(const Plan *plan)
+{
+    if (plan->loadvm && plan->incoming) {
+        return error_new("'incoming' and 'loadvm' options are mutually exclusive");
+    }
+    return NULL;
+}
+
 Error *cli_finish(Plan *plan)
 {
+    TRY(check_one_state(plan));
     TRY(finish_machine(plan));
     TRY(finish_devices(plan));
     TRY(finish_net(plan));
