@@ -12,7 +12,7 @@
 
 #include "main/img/img.h"
 
-enum { PIECE = 1 << 20, MAX_COROUTINES = 16, MAX_SOURCES = 256 };
+enum { PIECE = 2 << 20, MAX_COROUTINES = 16, MAX_SOURCES = 256 };
 
 typedef struct Convert {
     ImgOptions o;
