@@ -27,6 +27,14 @@ static void note_beginning(Qtest *qtest)
     }
 }
 
+static void note_end(Qtest *qtest)
+{
+    if (qtest->started) {
+        note(qtest, 'I', "CLOSED");
+        qtest->started = 0;
+    }
+}
+
 void qtest_send(Qtest *qtest, const char *fmt, ...)
 {
     va_list ap;
@@ -85,7 +93,7 @@ static void connection(void *opaque, CharEvent event)
         qtest->started = clock_now(qtest->machine->clocks, CLOCK_REALTIME_NS);
         note_beginning(qtest);
     } else if (event == CHAR_EVENT_CLOSED) {
-        note(qtest, 'I', "CLOSED");
+        note_end(qtest);
         qtest_forget(qtest);
     }
 }
@@ -177,6 +185,7 @@ void qtest_stop(Machine *machine)
 
     if (qtest) {
         machine_set_service(machine, QTEST_SERVICE, NULL);
+        note_end(qtest);
         qtest_forget(qtest);
         qtest_free(qtest);
     }
