@@ -173,6 +173,8 @@ Error *block_graph_set_active(BlockGraph *graph, bool active) MUST_USE;
 void block_graph_freeze(BlockGraph *graph);
 /* The images belong to another process until they are taken. Before any is opened. */
 void block_graph_begin_inactive(BlockGraph *graph);
+/* One node with what is below it, or all (NULL), whatever the machine does. */
+Error *block_nodes_set_active_co(BlockGraph *graph, BlockNode *node, bool active) MUST_USE;
 /* Takes one image, and what it is made of, before the others; nothing to do in an active graph. */
 Error *block_node_activate(BlockNode *node) MUST_USE;
 

@@ -6,6 +6,7 @@
 #include "block/drive.h"
 #include "block/info.h"
 #include "block/job.h"
+#include "block/node_priv.h"
 #include "block/throttle.h"
 #include "core/vm/machine.h"
 #include "schema/qmp_commands.h"
@@ -46,6 +47,7 @@ static Value *node_value(BlockNode *node, bool flat, bool write_cache)
     g_autofree char *name = node_filename(node);
     value_put_str(info, "file", name);
     value_put_str(info, "node-name", node->name);
+    value_put_bool(info, "active", node_is_active(node));
     value_put_bool(info, "ro", node->read_only);
     value_put_str(info, "drv", node->driver->name);
     value_put_int(info, "backing_file_depth", backing_depth(node));
@@ -235,6 +237,36 @@ Error *qmp_blockdev_reopen(QmpContext *ctx, const QmpBlockdevReopenArgs *args, V
     }
     ReopenCall call = { graph_of(ctx), opts };
     return qmp_in_coroutine(ctx, reopen_co, &call);
+}
+
+typedef struct ActiveCall {
+    BlockGraph *graph;
+    BlockNode *node; /* NULL: all */
+    bool active;
+} ActiveCall;
+
+static Error *set_active_co(void *opaque)
+{
+    const ActiveCall *call = opaque;
+    return block_nodes_set_active_co(call->graph, call->node, call->active);
+}
+
+Error *qmp_blockdev_set_active(QmpContext *ctx, const QmpBlockdevSetActiveArgs *args, Value **ret)
+{
+    ActiveCall call = { .graph = graph_of(ctx), .active = args->active };
+
+    if (args->has_node_name) {
+        call.node = block_node_find(call.graph, args->node_name);
+        if (!call.node) {
+            return error_new("Failed to find node with node-name='%s'", args->node_name);
+        }
+        node_ref(call.node);
+    }
+    Error *err = qmp_in_coroutine(ctx, set_active_co, &call);
+    if (call.node) {
+        node_unref(call.node);
+    }
+    return err;
 }
 
 static Error *check_unused(const BlockNode *node)

@@ -99,6 +99,10 @@ static void child_claims(const BlockEdge *edge, unsigned *ret_used, unsigned *re
     }
     *ret_used |= edge->also_used;
     *ret_shared &= ~edge->not_shared;
+    if (parent->off) { /* it only reads, whatever others write meanwhile */
+        *ret_used &= CLAIM_READ;
+        *ret_shared = CLAIM_ALL;
+    }
     if (parent->force_share) {
         *ret_shared = CLAIM_ALL;
     }
@@ -112,7 +116,7 @@ Error *node_claims_update(BlockNode *node)
         return NULL; /* done once it is */
     }
     node_claims_collect(node, NULL, &used, &shared);
-    if (node->driver->set_claims && node->graph->inactive && !node->activated) {
+    if (node->driver->set_claims && !node_is_active(node)) {
         TRY(node->driver->set_claims(node, 0, CLAIM_ALL));
     } else if (node->driver->set_claims) {
         TRY(node->driver->set_claims(node, used, shared));
@@ -159,6 +163,9 @@ Error *node_attach_child(BlockNode *parent, BlockNode *child, const char *name, 
                          BlockEdge **ret_edge)
 {
     TRY(node_check_join(parent, child));
+    if (child->off && node_is_active(parent)) { /* image tests compare this */
+        return error_new("Inactive '%s' can't be a %s child of active '%s'", child->name, name, parent->name);
+    }
     BlockEdge *edge = edge_new(child, name);
     unsigned used, shared;
 
@@ -222,6 +229,10 @@ Error *block_root_set_claims(BlockEdge *edge, unsigned used, unsigned shared)
 
     if ((used & (CLAIM_WRITE | CLAIM_RESIZE)) && node->read_only) {
         return error_new("Block node is read-only");
+    }
+    if ((used & (CLAIM_WRITE | CLAIM_WRITE_UNCHANGED | CLAIM_RESIZE)) && node->off && !edge->inactive_too) {
+        return error_new("Permission '%s' unavailable on inactive node", /* image tests compare this */
+                         used & CLAIM_RESIZE ? "resize" : "write");
     }
     TRY(check_conflict(edge, used, shared));
     edge->used = used;

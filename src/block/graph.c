@@ -131,6 +131,7 @@ static void node_close_co(BlockNode *node)
 {
     node->closing = node->hurry = true;
     node_drain_co(node);
+    node->read_only |= node->off; /* not a word to an image that is not ours */
     if (node->open) {
         int ret = node->read_only ? 0 : node_flush_co(node);
         node->graph->lost |= ret < 0; /* whoever wanted to know why has flushed it before */

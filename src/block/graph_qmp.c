@@ -7,6 +7,7 @@
 #include "block/info.h"
 #include "block/filter/quorum.h"
 #include "block/job.h"
+#include "block/node_priv.h"
 #include "io/iothread.h"
 
 Error *qmp_find_node(QmpContext *ctx, const char *name, BlockNode **ret)
@@ -120,7 +121,7 @@ static Error *stop_writing_co(void *opaque)
 static void forget_overlay(void *opaque)
 {
     OverlayUndo *u = opaque;
-    if (!u->undone && !u->old->read_only && u->overlay->backing && u->overlay->backing->node == u->old) {
+    if (!u->undone && !u->old->read_only && !u->old->off && u->overlay->backing && u->overlay->backing->node == u->old) {
         error_free(qmp_in_coroutine(&u->ctx, stop_writing_co, u)); /* somebody else may write to it: then it stays */
     }
     node_unref(u->overlay);
@@ -140,6 +141,12 @@ static void note_overlay(QmpContext *ctx, BlockNode *old, BlockNode *overlay)
 static Error *snapshot_co(void *opaque)
 {
     OverlayCall *call = opaque;
+
+    if (call->old->off) { /* as if it had been there when its backing image was given up */
+        TRY(node_give_up_co(call->overlay));
+    } else if (call->overlay->off) {
+        return error_new("The overlay '%s' is inactive: its users could not write to it", call->overlay->name);
+    }
     return put_overlay_co(call->old, call->overlay);
 }
 
@@ -458,6 +465,9 @@ Error *qmp_change_backing_file(QmpContext *ctx, const QmpChangeBackingFileArgs *
     TRY(qmp_find_node(ctx, args->image_node_name, &call.node));
     if (!node_reaches(device, call.node)) {
         return error_new("'%s' is not in one chain with the image file", args->device);
+    }
+    if (call.node->off) {
+        return error_new("Node '%s' is inactive: make it active before its image is changed", call.node->name);
     }
     if (!call.node->driver->set_backing_co) {
         return error_new("Node '%s' cannot record a backing file name", call.node->name);

@@ -85,6 +85,11 @@ Job *job_find(BlockGraph *graph, const char *id)
     return NULL;
 }
 
+Error *job_check_active(const BlockNode *node)
+{
+    return node->off ? error_new("Node '%s' is inactive: make it active before a job works on it", node->name) : NULL;
+}
+
 Error *job_new(BlockGraph *graph, const JobDriver *driver, const JobOptions *o, Job **ret)
 {
     const char *id = o->id ? o->id : o->device;

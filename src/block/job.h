@@ -99,6 +99,8 @@ bool job_error_co(Job *job, BlkOnError policy, bool is_read, int error, bool *re
 
 /* --- verbs --- */
 Job *job_find(BlockGraph *graph, const char *id);
+/* No job works on an inactive node: its filters would be active, and what it copies may change under it. */
+Error *job_check_active(const BlockNode *node) MUST_USE;
 Job *job_next(BlockGraph *graph, Job *after);
 Error *job_pause(Job *job) MUST_USE;
 Error *job_resume(Job *job) MUST_USE;

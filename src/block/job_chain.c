@@ -206,6 +206,7 @@ static Error *chain_start(BlockGraph *graph, const JobDriver *driver, const Chai
                           unsigned base_claims)
 {
     Job *job;
+    TRY(job_check_active(spec->active));
     TRY(job_new(graph, driver, &spec->job, &job));
     ChainJob *c = (ChainJob *)job;
     c->spec = *spec;

@@ -550,6 +550,7 @@ static Error *add_filter(CopyJob *c)
 static Error *attach(CopyJob *c)
 {
     CopySpec *s = &c->spec;
+    TRY(job_check_active(s->source));
     TRY(block_root_attach(s->source, c->job.id, CLAIM_READ, CLAIM_ALL, &c->source_edge));
     if (s->base) { /* what is written there is what the chain shows already */
         TRY(block_root_attach(s->target, c->job.id, CLAIM_READ | CLAIM_WRITE_UNCHANGED, CLAIM_ALL,

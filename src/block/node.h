@@ -52,6 +52,7 @@ struct BlockEdge {
     ChildRole role;
     unsigned used, shared; /* CLAIM_* */
     unsigned also_used, not_shared; /* beyond what the role says: a test's wish */
+    bool inactive_too; /* a root whose user bears it that writes fail while the node is inactive */
     Loop *loop; /* of a root whose user has an iothread; else NULL */
     ListNode in_parent, in_child;
 };
@@ -223,6 +224,8 @@ struct BlockDriver {
 
     /* node->read_only is what it shall be; NULL: nothing to do. */
     Error *(*reopen_co)(BlockNode *node);
+    /* The storage was another process's: how long is it now? Locks stay. */
+    Error *(*refresh_co)(BlockNode *node);
     /* While nothing is under way: takes its options anew, as open_co does, out of opts. On failure nothing
      * has changed. NULL: what was given at first stays. */
     Error *(*change_options_co)(BlockNode *node, KeyValues *opts);
@@ -309,6 +312,7 @@ struct BlockNode {
     bool open, closing;
     bool inactive;     /* its storage can only be read until the graph is activated; see inactive.c */
     bool activated;    /* before its graph */
+    bool off;          /* made inactive on its own: holds no locks, is only read; see inactive.c */
     bool extends;      /* writes beyond the end make it longer */
     bool ends_as_full; /* a format above that needs more than there is has run out of space */
     bool auto_read_only; /* opened for reading only where writing is not possible */

@@ -20,6 +20,9 @@ Error *block_take_common_options(BlockNode *node, KeyValues *opts)
     TRY(block_take_bool(opts, "cache.direct", false, &node->direct));
     TRY(block_take_bool(opts, "cache.no-flush", false, &node->no_flush));
     TRY(block_take_bool(opts, "x-no-io", false, &node->no_io));
+    bool active;
+    TRY(block_take_bool(opts, "active", true, &active));
+    node->off = !active;
     node->aio = keyvalues_take(opts, "x-aio");
     if (node->force_share && !node->read_only) {
         return error_new("force-share=on can only be used with read-only images");
@@ -88,6 +91,9 @@ static void inherit_options(const BlockNode *node, KeyValues *child, bool read_o
         keyvalues_set(child, "discard", "unmap");
     }
     inherit(child, "read-only", read_only);
+    if (node->off) {
+        inherit(child, "active", false);
+    }
     inherit(child, "force-share", node->force_share);
     inherit(child, "cache.direct", node->direct);
     inherit(child, "cache.no-flush", node->no_flush);
@@ -313,7 +319,7 @@ static Error *open_driver_co(BlockNode *node, KeyValues *opts, unsigned depth)
     node->extends = driver->extends;
     node->options = keyvalues_copy(opts);
     node->activated = block_is_creating(node->graph, co_self());
-    node->inactive = node->graph->inactive && !node->read_only && !node->activated;
+    node->inactive = !node_is_active(node) && !node->read_only;
     node->read_only |= node->inactive;
     Error *err = call_open_co(node, opts);
     if (err && node->auto_read_only && !node->read_only && driver->protocol) {

@@ -174,7 +174,7 @@ Error *block_parse_preallocation(const char *text, Preallocation *ret)
 }
 
 static const char *const common_options[] = {
-    "driver",         "node-name", "read-only",     "auto-read-only", "force-share", "cache.direct",
+    "driver",         "node-name", "read-only",     "auto-read-only", "force-share", "active", "cache.direct",
     "cache.no-flush", "discard",   "detect-zeroes", "file",           "backing",     "filename",
 };
 

@@ -217,6 +217,11 @@ static Error *change_file_co(BlockNode *node, BlockNode *wanted)
 static Error *set_flags_co(BlockNode *node, const BlockNode *flags)
 {
     bool direct = node->direct;
+    if (node->off || flags->off) {
+        return error_new(node->off ? "Node '%s' is inactive: make it active before it is reopened"
+                                   : "Node '%s' is made inactive by blockdev-set-active, not by reopening",
+                         node->name);
+    }
     if (flags->read_only != node->read_only) {
         TRY(node_set_read_only_co(node, flags->read_only));
     }

@@ -183,6 +183,9 @@ int node_preadv_co(BlockNode *node, uint64_t offset, uint64_t bytes, const Block
     if (ret < 0 || !bytes) {
         return ret;
     }
+    if (node->off && !node->open) { /* it could not be read anew */
+        return -EIO;
+    }
     if (offset + bytes > node->size) { /* a shorter file reads as zeroes */
         uint64_t inside = offset < node->size ? node->size - offset : 0;
         block_vec_zero(vec, at + (size_t)inside, (size_t)(bytes - inside));
@@ -263,7 +266,7 @@ static int beyond_end(const BlockNode *node)
 
 static int check_writable(const BlockNode *node, uint64_t offset, uint64_t bytes)
 {
-    if (node->read_only) {
+    if (node->read_only || node->off) {
         return -EPERM;
     }
     if (atomic_load_explicit(&node->graph->frozen, memory_order_relaxed)) {
@@ -629,7 +632,7 @@ int node_flush_co(BlockNode *node)
     uint64_t generation = node->write_generation;
     int ret = 0;
 
-    if (node->read_only) {
+    if (node->read_only || node->off) {
         return 0;
     }
     if (node->file) {
@@ -664,6 +667,9 @@ int node_status_co(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus
 {
     BlockStatus status = { 0 };
 
+    if (node->off) {
+        return -EPERM; /* what it knows may be old, and others would act on it */
+    }
     if (offset >= node->size) {
         *ret_status = (BlockStatus) { .flags = STATUS_ZERO | STATUS_EOF, .bytes = bytes };
         return 0;
@@ -769,6 +775,9 @@ Error *node_truncate_co(BlockNode *node, uint64_t size, Preallocation prealloc)
 {
     if (node->read_only) {
         return error_new("Image is read-only");
+    }
+    if (node->off) {
+        return error_new("Image is inactive: make it active first");
     }
     if (size > INT64_MAX) {
         return error_new("Image size %" PRIu64 " is too large", size);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """qemu-storage-daemon: its options, its monitor, its exports read by libnbd's programs.
 
-usage: daemon_test.py QEMU-STORAGE-DAEMON QEMU-IMG
+usage: daemon_test.py QEMU-STORAGE-DAEMON QEMU-IMG QEMU-IO
 """
 import atexit
 import hashlib
@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import qmp  # noqa: E402
 import tap  # noqa: E402
 
-DAEMON, IMG = (os.path.abspath(p) for p in sys.argv[1:3])
+DAEMON, IMG, IO = (os.path.abspath(p) for p in sys.argv[1:4])
 PATH = "/usr/bin:/usr/local/bin"
 MIB = 1 << 20
 
@@ -89,6 +89,71 @@ def test_monitor_and_exports():
         assert digest("out.raw") == changed, image
 
 
+def active(d):
+    return {node["node-name"]: node["active"] for node in d.ok("query-named-block-nodes", flat=True)}
+
+
+def io(uri, *commands, code=0):
+    done = subprocess.run([IO, "-f", "raw", *(word for c in commands for word in ("-c", c)), uri], capture_output=True, text=True, timeout=240)
+    assert done.returncode == code, done
+    return done.stdout + done.stderr
+
+
+def test_hand_over():
+    """Two daemons take turns with one image: the one that is inactive holds no locks, fails writes and reads anew what came."""
+    def daemon(name):
+        sock = os.path.abspath(name)
+        d = Daemon("--blockdev", "driver=file,node-name=f,filename=turns.qcow2,active=off",
+                   "--blockdev", "driver=qcow2,node-name=disk,file=f,active=off",
+                   "--nbd-server", "addr.type=unix,addr.path=" + sock,
+                   "--export", "nbd,id=e,node-name=disk,writable=on,allow-inactive=on")
+        return d, "nbd+unix:///disk?socket=" + sock
+
+    run(IMG, "create", "-q", "-f", "qcow2", "turns.qcow2", "8M")
+    (a, at_a), (b, at_b) = daemon("a"), daemon("b")
+    assert active(a) == {"f": False, "disk": False}
+    for turn in range(1, 7):
+        d, uri, other, other_uri = (a, at_a, b, at_b) if turn % 2 else (b, at_b, a, at_a)
+        d.ok("blockdev-set-active", node_name="disk", active=True)
+        assert active(d) == {"f": True, "disk": True} and active(other) == {"f": False, "disk": False}
+        other.fails("lock", "blockdev-set-active", active=True)
+        assert active(other)["disk"] is False
+        for n in range(1, turn):
+            io(uri, f"read -P {n} {n}M 64k")
+        io(uri, f"write -P {turn} {turn}M 64k", f"read -P {turn} {turn}M 64k")
+        io(other_uri, "read 0 64k")
+        assert "not permitted" in io(other_uri, "write 0 64k", code=1)
+        d.ok("blockdev-set-active", active=False)
+    run(IMG, "check", "-q", "turns.qcow2")
+    a.quit()
+    b.quit()
+    run(IMG, "check", "-q", "turns.qcow2")
+
+
+def test_inactive_is_refused():
+    run(IMG, "create", "-q", "-f", "qcow2", "still.qcow2", "4M")
+    run(IMG, "create", "-q", "-f", "qcow2", "target.qcow2", "4M")
+    d = Daemon("--blockdev", "driver=qcow2,node-name=disk,file.driver=file,file.filename=still.qcow2,file.node-name=f,active=off",
+               "--blockdev", "driver=qcow2,node-name=target,file.driver=file,file.filename=target.qcow2",
+               "--nbd-server", "addr.type=unix,addr.path=" + os.path.abspath("r"))
+    assert active(d)["f"] is False  # as its parent
+    for text, command, more in (
+            ("inactive", "block_resize", {"node_name": "disk", "size": 8 * MIB}),
+            ("inactive", "blockdev-backup", {"job_id": "j", "device": "disk", "target": "target", "sync": "full"}),
+            ("inactive", "blockdev-mirror", {"job_id": "j", "device": "target", "target": "disk", "sync": "full"}),
+            ("inactive", "block-stream", {"job_id": "j", "device": "disk"}),
+            ("inactive", "blockdev-reopen", {"options": [{"driver": "qcow2", "node-name": "disk", "file": "f"}]}),
+            ("Inactive 'disk'", "blockdev-add", {"driver": "raw", "node-name": "above", "file": "disk"})):
+        d.fails(text, command, **more)
+    d.ok("blockdev-add", driver="raw", node_name="above", file="disk", active=False)
+    d.ok("blockdev-del", node_name="above")
+    d.ok("block-export-add", type="nbd", id="e", node_name="disk", writable=True)
+    assert active(d)["disk"] and active(d)["f"]  # it does not bear an inactive node
+    d.fails("not permitted", "blockdev-set-active", node_name="disk", active=False)
+    d.fails("active parent", "blockdev-set-active", node_name="f", active=False)
+    d.quit()
+
+
 def test_command_subset():
     d = Daemon()
     names = {c["name"] for c in d.ok("query-commands")}
@@ -138,4 +203,4 @@ def test_options():
         assert text in out and out.count("\n") <= 2, (options, out)
 
 
-tap.run(tap.tests_in(globals()), names=sys.argv[3:], call=tap.in_scratch)
+tap.run(tap.tests_in(globals()), names=sys.argv[4:], call=tap.in_scratch)

@@ -107,8 +107,13 @@ static Error *export_start(Export *e, KeyValues *opts)
     if (e->writable && e->node->read_only) {
         return error_new("Cannot export read-only node as writable");
     }
-    TRY(block_node_activate(e->node)); /* the source of a migration may write here, or wait for us to */
+    bool inactive_too;
+    TRY(block_take_bool(opts, "allow-inactive", false, &inactive_too));
+    if (!inactive_too) {
+        TRY(block_node_activate(e->node)); /* the source of a migration may write here, or wait for us to */
+    }
     TRY(block_root_attach(e->node, "export", 0, CLAIM_ALL, &e->root));
+    e->root->inactive_too = inactive_too;
     Error *err = take_iothread(e, opts);
     if (!err) {
         err = block_root_set_claims(e->root, CLAIM_READ | (e->writable ? CLAIM_WRITE : 0),

@@ -560,6 +560,15 @@ static Error *file_reopen_co(BlockNode *node)
     return NULL;
 }
 
+static Error *file_refresh_co(BlockNode *node)
+{
+    FileState *s = node->state;
+    forget_data(s);
+    TRY(file_geometry(node, s));
+    node->size = ALIGN_UP(node->size, (uint64_t)NODE_SECTOR);
+    return NULL;
+}
+
 static Error *file_set_claims(BlockNode *node, unsigned used, unsigned shared)
 {
     FileState *s = node->state;
@@ -645,7 +654,7 @@ BLOCK_DRIVER(file, .name = "file", .desc = "File of the host", .deciding = (cons
              .close_co = file_close_co, .create_co = file_create_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
              .copy_range_co = file_copy_range_co, .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
-             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
+             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co, .refresh_co = file_refresh_co,
              .open_again = file_open_again, .allocated_size = file_allocated_size);
 
 BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the host", .deciding = (const char *const[]) { "filename", NULL },
@@ -653,7 +662,7 @@ BLOCK_DRIVER(host_device, .name = "host_device", .desc = "Block device of the ho
              .open_co = file_open_co, .close_co = file_close_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
              .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
-             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
+             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co, .refresh_co = file_refresh_co,
              .allocated_size = file_allocated_size);
 
 BLOCK_DRIVER(host_cdrom, .name = "host_cdrom", .desc = "CD drive of the host", .deciding = (const char *const[]) { "filename", NULL },
@@ -661,5 +670,5 @@ BLOCK_DRIVER(host_cdrom, .name = "host_cdrom", .desc = "CD drive of the host", .
              .open_co = file_open_co, .close_co = file_close_co, .preadv_co = file_preadv_co,
              .pwritev_co = file_pwritev_co, .write_zeroes_co = file_write_zeroes_co,
              .discard_co = file_discard_co, .flush_co = file_flush_co, .status_co = file_status_co,
-             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co,
+             .truncate_co = file_truncate_co, .set_claims = file_set_claims, .reopen_co = file_reopen_co, .refresh_co = file_refresh_co,
              .allocated_size = file_allocated_size);
