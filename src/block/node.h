@@ -363,6 +363,8 @@ static inline bool node_is_usable(const BlockNode *node)
 {
     return node->open && !node->closing;
 }
+/* Whether it may write to its storage and holds its locks; see inactive.c. */
+bool node_is_active(const BlockNode *node);
 BlockNode *block_node_find(BlockGraph *graph, const char *name);
 BlockNode *block_node_next(BlockGraph *graph, BlockNode *after); /* NULL begins and ends */
 

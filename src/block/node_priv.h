@@ -49,8 +49,6 @@ Error *block_take_common_options(BlockNode *node, KeyValues *opts) MUST_USE;
 /* An error that names the first option that is left. */
 Error *block_check_leftover(const KeyValues *opts, const BlockNode *node) MUST_USE;
 
-/* Whether it may write to its storage and holds its locks; see inactive.c. */
-bool node_is_active(const BlockNode *node);
 /* Makes the node inactive, and what is below it as far as nobody else uses it. */
 Error *node_give_up_co(BlockNode *node) MUST_USE;
 

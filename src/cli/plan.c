@@ -236,6 +236,9 @@ static MUST_USE Error *check_one_state(const Plan *plan)
     if (plan->loadvm && plan->incoming) {
         return error_new("'incoming' and 'loadvm' options are mutually exclusive");
     }
+    if (plan->loadvm && plan->preconfig) {
+        return error_new("'preconfig' and 'loadvm' options are mutually exclusive");
+    }
     return NULL;
 }
 

@@ -186,6 +186,7 @@ static void test_errors(void)
         { "-netdev user", "-netdev user: Parameter 'id' is missing" },
         { "-nic user,model=nosuchcard", "-nic user,model=nosuchcard: Unsupported NIC model: nosuchcard (see -nic model=help)" },
         { "-loadvm a -incoming defer", "'incoming' and 'loadvm' options are mutually exclusive" },
+        { "-loadvm a -preconfig", "'preconfig' and 'loadvm' options are mutually exclusive" },
         { "-d nosuch", "-d nosuch: -d: unknown log item 'nosuch' (see -d help)" },
     };
     for (size_t n = 0; n < ARRAY_SIZE(cases); n++) {

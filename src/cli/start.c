@@ -520,8 +520,6 @@ static MUST_USE Error *build(Plan *plan, Machine *machine)
         log_printf("%s", map);
     }
     machine_launch_vcpus(machine);
-    monitors_serve(machine);
-    qtest_serve(machine);
     machine_set_service(machine, "gdbserver", gdb_start);
     if (plan->gdb) {
         TRY(gdb_start(machine, plan->gdb));
@@ -568,6 +566,10 @@ Error *cli_start(Plan *plan, Machine **ret_machine)
         err = build(plan, machine);
     }
     machine->starting = false;
+    if (!err) { /* not while -loadvm reads: a command in between would find half a machine */
+        monitors_serve(machine);
+        qtest_serve(machine);
+    }
     lock_release(&machine->lock);
     return err;
 }

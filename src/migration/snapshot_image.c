@@ -32,7 +32,7 @@ static MUST_USE Error *add_node(SnapshotSet *set, BlockNode *node)
     const char *name = node->name;
 
     node = node_skip_filters(node);
-    if (!node->driver->snapshot_create_co || !node->driver->vmstate_pwrite_co || node->read_only) {
+    if (!node->driver->snapshot_create_co || !node->driver->vmstate_pwrite_co || node->read_only || !node_is_active(node)) {
         for (BlockBackend *blk = NULL; (blk = blk_next(node->graph, blk));) {
             name = blk_node(blk) == node && *blk_name(blk) ? blk_name(blk) : name;
         }

@@ -113,7 +113,7 @@ void monitors_set_daemon(Machine *machine)
 bool monitor_serves(const Monitor *monitor)
 {
     const Machine *machine = monitor->set->machine;
-    return machine->launched || machine->preconfig || monitor->set->daemon;
+    return (machine->launched && !machine->starting) || machine->preconfig || monitor->set->daemon;
 }
 
 void monitors_serve(Machine *machine)

@@ -49,7 +49,7 @@ void qtest_send(Qtest *qtest, const char *fmt, ...)
 static size_t can_receive(void *opaque)
 {
     const Machine *machine = ((const Qtest *)opaque)->machine;
-    return machine->launched || machine->preconfig ? 65536 : 0;
+    return (machine->launched && !machine->starting) || machine->preconfig ? 65536 : 0;
 }
 
 static void end_line(Qtest *qtest)

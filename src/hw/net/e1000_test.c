@@ -73,7 +73,9 @@ static void setup(Fixture *f, gconstpointer unused)
 
 static void teardown(Fixture *f, gconstpointer unused)
 {
+    device_unplug(f->dev);
     net_port_fini(&f->wire);
+    net_finish(f->pc.machine);
     pci_fixture_teardown(&f->pc);
 }
 

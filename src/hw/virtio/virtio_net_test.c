@@ -37,7 +37,9 @@ static void setup(Fixture *f, gconstpointer unused)
 
 static void teardown(Fixture *f, gconstpointer unused)
 {
+    device_unplug(&f->d.vdev->dev);
     net_port_fini(&f->wire);
+    net_finish(f->d.pc.machine);
     driver_teardown(&f->d);
 }
 
