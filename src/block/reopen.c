@@ -295,14 +295,24 @@ static Error *apply_all_co(GPtrArray *list)
     return err;
 }
 
-static Error *reopen_list_co(GPtrArray *list)
+/* Nodes above others come first: what is under way there needs the gates below. A node may stand in the list twice. */
+static Reopen *next_to_close(GPtrArray *list)
 {
+    Reopen *next = NULL;
     for (guint i = 0; i < list->len; i++) {
         Reopen *r = g_ptr_array_index(list, i);
-        if (r->node->gate_owner != co_self()) { /* it may stand there twice */
-            node_close_gate_co(r->node);
-            r->closed = true;
+        if (r->node->gate_owner != co_self() && (!next || node_reaches(r->node, next->node))) {
+            next = r;
         }
+    }
+    return next;
+}
+
+static Error *reopen_list_co(GPtrArray *list)
+{
+    for (Reopen *r; (r = next_to_close(list));) {
+        node_close_gate_co(r->node);
+        r->closed = true;
     }
     Error *err = apply_all_co(list);
     for (guint i = 0; i < list->len; i++) {

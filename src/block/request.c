@@ -635,6 +635,8 @@ int node_flush_co(BlockNode *node)
     if (node->read_only || node->off) {
         return 0;
     }
+    NodeRequest req;
+    request_begin(&req, node, 0, 0, false, 0); /* writing back too: nobody may shut the storage's gate meanwhile */
     if (node->file) {
         node_debug_event_co(node->file->node, BLOCK_EVENT_FLUSH_TO_OS);
     }
@@ -642,10 +644,9 @@ int node_flush_co(BlockNode *node)
         ret = node->driver->write_back_co(node);
     }
     if (ret < 0 || node->no_flush || generation == node->flushed_generation) {
+        request_end(&req);
         return ret;
     }
-    NodeRequest req;
-    request_begin(&req, node, 0, 0, false, 0);
     if (node->file) {
         node_debug_event_co(node->file->node, BLOCK_EVENT_FLUSH_TO_DISK);
     }
